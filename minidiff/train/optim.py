@@ -1,0 +1,76 @@
+"""Muon for hidden matrices, AdamW for the rest (Jordan et al. 2024, "Muon"; Loshchilov & Hutter 2017, 1711.05101).
+
+    M <- mu M + G;   U = orthogonalise(G + mu M);   W <- W - lr (.2 sqrt(max(rows, cols)) U + decay W)
+
+Muon replaces the momentum M = A S B^T of a weight matrix by nearly A B^T: every direction moves equally far, so rare but
+useful ones (which shape is it?) are learned as fast as common ones (how noisy is it?). On the toy world this was the
+difference between a model that never learns shapes and one that does. Convolutions count as (out, in*kh*kw) matrices.
+Try changing: `steps` of the iteration, or `sections` to hand everything to AdamW.
+"""
+from collections import defaultdict
+
+import torch
+from torch import Tensor, nn
+
+FIRST_AND_LAST = ("conv_in.", "conv_out.", "x_embedder.", "final_layer.", "patch_embedding.")
+CONDITIONING = ("time_embedding.", "t_embedder.", "class_embedding.", "y_embedder.", "adaLN_modulation.",
+                "token_embedding.", "position_embedding.", "time_emb_proj.")
+
+
+def sections(net: nn.Module) -> dict[str, str]:
+    """Which optimiser takes each trainable parameter: {name: "muon" | "adamw"}.
+
+    Muon: weights with two or more axes inside the network. AdamW: embeddings and conditioning layers, first and last
+    layer, norms and biases.
+    """
+    def kind(name: str, p: Tensor) -> str:
+        outside = any(s in name + "." for s in FIRST_AND_LAST + CONDITIONING)
+        return "adamw" if p.ndim < 2 or outside else "muon"
+    return {n: kind(n, p) for n, p in net.named_parameters() if p.requires_grad}
+
+
+def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
+    """Newton-Schulz iteration: singular values of (..., r, c) matrices pushed to about 1 (quintic of Jordan et al.)."""
+    x = g.bfloat16() if g.is_cuda else g.float()
+    wide = x.shape[-2] <= x.shape[-1]
+    x = x if wide else x.mT
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        a = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    return (x if wide else x.mT).to(g.dtype)
+
+
+class Muon(torch.optim.Optimizer):
+    """`torch.optim.Muon` refuses convolutions; this one flattens them and iterates equal shapes as one batch."""
+
+    def __init__(self, params, lr: float = 4e-3, momentum: float = .95, weight_decay: float = 0., steps: int = 5):
+        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay, steps=steps))
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            mu, shapes = group["momentum"], defaultdict(list)
+            for p in group["params"]:
+                if p.grad is not None:
+                    m = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                    m.mul_(mu).add_(p.grad)
+                    shapes[(p.shape[0], p[0].numel())].append((p, p.grad.add(m, alpha=mu)))           # Nesterov
+            for (r, c), items in shapes.items():
+                u = orthogonalise(torch.stack([g.reshape(r, c) for _, g in items]), group["steps"])   # n r c
+                for (p, _), update in zip(items, u):
+                    p.mul_(1 - group["lr"] * group["weight_decay"])
+                    p.add_(update.view_as(p), alpha=-group["lr"] * .2 * max(r, c) ** .5)
+
+
+def optimisers(net: nn.Module, kind: str = "muon", lr: float = 2e-3, muon_lr: float = 4e-3, weight_decay: float = 0.):
+    """[AdamW] or [AdamW, Muon] over the trainable parameters of `net`, split by `sections`."""
+    if kind not in ("muon", "adamw"):
+        raise ValueError(f"optimiser {kind!r}: expected 'muon' or 'adamw'")
+    where = sections(net)
+    chosen = {k: [p for n, p in net.named_parameters() if where.get(n) == k] for k in ("adamw", "muon")}
+    if kind == "adamw":
+        chosen = {"adamw": [p for p in net.parameters() if p.requires_grad], "muon": []}
+    adamw = torch.optim.AdamW(chosen["adamw"], lr=lr, betas=(.9, .99), weight_decay=weight_decay, foreach=True)
+    muon = [Muon(chosen["muon"], lr=muon_lr, weight_decay=weight_decay)] if chosen["muon"] else []
+    return [adamw, *muon]
