@@ -34,7 +34,10 @@ def moves(ts: list[int], progress: bool = False) -> Iterator[tuple[int, int]]:
 @torch.no_grad()
 def sample(denoise: Denoise, sch: Schedule, x: Tensor, ts: list[int], cond: Cond | None = None, step=ddim_step,
            progress: bool = False) -> Tensor:
-    """Carry x from time ts[0] to ts[-1]. Rising times invert. `step` is (sch, x_t, eps, t, s) -> x_s. No gradients."""
+    """Carry x from time ts[0] to ts[-1]; `step` is (sch, x_t, eps, t, s) -> x_s. No gradients.
+
+    Rising times invert; eps is then taken at the cleaner end of every move, which only an exact denoiser knows at 0.
+    """
     for t, s in moves(ts, progress):
         x = step(sch, x, denoise(x, t, cond), t, s)
     return x
