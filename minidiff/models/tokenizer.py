@@ -44,11 +44,12 @@ def clean(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", html.unescape(html.unescape(text))).lower().split())
 
 
-def pieces_pattern(special, rest: str) -> re.Pattern:
-    """A pattern that finds the special names first (longest first, never inside a longer word), then `rest`."""
+def pieces(word: str, special: dict[str, int], rest: str) -> list[str]:
+    """Cut special names out first (longest first, never from inside a longer word), then what `rest` matches."""
     edge = lambda c: r"\b" if c.isalnum() else ""  # noqa: E731
     names = [edge(n[0]) + re.escape(n) + edge(n[-1]) for n in sorted(special, key=len, reverse=True)]
-    return re.compile("|".join([*names, rest]))
+    parts = re.split(f"({'|'.join(names)})", word) if names else [word]
+    return [p for part in parts for p in ([part] if part in special else re.findall(rest, part))]
 
 
 class Words:
@@ -61,12 +62,12 @@ class Words:
         self.id = {n: i for i, n in enumerate(names) if not n.startswith("<")}  # nobody types <pad> <bos> <eos>
 
     def spell(self, words: list[str]) -> list[list[int]]:
-        pattern, known = pieces_pattern(self.special, self.rest), self.id | self.special
-        pieces = [pattern.findall(w) for w in words]
-        unknown = sorted({p for ps in pieces for p in ps if p not in known})
+        known = self.id | self.special
+        cut = [pieces(w, self.special, self.rest) for w in words]
+        unknown = sorted({p for ps in cut for p in ps if p not in known})
         if unknown:
             raise ValueError(f"unknown words: {' '.join(unknown)}; this tokenizer knows: {' '.join(sorted(known))}")
-        return [[known[p] for p in ps] for ps in pieces]
+        return [[known[p] for p in ps] for ps in cut]
 
     def read(self, ids: list[int]) -> str:
         return " ".join(self.names[i] for i in ids)
@@ -88,8 +89,7 @@ class BytePairs:
         self.known = {}  # piece -> ids: a word is merged once
 
     def spell(self, words: list[str]) -> list[list[int]]:
-        pattern = pieces_pattern(self.special, self.rest)
-        return [[i for p in pattern.findall(w) for i in self.ids_of(p)] for w in words]
+        return [[i for p in pieces(w, self.special, self.rest) for i in self.ids_of(p)] for w in words]
 
     def ids_of(self, piece: str) -> list[int]:
         if piece in self.special:
@@ -198,8 +198,10 @@ class Tokenizer:
     def __call__(self, prompts: str | list[str]) -> Tensor:
         """Framed rows, (b, context) int64. Too long: ValueError for words, a warning and a cut for BPE."""
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        rows = [[self.bos, *self._fit(self.ids(p)), self.eos] for p in prompts]
-        rows = [r + [self.pad] * (self.context - len(r)) for r in rows]
+        rows = []
+        for prompt in prompts:
+            row = [self.bos, *self._fit(self.ids(prompt)), self.eos]
+            rows.append(row + [self.pad] * (self.context - len(row)))
         return torch.tensor(rows, dtype=torch.long).view(-1, self.context)  # b n
 
     def ids(self, text: str) -> list[int]:
