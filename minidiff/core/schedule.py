@@ -29,11 +29,10 @@ class Schedule:
 
     def __post_init__(self):
         a, s = self.alpha, self.sigma
-        if not (a.dtype == s.dtype == torch.float64 and a.device.type == s.device.type == "cpu"):
-            raise ValueError(f"schedule {self.name!r}: tables must be float64 on the CPU, not {a.dtype} on {a.device}")
-        if a.ndim != 1 or a.shape != s.shape or len(a) < 2:
-            raise ValueError(f"schedule {self.name!r}: tables must be two equal 1-d tensors of T + 1 >= 2 numbers, "
-                             f"got {tuple(a.shape)} and {tuple(s.shape)}")
+        kinds = {(v.dtype, v.device.type) for v in (a, s)}
+        if kinds != {(torch.float64, "cpu")} or a.ndim != 1 or a.shape != s.shape or len(a) < 2:
+            raise ValueError(f"schedule {self.name!r}: alpha and sigma must be float64 CPU tables, T + 1 >= 2 long, got "
+                             f"{a.dtype} {tuple(a.shape)} on {a.device} and {s.dtype} {tuple(s.shape)} on {s.device}")
         if not (a.isfinite().all() and s.isfinite().all() and (a > 0).all()):
             raise ValueError(f"schedule {self.name!r}: tables must be finite and alpha > 0 everywhere (it divides)")
         if a[0] != 1 or s[0] != 0 or not ((s / a).diff() > 0).all():
@@ -77,7 +76,8 @@ class Schedule:
         if not 1 <= n <= start:
             raise ValueError(f"steps={n} is outside 1..{start}; one step per time at most, 20 to 100 are usual")
         if spacing == "linspace":
-            ts = [round(start - i * (start - 1) / max(n - 1, 1)) for i in range(n)]
+            stride = (start - 1) / max(n - 1, 1)
+            ts = [start] + [1 + round(i * stride) for i in reversed(range(n - 1))]
         elif spacing == "trailing":
             ts = [round(start - i * start / n) for i in range(n)]
         elif spacing == "leading":
@@ -88,8 +88,8 @@ class Schedule:
         return ts + [0]
 
 
-def _vp(alpha_bar: Tensor, name: str) -> Schedule:
-    alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar])
+def _vp(betas: Tensor, name: str) -> Schedule:
+    alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), (1 - betas).cumprod(0)])  # DDPM eq. 4
     return Schedule(alpha_bar.sqrt(), (1 - alpha_bar).sqrt(), name)
 
 
@@ -101,8 +101,7 @@ def _even(lo: float, hi: float, n: int) -> Tensor:
 
 def _betas_to_vp(betas: Tensor, name: str) -> Schedule:
     # the published betas belong to T = 1000; scaling keeps the end of a shorter chain at noise (Improved DDPM)
-    betas = (betas * 1000 / len(betas)).clamp(max=0.999)
-    return _vp((1 - betas).cumprod(0), name)  # DDPM eq. 4
+    return _vp((betas * 1000 / len(betas)).clamp(max=0.999), name)
 
 
 def linear(T: int = 1000, beta0: float = 1e-4, beta1: float = 0.02) -> Schedule:
@@ -118,7 +117,7 @@ def scaled_linear(T: int = 1000, beta0: float = 0.00085, beta1: float = 0.012) -
 def _curve_to_vp(f, T: int, max_beta: float, name: str) -> Schedule:
     curve = f(_even(0, 1, T + 1))
     betas = (1 - curve[1:] / curve[:-1]).clamp(max=max_beta)  # keeps alpha > 0 where the curve itself reaches 0
-    return _vp((1 - betas).cumprod(0), name)
+    return _vp(betas, name)
 
 
 def cosine(T: int = 1000, s: float = 0.008, max_beta: float = 0.999) -> Schedule:

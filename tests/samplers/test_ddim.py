@@ -1,0 +1,128 @@
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+from minidiff.core import schedule
+from minidiff.core.denoise import Counted, noise, sample, trace
+from minidiff.core.process import ddim_step, posterior, q_sample
+from minidiff.data.toy2d import energy_distance, gauss_aniso, gaussian_flow_map, gmm8
+from minidiff.samplers.ddim import ddim
+
+FINE = schedule.linear(20_000)  # as good as continuous time
+SCH = schedule.linear(1000)
+
+
+def start(n=64, seed=0):
+    return noise((n, 2), seed, dtype=torch.float64)
+
+
+def err(x, y):
+    return (x - y).norm(dim=-1).mean().item()
+
+
+@pytest.mark.parametrize("spacing", schedule.SPACINGS)
+def test_ddim_converges_to_the_flow_of_a_gaussian_with_order_1(spacing):
+    data, x = gauss_aniso(), start()
+    exact = gaussian_flow_map(data.means[0], data.covs[0], x, FINE, FINE.T, 0)
+    errs = [err(ddim(data.denoise(FINE), FINE, x, steps=n, spacing=spacing), exact) for n in (40, 80, 160, 320)]
+    assert all(0.9 < math.log2(a / b) < 1.1 for a, b in pairwise(errs)) and errs[-1] < 0.01
+
+
+@pytest.mark.parametrize("build", [schedule.flow, schedule.cosine], ids=["flow", "cosine"])
+def test_ddim_has_order_1_on_other_tables_too(build):
+    data, sch, x = gauss_aniso(), build(20_000), start()
+    exact = gaussian_flow_map(data.means[0], data.covs[0], x, sch, sch.T, 0)
+    errs = [err(ddim(data.denoise(sch), sch, x, steps=n, spacing="trailing"), exact) for n in (80, 160, 320)]
+    assert all(0.85 < math.log2(a / b) < 1.15 for a, b in pairwise(errs))
+
+
+def test_ddim_has_order_1_on_eight_modes():
+    eps, x = gmm8().denoise(FINE), start()
+    ends = [ddim(eps, FINE, x, steps=n) for n in (80, 160, 320, 640)]
+    gaps = [err(a, b) for a, b in pairwise(ends)]  # no closed form: each doubling must halve what is left
+    assert abs(math.log2(gaps[0] / gaps[-1]) / 2 - 1) < 0.15
+
+
+def test_ddim_inversion_error_shrinks_with_steps():
+    data = gmm8()
+    eps, x0 = data.denoise(SCH), data.sample(100)
+    ts = [SCH.timesteps(n) for n in (50, 100, 200, 400)]
+    back = [sample(eps, SCH, sample(eps, SCH, x0, t[::-1]), t) for t in ts]
+    errs = [err(b, x0) for b in back]  # card 02: 4.0e-2, 2.0e-2, 1.1e-2, 5.9e-3
+    assert all(a > 1.6 * b for a, b in pairwise(errs)) and errs[-1] < 0.01
+
+
+def test_inverted_gaussian_converges_to_its_exact_latent_with_order_1():
+    data = gauss_aniso()
+    x0 = data.sample(64)
+    exact = gaussian_flow_map(data.means[0], data.covs[0], x0, FINE, 0, FINE.T)
+    errs = [err(sample(data.denoise(FINE), FINE, x0, FINE.timesteps(n)[::-1]), exact) for n in (80, 160, 320)]
+    assert all(0.85 < math.log2(a / b) < 1.15 for a, b in pairwise(errs))
+
+
+def test_coarse_inversion_gives_latents_that_are_too_narrow():
+    data = gmm8()
+    stds = [sample(data.denoise(SCH), SCH, data.sample(200), SCH.timesteps(n)[::-1]).std().item() for n in (25, 200)]
+    assert stds[0] < 0.88 and abs(stds[1] - 1) < 0.06  # card 02: .83 and .98
+
+
+def test_eta_1_walks_the_ancestral_chain_step_by_step():
+    data, ts = gmm8(), SCH.timesteps(8)
+    eps, x = data.denoise(SCH), start()
+    zs = [noise(x.shape, 100 * k, dtype=torch.float64) for k in range(8)]
+    walk, y = iter(zs), x
+
+    def ancestral(sch, x_t, e, t, s):
+        a, sig = sch.at(t)
+        mean, var = posterior(sch, x_t, (x_t - sig * e) / a, t, s)
+        return mean + var**0.5 * next(walk)
+    states = trace(eps, SCH, x, ts, step=ancestral)
+    for (t, s), z, state in zip(pairwise(ts), zs, states[1:]):
+        y = ddim_step(SCH, y, eps(y, t, None), t, s, 1.0, z)
+        assert (y - state).abs().max() <= 1e-12
+
+
+def test_fifty_steps_sample_the_mixture_and_five_do_not():
+    data, x = gmm8(1.0, 0.15), start(1500)
+    truth = data.sample(1500, seed=5)
+    far, near = (energy_distance(ddim(data.denoise(SCH), SCH, x, steps=n), truth) for n in (5, 50))
+    assert near < 3e-3 < 1e-2 < far
+
+
+def test_at_few_steps_noise_costs_quality():
+    data, x = gmm8(1.0, 0.15), noise((1, 3000, 2), dtype=torch.float64)  # one picture of 3000 points: one stream
+    truth = data.sample(3000, seed=5)
+    ed = [energy_distance(ddim(data.denoise(SCH), SCH, x, steps=10, eta=eta)[0], truth) for eta in (0.0, 0.5, 1.0)]
+    assert ed[0] < ed[1] < ed[2]
+
+
+def test_eta_0_ignores_the_seed_and_eta_1_follows_it():
+    eps, x = gmm8().denoise(SCH), start(8)
+    assert torch.equal(ddim(eps, SCH, x, steps=5, seed=1), ddim(eps, SCH, x, steps=5, seed=2))
+    a, b, c = (ddim(eps, SCH, x, steps=5, eta=1.0, seed=s) for s in (1, 1, 2))
+    assert torch.equal(a, b) and (a - c).abs().max() > 0.1
+
+
+def test_a_row_is_the_same_alone_and_in_a_batch():
+    eps, x = gmm8().denoise(SCH), start(6, seed=20)
+    batch = ddim(eps, SCH, x, steps=10, eta=1.0, seed=20)
+    alone = ddim(eps, SCH, x[2:3], steps=10, eta=1.0, seed=22)
+    assert (batch[2:3] - alone).abs().max() <= 1e-12
+
+
+def test_start_begins_at_that_time_and_follows_the_flow_from_there():
+    data = gauss_aniso()
+    x_t = q_sample(FINE, data.sample(64), 8000, start())
+    eps = Counted(data.denoise(FINE))
+    end = ddim(eps, FINE, x_t, steps=200, start=8000)
+    assert eps.nfe == 200 * 64
+    assert err(end, gaussian_flow_map(data.means[0], data.covs[0], x_t, FINE, 8000, 0)) < 0.01
+
+
+@pytest.mark.parametrize("kw, complaint", [(dict(steps=0), "steps=0"), (dict(steps=5000), "steps=5000"),
+                                           (dict(eta=2.0), "eta=2.0"), (dict(start=1001), "start=1001")])
+def test_bad_options_are_refused(kw, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        ddim(gmm8().denoise(SCH), SCH, start(2), **kw)
