@@ -100,6 +100,8 @@ def test_a_new_word_gets_its_own_id_and_no_longer_word_contains_it(bpe):
     assert tok.ids("a <My-Cat>, toymon") == [320, 49408, 267, 49409]
     assert tok.ids("a toymonster") == before
     assert tok.ids("(<my-cat>)") == [*tok.ids("("), 49408, *tok.ids(")")]
+    assert tok.ids("<my-cat>s") == [49408, *tok.ids("s")] and tok.add("<my-cat>s") == 49410
+    assert tok.ids("<my-cat>s <my-cat>") == [49410, 49408]  # the longest name that fits
     assert tok.token_spans("a <my-cat>, sitting")[1] == ("<my-cat>", [2, 3])
     with pytest.raises(ValueError, match="taken"):
         tok.add("cat")
