@@ -61,7 +61,7 @@ class Mixture:
     def score(self, x: Tensor, a=1.0, s=0.0, label=None) -> Tensor:
         """Gradient of `log_prob` in x (.. d): the modes' own scores, weighted by which mode x probably came from."""
         log_p, score = self._modes(x, a, s, label)
-        return (log_p.softmax(-1)[..., None] * score).sum(-2)
+        return torch.einsum("...k,...kd->...d", log_p.softmax(-1), score)
 
     def denoise(self, sch: Schedule) -> Denoise:
         """The perfect network: (x_t, t, cond) -> eps in x_t's dtype. `cond.label` (b,) restricts row i to its class."""

@@ -50,6 +50,13 @@ def test_a_tap_reads_and_replaces_the_tensor_it_names(net):
     assert not torch.equal(net(X), X)
 
 
+def test_every_tap_tells_its_own_name(net):
+    seen = []
+    with tap(net, "", lambda x, name: seen.append(name)):
+        net(X)
+    assert seen == ["0.h", "0.out", "1.h", "1.out"]
+
+
 def test_a_pattern_that_matches_nothing_is_a_key_error_and_leaves_no_trace(net):
     with pytest.raises(KeyError, match=r"no tap matches 'attn'.*0\.h"), tap(net, "attn", lambda x, name: None):
         pytest.fail("the block must not run")

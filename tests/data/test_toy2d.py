@@ -146,6 +146,11 @@ def test_energy_distance_is_zero_for_equal_laws_and_grows_with_the_gap():
     assert abs(shifts[0]) < 3e-3 < 0.02 < shifts[1] < shifts[2]
 
 
+def test_energy_distance_leaves_a_point_out_of_its_own_average():
+    x, y = torch.tensor([[0.0], [2.0]]), torch.tensor([[1.0], [1.0], [1.0]])
+    assert energy_distance(x, y) == energy_distance(y, x) == 0.0  # 2 * 1 - 2 - 0
+
+
 def test_energy_distance_of_two_unit_gaussians_matches_its_closed_form():
     x, y = noise((1, 20_000), 1, dtype=torch.float64)[0], noise((1, 20_000), 2, dtype=torch.float64)[0] + 1
     def gap(d):  # E|N(d, 2)|
