@@ -31,7 +31,7 @@ class Schedule:
         a, s = self.alpha, self.sigma
         kinds = {(v.dtype, v.device.type) for v in (a, s)}
         if kinds != {(torch.float64, "cpu")} or a.ndim != 1 or a.shape != s.shape or len(a) < 2:
-            raise ValueError(f"schedule {self.name!r}: alpha and sigma must be float64 CPU tables, T + 1 >= 2 long, got "
+            raise ValueError(f"schedule {self.name!r}: alpha and sigma must be float64 CPU tables of 2 or more, got "
                              f"{a.dtype} {tuple(a.shape)} on {a.device} and {s.dtype} {tuple(s.shape)} on {s.device}")
         if not (a.isfinite().all() and s.isfinite().all() and (a > 0).all()):
             raise ValueError(f"schedule {self.name!r}: tables must be finite and alpha > 0 everywhere (it divides)")
