@@ -1,6 +1,6 @@
 """Taps: a name for every tensor a paper looks at.
 
-A `Tap` is an identity module. Wherever some paper reads or replaces an activation (attention q, k, v, logits, probs, out;
+A `Tap` is an identity module. Wherever a paper reads or replaces an activation (attention q, k, v, logits, probs, out;
 a ResBlock's h; the bottleneck; the skips; a block's output) the network holds one, and its name in `named_modules()` is
 the address. `with tap(net, pattern, fn)` attaches `fn(x, name)` to all taps whose name matches the regular expression
 for as long as the block lasts, also when it is left by an exception. `fn` returns the tensor to go on with, or None to

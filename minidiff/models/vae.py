@@ -11,7 +11,6 @@ Weakness: what it blurs, no edit can keep; so every score in this project is pri
 """
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 

@@ -1,0 +1,160 @@
+"""DiT: a transformer as denoiser (Peebles & Xie 2022, Scalable Diffusion Models with Transformers, 2212.09748; card B25).
+
+Patches are tokens; the condition c (time, class) shifts, scales and gates every branch (adaLN-Zero):
+
+    x += g1 attn(LN(x) (1 + s1) + b1);   x += g2 mlp(LN(x) (1 + s2) + b2);   (b1, s1, g1, b2, s2, g2) = W silu(c)
+
+W starts at zero, so each block starts as the identity. With `classes` this is the paper's network, name for name; with
+`context` a cross-attention to the text follows each self-attention (as PixArt-alpha, Chen et al. 2023, 2310.00426, does)
+and the mean text state joins c. Taps: `blocks.i.attn.*` (self), `blocks.i.attn2.*` (cross), `blocks.i.out`, so attention
+control written for the UNet runs here unchanged. Weakness: no locality is built in, so it learns shapes later than a
+UNet of the same cost; try `patch=1`.
+"""
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from minidiff.core.cond import Cond
+from minidiff.core.taps import Tap
+from minidiff.models.attention import Attention, add_taps, attend
+from minidiff.models.blocks import timestep_embedding
+
+
+def position_embedding(dim: int, grid: int) -> Tensor:
+    """Fixed 2-D sinusoids (1, grid^2, dim): first half of the width for x, second for y, each sines then cosines."""
+    omega = 10000 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+    angle = torch.arange(grid, dtype=torch.float64)[:, None] * omega                              # grid dim/4
+    line = torch.cat([angle.sin(), angle.cos()], dim=1)                                          # grid dim/2
+    x, y = line[None, :].expand(grid, -1, -1), line[:, None].expand(-1, grid, -1)                # row, column
+    return rearrange(torch.cat([x, y], dim=-1), "h w d -> 1 (h w) d").float()
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    return x * (1 + scale[:, None]) + shift[:, None]
+
+
+class SelfAttention(nn.Module):
+    """Self-attention with one fused projection, as the official checkpoints store it."""
+
+    def __init__(self, dim: int, heads: int):
+        super().__init__()
+        self.heads, self.qkv, self.proj = heads, nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        add_taps(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.proj(attend(self, *self.qkv(x).chunk(3, dim=-1), self.heads)))
+
+
+class MLP(nn.Module):
+    def __init__(self, dim: int, inner: int):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(dim, inner), nn.Linear(inner, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+
+
+class DiTBlock(nn.Module):
+    def __init__(self, dim: int, heads: int, context: int | None, mlp_ratio: int = 4):
+        super().__init__()
+        self.norm1, self.norm2 = (nn.LayerNorm(dim, elementwise_affine=False, eps=1e-6) for _ in range(2))
+        self.attn, self.mlp = SelfAttention(dim, heads), MLP(dim, mlp_ratio * dim)
+        if context:
+            self.norm_cross = nn.LayerNorm(dim)
+            self.attn2 = Attention(dim, heads, context)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        self.slots, self.out = nn.ModuleList(), Tap()
+
+    def forward(self, x: Tensor, c: Tensor, cond: Cond) -> Tensor:
+        b1, s1, g1, b2, s2, g2 = self.adaLN_modulation(c).chunk(6, dim=1)                         # b d each
+        x = x + g1[:, None] * self.attn(modulate(self.norm1(x), b1, s1))                          # b n d
+        for slot in self.slots:
+            x = slot(x, cond)
+        if hasattr(self, "attn2"):
+            x = x + self.attn2(self.norm_cross(x), cond.text, cond.mask)
+        return self.out(x + g2[:, None] * self.mlp(modulate(self.norm2(x), b2, s2)))
+
+
+class FinalLayer(nn.Module):
+    def __init__(self, dim: int, out: int):
+        super().__init__()
+        self.norm_final = nn.LayerNorm(dim, elementwise_affine=False, eps=1e-6)
+        self.linear = nn.Linear(dim, out)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 2 * dim))
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        return self.linear(modulate(self.norm_final(x), *self.adaLN_modulation(c).chunk(2, dim=1)))
+
+
+class Embedder(nn.Module):
+    """A named holder, so that keys read `t_embedder.mlp.0`, `y_embedder.embedding_table`, `x_embedder.proj`."""
+
+    def __init__(self, **parts: nn.Module):
+        super().__init__()
+        for name, module in parts.items():
+            self.add_module(name, module)
+
+
+class DiT(nn.Module):
+    """Noisy latent (b c h w), network time (b,), Cond -> raw output (b c h w), twice the channels if `learn_sigma`.
+
+    size: latent side; patch: side of a token; classes: labels (index `classes` = none); context: width of `cond.text`.
+    """
+
+    def __init__(self, size: int = 32, patch: int = 2, in_channels: int = 4, dim: int = 1152, depth: int = 28,
+                 heads: int = 16, classes: int | None = 1000, context: int | None = None, learn_sigma: bool = True):
+        super().__init__()
+        self.patch, self.classes, self.in_channels = patch, classes, in_channels
+        self.channels_out = in_channels * (2 if learn_sigma else 1)
+        self.x_embedder = Embedder(proj=nn.Conv2d(in_channels, dim, patch, stride=patch))
+        self.t_embedder = Embedder(mlp=nn.Sequential(nn.Linear(256, dim), nn.SiLU(), nn.Linear(dim, dim)))
+        if classes:
+            self.y_embedder = Embedder(embedding_table=nn.Embedding(classes + 1, dim))
+        if context:
+            self.text_embedder = Embedder(proj=nn.Linear(context, dim))
+        self.pos_embed = nn.Parameter(position_embedding(dim, size // patch), requires_grad=False)
+        self.blocks = nn.ModuleList([DiTBlock(dim, heads, context) for _ in range(depth)])
+        self.final_layer = FinalLayer(dim, patch ** 2 * self.channels_out)
+        self.reset()
+
+    def reset(self) -> None:
+        """The paper's start: every block the identity, output zero."""
+        for m in self.modules():
+            if isinstance(m, nn.Linear):
+                nn.init.xavier_uniform_(m.weight)
+                if m.bias is not None:
+                    nn.init.zeros_(m.bias)
+        w = self.x_embedder.proj.weight
+        nn.init.uniform_(w, -(b := math.sqrt(6 / (w.shape[0] + w[0].numel()))), b)                # Xavier, as a matrix
+        nn.init.zeros_(self.x_embedder.proj.bias)
+        for m in (self.t_embedder.mlp[0], self.t_embedder.mlp[2]):
+            nn.init.normal_(m.weight, std=.02)
+        if self.classes:
+            nn.init.normal_(self.y_embedder.embedding_table.weight, std=.02)
+        zero = [self.final_layer.linear, self.final_layer.adaLN_modulation[1]]
+        for b in self.blocks:
+            zero += [b.adaLN_modulation[1], *([b.attn2.to_out[0]] if hasattr(b, "attn2") else [])]
+        for m in zero:
+            nn.init.zeros_(m.weight)
+            nn.init.zeros_(m.bias)
+
+    def condition(self, t: Tensor, cond: Cond, dtype: torch.dtype) -> Tensor:
+        """c (b d): time, plus the class, plus the mean text state."""
+        c = self.t_embedder.mlp(timestep_embedding(t, 256).to(dtype))
+        if self.classes:
+            if cond is None or cond.label is None:
+                raise ValueError(f"this model is class-conditional: cond.label (b,) in 0..{self.classes} is missing")
+            c = c + self.y_embedder.embedding_table(cond.label)
+        return c + self.text_embedder.proj(cond.text.mean(1)) if hasattr(self, "text_embedder") else c
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> Tensor:
+        rows = x.shape[2] // self.patch
+        h = rearrange(self.x_embedder.proj(x), "b d h w -> b (h w) d") + self.pos_embed           # b n d
+        c = self.condition(t, cond, x.dtype)
+        for block in self.blocks:
+            h = block(h, c, cond)
+        h = self.final_layer(h, c)
+        return rearrange(h, "b (h w) (p q c) -> b c (h p) (w q)", h=rows, p=self.patch, q=self.patch)

@@ -1,0 +1,139 @@
+"""Finding, checking and loading weights; building networks from `SIZES`.
+
+Shipped weights live in `weights/tiny/*.safetensors` beside `manifest.json`, which holds each file's SHA-256, the recipe
+that made it, its seed and cost. A file whose hash differs is refused. Nothing here ever unpickles code.
+"""
+import hashlib
+import json
+import os
+from functools import cache
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from minidiff.core import schedule
+from minidiff.core.pipe import Pipe
+from minidiff.data import shapes
+from minidiff.models.clip import CLIP
+from minidiff.models.dit import DiT
+from minidiff.models.image_encoder import CLIPImage
+from minidiff.models.sizes import SIZES
+from minidiff.models.text import CLIPText
+from minidiff.models.tokenizer import Tokenizer
+from minidiff.models.unet import UNet
+from minidiff.models.vae import VAE
+
+TINY = Path(__file__).parent / "tiny"
+PIXEL_CLASSES = tuple(f"{color} {shape}" for shape in shapes.SHAPES for color in shapes.COLORS)
+PARTS = {"tiny": {"net": "unet", "vae": "vae", "text": "text"}, "tiny-dit": {"net": "dit", "vae": "vae", "text": "text"},
+         "tiny-pixel": {"net": "pixel"}}                                # module of the pipe -> name of the shipped file
+
+
+def build(size: str, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None,
+          seed: int = 0) -> Pipe:
+    """A pipe with random weights. `device="meta"` allocates nothing: shapes and counts of full-size models for free."""
+    if size not in SIZES:
+        raise ValueError(f"size {size!r} is unknown; choose one of: {', '.join(SIZES)}")
+    spec = SIZES[size]
+    with torch.device(device or "cpu"):
+        torch.manual_seed(seed)
+        net = UNet(**spec["unet"]) if "unet" in spec else DiT(**spec["dit"])
+        vae = VAE(**spec["vae"]) if "vae" in spec else None
+        text = CLIPText(**{**spec["text"], "project_dim": None}) if "text" in spec and _reads_text(spec) else None
+    tiny = size.startswith("tiny")
+    pipe = Pipe(net=net, vae=vae, text=text, shape=spec["shape"], prediction=spec["prediction"], name=size,
+                schedule=getattr(schedule, spec["schedule"])(), classes=PIXEL_CLASSES if size == "tiny-pixel" else (),
+                tokenizer=Tokenizer.words(shapes.VOCAB) if tiny and text is not None else None)
+    for m in (net, vae, text):
+        if m is not None:
+            m.eval().requires_grad_(False)
+    return pipe.to(dtype=dtype) if dtype else pipe
+
+
+def _reads_text(spec: dict) -> bool:
+    return (spec.get("unet") or spec.get("dit", {})).get("context", 768 if "unet" in spec else None) is not None
+
+
+def load(name: str = "tiny", *, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Pipe:
+    """A trained pipe: "tiny", "tiny-dit" or "tiny-pixel", whose weights are part of the package."""
+    if name not in PARTS:
+        raise ValueError(f"model {name!r} is unknown; the shipped ones are: {', '.join(PARTS)}")
+    pipe = build(name)
+    for part, file in PARTS[name].items():
+        fill(getattr(pipe, part), load_weights(file), file)
+    return pipe.to(device, dtype)
+
+
+def load_clip() -> CLIP:
+    """The tiny CLIP, both towers, as trained: for scoring pictures against captions."""
+    clip = CLIP(CLIPText(**SIZES["tiny"]["text"]), CLIPImage(**SIZES["tiny"]["image"]))
+    return fill(clip, load_weights("clip"), "clip").eval().requires_grad_(False)
+
+
+def fill(module: nn.Module, weights: dict[str, Tensor], name: str = "weights") -> nn.Module:
+    """Copy weights into a module; every key used, every parameter filled, every shape equal, every number finite."""
+    own = module.state_dict()
+    missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    wrong = [f"{k} is {tuple(weights[k].shape)}, expected {tuple(own[k].shape)}" for k in own.keys() & weights.keys()
+             if weights[k].shape != own[k].shape]
+    for label, found in (("missing", missing), ("not of this network", extra), ("of another shape", sorted(wrong))):
+        if found:
+            raise ValueError(f"{name}: {len(found)} tensor(s) {label}: {', '.join(found[:3])}{' ...' if found[3:] else ''}")
+    bad = [k for k, v in weights.items() if not torch.isfinite(v.float()).all()]
+    if bad:
+        raise ValueError(f"{name}: tensor {bad[0]} holds NaN or infinite numbers ({len(bad)} such tensor(s))")
+    module.load_state_dict({k: v.to(own[k].dtype) for k, v in weights.items()})
+    return module
+
+
+def read_safetensors(path: str | Path) -> dict[str, Tensor]:
+    """Tensors of a file, with one-line errors for what is missing, empty, cut off or no safetensors file at all."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights file at {path}" + (" (it is a folder)" if path.is_dir() else ""))
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty (0 bytes); fetch or train it again")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as e:
+        raise ValueError(f"{path} is no readable safetensors file ({str(e).splitlines()[0]})") from e
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@cache
+def manifest() -> dict[str, dict]:
+    """{name: {"sha256", "recipe", "seed", "cpu_minutes", ...}} of the shipped files."""
+    return json.loads((TINY / "manifest.json").read_text())
+
+
+def load_weights(name: str, folder: Path = TINY) -> dict[str, Tensor]:
+    """Tensors (float16 or float32) of a shipped file, after its hash was found right."""
+    path, entry = folder / f"{name}.safetensors", manifest().get(name)
+    if entry is None:
+        raise ValueError(f"no shipped weights called {name!r}; there are: {', '.join(manifest())}")
+    tensors = read_safetensors(path)
+    if sha256(path) != entry["sha256"]:
+        raise ValueError(f"{path} is not the file that was shipped (its SHA-256 differs from manifest.json); reinstall")
+    return tensors
+
+
+def ship(name: str, module: nn.Module | dict[str, Tensor], *, dtype: torch.dtype = torch.float16, folder: Path = TINY,
+         **facts) -> Path:
+    """Write weights for shipping, atomically, and their hash and facts (recipe, seed, minutes...) into the manifest."""
+    state = module.state_dict() if isinstance(module, nn.Module) else module
+    path, index = folder / f"{name}.safetensors", folder / "manifest.json"
+    part = path.with_suffix(".part")
+    save_file({k: v.detach().to(dtype).contiguous().clone() for k, v in state.items()}, part)
+    os.replace(part, path)
+    rows = json.loads(index.read_text()) if index.exists() else {}
+    rows[name] = {"sha256": sha256(path), "bytes": path.stat().st_size, **facts}
+    index.with_suffix(".part").write_text(json.dumps(dict(sorted(rows.items())), indent=1) + "\n")
+    os.replace(index.with_suffix(".part"), index)
+    manifest.cache_clear()
+    return path
