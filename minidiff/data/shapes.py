@@ -205,21 +205,25 @@ def centers(s: Scene) -> list[tuple[float, float]]:
     return [(31.5 + x + o.dx, 31.5 + y + o.dy) for (x, y), o in zip(places, s.objects)]
 
 
+def coverage(shape: str, x: Tensor, y: Tensor, radius: Tensor, angle: Tensor) -> Tensor:
+    """Anti-aliased masks of one shape at free places, sizes in pixels and angles, each (n,): (n, 64, 64) in [0, 1]."""
+    x, y, radius, angle = (v[:, None, None] for v in (x, y, radius, angle))                                # n 1 1
+    axis, co, si = torch.arange(SIZE, dtype=torch.float32), angle.cos(), angle.sin()
+    x, y = axis[None, None, :] - x, axis[None, :, None] - y
+    return (.5 - _DISTANCE[shape](co * x + si * y, co * y - si * x, radius)).clamp_(0, 1)                  # n h w
+
+
 def object_masks(scenes: Scene | Sequence[Scene], slots: int = 2) -> Tensor:
     """Anti-aliased coverage of each object, (b, slots, 64, 64) in [0, 1]; the last object lies on top of the first."""
     scenes = [scenes] if isinstance(scenes, Scene) else scenes
     items = [(b, k, o, c) for b, s in enumerate(scenes) for k, (o, c) in enumerate(zip(s.objects, centers(s)))]
     out = torch.zeros(len(scenes), slots, SIZE, SIZE)
-    axis = torch.arange(SIZE, dtype=torch.float32)
     for shape in SHAPES:
         group = [it for it in items if it[2].shape == shape]
         if not group:
             continue
-        p = torch.tensor([(*c, cos(o.angle), sin(o.angle), SIZES[o.size]) for _, _, o, c in group])
-        x0, y0, co, si, r = (v[:, None, None] for v in p.unbind(1))                                        # b 1 1
-        x, y = axis[None, None, :] - x0, axis[None, :, None] - y0
-        cover = (.5 - _DISTANCE[shape](co * x + si * y, co * y - si * x, r)).clamp_(0, 1)                 # b h w
-        out[[g[0] for g in group], [g[1] for g in group]] = cover
+        p = torch.tensor([(*c, SIZES[o.size], o.angle) for _, _, o, c in group])
+        out[[g[0] for g in group], [g[1] for g in group]] = coverage(shape, *p.unbind(1))
     return out
 
 
