@@ -1,0 +1,74 @@
+# Everything a reader needs, from a clean clone. The first target makes .venv from exact versions; it is kept until the
+# lock changes. Choose an interpreter with PYTHON=python3.12, a torch build with TORCH_INDEX or TORCH_ARGS (see below).
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install -qq
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# On Linux without an NVIDIA GPU torch comes as its CPU build (200 MB) from CPU_INDEX, not as the default one, which brings
+# gigabytes of CUDA. TORCH_INDEX=URL takes another index, TORCH_INDEX= (empty) your own default one; TORCH_ARGS goes to pip.
+ifeq ($(origin TORCH_INDEX), undefined)
+ifeq ($(shell uname -s):$(shell command -v nvidia-smi),Linux:)
+TORCH_INDEX := auto
+endif
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test train bench notebooks figures lint clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /	/' | expand -t 12
+
+demo: $(VENV)/.done  ## one scene, generated and edited three ways beside the true answers -> out/demo.png
+	$(BIN)/python -m minidiff demo
+
+test: $(VENV)/.oracles  ## the test suite, with diffusers and transformers to compare with; ARGS="-k ddim" for some
+	$(BIN)/python -m pytest $(ARGS)
+
+train: $(VENV)/.done  ## train the shipped model again -> runs/tiny (resumable at any moment)
+	$(BIN)/python -m minidiff train tiny
+
+bench: $(VENV)/.done  ## score the shipped model against the right answers -> out/evaluate.json
+	$(BIN)/python -m minidiff evaluate tiny --json out/evaluate.json
+
+notebooks: $(VENV)/.done  ## run every notebook, without network, 180 s each
+	$(BIN)/python notebooks/run.py
+
+figures: demo  ## the pictures of the README -> out/
+	$(BIN)/python -m minidiff generate --n 2 --seed 1 --out out/samples.png "a red circle on a blue background" \
+	  "a large yellow star on a dotted purple background" "a green ring left of an orange square on a white background"
+
+lint: $(VENV)/.done  ## ruff
+	$(BIN)/python -m ruff check .
+
+clean:  ## remove the environment and everything made, except runs/
+	rm -rf $(VENV) out build *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
+
+$(VENV)/.done: requirements.lock pyproject.toml
+	@$(PYTHON) -c "import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v <= (3, 13) else 'minidiff needs \
+	Python 3.10 to 3.13, $(PYTHON) is %d.%d; choose another one, as in: make PYTHON=python3.12' % v)"
+	@echo "making $(VENV) (once; a few minutes)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(PIP) -r requirements.lock
+	@index="$(TORCH_INDEX)"; \
+	if [ "$$index" = auto ]; then \
+	  if $(BIN)/python -c "import urllib.request as u; u.urlopen('$(CPU_INDEX)/torch/', timeout=5)" 2>/dev/null; then \
+	    index="$(CPU_INDEX)"; echo "no NVIDIA GPU here: installing the CPU build of $(TORCH)"; \
+	  elif $(BIN)/python -m pip install --dry-run $(TORCH) 2>/dev/null | grep -q nvidia; then \
+	    echo "torch's CPU index cannot be reached, and yours has $(TORCH) with gigabytes of CUDA only."; \
+	    echo "To take that: make TORCH_INDEX=    To name another index: make TORCH_INDEX=URL"; exit 1; \
+	  else index=""; echo "torch's CPU index cannot be reached: installing $(TORCH) from your own index"; fi; \
+	fi; \
+	$(PIP) $${index:+--index-url "$$index"} $(TORCH_ARGS) $(TORCH)
+	@$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.oracles: $(VENV)/.done requirements-oracles.lock
+	@echo "adding diffusers and transformers, which the tests compare with"
+	@$(PIP) -r requirements-oracles.lock
+	@touch $@

@@ -1,0 +1,299 @@
+"""The command line: `minidiff COMMAND` or `python -m minidiff COMMAND`.
+
+Options are read from the signature of the function a command calls (`cli.py`), and only once that command is asked for,
+so `minidiff --help` does not wait for torch. Every mistake is one line on stderr and exit code 2, with nothing written;
+1 means that a claim failed (doctor, evaluate), 130 that Ctrl-C was pressed. `--debug` shows the whole traceback.
+"""
+import importlib
+import os
+import sys
+from pathlib import Path
+
+from minidiff import __version__
+from minidiff.cli import Parser, arguments
+
+TECHNIQUES = {"sdedit": "minidiff.editing.sdedit:sdedit",
+              "prompt-to-prompt": "minidiff.editing.prompt_to_prompt:prompt_to_prompt"}
+RECIPES = {name: f"minidiff.train.recipes:train_{name.replace('-', '_')}" for name in ("tiny", "tiny-dit", "tiny-pixel")}
+BAD_INPUT = (ValueError, KeyError, OSError)                                # FileNotFoundError is an OSError
+
+
+# ---- what commands share --------------------------------------------------------------------------------------------
+
+def find(address: str):
+    """The function at "module:name", imported now."""
+    module, name = address.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def choose(kind: str, table: dict, rest: list[str]) -> str:
+    """The first word of a command that has kinds; ValueError names them all."""
+    if not rest or rest[0] not in table:
+        said = f"unknown {kind} {rest[0]!r}" if rest and not rest[0].startswith("-") else f"a {kind} is missing"
+        raise ValueError(f"{said}; choose one of: {', '.join(table)}")
+    return rest[0]
+
+
+def parser(command: str, *, model: str = "--model", out: str | None = None, json: bool = False) -> Parser:
+    """A parser with the options that commands have in common; `model`: "--model" (default tiny), "model" or ""."""
+    p = Parser(prog=f"minidiff {command}")
+    if model:
+        p.add_argument(model, metavar="MODEL", help="tiny, tiny-dit or tiny-pixel",
+                       **({"default": "tiny"} if model.startswith("-") else {}))
+        p.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="default auto")
+    if out:
+        p.add_argument("--out", default=out, metavar="PNG", help=f"where the picture goes (default {out})")
+    if json:
+        p.add_argument("--json", metavar="FILE", help="write what was measured as JSON")
+    return p
+
+
+def given(args, names: list[str]) -> dict:
+    return {n: getattr(args, n) for n in names}
+
+
+def parse(p: Parser, rest: list[str], pictures: tuple[str, ...] = ("out", "sheet")):
+    """Parsed options; seeds and every place to write are checked here, before any work is done."""
+    args = p.parse_args(rest)
+    if not 0 <= getattr(args, "seed", 0) < 2 ** 62:
+        raise ValueError(f"seed {args.seed} is outside 0..2**62")
+    from minidiff.io import FORMATS, check_target  # late: imports torch
+    for name in (*pictures, "json"):
+        if path := getattr(args, name, None):
+            check_target(path, kinds=FORMATS if name in pictures else ())
+    return args
+
+
+def device(name: str) -> str:
+    """cuda, mps or cpu; "auto" takes the first that works. ValueError if the one asked for is absent."""
+    import torch
+    works = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name != "auto" and not works[name]:
+        raise ValueError(f"device {name} is not available here; use --device cpu")
+    return next(d for d in works if works[d]) if name == "auto" else name
+
+
+def load(args):
+    import minidiff
+    return minidiff.load(args.model, device=device(args.device))
+
+
+def show(pictures, titles: list[str], out: str) -> None:
+    """One picture as it is, so that it can be edited next; several as a labelled sheet."""
+    from minidiff.io import grid, write_image
+    path = write_image(pictures, out) if len(pictures) == 1 else grid(pictures, titles, path=out)
+    print(path)
+
+
+def report(facts: dict, path: str | None) -> None:
+    """Print measured facts, and write them if asked."""
+    from minidiff.io import write_json
+    if path:
+        write_json(facts, path)
+    for key, value in facts.items():
+        print(f"{key:24} {value:.4g}" if isinstance(value, float) else f"{key:24} {value}")
+
+
+# ---- commands -------------------------------------------------------------------------------------------------------
+
+def generate(rest: list[str]) -> int:
+    """pictures for one or more prompts"""
+    from minidiff.core.pipe import Pipe
+    p = parser("generate", out="out/generate.png")
+    p.add_argument("prompt", nargs="+", help="what to draw, quoted; a class name for tiny-pixel")
+    p.add_argument("--n", type=int, default=1, metavar="INT", help="pictures of each prompt, at seeds SEED, SEED+1, ...")
+    names = arguments(p, Pipe.generate, skip=("self", "prompts", "progress"))
+    args = parse(p, rest)
+    if not 1 <= args.n * len(args.prompt) <= 256:
+        raise ValueError(f"{args.n * len(args.prompt)} pictures were asked for; 1 to 256 can be drawn at once")
+    prompts = [q for q in args.prompt for _ in range(args.n)]
+    images = load(args).generate(prompts, **given(args, names), progress=sys.stderr.isatty())
+    titles = [f"{q} #{args.seed + i}" if args.n > 1 else q for i, q in enumerate(prompts)]
+    show(images, titles, args.out)
+    return 0
+
+
+def edit(rest: list[str]) -> int:
+    """change a picture with one of the editing techniques"""
+    name = choose("technique", TECHNIQUES, rest)
+    technique = find(TECHNIQUES[name])
+    p = parser(f"edit {name}", out="out/edit.png")
+    p.add_argument("--sheet", metavar="PNG", help="also write a labelled sheet: the picture, and what became of it")
+    p.add_argument("--resize", action="store_true", help="cut and scale pictures of another size to the model's")
+    names = arguments(p, technique, skip=("pipe", "progress"))
+    args = parse(p, rest[1:])
+    options = given(args, names)
+    pipe = load(args)
+    for key, value in options.items():
+        options[key] = read(key, value, pipe.image_size, args.resize)
+    result = technique(pipe, **options, progress=sys.stderr.isatty())
+    before = result[:-1] if len(result) > 1 else options["image"]
+    write_edit(before, result[-1:], args, str(options.get("target") or options.get("prompt") or name))
+    return 0
+
+
+def read(name: str, value, size: tuple[int, int], resize: bool):
+    """A picture or mask in place of its path; every other value as it is."""
+    from minidiff.io import read_image, read_mask
+    if not isinstance(value, Path):
+        return value
+    return read_mask(value, size) if "mask" in name else read_image(value, size, resize=resize)
+
+
+def write_edit(before, after, args, title: str) -> None:
+    from minidiff.io import grid, to_pil, write_image
+    to_pil(after)                                                          # a NaN picture ends here, nothing written
+    if args.sheet:
+        grid([*before.cpu(), *after.cpu()], [*["before"] * len(before), title], path=args.sheet)
+        print(args.sheet)
+    print(write_image(after, args.out))
+
+
+def invert(rest: list[str]) -> int:
+    """the noise of a picture (DDIM inversion), and how well it leads back"""
+    import minidiff.inversion.ddim as ddim
+    from minidiff.io import grid, read_image
+    from minidiff.train.autoencoder import psnr
+    p = parser("invert", out="out/invert.png", json=True)
+    p.add_argument("--resize", action="store_true", help="cut and scale a picture of another size to the model's")
+    names = arguments(p, ddim.invert, skip=("pipe", "image", "progress"))
+    p.add_argument("--image", required=True, type=Path, metavar="PICTURE", help="required")
+    args = parse(p, rest)
+    pipe = load(args)
+    image = read_image(args.image, pipe.image_size, resize=args.resize)
+    states = ddim.invert(pipe, image, **given(args, names), progress=sys.stderr.isatty())
+    back = ddim.replay(pipe, states[-1], args.prompt, steps=args.steps).cpu()
+    copy = pipe.decode(states[0]).cpu()
+    facts = {"psnr": psnr(back, image).item(), "psnr_of_autoencoder": psnr(copy, image).item(),
+             "psnr_to_copy": psnr(back, copy).item(), "noise_std": states[-1].std().item(), "steps": args.steps}
+    titles = ["picture", f"autoencoder, {facts['psnr_of_autoencoder']:.1f} dB", f"there and back, {facts['psnr']:.1f} dB"]
+    print(grid([image[0], copy[0], back[0]], titles, path=args.out))
+    report(facts, args.json)
+    return 0
+
+
+def train(rest: list[str]) -> int:
+    """train a shipped model again, resumable at any moment"""
+    name = choose("model to train", RECIPES, rest)
+    recipe = find(RECIPES[name])
+    p = parser(f"train {name}", model="")
+    p.add_argument("--out", type=Path, default=Path("runs") / name, metavar="FOLDER", help=f"default runs/{name}")
+    names = arguments(p, recipe, skip=("out",))
+    args = parse(p, rest[1:], pictures=())
+    recipe(args.out, **given(args, names))
+    print(args.out)
+    return 0
+
+
+def evaluate(rest: list[str]) -> int:
+    """score a model against the right answers of the toy world"""
+    score = find("minidiff.evaluate.evaluate:evaluate")
+    p = parser("evaluate", model="model", json=True)
+    names = arguments(p, score, skip=("pipe", "progress"))
+    args = parse(p, rest)
+    facts = score(load(args), **given(args, names))
+    report(facts, args.json)
+    return 1 if facts.get("passed") is False else 0
+
+
+def trace(rest: list[str]) -> int:
+    """every block of a network with its output shape and parameters, at no cost"""
+    from minidiff.trace import table
+    from minidiff.trace import trace as walk
+    p = parser("trace", model="", json=True)
+    p.add_argument("model", metavar="MODEL", help="a size, such as tiny, sd15, dit-xl-2")
+    names = arguments(p, walk, skip=("size",))
+    args = parse(p, rest)
+    rows = walk(args.model, **given(args, names))
+    if args.json:
+        from minidiff.io import write_json
+        write_json(rows, args.json)
+    print(table(rows))
+    return 0
+
+
+def doctor(rest: list[str]) -> int:
+    """check this installation: versions, device, weights, and one step against stored numbers"""
+    from argparse import SUPPRESS
+
+    from minidiff import doctor as clinic
+    p = parser("doctor", json=True)
+    p.add_argument("--store", action="store_true", help=SUPPRESS)          # for who ships new weights
+    args = parse(p, rest)
+    if args.store:
+        print(clinic.store())
+        return 0
+    facts = clinic.examine(device(args.device))
+    report(facts, args.json)
+    return 0 if facts["passed"] else 1
+
+
+def demo(rest: list[str]) -> int:
+    """one scene, generated and edited three ways, each beside the true answer"""
+    from minidiff.demo import demo as run
+    p = parser("demo", out="out/demo.png", json=True)
+    names = arguments(p, run, skip=("pipe", "out", "progress"))
+    args = parse(p, rest)
+    report(run(args.out, pipe=load(args), **given(args, names), progress=sys.stderr.isatty()), args.json)
+    return 0
+
+
+COMMANDS = {f.__name__: f for f in (generate, edit, invert, train, evaluate, trace, doctor, demo)}
+KINDS = {"edit": TECHNIQUES, "train": RECIPES}
+
+
+def usage(command: str | None = None) -> str:
+    if command:
+        kinds = "\n".join(f"  minidiff {command} {kind} --help" for kind in KINDS[command])
+        return f"usage: minidiff {command} NAME [options]\n\n{COMMANDS[command].__doc__}. What there is:\n{kinds}"
+    lines = "\n".join(f"  {name:10} {fn.__doc__}" for name, fn in COMMANDS.items())
+    return (f"usage: minidiff COMMAND [options]      (minidiff COMMAND --help lists them)\n\n{lines}\n\n"
+            "Exit codes: 0 done, 1 a claim failed, 2 bad input. --debug shows the traceback of an error.")
+
+
+def run(argv: list[str]) -> int:
+    """Find the command and run it; errors are raised."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage(), file=sys.stdout if argv else sys.stderr)
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        print(f"minidiff {__version__}")
+        return 0
+    if argv[0] not in COMMANDS:
+        raise ValueError(f"unknown command {argv[0]!r}; choose one of: {', '.join(COMMANDS)}")
+    if argv[0] in KINDS and argv[1:2] in (["-h"], ["--help"]):
+        print(usage(argv[0]))
+        return 0
+    return COMMANDS[argv[0]](argv[1:])
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns its exit code and turns every foreseeable error into one line."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in argv
+    argv = [a for a in argv if a != "--debug"]
+    try:
+        code = run(argv)
+        sys.stdout.flush()
+        return code
+    except SystemExit as e:                                                # argparse, after --help
+        return int(e.code or 0)
+    except KeyboardInterrupt:
+        return fail("interrupted", 130)
+    except BrokenPipeError:                                                # `minidiff trace sd15 | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141
+    except (*BAD_INPUT, FloatingPointError) as e:
+        if debug:
+            raise
+        text = e.args[0] if isinstance(e, KeyError) and e.args else e
+        return fail(text, 1 if isinstance(e, FloatingPointError) else 2)
+
+
+def fail(text, code: int) -> int:
+    print("minidiff:", " ".join(str(text).split()), file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

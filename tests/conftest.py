@@ -1,0 +1,53 @@
+"""Rules for the whole suite: what may be skipped, and that no test reaches for the network.
+
+`--no-skips` (or MINIDIFF_NO_SKIPS=1) turns every skipped test into a failure, unless its reason names something that is
+truly absent: data that is not part of the repository, or an accelerator. Pytest lists the reasons at the end.
+"""
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared"                                            # data too large or not free to ship
+EXCUSES = {"not part of the repository": lambda: not SHARED.is_dir(),      # words of a reason: may it be an excuse?
+           "GPU": lambda: not (torch.cuda.is_available() or torch.backends.mps.is_available())}
+MODEL = [ROOT / "minidiff/weights/tiny" / name for name in ("manifest.json", "unet.safetensors", "vae.safetensors")]
+
+
+def pytest_addoption(parser):
+    parser.addoption("--no-skips", action="store_true", default=os.environ.get("MINIDIFF_NO_SKIPS", "0") not in ("", "0"),
+                     help="a skipped test is a failure, unless its reason is a thing that is truly absent")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not all(p.exists() for p in MODEL):
+        for item in items:
+            if item.get_closest_marker("weights"):
+                item.add_marker(pytest.mark.skip(reason="the shipped weights are not in minidiff/weights/tiny"))
+
+
+def excused(reason: str) -> bool:
+    return any(words in reason and absent() for words, absent in EXCUSES.items())
+
+
+def judge(report, config):
+    """A skip without excuse becomes a failure."""
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    if config.getoption("--no-skips") and report.skipped and not hasattr(report, "wasxfail") and not excused(reason):
+        report.outcome, report.longrepr = "failed", f"skipped, and --no-skips is on: {reason}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    return judge((yield), item.config)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    return judge((yield), collector.config)
