@@ -14,7 +14,8 @@ from minidiff.cli import Parser, arguments
 
 TECHNIQUES = {"sdedit": "minidiff.editing.sdedit:sdedit",
               "prompt-to-prompt": "minidiff.editing.prompt_to_prompt:prompt_to_prompt"}
-RECIPES = {name: f"minidiff.train.recipes:train_{name.replace('-', '_')}" for name in ("tiny", "tiny-dit", "tiny-pixel")}
+RECIPES = {"tiny": "minidiff.train.recipes:train_tiny", "tiny-dit": "minidiff.train.recipes:train_tiny_dit",
+           "tiny-pixel": "minidiff.train.recipes:train_tiny_pixel"}
 BAD_INPUT = (ValueError, KeyError, OSError)                                # FileNotFoundError is an OSError
 
 
@@ -60,7 +61,7 @@ def parse(p: Parser, rest: list[str], pictures: tuple[str, ...] = ("out", "sheet
     from minidiff.io import FORMATS, check_target  # late: imports torch
     for name in (*pictures, "json"):
         if path := getattr(args, name, None):
-            check_target(path, kinds=FORMATS if name in pictures else ())
+            check_target(path, kinds=FORMATS if name in pictures else (".json",))
     return args
 
 
@@ -101,7 +102,7 @@ def generate(rest: list[str]) -> int:
     from minidiff.core.pipe import Pipe
     p = parser("generate", out="out/generate.png")
     p.add_argument("prompt", nargs="+", help="what to draw, quoted; a class name for tiny-pixel")
-    p.add_argument("--n", type=int, default=1, metavar="INT", help="pictures of each prompt, at seeds SEED, SEED+1, ...")
+    p.add_argument("--n", type=int, default=1, metavar="INT", help="pictures of each prompt; picture i has seed SEED+i")
     names = arguments(p, Pipe.generate, skip=("self", "prompts", "progress"))
     args = parse(p, rest)
     if not 1 <= args.n * len(args.prompt) <= 256:
@@ -166,8 +167,8 @@ def invert(rest: list[str]) -> int:
     copy = pipe.decode(states[0]).cpu()
     facts = {"psnr": psnr(back, image).item(), "psnr_of_autoencoder": psnr(copy, image).item(),
              "psnr_to_copy": psnr(back, copy).item(), "noise_std": states[-1].std().item(), "steps": args.steps}
-    titles = ["picture", f"autoencoder, {facts['psnr_of_autoencoder']:.1f} dB", f"there and back, {facts['psnr']:.1f} dB"]
-    print(grid([image[0], copy[0], back[0]], titles, path=args.out))
+    titles = ["picture", "autoencoder, {psnr_of_autoencoder:.1f} dB", "there and back, {psnr:.1f} dB"]
+    print(grid([image[0], copy[0], back[0]], [t.format(**facts) for t in titles], path=args.out))
     report(facts, args.json)
     return 0
 
@@ -177,7 +178,7 @@ def train(rest: list[str]) -> int:
     name = choose("model to train", RECIPES, rest)
     recipe = find(RECIPES[name])
     p = parser(f"train {name}", model="")
-    p.add_argument("--out", type=Path, default=Path("runs") / name, metavar="FOLDER", help=f"default runs/{name}")
+    p.add_argument("--out", type=Path, default=Path("runs/tiny"), metavar="FOLDER", help="default runs/tiny")
     names = arguments(p, recipe, skip=("out",))
     args = parse(p, rest[1:], pictures=())
     recipe(args.out, **given(args, names))
@@ -189,11 +190,24 @@ def evaluate(rest: list[str]) -> int:
     """score a model against the right answers of the toy world"""
     score = find("minidiff.evaluate.evaluate:evaluate")
     p = parser("evaluate", model="model", json=True)
-    names = arguments(p, score, skip=("pipe", "progress"))
+    names = arguments(p, score, skip=("pipe_or_name", "json", "progress"))
     args = parse(p, rest)
-    facts = score(load(args), **given(args, names))
-    report(facts, args.json)
+    facts = score(load(args), **given(args, names), json=args.json, progress=sys.stderr.isatty())
     return 1 if facts.get("passed") is False else 0
+
+
+def prove(rest: list[str]) -> int:
+    """the toy proofs: what each technique claims, measured against known answers"""
+    run = find("minidiff.evaluate.prove:prove")
+    p = parser("prove", json=True)
+    p.add_argument("names", nargs="*", metavar="NAME", help="which (default: all)")
+    names = arguments(p, run, skip=("pipe", "names"))
+    args = parse(p, rest)
+    facts = run(load(args), names=tuple(args.names), **given(args, names))
+    if args.json:
+        from minidiff.io import write_json
+        write_json(facts, args.json)
+    return 0 if facts["passed"] else 1
 
 
 def trace(rest: list[str]) -> int:
@@ -238,7 +252,7 @@ def demo(rest: list[str]) -> int:
     return 0
 
 
-COMMANDS = {f.__name__: f for f in (generate, edit, invert, train, evaluate, trace, doctor, demo)}
+COMMANDS = {f.__name__: f for f in (generate, edit, invert, train, evaluate, prove, trace, doctor, demo)}
 KINDS = {"edit": TECHNIQUES, "train": RECIPES}
 
 

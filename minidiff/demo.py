@@ -1,7 +1,7 @@
 """The whole idea in one figure: one scene, generated and edited three ways, each above its true answer.
 
-The toy world is procedural, so the picture an edit should have given can be rendered. The edits start from the picture
-of the scene, not from the model's own drawing of it, and each is told what it would be told in real life: two sentences.
+The toy world is procedural, so the picture an edit should have given can be rendered. The edits start from the true
+picture of the scene, not from the model's drawing of it, and each is told what a user would tell it: in words.
 """
 import time
 from pathlib import Path

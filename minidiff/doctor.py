@@ -22,7 +22,7 @@ TOLERANCE = {"cpu": 1e-3, "cuda": 2e-2, "mps": 2e-2}        # of latents of abou
 
 
 def examine(device: str = "cpu") -> dict:
-    """{check: finding}, with "passed": False if any finding starts with FAILED. Never raises for a sick installation."""
+    """{check: finding}, with "passed": False if a finding starts with FAILED. A sick installation does not raise."""
     facts = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
     facts |= {name: installed(name) for name in PACKAGES}
     facts |= {"device": describe(device), "threads": f"{torch.get_num_threads()} of {os.cpu_count()} cores",

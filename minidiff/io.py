@@ -1,8 +1,8 @@
 """Pictures in and out of files: the only place where minidiff touches PNG and JPEG.
 
 Inside, a picture is a float tensor (1, 3, h, w) in [-1, 1] and a mask is (1, 1, h, w) in {0, 1}, 1 where the edit
-happens. What comes in is checked here (kind of file, size, depth, transparency, orientation), and every complaint is one
-line that names the file. What goes out appears whole or not at all.
+happens. What comes in is checked here (kind of file, size, depth, transparency, orientation), and every complaint is
+one line that names the file. What goes out appears whole or not at all.
 """
 import json
 import os
@@ -154,7 +154,7 @@ def to_pil(image: Tensor) -> Image.Image:
     """(3, h, w) or (1, 3, h, w) in [-1, 1] -> 8-bit picture; values outside are cut, NaN or infinity a ValueError."""
     image = image[0] if image.ndim == 4 and len(image) == 1 else image
     if image.ndim != 3 or image.shape[0] != 3:
-        raise ValueError(f"picture of shape {tuple(image.shape)}: expected (3, h, w) or (1, 3, h, w); for more use grid")
+        raise ValueError(f"picture of shape {tuple(image.shape)}: expected (3, h, w) or (1, 3, h, w); grid takes more")
     image = image.detach().float().cpu()
     if not image.isfinite().all():
         share = 100 * (1 - image.isfinite().float().mean().item())
@@ -168,7 +168,7 @@ def write_pil(picture: Image.Image, path: str | Path) -> Path:
     """Write a Pillow picture as its name says (PNG for devices), atomically."""
     check_target(path)
     data = BytesIO()
-    picture.save(data, FORMATS.get(Path(path).suffix.lower(), "PNG"), quality=95)         # quality: JPEG's, PNG ignores it
+    picture.save(data, FORMATS.get(Path(path).suffix.lower(), "PNG"), quality=95)                 # PNG has no quality
     return write_bytes(data.getvalue(), path)
 
 
@@ -182,9 +182,9 @@ def write_image(image: Tensor, path: str | Path) -> Path:
 def grid(images, titles=None, cols: int | None = None, path: str | Path | None = None, *, side: int = 192):
     """A labelled contact sheet: pictures (b, 3, h, w) or a list of (3, h, w), each with its title above.
 
-    Small pictures are enlarged by a whole number to about `side` pixels, so that every pixel stays a sharp square; larger
-    ones are shown as they are. Returns a Pillow picture, or writes it if `path` is given. ValueError: no pictures,
-    different sizes, another number of titles, NaN.
+    Small pictures are enlarged by a whole number to about `side` pixels, so that every pixel stays a sharp square;
+    larger ones are shown as they are. Returns a Pillow picture, or writes it if `path` is given and returns the path.
+    ValueError: no pictures, different sizes, another number of titles, NaN.
     """
     pictures = [np.asarray(to_pil(i)) for i in images]
     titles = [""] * len(pictures) if titles is None else [str(t) for t in titles]

@@ -17,7 +17,8 @@ from minidiff.models.dit import DiTBlock, FinalLayer
 from minidiff.models.text import Block
 from minidiff.train.optim import sections
 
-BLOCKS = (ResBlock, SpatialTransformer, SpatialAttention, Downsample, Upsample, TimeEmbedding, DiTBlock, FinalLayer, Block)
+BLOCKS = (ResBlock, SpatialTransformer, SpatialAttention, Downsample, Upsample, TimeEmbedding, DiTBlock, FinalLayer,
+          Block)
 PARTS = ("net", "vae", "text")
 
 
@@ -106,7 +107,7 @@ def table(rows: list[dict]) -> str:
         shape = "-" if r["shape"] is None else " ".join(map(str, r["shape"]))
         lines.append((r["name"], r["kind"], shape, *(f"{r[k]:,}" if r[k] else "" for k in total)))
     wide = [max(len(line[i]) for line in lines) for i in range(6)]
-    fit = lambda line: "  ".join(c.ljust(n) if i < 3 else c.rjust(n) for i, (c, n) in enumerate(zip(line, wide)))  # noqa: E731
-    text = [fit(line).rstrip() for line in lines]
+    text = ["  ".join(c.ljust(n) if i < 3 else c.rjust(n) for i, (c, n) in enumerate(zip(line, wide))).rstrip()
+            for line in lines]
     rule = "-" * max(map(len, text))
     return "\n".join([text[0], rule, *text[1:-1], rule, text[-1]])

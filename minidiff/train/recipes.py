@@ -3,6 +3,7 @@
 Each stage trains in its own folder under `out` (resumable at any moment) and returns the finished network. `budget`
 multiplies every number of steps: 1 is the recipe that reaches the figures of the README, smaller ones are for the curious.
 """
+import json
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +22,11 @@ from minidiff.train.autoencoder import autoencoder_loss, image_batches, psnr, st
 from minidiff.train.clip import clip_batches, clip_loss, retrieval, word_distances
 from minidiff.train.ddpm import picture_batches, shape_batches
 from minidiff.train.fit import fit, save_atomic
-from minidiff.train.latent_diffusion import diffusion_loss, encoded_scenes, latent_batches, shape_gain
-from minidiff.weights.store import build
+from minidiff.train.latent_diffusion import diffusion_loss, encoded_scenes, latent_batches, shape_gain, standardise_text
+from minidiff.weights.store import TINY, build, ship
 
 LATENT = (4, 16, 16)
+STEPS = {"vae": 1700, "clip": 1200, "tiny": 8000, "tiny-dit": 3000, "tiny-pixel": 3000}      # what the shipped weights had
 
 
 def held_out_images(n: int, seed: int = 10 ** 6, size: int = 64, **kw) -> torch.Tensor:
@@ -33,7 +35,7 @@ def held_out_images(n: int, seed: int = 10 ** 6, size: int = 64, **kw) -> torch.
     return shapes.render([shapes.scene(rng, split="test", **kw) for _ in range(n)], size)
 
 
-def train_vae(out: Path, *, steps: int = 1700, batch: int = 16, seed: int = 0, **kw) -> VAE:
+def train_vae(out: Path, *, steps: int = STEPS["vae"], batch: int = 16, seed: int = 0, **kw) -> VAE:
     """Stage 1: encoder and decoder together, then latents standardised."""
     torch.manual_seed(seed)
     vae, test = VAE(**SIZES["tiny"]["vae"]), held_out_images(64)
@@ -43,7 +45,7 @@ def train_vae(out: Path, *, steps: int = 1700, batch: int = 16, seed: int = 0, *
     return standardise(vae, image_batches(1024, seed + 1, LATENT)(0)["image"])
 
 
-def train_clip(out: Path, *, steps: int = 1200, batch: int = 32, seed: int = 0, **kw) -> CLIP:
+def train_clip(out: Path, *, steps: int = STEPS["clip"], batch: int = 32, seed: int = 0, **kw) -> CLIP:
     """Stage 2: the text tower (and an image tower to teach it), on renders."""
     torch.manual_seed(seed)
     tok = Tokenizer.words(shapes.VOCAB)
@@ -83,9 +85,9 @@ def train_denoiser(name: str, out: Path, vae: VAE, text: CLIPText, *, steps: int
     return pipe
 
 
-def train_tiny_pixel(out: Path = Path("runs/tiny"), *, data: str = "shapes", root: str = "data", steps: int = 9000,
-                     batch: int = 16, seed: int = 0, **kw):
-    """Pixel-space, class-conditional 32x32 model. `data`: "shapes", or "cifar" with the archive or its folder at `root`."""
+def train_tiny_pixel(out: Path = Path("runs/tiny"), *, data: str = "shapes", root: str = "data",
+                     steps: int = STEPS["tiny-pixel"], batch: int = 16, seed: int = 0, **kw):
+    """Pixel-space, class-conditional 32x32 model. `data`: "shapes", or "cifar" with the archive or folder at `root`."""
     if data not in ("shapes", "cifar"):
         raise ValueError(f"data {data!r}: expected 'shapes' or 'cifar'")
     pipe = build("tiny-pixel", seed=seed)
@@ -101,3 +103,44 @@ def train_tiny_pixel(out: Path = Path("runs/tiny"), *, data: str = "shapes", roo
         steps=steps, out=Path(out) / name, lr=2e-3, muon_lr=4.5e-3, ema=.9995, decay=.2, seed=seed, **kw)
     pipe.net.requires_grad_(False)
     return pipe
+
+
+def text_tower(clip: CLIP) -> CLIPText:
+    """The text tower as the denoisers use it: frozen, states standardised, without CLIP's projection."""
+    text = CLIPText(**SIZES["tiny"]["text"] | {"project_dim": None})
+    text.load_state_dict({k: v for k, v in clip.text.state_dict().items() if "text_projection" not in k})
+    return standardise_text(text, Tokenizer.words(shapes.VOCAB)).eval().requires_grad_(False)
+
+
+def train_tiny(out: Path = Path("runs/tiny"), *, budget: float = 1., seed: int = 0):
+    """The whole chain from nothing: autoencoder, CLIP, denoiser. `budget` scales every number of steps."""
+    vae, text = _first_stages(Path(out), budget, seed)
+    return train_denoiser("tiny", Path(out), vae, text, steps=_share(STEPS["tiny"], budget), seed=seed)
+
+
+def train_tiny_dit(out: Path = Path("runs/tiny"), *, budget: float = 1., seed: int = 0):
+    """The transformer on the same latents and text; the first two stages are made if `out` does not hold them yet."""
+    vae, text = _first_stages(Path(out), budget, seed)
+    return train_denoiser("tiny-dit", Path(out), vae, text, steps=_share(STEPS["tiny-dit"], budget), seed=seed)
+
+
+def _share(steps: int, budget: float) -> int:
+    if budget <= 0:
+        raise ValueError(f"budget={budget}: a positive factor on the number of steps was expected")
+    return max(int(steps * budget), 1)
+
+
+def _first_stages(out: Path, budget: float, seed: int) -> tuple[VAE, CLIPText]:
+    vae = train_vae(out, steps=_share(STEPS["vae"], budget), seed=seed)
+    return vae, text_tower(train_clip(out, steps=_share(STEPS["clip"], budget), seed=seed))
+
+
+def ship_run(name: str, module: torch.nn.Module, run: Path, recipe: str, seed: int = 0, **facts) -> None:
+    """Put a finished training into the package: weights as fp16, a thinned log beside them, facts in the manifest."""
+    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    losses, peeks = [r for r in rows if "loss" in r], [r for r in rows if "loss" not in r]
+    keep = losses[::max(len(losses) // 30, 1)] + peeks + losses[-1:]
+    text = "".join(json.dumps(r) + "\n" for r in sorted(keep, key=lambda r: r["step"]))
+    (TINY / f"{name}.log.jsonl").write_text(text)
+    ship(name, module, recipe=recipe, seed=seed, steps=losses[-1]["step"],
+         **{"cpu_minutes": round(losses[-1]["cpu_seconds"] / 60, 1)} | facts)
