@@ -9,8 +9,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -qq
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-# On Linux without an NVIDIA GPU torch comes as its CPU build (200 MB) from CPU_INDEX, not as the default one, which brings
-# gigabytes of CUDA. TORCH_INDEX=URL takes another index, TORCH_INDEX= (empty) your own default one; TORCH_ARGS goes to pip.
+# On Linux without an NVIDIA GPU torch comes as its CPU build (200 MB) from CPU_INDEX; the default build would bring
+# gigabytes of CUDA. TORCH_INDEX=URL takes another index, TORCH_INDEX= (empty) your own default; TORCH_ARGS goes to pip.
 ifeq ($(origin TORCH_INDEX), undefined)
 ifeq ($(shell uname -s):$(shell command -v nvidia-smi),Linux:)
 TORCH_INDEX := auto

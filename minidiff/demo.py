@@ -22,7 +22,7 @@ EDITS = {"SDEdit": ("color", "green"), "inversion + re-prompt": ("background", "
          "prompt-to-prompt": ("shape", "square")}
 
 
-def demo(out: str | Path = "out/demo.png", seed: int = 0, pipe=None, progress: bool = False) -> dict:
+def demo(out: str | Path = "out/demo.png", seed: int = 0, steps: int = 50, pipe=None, progress: bool = False) -> dict:
     """Draw the figure at `out`; returns {"figure", "seconds", PSNR in dB of every picture to the true answer}.
 
     About a minute on two cores with the shipped model `tiny`. Errors: those of `minidiff.load` and `minidiff.io.grid`.
@@ -32,7 +32,7 @@ def demo(out: str | Path = "out/demo.png", seed: int = 0, pipe=None, progress: b
     source, image = shapes.short_caption(SCENE), shapes.render(SCENE)
     truths = [SCENE] + [shapes.edit(SCENE, what, value) for what, value in EDITS.values()]
     prompts = [shapes.short_caption(s) for s in truths]
-    kw = {"progress": progress}
+    kw = {"steps": steps, "progress": progress}
     pictures = torch.cat([
         pipe.generate(shapes.caption(SCENE), seed=seed, **kw),
         sdedit(pipe, image, prompts[1], strength=.7, seed=seed, **kw),

@@ -1,7 +1,7 @@
 """Run every notebook of this folder, first cell to last: `make notebooks`, or `python notebooks/run.py 01*.ipynb`.
 
-Fails at the first error in each, and for a notebook that takes longer than its budget. Nothing is written back. A cell put
-in front (in memory only) closes the network, so that no notebook can depend on a download.
+Fails for an error in any of them, and for one that takes longer than its budget. Nothing is written back. A cell put in
+front (in memory only) closes the network, so that no notebook can depend on a download.
 """
 import sys
 import time
@@ -25,7 +25,8 @@ def run(path: Path) -> str:
     notebook.cells.insert(0, nbformat.v4.new_code_cell(CLOSED))
     start = time.perf_counter()
     try:
-        NotebookClient(notebook, timeout=BUDGET, kernel_name="python3", resources={"metadata": {"path": HERE}}).execute()
+        NotebookClient(notebook, timeout=BUDGET, kernel_name="python3",
+                       resources={"metadata": {"path": str(HERE)}}).execute()
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as e:
         return str(e).strip() or type(e).__name__
     spent = time.perf_counter() - start
