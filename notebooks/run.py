@@ -25,7 +25,7 @@ def run(path: Path) -> str:
     notebook.cells.insert(0, nbformat.v4.new_code_cell(CLOSED))
     start = time.perf_counter()
     try:
-        NotebookClient(notebook, timeout=BUDGET, kernel_name="python3",
+        NotebookClient(notebook, timeout=BUDGET, kernel_name="python3", extra_arguments=["--log-level=ERROR"],
                        resources={"metadata": {"path": str(HERE)}}).execute()
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as e:
         return str(e).strip() or type(e).__name__
