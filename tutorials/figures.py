@@ -1,0 +1,124 @@
+"""Every figure of README and tutorials, drawn by the shipped model: `make figures` (about three minutes on two cores).
+
+    python tutorials/figures.py [NAME ...]        # default: all of them
+"""
+import sys
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+
+import minidiff
+from minidiff.core import schedule
+from minidiff.core.denoise import sample
+from minidiff.core.process import q_sample
+from minidiff.data import shapes
+from minidiff.data.shapes import Obj, Scene
+from minidiff.data.toy2d import gauss_aniso
+from minidiff.demo import demo
+from minidiff.editing.prompt_to_prompt import prompt_to_prompt, word_maps
+from minidiff.editing.sdedit import sdedit, strokes
+from minidiff.evaluate.evaluate import learning_figure
+from minidiff.evaluate.metrics import masked_psnr
+from minidiff.inversion.ddim import ddim_invert
+from minidiff.io import grid, write_bytes
+from minidiff.train.autoencoder import psnr
+from minidiff.weights.store import TINY
+
+HERE = Path(__file__).parent / "figures"
+SCENE = Scene((Obj("star", "purple", "large", 1., -1., .05),), "center", "white", "dotted", (3., 5.))
+PROMPTS = ["a red circle on a blue background", "a large yellow star on a dotted purple background",
+           "a small green cross at the top on a white background", "a blue diamond on a striped grey background",
+           "a pink triangle on the right on a checkered green background", "a orange ring on a black background",
+           "a green ring left of a orange square on a white background",
+           "a red triangle above a blue square on a yellow background"]
+
+
+def draw_demo(pipe) -> None:
+    """One scene, three edits, the true answers."""
+    demo(HERE / "demo.png", pipe=pipe)
+
+
+def draw_samples(pipe) -> None:
+    """Eight prompts."""
+    grid(pipe.generate(PROMPTS, seed=1), PROMPTS, 4, HERE / "samples.png", side=160)
+
+
+def draw_forward(pipe) -> None:
+    """A picture, its latent noised to six times, decoded."""
+    z, sch = pipe.encode(shapes.render(SCENE)), pipe.schedule
+    ts = (0, 200, 400, 600, 800, 1000)
+    x = torch.cat([q_sample(sch, z, t, pipe.noise(1, 0)) for t in ts])
+    titles = [f"t = {t}: alpha {sch.alpha[t]:.2f}, sigma {sch.sigma[t]:.2f}" for t in ts]
+    grid(pipe.decode(x), titles, 6, HERE / "forward.png")
+
+
+def draw_sdedit(pipe) -> None:
+    """Strokes to picture at six strengths, one noise."""
+    image = shapes.render(SCENE)
+    guide, prompt = strokes(image, 3), shapes.short_caption(SCENE)
+    strengths = (.2, .4, .5, .6, .8, 1.)
+    out = [sdedit(pipe, guide, prompt, strength=s, seed=2)[0] for s in strengths]
+    titles = [f"strength {s}: {psnr(o[None], guide).item():.1f} dB to the guide" for s, o in zip(strengths, out)]
+    grid([guide[0], *out, image[0]], ["guide: strokes", *titles, "the scene that was painted"], 4, HERE / "sdedit.png")
+
+
+def draw_inversion(pipe) -> None:
+    """Round-trip error against steps where the exact answer is known: one Gaussian."""
+    sch, mix, steps = schedule.scaled_linear(), gauss_aniso(), (5, 10, 20, 50, 100, 200, 500)
+    x0, denoise = mix.sample(256, seed=1), mix.denoise(sch)
+    axes = (figure := Figure(figsize=(5, 3.2), dpi=150, layout="constrained")).add_subplot(
+        xlabel="steps", ylabel="round-trip error (rms)", xscale="log", yscale="log")
+    for k in (0, 1, 3):
+        error = []
+        for n in steps:
+            x_T = ddim_invert(denoise, sch, x0, steps=n, fixed_point=k)[-1]
+            back = sample(denoise, sch, x_T, sch.timesteps(n, spacing="trailing"))
+            error.append((back - x0).pow(2).mean().sqrt().item())
+        axes.plot(steps, error, marker="o", markersize=3, label=f"{k} fixed-point iterations")
+    axes.plot(steps, [1.5 / n for n in steps], "k:", label="1 / steps")
+    axes.legend(fontsize=8)
+    _save(figure, "inversion.png")
+
+
+def draw_prompt_to_prompt(pipe) -> None:
+    """Recolouring at nine settings; likeness to the source where nothing should change."""
+    source, target = "a purple star on a white background", "a green star on a white background"
+    pictures, titles = [], []
+    for self_ in (0., .4, .8):
+        for cross in (0., .4, .8):
+            a, b = prompt_to_prompt(pipe, source, target, cross=cross, self_=self_, seed=4)
+            keep = ((a - b).abs().amax(0, keepdim=True) < .5).float()[None]
+            pictures.append(b)
+            titles.append(f"cross {cross}, self {self_}: {masked_psnr(b[None], a[None], keep).item():.1f} dB")
+    grid([a, *pictures], ["source: " + source, *titles], 5, HERE / "prompt_to_prompt.png", side=160)
+
+
+def draw_word_maps(pipe) -> None:
+    """Where each word was looked at."""
+    image, words, maps = word_maps(pipe, "a green ring left of a orange square on a white background", seed=1)
+    shown = [i for i, w in enumerate(words) if w in ("green", "ring", "left", "orange", "square", "white", "background")]
+    heat = [image[0] * .25 - .75 + 1.5 * maps[i].expand(3, -1, -1) for i in shown]
+    grid([image[0], *[h.clamp(-1, 1) for h in heat]], ["picture", *[words[i] for i in shown]], 4, HERE / "word_maps.png")
+
+
+def draw_learning(pipe) -> None:
+    """What the shipped model learned when, from the figures stored beside its weights."""
+    learning_figure(TINY / "learning.json", HERE / "learning.png")
+
+
+def _save(figure: Figure, name: str) -> None:
+    from io import BytesIO
+    figure.savefig(buffer := BytesIO(), format="png")
+    write_bytes(buffer.getvalue(), HERE / name)
+
+
+DRAW = {name[5:]: fn for name, fn in list(globals().items()) if name.startswith("draw_")}
+
+if __name__ == "__main__":
+    if unknown := [n for n in sys.argv[1:] if n not in DRAW]:
+        sys.exit(f"no figure called {', '.join(unknown)}; there are: {', '.join(DRAW)}")
+    model = minidiff.load("tiny")
+    for name in sys.argv[1:] or DRAW:
+        DRAW[name](model)
+        print(HERE / f"{name}.png")
