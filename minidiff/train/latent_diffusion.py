@@ -42,7 +42,8 @@ def encoded_scenes(vae, n: int, seed: int, path: Path | None = None) -> tuple[li
     scenes = [shapes.scene(rng, split="train") for _ in range(n)]
     if path is not None and path.exists():
         return scenes, torch.load(path, weights_only=True)
-    z = torch.cat([vae.to_latent(shapes.render(scenes[i:i + 64])).half() for i in range(0, n, 64)])
+    device = next(vae.parameters()).device
+    z = torch.cat([vae.to_latent(shapes.render(scenes[i:i + 64]).to(device)).half().cpu() for i in range(0, n, 64)])
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(z, path.with_suffix(".part"))
@@ -52,6 +53,8 @@ def encoded_scenes(vae, n: int, seed: int, path: Path | None = None) -> tuple[li
 
 def latent_batches(scenes, z: Tensor, text, tokenizer, size: int, seed: int, T: int, drop: float = .1):
     """batch(step) -> x0, text states, t, eps: a function of (seed, step)."""
+    device = next(text.parameters()).device
+
     @torch.no_grad()
     def batch(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([seed, step])
@@ -59,23 +62,24 @@ def latent_batches(scenes, z: Tensor, text, tokenizer, size: int, seed: int, T: 
         captions = ["" if rng.random() < drop else shapes.random_caption(scenes[i], rng) for i in rows]
         g = torch.Generator().manual_seed(int(rng.integers(2 ** 62)))
         x0 = z[rows].float()
-        return {"x0": x0, "text": text(tokenizer(captions)), "t": draw_times(rng, size, T),
+        return {"x0": x0, "text": text(tokenizer(captions).to(device)), "t": draw_times(rng, size, T),
                 "eps": torch.randn(x0.shape, generator=g)}
     return batch
 
 
 @torch.no_grad()
-def shape_gain(net: nn.Module, sch: Schedule, prediction: str, vae, text, tokenizer, n: int = 32, seed: int = 5) -> float:
-    """Excess error in % when the shape word is wrong, at logSNR -1.5, on held-out one-object scenes."""
+def shape_gain(pipe, n: int = 32, seed: int = 5) -> float:
+    """Excess error in % of a pipe's network when the shape word is wrong, at logSNR -1.5, on held-out scenes."""
     rng = np.random.default_rng(seed)
     scenes = [shapes.scene(rng, objects=1, split="test") for _ in range(n)]
-    z = vae.to_latent(shapes.render(scenes))
-    t = torch.full((n,), int((sch.log_snr + 1.5).abs().argmin()))
-    batch = {"x0": z, "t": t, "eps": torch.randn(z.shape, generator=torch.Generator().manual_seed(seed))}
+    z, sch = pipe.encode(shapes.render(scenes)), pipe.schedule
+    t = torch.full((n,), int((sch.log_snr + 1.5).abs().argmin()), device=z.device)
+    eps = torch.randn(z.shape, generator=torch.Generator().manual_seed(seed)).to(z)
     wrong = [shapes.edit(s, "shape", shapes.SHAPES[(shapes.SHAPES.index(s.objects[0].shape) + 1 + i % 6) % 7])
              for i, s in enumerate(scenes)]
-    losses = [diffusion_loss(net, batch | {"text": text(tokenizer([shapes.short_caption(s) for s in ss]))}, sch, prediction)
-              for ss in (scenes, wrong)]
+    right, other = (pipe.embed([shapes.short_caption(s) for s in ss]).text for ss in (scenes, wrong))
+    losses = [diffusion_loss(pipe.net, {"x0": z, "t": t, "eps": eps, "text": text}, sch, pipe.prediction)
+              for text in (right, other)]
     return 100 * (losses[1] / losses[0] - 1).item()
 
 

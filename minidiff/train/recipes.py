@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from minidiff.core import schedule
 from minidiff.data import shapes
 from minidiff.data.cifar import cifar10
+from minidiff.io import grid
 from minidiff.models.clip import CLIP
 from minidiff.models.image_encoder import CLIPImage
 from minidiff.models.sizes import SIZES
@@ -27,6 +29,10 @@ from minidiff.weights.store import TINY, build, ship
 
 LATENT = (4, 16, 16)
 STEPS = {"vae": 1700, "clip": 1200, "tiny": 8000, "tiny-dit": 3000, "tiny-pixel": 3000}      # what the shipped weights had
+LOOK_AT = ("a red circle on a blue background", "a yellow star on a black background",
+           "a green cross on a white background", "a blue diamond on a yellow background", "a large purple triangle on a striped grey background",
+           "a orange ring on a green background", "a cyan square left of a red circle on a white background",
+           "a yellow star above a purple ring on a black background")
 
 
 def held_out_images(n: int, seed: int = 10 ** 6, size: int = 64, **kw) -> torch.Tensor:
@@ -66,23 +72,37 @@ def snapshots(net: torch.nn.Module, folder: Path, step: int, batch: int) -> None
 
 
 def train_denoiser(name: str, out: Path, vae: VAE, text: CLIPText, *, steps: int, batch: int = 16, seed: int = 0,
-                   scenes: int = 40_000, muon_lr: float = 4.5e-3, lr: float = 2e-3, peek_every: int = 500, **kw):
-    """Stage 3: the latent denoiser `name` ("tiny" or "tiny-dit"), with VAE and text frozen; returns the whole pipe."""
+                   scenes: int = 40_000, muon_lr: float = 4.5e-3, lr: float = 2e-3, peek_every: int = 500,
+                   device: str = "cpu", prediction: str | None = None, tables: str | None = None, **kw):
+    """Stage 3: the latent denoiser `name` ("tiny" or "tiny-dit"), with VAE and text frozen; returns the whole pipe.
+
+    `prediction` and `tables` (a builder of core.schedule: "cosine", "flow", ...) replace those of the size.
+    """
     pipe = build(name, seed=seed)
     pipe.vae, pipe.text = vae.requires_grad_(False).eval(), text.requires_grad_(False).eval()
-    net, tok = pipe.net.requires_grad_(True), pipe.tokenizer
+    pipe = pipe.to(device)
+    pipe.prediction = prediction or pipe.prediction
+    pipe.schedule = getattr(schedule, tables)() if tables else pipe.schedule
+    net = pipe.net.requires_grad_(True)
     if hasattr(net, "pos_embed"):
         net.pos_embed.requires_grad_(False)
-    data = encoded_scenes(vae, scenes, seed + 11, out / "latents.pt")
-    batches = latent_batches(*data, text, tok, batch, seed + 2, pipe.schedule.T)
+    data = encoded_scenes(pipe.vae, scenes, seed + 11, out / "latents.pt")
+    batches = latent_batches(*data, pipe.text, pipe.tokenizer, batch, seed + 2, pipe.schedule.T)
 
     def peek(net, step):
         snapshots(net, out / name / "snapshots", step, batch)
-        return {"images": step * batch, "gain": shape_gain(net, pipe.schedule, pipe.prediction, vae, text, tok)}
+        draw(pipe, LOOK_AT, out / name / "samples" / f"{step * batch:08d}.png")
+        return {"images": step * batch, "gain": shape_gain(pipe)}
     fit(net, lambda n, b: diffusion_loss(n, b, pipe.schedule, pipe.prediction), batches, steps=steps, out=out / name,
         lr=lr, muon_lr=muon_lr, ema=.9995, decay=.2, seed=seed, peek=peek, peek_every=peek_every, **kw)
     net.requires_grad_(False)
     return pipe
+
+
+def draw(pipe, prompts: tuple[str, ...], path: Path) -> None:
+    """A sheet of samples, 20 steps, always the same noise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    grid(pipe.generate(list(prompts), steps=20, seed=0).cpu(), prompts, 4, path, side=128)
 
 
 def train_tiny_pixel(out: Path = Path("runs/tiny"), *, data: str = "shapes", root: str = "data",
@@ -99,8 +119,14 @@ def train_tiny_pixel(out: Path = Path("runs/tiny"), *, data: str = "shapes", roo
     else:
         batches = shape_batches(batch, seed + 2, pipe.schedule.T)
     name = "tiny-pixel" if data == "shapes" else f"tiny-pixel-{data}"
+    shown = pipe.classes[:: max(len(pipe.classes) // 8, 1)][:8]
+
+    def peek(net, step):
+        draw(pipe, shown, Path(out) / name / "samples" / f"{step * batch:08d}.png")
+        return {"images": step * batch}
     fit(pipe.net.requires_grad_(True), lambda n, b: diffusion_loss(n, b, pipe.schedule, pipe.prediction), batches,
-        steps=steps, out=Path(out) / name, lr=2e-3, muon_lr=4.5e-3, ema=.9995, decay=.2, seed=seed, **kw)
+        steps=steps, out=Path(out) / name, lr=2e-3, muon_lr=4.5e-3, ema=.9995, decay=.2, seed=seed, peek=peek,
+        peek_every=500, **kw)
     pipe.net.requires_grad_(False)
     return pipe
 
@@ -112,16 +138,22 @@ def text_tower(clip: CLIP) -> CLIPText:
     return standardise_text(text, Tokenizer.words(shapes.VOCAB)).eval().requires_grad_(False)
 
 
-def train_tiny(out: Path = Path("runs/tiny"), *, budget: float = 1., seed: int = 0):
-    """The whole chain from nothing: autoencoder, CLIP, denoiser. `budget` scales every number of steps."""
+def train_tiny(out: Path = Path("runs/tiny"), *, budget: float = 1., seed: int = 0, optimiser: str = "muon",
+               prediction: str | None = None, tables: str | None = None, device: str = "cpu"):
+    """The whole chain from nothing: autoencoder, CLIP, denoiser. `budget` scales every number of steps.
+
+    `optimiser` "muon" or "adamw", `prediction` eps, x0, v or flow, `tables` a noise schedule: of the denoiser.
+    """
     vae, text = _first_stages(Path(out), budget, seed)
-    return train_denoiser("tiny", Path(out), vae, text, steps=_share(STEPS["tiny"], budget), seed=seed)
+    return train_denoiser("tiny", Path(out), vae, text, steps=_share(STEPS["tiny"], budget), seed=seed, device=device,
+                          optimiser=optimiser, prediction=prediction, tables=tables)
 
 
-def train_tiny_dit(out: Path = Path("runs/tiny"), *, budget: float = 1., seed: int = 0):
+def train_tiny_dit(out: Path = Path("runs/tiny"), *, budget: float = 1., seed: int = 0, device: str = "cpu"):
     """The transformer on the same latents and text; the first two stages are made if `out` does not hold them yet."""
     vae, text = _first_stages(Path(out), budget, seed)
-    return train_denoiser("tiny-dit", Path(out), vae, text, steps=_share(STEPS["tiny-dit"], budget), seed=seed)
+    return train_denoiser("tiny-dit", Path(out), vae, text, steps=_share(STEPS["tiny-dit"], budget), seed=seed,
+                          device=device)
 
 
 def _share(steps: int, budget: float) -> int:

@@ -130,6 +130,7 @@ def ship(name: str, module: nn.Module | dict[str, Tensor], *, dtype: torch.dtype
     path, index = folder / f"{name}.safetensors", folder / "manifest.json"
     part = path.with_suffix(".part")
     save_file({k: v.detach().to(dtype).contiguous().clone() for k, v in state.items()}, part)
+    part.chmod(0o644)                                                           # safetensors writes for its owner only
     os.replace(part, path)
     rows = json.loads(index.read_text()) if index.exists() else {}
     rows[name] = {"sha256": sha256(path), "bytes": path.stat().st_size, **facts}
