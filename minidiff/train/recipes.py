@@ -30,8 +30,9 @@ from minidiff.weights.store import TINY, build, ship
 LATENT = (4, 16, 16)
 STEPS = {"vae": 1700, "clip": 1200, "tiny": 8000, "tiny-dit": 3000, "tiny-pixel": 3000}      # what the shipped weights had
 LOOK_AT = ("a red circle on a blue background", "a yellow star on a black background",
-           "a green cross on a white background", "a blue diamond on a yellow background", "a large purple triangle on a striped grey background",
-           "a orange ring on a green background", "a cyan square left of a red circle on a white background",
+           "a green cross on a white background", "a blue diamond on a yellow background",
+           "a large purple triangle on a striped grey background", "a orange ring on a green background",
+           "a cyan square left of a red circle on a white background",
            "a yellow star above a purple ring on a black background")
 
 
