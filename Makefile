@@ -40,7 +40,7 @@ notebooks: $(VENV)/.done  ## run every notebook, without network, 180 s each
 
 figures: demo  ## the pictures of the README -> out/
 	$(BIN)/python -m minidiff generate --n 2 --seed 1 --out out/samples.png "a red circle on a blue background" \
-	  "a large yellow star on a dotted purple background" "a green ring left of an orange square on a white background"
+	  "a large yellow star on a dotted purple background" "a green ring left of a purple square on a white background"
 
 lint: $(VENV)/.done  ## ruff
 	$(BIN)/python -m ruff check .
@@ -49,7 +49,7 @@ clean:  ## remove the environment and everything made, except runs/
 	rm -rf $(VENV) out build *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
-$(VENV)/.done: requirements.lock pyproject.toml
+$(VENV)/.done: requirements.lock
 	@$(PYTHON) -c "import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v <= (3, 13) else 'minidiff needs \
 	Python 3.10 to 3.13, $(PYTHON) is %d.%d; choose another one, as in: make PYTHON=python3.12' % v)"
 	@echo "making $(VENV) (once; a few minutes)"

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from minidiff import __version__
-from minidiff.cli import Parser, arguments
+from minidiff.cli import Parser, Picture, arguments
 
 TECHNIQUES = {"sdedit": "minidiff.editing.sdedit:sdedit",
               "prompt-to-prompt": "minidiff.editing.prompt_to_prompt:prompt_to_prompt"}
@@ -136,7 +136,7 @@ def edit(rest: list[str]) -> int:
 def read(name: str, value, size: tuple[int, int], resize: bool):
     """A picture or mask in place of its path; every other value as it is."""
     from minidiff.io import read_image, read_mask
-    if not isinstance(value, Path):
+    if not isinstance(value, Picture):
         return value
     return read_mask(value, size) if "mask" in name else read_image(value, size, resize=resize)
 

@@ -17,6 +17,10 @@ from typing import Literal, NoReturn, Union, get_args, get_origin
 SCALARS = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}
 
 
+class Picture(str):
+    """The path of a picture, given for a parameter that is a Tensor."""
+
+
 class Parser(argparse.ArgumentParser):
     """argparse, but a mistake is a ValueError (one line, told by `main`), and options are never abbreviated."""
 
@@ -72,7 +76,7 @@ def spelling(kind) -> dict | None:
     if origin is Literal:
         return {"choices": args, "type": type(args[0])}
     if getattr(kind, "__name__", "") == "Tensor":                          # without importing torch
-        return {"type": Path, "metavar": "PICTURE"}
+        return {"type": Picture, "metavar": "PICTURE"}
     if origin is dict and args == (str, float):
         return {"type": pair, "nargs": "+", "metavar": "WORD=FLOAT", "action": _Dict}
     if origin in (tuple, list) and args and args[0] in SCALARS:

@@ -73,12 +73,13 @@ def shipped() -> list[str]:
 
 
 def check_weights() -> str:
-    """Every file of the manifest: readable, and with the hash it was shipped with."""
+    """Every file of the manifest readable and with the hash it was shipped with, and none absent that a model needs."""
     files = shelf.manifest()
     for name in files:
         shelf.load_weights(name)
-    if not files:
-        raise ValueError("no weights are shipped with this package")
+    absent = sorted({part for parts in shelf.PARTS.values() for part in parts.values()} - set(files))
+    if absent:
+        raise ValueError(f"weights of {', '.join(absent)} are not in {shelf.TINY}; reinstall")
     return f"ok, {len(files)} files as shipped"
 
 

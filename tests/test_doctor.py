@@ -60,6 +60,13 @@ def test_a_damaged_or_missing_file_fails_and_does_not_raise(clinic, monkeypatch)
     assert facts["two steps of tiny"].startswith("FAILED") and not facts["passed"]
 
 
+def test_a_model_without_its_weights_fails(clinic, monkeypatch):
+    monkeypatch.setattr(shelf, "manifest", lambda: {"unet": {"sha256": "1"}})
+    facts = doctor.examine("cpu")
+    assert facts["weights"].startswith("FAILED: weights of pixel are not in") and not facts["passed"]
+    assert "two steps of tiny" in facts and "two steps of tiny-pixel" not in facts
+
+
 def test_the_probe_depends_on_every_weight_it_uses():
     pipe = minidiff.build("tiny", seed=1)
     before = doctor.probe(pipe)
