@@ -51,14 +51,23 @@ def encoded_scenes(vae, n: int, seed: int, path: Path | None = None) -> tuple[li
     return scenes, z
 
 
-def latent_batches(scenes, z: Tensor, text, tokenizer, size: int, seed: int, T: int, drop: float = .1):
-    """batch(step) -> x0, text states, t, eps: a function of (seed, step)."""
+def latent_batches(scenes, z: Tensor, text, tokenizer, size: int, seed: int, T: int, drop: float = .1,
+                   pairs: tuple[int, float] | None = None):
+    """batch(step) -> x0, text states, t, eps: a function of (seed, step).
+
+    `pairs` (step, share): from that step on, the share of rows with two objects (before: as the scenes come). What
+    belongs to what is learned last, once single objects are right.
+    """
     device = next(text.parameters()).device
+    two = np.array([len(s.objects) == 2 for s in scenes])
+    kinds = [np.flatnonzero(~two), np.flatnonzero(two)]
 
     @torch.no_grad()
     def batch(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([seed, step])
         rows = rng.integers(len(z), size=size)
+        if pairs and step >= pairs[0]:
+            rows = np.where(rng.random(size) < pairs[1], *(k[rng.integers(len(k), size=size)] for k in reversed(kinds)))
         captions = ["" if rng.random() < drop else shapes.random_caption(scenes[i], rng) for i in rows]
         g = torch.Generator().manual_seed(int(rng.integers(2 ** 62)))
         x0 = z[rows].float()

@@ -74,7 +74,8 @@ def snapshots(net: torch.nn.Module, folder: Path, step: int, batch: int) -> None
 
 def train_denoiser(name: str, out: Path, vae: VAE, text: CLIPText, *, steps: int, batch: int = 16, seed: int = 0,
                    scenes: int = 40_000, muon_lr: float = 4.5e-3, lr: float = 2e-3, peek_every: int = 500,
-                   device: str = "cpu", prediction: str | None = None, tables: str | None = None, **kw):
+                   pairs: tuple[int, float] | None = (2500, .65), device: str = "cpu", prediction: str | None = None,
+                   tables: str | None = None, **kw):
     """Stage 3: the latent denoiser `name` ("tiny" or "tiny-dit"), with VAE and text frozen; returns the whole pipe.
 
     `prediction` and `tables` (a builder of core.schedule: "cosine", "flow", ...) replace those of the size.
@@ -88,7 +89,8 @@ def train_denoiser(name: str, out: Path, vae: VAE, text: CLIPText, *, steps: int
     if hasattr(net, "pos_embed"):
         net.pos_embed.requires_grad_(False)
     data = encoded_scenes(pipe.vae, scenes, seed + 11, out / "latents.pt")
-    batches = latent_batches(*data, pipe.text, pipe.tokenizer, batch, seed + 2, pipe.schedule.T)
+    batches = latent_batches(*data, pipe.text, pipe.tokenizer, batch, seed + 2, pipe.schedule.T,
+                             pairs=pairs)
 
     def peek(net, step):
         snapshots(net, out / name / "snapshots", step, batch)
