@@ -37,7 +37,7 @@ def demo(out: str | Path = "out/demo.png", seed: int = 0, steps: int = 50, pipe=
         pipe.generate(shapes.caption(SCENE), seed=seed, **kw),
         sdedit(pipe, image, prompts[1], strength=.7, seed=seed, **kw),
         replay(pipe, invert(pipe, image, source, **kw)[-1], prompts[2], scale=2., **kw),
-        prompt_to_prompt(pipe, source, prompts[3], image=image, seed=seed, **kw)[1:]]).float().cpu()
+        prompt_to_prompt(pipe, source, prompts[3], image=image, seed=seed, cross=.6, self_=.2, **kw)[1:]]).float().cpu()
     right = shapes.render(truths)
     scores = [round(v, 2) for v in psnr(pictures, right).tolist()]
     names = ["generated", *EDITS]

@@ -134,13 +134,14 @@ def blend_mask(maps: Tensor, words: tuple[list[int], list[int]], size: tuple[int
 
 @torch.no_grad()
 def prompt_to_prompt(pipe: Pipe, source: str, target: str, *, kind: str | None = None, cross: float = .8,
-                     self_: float = .4, weights: dict[str, float] | None = None, blend: tuple[str, str] | None = None,
+                     self_: float = .8, weights: dict[str, float] | None = None, blend: tuple[str, str] | None = None,
                      blend_from: float = .2, image: Tensor | None = None, self_side: int | None = None, steps: int = 50,
                      scale: float = 3., seed: int = 0, progress: bool = False) -> Tensor:
     """Pictures (2 3 H W): the source and its edit.
 
     kind        "replace", "refine", or None: replace if the prompts have equally many words
     cross       share of the steps in which cross-attention is the source's; self_: the same for self-attention
+                (.8 and .8 suit recolouring; to change a shape give the edit more freedom, self_=.2)
     weights     {target word: factor}, to say a word louder or softer
     blend       (word of source, word of target): edit only where these are, after `blend_from` of the steps
     image       (1 3 H W) a given picture: inverted first (scale 1), and the source row follows its inversion exactly

@@ -99,14 +99,14 @@ def _layout(images: Tensor, scenes: list[shapes.Scene]) -> float:
     return ((found & true).sum((1, 2, 3)) / (found | true).sum((1, 2, 3)).clamp_min(1)).mean().item()
 
 
-def prove_prompt_to_prompt(pipe: Pipe, n: int, seed: int, cross: float = .8, self_: float = .8) -> list[Row]:
+def prove_prompt_to_prompt(pipe: Pipe, n: int, seed: int, **knobs) -> list[Row]:
     """Recolouring of the model's own pictures, on captions that leave out position, size and texture."""
     rng, scenes, judge = np.random.default_rng(seed), draw(n, seed), oracle()
     edited = [recoloured(s, rng) for s in scenes]
     ours, again, source = [], [], []
     for i, (s, e) in enumerate(zip(scenes, edited)):
         a, b = shapes.short_caption(s), shapes.short_caption(e)
-        pair = prompt_to_prompt(pipe, a, b, seed=seed + i, cross=cross, self_=self_)
+        pair = prompt_to_prompt(pipe, a, b, seed=seed + i, **knobs)
         source, ours = [*source, pair[0]], [*ours, pair[1]]
         again.append(pipe.generate(b, seed=seed + i)[0])
     source, ours, again = (torch.stack(v) for v in (source, ours, again))
