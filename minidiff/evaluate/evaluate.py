@@ -129,11 +129,13 @@ def _references(pipe: Pipe, sets: list[Prompts], n: int, seed: int) -> dict:
 
 
 def _distances(pipe: Pipe, images: Tensor, sets: list[Prompts], seed: int) -> dict[str, float]:
-    """Frechet distance of the samples to renders of the same scenes, and that of other renders to the latter."""
+    """Frechet distance of the samples to renders of the same scenes, and that of other renders to the latter, both as a
+    share of the renders' total variance: the numbers do not depend on the scale of the features."""
     again = prompt_sets(sum(len(p.scenes) for p in sets), seed + 1, pipe.classes)
     real, other = (oracle().features(full_size(shapes.render([s for p in ps for s in p.scenes], pipe.image_size[0])))
                    for ps in (sets, again))
-    return {"samples": frechet(oracle().features(images), real), "other renders": frechet(other, real)}
+    spread = real.double().var(0).sum().item()
+    return {"samples": frechet(oracle().features(images), real) / spread, "other renders": frechet(other, real) / spread}
 
 
 def evaluate(pipe_or_name: Pipe | str = "tiny", *, n: int = 192, steps: int = 50, scale: float = 3., seed: int = 0,
@@ -171,8 +173,8 @@ def table(result: dict) -> str:
     width = [max(map(len, col)) for col in zip(*lines)]
     text = ["  ".join(w.rjust(k) if i else w.ljust(k) for i, (w, k) in enumerate(zip(line, width))) for line in lines]
     f, v = result["frechet"], result.get("vae_psnr")
-    text.append(f"Frechet distance to renders of the same scenes {f['samples']:.2f}; other renders have "
-                f"{f['other renders']:.2f}")
+    text.append(f"Frechet distance to renders of the same scenes {f['samples']:.3f} of their variance; other renders "
+                f"have {f['other renders']:.3f}")
     if v:
         text.append(f"autoencoder on held-out renders {v['mean']:.2f} dB [{v['low']:.2f}, {v['high']:.2f}]")
     text.append(f"{result['n']} pictures, {result['steps']} steps, scale {result['scale']}, seed {result['seed']}; only "

@@ -109,20 +109,32 @@ def _moments(shape: str) -> tuple[float, float]:
     return m.sum().item() / 225, ((m * y).sum() / m.sum()).item() / 15
 
 
+def _solid(cover: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Centroid (x, y) and area of what is more than half covered, specks far from the rest left out."""
+    solid, axis = (cover > .5).float(), torch.arange(64.)
+    if solid.any():
+        ys, xs = solid.nonzero().unbind(1)
+        solid = solid * ((axis - xs.median()) ** 2 + (axis[:, None] - ys.median()) ** 2 < 24 ** 2)
+    mass = solid.sum()
+    if mass < 1:                                                                          # nothing there: start anywhere
+        return torch.tensor(31.5), torch.tensor(31.5), torch.tensor(1.)
+    return (solid * axis).sum() / mass, (solid * axis[:, None]).sum() / mass, mass
+
+
 def _steps(n: int, width: float) -> Tensor:
     return torch.linspace(-width, width, n)
 
 
-def fit_shape(cover: Tensor, shape: str, *, reach: float = 4.) -> tuple[Tensor, Tensor, float]:
-    """Best mask of one shape for a coverage map (64 64): ((x, y, radius, angle), mask, squared error in pixels).
+def fit_shape(cover: Tensor, shape: str, *, reach: float = 4.) -> tuple[Tensor, float, Tensor]:
+    """Best fit of one shape to a coverage map (64 64): ((x, y, radius, angle), its squared error in pixels, and the masks
+    (n 64 64) of the last round, which differ by fractions of a pixel).
 
-    Starts from the map's centroid and area; x and y are searched within `reach` pixels, the radius within a third, the
-    angle within .2 rad, in seven rounds of ever smaller steps.
+    The search starts from centroid and area of the map's solid part; x and y are searched within `reach` pixels, the
+    radius within a third, the angle within .2 rad, in seven rounds of ever smaller steps.
     """
-    mass, axis = cover.sum().clamp_min(1), torch.arange(64.)
-    area, below = _moments(shape)
+    (x, y, mass), (area, below) = _solid(cover), _moments(shape)
     r = (mass / area).sqrt().clamp(6, 19)
-    middle = torch.stack([(cover * axis).sum() / mass, (cover * axis[:, None]).sum() / mass - below * r, r, r * 0])
+    middle = torch.stack([x, y - below * r, r, r * 0])
     low = middle - torch.tensor([reach, reach, .34 * r.item(), .2])
     high, best = 2 * middle - low, middle
     widths = torch.tensor([reach, reach, .3 * r.item(), .15])
@@ -134,7 +146,7 @@ def fit_shape(cover: Tensor, shape: str, *, reach: float = 4.) -> tuple[Tensor, 
         errors = ((masks - cover) ** 2).sum((1, 2))
         i = int(errors.argmin())
         best, widths = p[i], widths * (torch.tensor([.3, .3, .3, .6]) if k == 0 else .6)
-    return best, masks[i], errors[i].item()
+    return best, errors[i].item(), masks
 
 
 def coverage_map(x: Tensor, ground: Tensor, color: Tensor) -> Tensor:
@@ -159,9 +171,9 @@ def _region(x: Tensor, ground: Tensor, colors: list[Tensor], places: list[tuple[
 
 
 def _measure(x: Tensor, ground: Tensor, cover: Tensor, shape: str) -> Fit:
-    p, mask, error = fit_shape(cover, shape)
-    a, b = cover > .5, mask > .5
-    iou = ((a & b).sum() / (a | b).sum().clamp_min(1)).item()
+    p, error, masks = fit_shape(cover, shape)
+    a, b = cover > .5, masks > .5                                            # whole pixels: the best of the last round
+    iou = ((a & b).sum((1, 2)) / (a | b).sum((1, 2)).clamp_min(1)).max().item()
     hole = 0.
     if shape == "ring":                                                      # the inner edge lies at .48 of the radius
         inside = shapes.coverage("circle", *torch.stack([p[0], p[1], .48 * p[2] - 1, p[3]])[:, None])[0] > .99
