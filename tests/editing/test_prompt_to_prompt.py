@@ -169,7 +169,8 @@ def test_word_maps_have_one_picture_per_word(pipe):
     assert words == A.split() and maps.shape == (7, 64, 64) and maps.amax() <= 1 + 1e-6 and image.shape == (1, 3, 64, 64)
 
 
-@pytest.mark.parametrize("bad", [dict(cross=1.5), dict(self_=-1), dict(steps=0), dict(kind="swap"), dict(weights={"dog": 2})])
+@pytest.mark.parametrize("bad", [dict(cross=1.5), dict(self_=-1), dict(steps=0), dict(kind="swap"),
+                                 dict(weights={"dog": 2})])
 def test_bad_arguments_are_refused(pipe, bad):
     with pytest.raises(ValueError):
         prompt_to_prompt(pipe, A, B, **bad)

@@ -1,4 +1,6 @@
 """SDEdit: identity cases, the mask's promise, and the noise level it starts from."""
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -95,4 +97,4 @@ def test_more_strength_means_less_of_the_guide():
     scenes = [shapes.scene(np.random.default_rng(i), objects=1) for i in range(4)]
     image, pipe = shapes.render(scenes), minidiff.load("tiny")
     found = [psnr(sdedit(pipe, image, PROMPT, strength=s, steps=20), image).mean().item() for s in (.2, .5, .8, 1.)]
-    assert all(a > b for a, b in zip(found, found[1:])), found
+    assert all(a > b for a, b in pairwise(found)), found

@@ -1,5 +1,6 @@
 """DDIM inversion: closed forms on Gaussian data first, then what holds on any network."""
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ def round_trip(mix, steps, fixed_point=0):
 
 def test_round_trip_error_falls_as_one_over_the_number_of_steps():
     errors = [round_trip(gauss_aniso(), n) for n in (50, 100, 200)]
-    slopes = [math.log2(b / a) for a, b in zip(errors, errors[1:])]
+    slopes = [math.log2(b / a) for a, b in pairwise(errors)]
     assert all(-1.3 < s < -.7 for s in slopes), (errors, slopes)
 
 
