@@ -6,7 +6,6 @@ that made it, its seed and cost. A file whose hash differs is refused. Nothing h
 import hashlib
 import json
 import os
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -106,19 +105,18 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-@cache
-def manifest() -> dict[str, dict]:
-    """{name: {"sha256", "recipe", "seed", "cpu_minutes", ...}} of the shipped files."""
-    return json.loads((TINY / "manifest.json").read_text())
+def manifest(folder: Path | None = None) -> dict[str, dict]:
+    """{name: {"sha256", "recipe", "seed", "cpu_minutes", ...}} of the files in a folder (default: the shipped ones)."""
+    return json.loads(((folder or TINY) / "manifest.json").read_text())
 
 
 def load_weights(name: str, folder: Path = TINY) -> dict[str, Tensor]:
     """Tensors (float16 or float32) of a shipped file, after its hash was found right."""
-    path, entry = folder / f"{name}.safetensors", manifest().get(name)
-    if entry is None:
-        raise ValueError(f"no shipped weights called {name!r}; there are: {', '.join(manifest())}")
+    path, known = folder / f"{name}.safetensors", manifest(folder)
+    if name not in known:
+        raise ValueError(f"no shipped weights called {name!r}; there are: {', '.join(known)}")
     tensors = read_safetensors(path)
-    if sha256(path) != entry["sha256"]:
+    if sha256(path) != known[name]["sha256"]:
         raise ValueError(f"{path} is not the file that was shipped (its SHA-256 differs from manifest.json); reinstall")
     return tensors
 
@@ -136,5 +134,4 @@ def ship(name: str, module: nn.Module | dict[str, Tensor], *, dtype: torch.dtype
     rows[name] = {"sha256": sha256(path), "bytes": path.stat().st_size, **facts}
     index.with_suffix(".part").write_text(json.dumps(dict(sorted(rows.items())), indent=1) + "\n")
     os.replace(index.with_suffix(".part"), index)
-    manifest.cache_clear()
     return path
