@@ -25,7 +25,7 @@ from minidiff.train.clip import clip_batches, clip_loss, retrieval, word_distanc
 from minidiff.train.ddpm import picture_batches, shape_batches
 from minidiff.train.fit import fit, save_atomic
 from minidiff.train.latent_diffusion import diffusion_loss, encoded_scenes, latent_batches, shape_gain, standardise_text
-from minidiff.weights.store import TINY, build, ship
+from minidiff.weights.store import PARTS, TINY, build, fill, load_weights, ship
 
 LATENT = (4, 16, 16)
 STEPS = {"vae": 1700, "clip": 1200, "tiny": 8000, "tiny-dit": 3000, "tiny-pixel": 3000}      # what the shipped weights had
@@ -75,17 +75,22 @@ def snapshots(net: torch.nn.Module, folder: Path, step: int, batch: int) -> None
 def train_denoiser(name: str, out: Path, vae: VAE, text: CLIPText, *, steps: int, batch: int = 16, seed: int = 0,
                    scenes: int = 40_000, muon_lr: float = 4.5e-3, lr: float = 2e-3, peek_every: int = 500,
                    pairs: tuple[int, float] | None = (2500, .65), device: str = "cpu", prediction: str | None = None,
-                   tables: str | None = None, **kw):
+                   tables: str | None = None, start: str | None = None, **kw):
     """Stage 3: the latent denoiser `name` ("tiny" or "tiny-dit"), with VAE and text frozen; returns the whole pipe.
 
     `prediction` and `tables` (a builder of core.schedule: "cosine", "flow", ...) replace those of the size.
+    `start="shipped"` goes on from the shipped weights (with a fresh optimiser) instead of from nothing.
     """
+    if start not in (None, "shipped"):
+        raise ValueError(f"start={start!r}: expected 'shipped' or nothing")
     pipe = build(name, seed=seed)
     pipe.vae, pipe.text = vae.requires_grad_(False).eval(), text.requires_grad_(False).eval()
     pipe = pipe.to(device)
     pipe.prediction = prediction or pipe.prediction
     pipe.schedule = getattr(schedule, tables)() if tables else pipe.schedule
     net = pipe.net.requires_grad_(True)
+    if start:
+        fill(net, load_weights(PARTS[name]["net"]), name)
     if hasattr(net, "pos_embed"):
         net.pos_embed.requires_grad_(False)
     data = encoded_scenes(pipe.vae, scenes, seed + 11, out / "latents.pt")
@@ -142,21 +147,23 @@ def text_tower(clip: CLIP) -> CLIPText:
 
 
 def train_tiny(out: Path = Path("runs/tiny"), *, budget: float = 1., seed: int = 0, optimiser: str = "muon",
-               prediction: str | None = None, tables: str | None = None, device: str = "cpu"):
+               prediction: str | None = None, tables: str | None = None, start: str | None = None, device: str = "cpu"):
     """The whole chain from nothing: autoencoder, CLIP, denoiser. `budget` scales every number of steps.
 
     `optimiser` "muon" or "adamw", `prediction` eps, x0, v or flow, `tables` a noise schedule: of the denoiser.
+    `start` "shipped" goes on from the shipped weights.
     """
-    vae, text = _first_stages(Path(out), budget, seed)
+    vae, text = _first_stages(Path(out), budget, seed, start)
     return train_denoiser("tiny", Path(out), vae, text, steps=_share(STEPS["tiny"], budget), seed=seed, device=device,
-                          optimiser=optimiser, prediction=prediction, tables=tables)
+                          optimiser=optimiser, prediction=prediction, tables=tables, start=start)
 
 
-def train_tiny_dit(out: Path = Path("runs/tiny"), *, budget: float = 1., seed: int = 0, device: str = "cpu"):
+def train_tiny_dit(out: Path = Path("runs/tiny"), *, budget: float = 1., seed: int = 0, start: str | None = None,
+                   device: str = "cpu"):
     """The transformer on the same latents and text; the first two stages are made if `out` does not hold them yet."""
-    vae, text = _first_stages(Path(out), budget, seed)
+    vae, text = _first_stages(Path(out), budget, seed, start)
     return train_denoiser("tiny-dit", Path(out), vae, text, steps=_share(STEPS["tiny-dit"], budget), seed=seed,
-                          device=device)
+                          start=start, device=device)
 
 
 def _share(steps: int, budget: float) -> int:
@@ -165,7 +172,10 @@ def _share(steps: int, budget: float) -> int:
     return max(int(steps * budget), 1)
 
 
-def _first_stages(out: Path, budget: float, seed: int) -> tuple[VAE, CLIPText]:
+def _first_stages(out: Path, budget: float, seed: int, start: str | None) -> tuple[VAE, CLIPText]:
+    if start:                                       # a denoiser goes on in the latents and the words it was trained with
+        pipe = build("tiny")
+        return fill(pipe.vae, load_weights("vae")), fill(pipe.text, load_weights("text"))
     vae = train_vae(out, steps=_share(STEPS["vae"], budget), seed=seed)
     return vae, text_tower(train_clip(out, steps=_share(STEPS["clip"], budget), seed=seed))
 
