@@ -103,7 +103,7 @@ def fit(net: nn.Module, loss: Callable[[nn.Module, Batch], Tensor], batch: Calla
     net.train()
     bar = tqdm(range(start, end), initial=start, total=steps, disable=not progress or rank > 0, desc=type(net).__name__,
                mininterval=1)
-    running, done = 0., start
+    running, done, between = 0., start, True                                 # between two steps, that is
     try:
         for step in bar:
             torch.manual_seed(seed * 1_000_003 + step)                       # dropout, if the network has any
@@ -117,6 +117,7 @@ def fit(net: nn.Module, loss: Callable[[nn.Module, Batch], Tensor], batch: Calla
                 o.zero_grad(set_to_none=True)
             value.backward()
             nn.utils.clip_grad_norm_(trained.values(), clip)
+            between = False
             factor = schedule_lr(step, steps, warmup, decay)
             for o, lrs in zip(opts, base):
                 for g, b in zip(o.param_groups, lrs):
@@ -124,7 +125,7 @@ def fit(net: nn.Module, loss: Callable[[nn.Module, Batch], Tensor], batch: Calla
                 o.step()
             keep = min(ema, (1 + step) / (10 + step))
             torch._foreach_lerp_(list(shadow.values()), [p.detach() for p in trained.values()], 1 - keep)
-            done = step + 1
+            done, between = step + 1, True
             running = value.item() if step == start else .98 * running + .02 * value.item()
             bar.set_postfix(loss=f"{running:.4f}", refresh=False)
             last = done == end
@@ -138,7 +139,8 @@ def fit(net: nn.Module, loss: Callable[[nn.Module, Batch], Tensor], batch: Calla
                 if out and found:
                     _log(path.parent / "log.jsonl", step=done, **found)
     except KeyboardInterrupt:
-        save(done)
+        if between:                                                          # else half updated: the last one is better
+            save(done)
         raise
     if done == steps:
         net.load_state_dict(shadow, strict=False)
@@ -148,9 +150,9 @@ def fit(net: nn.Module, loss: Callable[[nn.Module, Batch], Tensor], batch: Calla
 def _with_ema(net: nn.Module, shadow: dict[str, Tensor], fn):
     """Call `fn` with the averaged weights in place and the net in eval mode; put everything back, also on errors."""
     raw = {n: p.detach().clone() for n, p in net.named_parameters() if n in shadow}
-    net.load_state_dict(shadow, strict=False)
-    net.eval()
     try:
+        net.load_state_dict(shadow, strict=False)
+        net.eval()
         with torch.no_grad():
             return fn()
     finally:
