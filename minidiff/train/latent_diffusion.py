@@ -40,10 +40,16 @@ def encoded_scenes(vae, n: int, seed: int, path: Path | None = None) -> tuple[li
     """n training scenes and their latents (fp16, n c h w); kept at `path`, since encoding takes minutes on a laptop."""
     rng = np.random.default_rng(seed)
     scenes = [shapes.scene(rng, split="train") for _ in range(n)]
-    if path is not None and path.exists():
-        return scenes, torch.load(path, weights_only=True)
     device = next(vae.parameters()).device
-    z = torch.cat([vae.to_latent(shapes.render(scenes[i:i + 64]).to(device)).half().cpu() for i in range(0, n, 64)])
+
+    def encode(some: list[shapes.Scene]) -> Tensor:
+        return vae.to_latent(shapes.render(some).to(device)).half().cpu()
+    if path is not None and path.exists():
+        z = torch.load(path, weights_only=True)
+        if len(z) != n or (z[:8] - encode(scenes[:8])).abs().max() > .1:
+            raise ValueError(f"{path} holds latents of other scenes or of another autoencoder; delete it to encode anew")
+        return scenes, z
+    z = torch.cat([encode(scenes[i:i + 64]) for i in range(0, n, 64)])
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(z, path.with_suffix(".part"))
