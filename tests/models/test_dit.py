@@ -128,6 +128,7 @@ def test_the_text_variant_reads_every_word():
     with tap(net, r"attn2\.out$", lambda h, name: torch.zeros_like(h)):             # word by word, beside the mean state
         swapped = cond.text.roll(1, dims=1)
         assert (net(x, t, cond) - net(x, t, Cond(text=swapped))).abs().max() < 1e-5
+        assert (net(x, t, cond) - net(x, t, Cond(text=cond.text + 1))).abs().max() > 1e-3
     assert (net(x, t, cond) - out).abs().max() == 0
 
 

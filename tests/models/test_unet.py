@@ -98,7 +98,10 @@ def test_encode_middle_decode_compose_to_forward_exactly():
     temb = net.embed_time(t, cond, x.dtype)
     h, skips = net.encode(x, temb, cond)
     assert [tuple(s.shape[1:]) for s in skips] == [(16, 8, 8), (16, 8, 8), (16, 4, 4), (32, 4, 4)] and skips[-1] is h
-    assert torch.equal(net.decode(net.middle(h, temb, cond), skips, temb, cond), net(x, t, cond))
+    middle = net.middle(h, temb, cond)
+    assert torch.equal(net.decode(middle, skips, temb, cond), net(x, t, cond))
+    with tap(net, "^h$", lambda y, name: y + 1):                                      # the tap sees what decode starts from
+        assert torch.equal(net.decode(middle + 1, skips, temb, cond), net(x, t, cond))
 
 
 @torch.no_grad()

@@ -49,14 +49,17 @@ def test_a_picture_shrinks_by_patch_times_two_per_level(patch, levels, factor):
 
 
 @torch.no_grad()
-def test_patches_never_mix_neighbours_before_the_first_convolution():
-    """With patch 2 the first convolution works at half resolution and sees each 2x2 square as 12 channels."""
+def test_patches_fold_into_channels_and_out_again():
+    """With patch 2 the first and the last convolution work at half resolution: each 2x2 square is 12 channels."""
     vae, seen = make(patch=2), []
     vae.encoder.conv_in.register_forward_pre_hook(lambda m, args: seen.append(args[0]))
+    vae.decoder.conv_out.register_forward_hook(lambda m, args, out: seen.append(out))
     x = picture()
-    vae.encode(x)
-    assert seen[0].shape == (2, 12, 8, 8)
-    assert torch.equal(seen[0][:, :4, 1, 2].flatten(), x[:, 0, 2:4, 4:6].flatten())   # red, row by row
+    y = vae.decode(vae.encode(x).mean)
+    assert seen[0].shape == seen[1].shape == (2, 12, 8, 8)
+    for folded, image in zip(seen, (x, y)):
+        assert torch.equal(folded[:, :4, 1, 2].flatten(), image[:, 0, 2:4, 4:6].flatten())   # red, row by row
+        assert torch.equal(folded[:, 8:, 7, 0].flatten(), image[:, 2, 14:, :2].flatten())    # blue
 
 
 @torch.no_grad()
