@@ -83,11 +83,11 @@ def draw_inversion(pipe) -> None:
 
 def draw_prompt_to_prompt(pipe) -> None:
     """Recolouring at nine settings; likeness to the source where nothing should change."""
-    source, target = "a purple star on a white background", "a green star on a white background"
+    source, target = "a red cross on a blue background", "a cyan cross on a blue background"
     pictures, titles = [], []
     for self_ in (0., .4, .8):
         for cross in (0., .4, .8):
-            a, b = prompt_to_prompt(pipe, source, target, cross=cross, self_=self_, seed=4)
+            a, b = prompt_to_prompt(pipe, source, target, cross=cross, self_=self_, seed=8)
             keep = ((a - b).abs().amax(0, keepdim=True) < .5).float()[None]
             pictures.append(b)
             titles.append(f"cross {cross}, self {self_}: {masked_psnr(b[None], a[None], keep).item():.1f} dB")
@@ -96,8 +96,8 @@ def draw_prompt_to_prompt(pipe) -> None:
 
 def draw_word_maps(pipe) -> None:
     """Where each word was looked at."""
-    image, words, maps = word_maps(pipe, "a green ring left of a orange square on a white background", seed=1)
-    shown = [i for i, w in enumerate(words) if w in ("green", "ring", "left", "orange", "square", "white", "background")]
+    image, words, maps = word_maps(pipe, "a large yellow star on a dotted purple background", seed=1)
+    shown = [i for i, w in enumerate(words) if len(w) > 2]
     heat = [image[0] * .25 - .75 + 1.5 * maps[i].expand(3, -1, -1) for i in shown]
     grid([image[0], *[h.clamp(-1, 1) for h in heat]], ["picture", *[words[i] for i in shown]], 4, HERE / "word_maps.png")
 
