@@ -38,9 +38,8 @@ bench: $(VENV)/.done  ## score the shipped model against the right answers -> ou
 notebooks: $(VENV)/.done  ## run every notebook, without network, 180 s each
 	$(BIN)/python notebooks/run.py
 
-figures: demo  ## the pictures of the README -> out/
-	$(BIN)/python -m minidiff generate --n 2 --seed 1 --out out/samples.png "a red circle on a blue background" \
-	  "a large yellow star on a dotted purple background" "a green ring left of a purple square on a white background"
+figures: $(VENV)/.done  ## every figure of README and tutorials, drawn by the shipped model -> tutorials/figures/
+	$(BIN)/python tutorials/figures.py
 
 lint: $(VENV)/.done  ## ruff
 	$(BIN)/python -m ruff check .
