@@ -1,4 +1,4 @@
-"""Training the tiny KL autoencoder (Kingma & Welling 2013, 1312.6114; Rombach et al. 2022, 2112.10752, section 3.1).
+"""Training the tiny KL autoencoder (Kingma & Welling 2013, arXiv 1312.6114; Rombach et al. 2022, 2112.10752).
 
     loss = |x - y| + (x - y)^2 + .5 |grad x - grad y| + beta KL,     y = decode(z), z ~ q(z|x)
 

@@ -1,4 +1,4 @@
-"""Muon for hidden matrices, AdamW for the rest (Jordan et al. 2024, "Muon"; Loshchilov & Hutter 2017, 1711.05101).
+"""Muon for hidden matrices, AdamW for the rest (Jordan et al. 2024, "Muon"; Loshchilov & Hutter 2017, arXiv 1711.05101).
 
     M <- mu M + G;   U = orthogonalise(G + mu M);   W <- W - lr (.2 sqrt(max(rows, cols)) U + decay W)
 

@@ -1,7 +1,8 @@
 """How the shipped weights are made: one function per stage, run in order by `python -m minidiff train tiny`.
 
 Each stage trains in its own folder under `out` (resumable at any moment) and returns the finished network. `budget`
-multiplies every number of steps: 1 is the recipe that reaches the figures of the README, smaller ones are for the curious.
+multiplies every number of steps: 1 is the recipe of the README's figures for `tiny`, smaller ones are for the curious.
+(The order is latent diffusion's: Rombach et al. 2022, arXiv 2112.10752, card A28.)
 """
 import json
 from pathlib import Path
