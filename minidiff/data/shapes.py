@@ -120,8 +120,8 @@ def short_caption(s: Scene) -> str:
 
 
 def random_caption(s: Scene, rng: np.random.Generator) -> str:
-    """A training caption: short half of the time, else each optional group dropped on its own (p .25, .25, .15)."""
-    if rng.random() < .5:
+    """A training caption: short in a third of the cases, else each optional group dropped on its own (p .25, .25, .15)."""
+    if rng.random() < 1 / 3:
         return short_caption(s)
     u = rng.random(3)
     return caption(s, size=u[0] > .25, position=u[1] > .25, texture=u[2] > .15)

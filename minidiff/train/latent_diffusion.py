@@ -4,10 +4,12 @@
 
 on latents encoded once by the frozen autoencoder, with captions drawn anew each time (half of them short) and dropped in
 a tenth of the rows, so that one network also learns the unconditional noise that guidance needs. Times are drawn as
-sigmoid(N(.7, 1)): the noisier half decides what is in the picture. Try: `prediction="eps"`; a uniform t; AdamW.
+sigmoid(N(.7, 1)): the noisier half decides what is in the picture. The text tower learns along with the denoiser (eq. 3
+of the paper: both are optimised on the one loss): what CLIP's states need not say, such as which noun stands left, the
+picture's error asks of them. Try: a frozen tower (pass states, not ids); `prediction="eps"`; a uniform t; AdamW.
 
 What tells early whether it learns: `shape_gain`, how much worse the noise is predicted when the caption names a wrong
-shape. It moves long before any sample looks right.
+shape (and `binding_gain`, when it names the right ones in the wrong places). They move long before any sample looks right.
 """
 import os
 from pathlib import Path
@@ -20,6 +22,17 @@ from minidiff.core.cond import Cond
 from minidiff.core.process import q_sample, target
 from minidiff.core.schedule import Schedule
 from minidiff.data import shapes
+
+
+class Steered(nn.Module):
+    """A denoiser and its text tower as one network to train: the condition's `text` holds token ids (b n)."""
+
+    def __init__(self, net: nn.Module, text: nn.Module):
+        super().__init__()
+        self.net, self.text = net, text
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        return self.net(x_t, t, cond.replace(text=self.text(cond.text)))
 
 
 def draw_times(rng: np.random.Generator, n: int, T: int, mean: float = .7, std: float = 1.) -> Tensor:
@@ -36,10 +49,12 @@ def diffusion_loss(net: nn.Module, batch: dict[str, Tensor], sch: Schedule, pred
 
 
 @torch.no_grad()
-def encoded_scenes(vae, n: int, seed: int, path: Path | None = None) -> tuple[list[shapes.Scene], Tensor]:
-    """n training scenes and their latents (fp16, n c h w); kept at `path`, since encoding takes minutes on a laptop."""
+def encoded_scenes(vae, n: int, seed: int, path: Path | None = None,
+                   pairs: float = .3) -> tuple[list[shapes.Scene], Tensor]:
+    """n training scenes, a share `pairs` of them with two objects, and their latents (fp16, n c h w); kept at `path`,
+    since encoding takes minutes on a laptop."""
     rng = np.random.default_rng(seed)
-    scenes = [shapes.scene(rng, split="train") for _ in range(n)]
+    scenes = [shapes.scene(rng, split="train", pairs=pairs) for _ in range(n)]
     device = next(vae.parameters()).device
 
     def encode(some: list[shapes.Scene]) -> Tensor:
@@ -59,12 +74,12 @@ def encoded_scenes(vae, n: int, seed: int, path: Path | None = None) -> tuple[li
 
 def latent_batches(scenes, z: Tensor, text, tokenizer, size: int, seed: int, T: int, drop: float = .1,
                    pairs: tuple[int, float] | None = None):
-    """batch(step) -> x0, text states, t, eps: a function of (seed, step).
+    """batch(step) -> x0, text, t, eps: a function of (seed, step). `text`: states, or token ids if no tower is given.
 
     `pairs` (step, share): from that step on, the share of rows with two objects (before: as the scenes come). What
     belongs to what is learned last, once single objects are right.
     """
-    device = next(text.parameters()).device
+    device = next(text.parameters()).device if text else "cpu"
     two = np.array([len(s.objects) == 2 for s in scenes])
     kinds = [np.flatnonzero(~two), np.flatnonzero(two)]
 
@@ -77,21 +92,39 @@ def latent_batches(scenes, z: Tensor, text, tokenizer, size: int, seed: int, T: 
         captions = ["" if rng.random() < drop else shapes.random_caption(scenes[i], rng) for i in rows]
         g = torch.Generator().manual_seed(int(rng.integers(2 ** 62)))
         x0 = z[rows].float()
-        return {"x0": x0, "text": text(tokenizer(captions).to(device)), "t": draw_times(rng, size, T),
+        ids = tokenizer(captions).to(device)
+        return {"x0": x0, "text": text(ids) if text else ids, "t": draw_times(rng, size, T),
                 "eps": torch.randn(x0.shape, generator=g)}
     return batch
 
 
-@torch.no_grad()
 def shape_gain(pipe, n: int = 32, seed: int = 5) -> float:
-    """Excess error in % of a pipe's network when the shape word is wrong, at logSNR -1.5, on held-out scenes."""
+    """Excess error in % of a pipe's network when the shape word is wrong, on held-out scenes with one object."""
+    scenes = _held_out_scenes(n, seed, objects=1)
+    return _excess_error(pipe, scenes, [
+        shapes.edit(s, "shape", shapes.SHAPES[(shapes.SHAPES.index(s.objects[0].shape) + 1 + i % 6) % 7])
+        for i, s in enumerate(scenes)], seed)
+
+
+def binding_gain(pipe, n: int = 32, seed: int = 5) -> float:
+    """The same when the two shapes of a caption change places: zero for a model that reads captions as bags of words."""
+    scenes = _held_out_scenes(n, seed, objects=2)
+    return _excess_error(pipe, scenes, [
+        shapes.edit(shapes.edit(s, "shape", s.objects[1].shape), "shape", s.objects[0].shape, index=1)
+        for s in scenes], seed)
+
+
+def _held_out_scenes(n: int, seed: int, objects: int) -> list[shapes.Scene]:
     rng = np.random.default_rng(seed)
-    scenes = [shapes.scene(rng, objects=1, split="test") for _ in range(n)]
+    return [shapes.scene(rng, objects=objects, split="test") for _ in range(n)]
+
+
+@torch.no_grad()
+def _excess_error(pipe, scenes: list[shapes.Scene], wrong: list[shapes.Scene], seed: int) -> float:
+    """How many % worse the network does at logSNR -1.5 when told the short captions of the wrong scenes."""
     z, sch = pipe.encode(shapes.render(scenes)), pipe.schedule
-    t = torch.full((n,), int((sch.log_snr + 1.5).abs().argmin()), device=z.device)
+    t = torch.full((len(scenes),), int((sch.log_snr + 1.5).abs().argmin()), device=z.device)
     eps = torch.randn(z.shape, generator=torch.Generator().manual_seed(seed)).to(z)
-    wrong = [shapes.edit(s, "shape", shapes.SHAPES[(shapes.SHAPES.index(s.objects[0].shape) + 1 + i % 6) % 7])
-             for i, s in enumerate(scenes)]
     right, other = (pipe.embed([shapes.short_caption(s) for s in ss]).text for ss in (scenes, wrong))
     losses = [diffusion_loss(pipe.net, {"x0": z, "t": t, "eps": eps, "text": text}, sch, pipe.prediction)
               for text in (right, other)]

@@ -25,7 +25,15 @@ from minidiff.train.autoencoder import autoencoder_loss, image_batches, psnr, st
 from minidiff.train.clip import clip_batches, clip_loss, retrieval, word_distances
 from minidiff.train.ddpm import picture_batches, shape_batches
 from minidiff.train.fit import fit, save_atomic
-from minidiff.train.latent_diffusion import diffusion_loss, encoded_scenes, latent_batches, shape_gain, standardise_text
+from minidiff.train.latent_diffusion import (
+    Steered,
+    binding_gain,
+    diffusion_loss,
+    encoded_scenes,
+    latent_batches,
+    shape_gain,
+    standardise_text,
+)
 from minidiff.weights.store import PARTS, TINY, build, fill, load_weights, ship
 
 LATENT = (4, 16, 16)
@@ -77,11 +85,13 @@ def snapshots(net: torch.nn.Module, folder: Path, step: int, batch: int) -> None
 def train_denoiser(name: str, out: Path, vae: VAE, text: CLIPText, *, steps: int, batch: int = 16, seed: int = 0,
                    scenes: int = 40_000, muon_lr: float = 4.5e-3, lr: float = 2e-3, peek_every: int = 500,
                    pairs: tuple[int, float] | None = (2500, .65), device: str = "cpu", prediction: str | None = None,
-                   tables: str | None = None, start: str | None = None, **kw):
-    """Stage 3: the latent denoiser `name` ("tiny" or "tiny-dit"), with VAE and text frozen; returns the whole pipe.
+                   tables: str | None = None, start: str | None = None, joint: bool = False, stock: float = .3, **kw):
+    """Stage 3: the latent denoiser `name` ("tiny" or "tiny-dit"), with the VAE frozen; returns the whole pipe.
 
-    `prediction` and `tables` (a builder of core.schedule: "cosine", "flow", ...) replace those of the size.
-    `start="shipped"` goes on from the shipped weights (with a fresh optimiser) instead of from nothing.
+    `joint`: the text tower goes on learning with the denoiser (else it is frozen). `stock`: the share of two-object
+    scenes among the encoded ones, `pairs`: among those drawn, later (see `latent_batches`). `prediction` and `tables`
+    (a builder of core.schedule: "cosine", "flow", ...) replace those of the size. `start="shipped"` goes on from the
+    shipped weights (with a fresh optimiser) instead of from nothing.
     """
     if start not in (None, "shipped"):
         raise ValueError(f"start={start!r}: expected 'shipped' or nothing")
@@ -95,17 +105,18 @@ def train_denoiser(name: str, out: Path, vae: VAE, text: CLIPText, *, steps: int
         fill(net, load_weights(PARTS[name]["net"]), name)
     if hasattr(net, "pos_embed"):
         net.pos_embed.requires_grad_(False)
-    data = encoded_scenes(pipe.vae, scenes, seed + 11, out / "latents.pt")
-    batches = latent_batches(*data, pipe.text, pipe.tokenizer, batch, seed + 2, pipe.schedule.T,
+    trained = Steered(net, pipe.text.requires_grad_(True)) if joint else net
+    data = encoded_scenes(pipe.vae, scenes, seed + 11, out / f"latents_{round(100 * stock)}.pt", stock)
+    batches = latent_batches(*data, None if joint else pipe.text, pipe.tokenizer, batch, seed + 2, pipe.schedule.T,
                              pairs=pairs)
 
-    def peek(net, step):
-        snapshots(net, out / name / "snapshots", step, batch)
+    def peek(trained, step):
+        snapshots(trained, out / name / "snapshots", step, batch)
         draw(pipe, LOOK_AT, out / name / "samples" / f"{step * batch:08d}.png")
-        return {"images": step * batch, "gain": shape_gain(pipe)}
-    fit(net, lambda n, b: diffusion_loss(n, b, pipe.schedule, pipe.prediction), batches, steps=steps, out=out / name,
-        lr=lr, muon_lr=muon_lr, ema=.9995, decay=.2, seed=seed, peek=peek, peek_every=peek_every, **kw)
-    net.requires_grad_(False)
+        return {"images": step * batch, "gain": shape_gain(pipe), "binding": binding_gain(pipe)}
+    fit(trained, lambda n, b: diffusion_loss(n, b, pipe.schedule, pipe.prediction), batches, steps=steps,
+        out=out / name, lr=lr, muon_lr=muon_lr, ema=.9995, decay=.2, seed=seed, peek=peek, peek_every=peek_every, **kw)
+    trained.requires_grad_(False)
     return pipe
 
 
@@ -153,11 +164,13 @@ def train_tiny(out: Path = Path("runs/tiny"), *, budget: float = 1., seed: int =
     """The whole chain from nothing: autoencoder, CLIP, denoiser. `budget` scales every number of steps.
 
     `optimiser` "muon" or "adamw", `prediction` eps, x0, v or flow, `tables` a noise schedule: of the denoiser.
-    `start` "shipped" goes on from the shipped weights.
+    `start` "shipped" goes on from the shipped weights, mostly on scenes with two objects (take another `seed`: it also
+    orders the data).
     """
     vae, text = _first_stages(Path(out), budget, seed, start)
+    data = dict(scenes=60_000, stock=.65, pairs=None) if start else {}
     return train_denoiser("tiny", Path(out), vae, text, steps=_share(STEPS["tiny"], budget), seed=seed, device=device,
-                          optimiser=optimiser, prediction=prediction, tables=tables, start=start)
+                          optimiser=optimiser, prediction=prediction, tables=tables, start=start, joint=True, **data)
 
 
 def train_tiny_dit(out: Path = Path("runs/tiny"), *, budget: float = 1., seed: int = 0, start: str | None = None,
