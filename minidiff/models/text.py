@@ -112,15 +112,20 @@ def init_(encoder: Encoder, width: int, layers: int) -> None:
 
 
 class CLIPText(nn.Module):
-    """Token ids -> one state per token. `project_dim` adds the projection of the pooled state, used to train CLIP."""
+    """Token ids -> one state per token. `project_dim` adds the projection of the pooled state, used to train CLIP.
+
+    `causal=False` lets every token read the whole row, as latent diffusion's first text encoder did (BERT): then the
+    noun that is named first can know where it stands. A row must then be as long as in training.
+    """
 
     def __init__(self, vocab_size: int, width: int, layers: int, heads: int, context: int, *, mlp_ratio: int = 4,
-                 act: str = "quick_gelu", eos_id: int = 49407, project_dim: int | None = None):
+                 act: str = "quick_gelu", eos_id: int = 49407, project_dim: int | None = None,
+                 causal: bool = True):
         super().__init__()
         self.width, self.context, self.eos_id = width, context, eos_id
         self.embeddings = nn.ModuleDict({"token_embedding": nn.Embedding(vocab_size, width),
                                          "position_embedding": nn.Embedding(context, width)})
-        self.encoder = Encoder(width, layers, heads, mlp_ratio * width, act, causal=True)
+        self.encoder = Encoder(width, layers, heads, mlp_ratio * width, act, causal)
         self.final_layer_norm = nn.LayerNorm(width)
         self.text_projection = nn.Linear(width, project_dim, bias=False) if project_dim else None
         nn.init.normal_(self.embeddings["token_embedding"].weight, std=.02)

@@ -2,11 +2,9 @@
 
     x_t = alpha_t x0 + sigma_t eps,    loss = |out(x_t, t, text) - target|^2
 
-on latents encoded once by the frozen autoencoder, with captions drawn anew each time (half of them short) and dropped in
-a tenth of the rows, so that one network also learns the unconditional noise that guidance needs. Times are drawn as
-sigmoid(N(.7, 1)): the noisier half decides what is in the picture. The text tower learns along with the denoiser (eq. 3
-of the paper: both are optimised on the one loss): what CLIP's states need not say, such as which noun stands left, the
-picture's error asks of them. Try: a frozen tower (pass states, not ids); `prediction="eps"`; a uniform t; AdamW.
+on latents encoded once by the frozen autoencoder, with captions drawn anew each time (a third of them short) and dropped
+in a tenth of the rows, so that one network also learns the unconditional noise that guidance needs. Times are drawn as
+sigmoid(N(.7, 1)): the noisier half decides what is in the picture. Try: `prediction="eps"`; a uniform t; AdamW.
 
 What tells early whether it learns: `shape_gain`, how much worse the noise is predicted when the caption names a wrong
 shape (and `binding_gain`, when it names the right ones in the wrong places). They move long before any sample looks right.
@@ -22,17 +20,6 @@ from minidiff.core.cond import Cond
 from minidiff.core.process import q_sample, target
 from minidiff.core.schedule import Schedule
 from minidiff.data import shapes
-
-
-class Steered(nn.Module):
-    """A denoiser and its text tower as one network to train: the condition's `text` holds token ids (b n)."""
-
-    def __init__(self, net: nn.Module, text: nn.Module):
-        super().__init__()
-        self.net, self.text = net, text
-
-    def forward(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        return self.net(x_t, t, cond.replace(text=self.text(cond.text)))
 
 
 def draw_times(rng: np.random.Generator, n: int, T: int, mean: float = .7, std: float = 1.) -> Tensor:
@@ -74,12 +61,12 @@ def encoded_scenes(vae, n: int, seed: int, path: Path | None = None,
 
 def latent_batches(scenes, z: Tensor, text, tokenizer, size: int, seed: int, T: int, drop: float = .1,
                    pairs: tuple[int, float] | None = None):
-    """batch(step) -> x0, text, t, eps: a function of (seed, step). `text`: states, or token ids if no tower is given.
+    """batch(step) -> x0, text states, t, eps: a function of (seed, step).
 
     `pairs` (step, share): from that step on, the share of rows with two objects (before: as the scenes come). What
     belongs to what is learned last, once single objects are right.
     """
-    device = next(text.parameters()).device if text else "cpu"
+    device = next(text.parameters()).device
     two = np.array([len(s.objects) == 2 for s in scenes])
     kinds = [np.flatnonzero(~two), np.flatnonzero(two)]
 
@@ -92,8 +79,7 @@ def latent_batches(scenes, z: Tensor, text, tokenizer, size: int, seed: int, T: 
         captions = ["" if rng.random() < drop else shapes.random_caption(scenes[i], rng) for i in rows]
         g = torch.Generator().manual_seed(int(rng.integers(2 ** 62)))
         x0 = z[rows].float()
-        ids = tokenizer(captions).to(device)
-        return {"x0": x0, "text": text(ids) if text else ids, "t": draw_times(rng, size, T),
+        return {"x0": x0, "text": text(tokenizer(captions).to(device)), "t": draw_times(rng, size, T),
                 "eps": torch.randn(x0.shape, generator=g)}
     return batch
 

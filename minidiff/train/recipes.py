@@ -26,7 +26,6 @@ from minidiff.train.clip import clip_batches, clip_loss, retrieval, word_distanc
 from minidiff.train.ddpm import picture_batches, shape_batches
 from minidiff.train.fit import fit, save_atomic
 from minidiff.train.latent_diffusion import (
-    Steered,
     binding_gain,
     diffusion_loss,
     encoded_scenes,
@@ -34,10 +33,11 @@ from minidiff.train.latent_diffusion import (
     shape_gain,
     standardise_text,
 )
+from minidiff.train.words import Taught, told, word_batch, word_loss
 from minidiff.weights.store import PARTS, TINY, build, fill, load_weights, ship
 
 LATENT = (4, 16, 16)
-STEPS = {"vae": 1700, "clip": 1200, "tiny": 6600,                    # as shipped
+STEPS = {"vae": 1700, "clip": 1200, "words": 400, "tiny": 6600,                    # as shipped
          "tiny-dit": 12_000, "tiny-pixel": 12_000}                   # what they should need; see the manifest's notes
 LOOK_AT = ("a red circle on a blue background", "a yellow star on a black background",
            "a green cross on a white background", "a blue diamond on a yellow background",
@@ -66,7 +66,7 @@ def train_clip(out: Path, *, steps: int = STEPS["clip"], batch: int = 32, seed: 
     """Stage 2: the text tower (and an image tower to teach it), on renders."""
     torch.manual_seed(seed)
     tok = Tokenizer.words(shapes.VOCAB)
-    clip = CLIP(CLIPText(**SIZES["tiny"]["text"]), CLIPImage(**SIZES["tiny"]["image"]))
+    clip = CLIP(CLIPText(**SIZES["tiny"]["text"] | {"causal": True}), CLIPImage(**SIZES["tiny"]["image"]))
     test = clip_batches(tok, 256, seed + 1, split="test")(0)
 
     def peek(net, step):
@@ -85,13 +85,12 @@ def snapshots(net: torch.nn.Module, folder: Path, step: int, batch: int) -> None
 def train_denoiser(name: str, out: Path, vae: VAE, text: CLIPText, *, steps: int, batch: int = 16, seed: int = 0,
                    scenes: int = 40_000, muon_lr: float = 4.5e-3, lr: float = 2e-3, peek_every: int = 500,
                    pairs: tuple[int, float] | None = (2500, .65), device: str = "cpu", prediction: str | None = None,
-                   tables: str | None = None, start: str | None = None, joint: bool = False, stock: float = .3, **kw):
-    """Stage 3: the latent denoiser `name` ("tiny" or "tiny-dit"), with the VAE frozen; returns the whole pipe.
+                   tables: str | None = None, start: str | None = None, stock: float = .3, **kw):
+    """Stage 4: the latent denoiser `name` ("tiny" or "tiny-dit"), with VAE and text frozen; returns the whole pipe.
 
-    `joint`: the text tower goes on learning with the denoiser (else it is frozen). `stock`: the share of two-object
-    scenes among the encoded ones, `pairs`: among those drawn, later (see `latent_batches`). `prediction` and `tables`
-    (a builder of core.schedule: "cosine", "flow", ...) replace those of the size. `start="shipped"` goes on from the
-    shipped weights (with a fresh optimiser) instead of from nothing.
+    `stock`: the share of two-object scenes among the encoded ones, `pairs`: among those drawn, later (see
+    `latent_batches`). `prediction` and `tables` (a builder of core.schedule: "cosine", "flow", ...) replace those of the
+    size. `start="shipped"` goes on from the shipped weights (with a fresh optimiser) instead of from nothing.
     """
     if start not in (None, "shipped"):
         raise ValueError(f"start={start!r}: expected 'shipped' or nothing")
@@ -105,18 +104,16 @@ def train_denoiser(name: str, out: Path, vae: VAE, text: CLIPText, *, steps: int
         fill(net, load_weights(PARTS[name]["net"]), name)
     if hasattr(net, "pos_embed"):
         net.pos_embed.requires_grad_(False)
-    trained = Steered(net, pipe.text.requires_grad_(True)) if joint else net
     data = encoded_scenes(pipe.vae, scenes, seed + 11, out / f"latents_{round(100 * stock)}.pt", stock)
-    batches = latent_batches(*data, None if joint else pipe.text, pipe.tokenizer, batch, seed + 2, pipe.schedule.T,
-                             pairs=pairs)
+    batches = latent_batches(*data, pipe.text, pipe.tokenizer, batch, seed + 2, pipe.schedule.T, pairs=pairs)
 
-    def peek(trained, step):
-        snapshots(trained, out / name / "snapshots", step, batch)
+    def peek(net, step):
+        snapshots(net, out / name / "snapshots", step, batch)
         draw(pipe, LOOK_AT, out / name / "samples" / f"{step * batch:08d}.png")
         return {"images": step * batch, "gain": shape_gain(pipe), "binding": binding_gain(pipe)}
-    fit(trained, lambda n, b: diffusion_loss(n, b, pipe.schedule, pipe.prediction), batches, steps=steps,
-        out=out / name, lr=lr, muon_lr=muon_lr, ema=.9995, decay=.2, seed=seed, peek=peek, peek_every=peek_every, **kw)
-    trained.requires_grad_(False)
+    fit(net, lambda n, b: diffusion_loss(n, b, pipe.schedule, pipe.prediction), batches, steps=steps, out=out / name, lr=lr,
+        muon_lr=muon_lr, ema=.9995, decay=.2, seed=seed, peek=peek, peek_every=peek_every, **kw)
+    net.requires_grad_(False)
     return pipe
 
 
@@ -153,10 +150,22 @@ def train_tiny_pixel(out: Path = Path("runs/tiny"), *, data: str = "shapes", roo
 
 
 def text_tower(clip: CLIP) -> CLIPText:
-    """The text tower as the denoisers use it: frozen, states standardised, without CLIP's projection."""
-    text = CLIPText(**SIZES["tiny"]["text"] | {"project_dim": None})
+    """CLIP's text tower with standardised states and without projection."""
+    text = CLIPText(**SIZES["tiny"]["text"] | {"project_dim": None, "causal": True})
     text.load_state_dict({k: v for k, v in clip.text.state_dict().items() if "text_projection" not in k})
     return standardise_text(text, Tokenizer.words(shapes.VOCAB)).eval().requires_grad_(False)
+
+
+def train_words(out: Path, clip: CLIPText, *, steps: int = STEPS["words"], batch: int = 64, seed: int = 0,
+                **kw) -> CLIPText:
+    """Stage 3: a copy of the tower that reads both ways and is told what belongs together; frozen."""
+    torch.manual_seed(seed)
+    tok, text = Tokenizer.words(shapes.VOCAB), CLIPText(**SIZES["tiny"]["text"] | {"project_dim": None})
+    text.load_state_dict(clip.state_dict())
+    fit(Taught(text, len(tok)), lambda net, b: word_loss(net, b, clip), lambda step: word_batch(tok, batch, seed + 5, step),
+        steps=steps, out=out / "words", optimiser="adamw", lr=1e-3, decay=.5, ema=.99, seed=seed, peek_every=100, **kw,
+        peek=lambda net, step: told(net, word_batch(tok, 256, seed + 6, 0)))
+    return text.eval().requires_grad_(False)
 
 
 def train_tiny(out: Path = Path("runs/tiny"), *, budget: float = 1., seed: int = 0, optimiser: str = "muon",
@@ -170,7 +179,7 @@ def train_tiny(out: Path = Path("runs/tiny"), *, budget: float = 1., seed: int =
     vae, text = _first_stages(Path(out), budget, seed, start)
     data = dict(scenes=60_000, stock=.65, pairs=None) if start else {}
     return train_denoiser("tiny", Path(out), vae, text, steps=_share(STEPS["tiny"], budget), seed=seed, device=device,
-                          optimiser=optimiser, prediction=prediction, tables=tables, start=start, joint=True, **data)
+                          optimiser=optimiser, prediction=prediction, tables=tables, start=start, **data)
 
 
 def train_tiny_dit(out: Path = Path("runs/tiny"), *, budget: float = 1., seed: int = 0, start: str | None = None,
@@ -192,7 +201,8 @@ def _first_stages(out: Path, budget: float, seed: int, start: str | None) -> tup
         pipe = build("tiny")
         return fill(pipe.vae, load_weights("vae")), fill(pipe.text, load_weights("text"))
     vae = train_vae(out, steps=_share(STEPS["vae"], budget), seed=seed)
-    return vae, text_tower(train_clip(out, steps=_share(STEPS["clip"], budget), seed=seed))
+    text = text_tower(train_clip(out, steps=_share(STEPS["clip"], budget), seed=seed))
+    return vae, train_words(out, text, steps=_share(STEPS["words"], budget), seed=seed)
 
 
 def ship_run(name: str, module: torch.nn.Module, run: Path, recipe: str, seed: int = 0, **facts) -> None:

@@ -68,7 +68,7 @@ def load(name: str = "tiny", *, device: str | torch.device | None = None, dtype:
 
 def load_clip() -> CLIP:
     """The tiny CLIP, both towers, as trained: for scoring pictures against captions."""
-    clip = CLIP(CLIPText(**SIZES["tiny"]["text"]), CLIPImage(**SIZES["tiny"]["image"]))
+    clip = CLIP(CLIPText(**SIZES["tiny"]["text"] | {"causal": True}), CLIPImage(**SIZES["tiny"]["image"]))
     return fill(clip, load_weights("clip"), "clip").eval().requires_grad_(False)
 
 

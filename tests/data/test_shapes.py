@@ -278,12 +278,12 @@ def test_different_scenes_have_different_full_captions():
         assert found.setdefault(caption(s), words(s)) == words(s)
 
 
-def test_half_of_the_training_captions_are_short():
+def test_a_third_of_the_training_captions_are_short():
     rng, s = np.random.default_rng(0), Scene((Obj("circle", "red", "small"),), "left", "blue", "striped")
     said = [random_caption(s, rng) for _ in range(2000)]
-    lost = .5 + .5 * .25 * .25 * .15                                                  # short, or long with all groups lost
+    lost = (1 + 2 * .25 * .25 * .15) / 3                                               # short, or long with all groups lost
     assert abs(said.count(short_caption(s)) / 2000 - lost) < .04
-    assert abs(said.count(caption(s)) / 2000 - .5 * .75 * .75 * .85) < .04
+    assert abs(said.count(caption(s)) / 2000 - 2 / 3 * .75 * .75 * .85) < .04
 
 
 # ---- edits ----------------------------------------------------------------------------------------------------------

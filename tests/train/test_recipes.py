@@ -6,7 +6,15 @@ import torch
 
 from minidiff.data import shapes
 from minidiff.train import recipes
-from minidiff.train.recipes import held_out_images, text_tower, train_clip, train_denoiser, train_tiny, train_vae
+from minidiff.train.recipes import (
+    held_out_images,
+    text_tower,
+    train_clip,
+    train_denoiser,
+    train_tiny,
+    train_vae,
+    train_words,
+)
 
 QUICK = dict(batch=4, progress=False)
 
@@ -26,7 +34,7 @@ def small():
 def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
     vae, clip = train_vae(out, steps=2, **QUICK), train_clip(out, steps=2, **QUICK)
-    text = text_tower(clip)
+    text = train_words(out, text_tower(clip), steps=2, **QUICK)
     pipe = train_denoiser("tiny", out, vae, text, steps=3, scenes=64, pairs=(1, .5), **QUICK)
     return out, vae, clip, text, pipe
 
@@ -41,7 +49,8 @@ def test_the_chain_ends_in_a_pipe_that_draws(run):
 
 def test_every_stage_keeps_its_log_and_its_figures(run):
     out = run[0]
-    figures = {"vae": {"psnr"}, "clip": {"top1", "twin", "nearest_shapes", "distance"}, "tiny": {"images", "gain"}}
+    figures = {"vae": {"psnr"}, "clip": {"top1", "twin", "nearest_shapes", "distance"},
+               "words": {"shape", "place", "texture"}, "tiny": {"images", "gain", "binding"}}
     for stage, names in figures.items():
         rows = [json.loads(r) for r in (out / stage / "log.jsonl").read_text().splitlines()]
         last = {k: v for r in rows for k, v in r.items()}
@@ -67,7 +76,8 @@ def test_latents_come_out_standardised(run):
 
 
 def test_the_text_tower_is_clips_without_projection_and_with_its_own_scale(run):
-    _, _, clip, text, _ = run
+    clip = run[2]
+    text = text_tower(clip)
     ours, theirs = text.state_dict(), clip.text.state_dict()
     assert set(theirs) - set(ours) == {"text_projection.weight"}
     assert {k for k in ours if not torch.equal(ours[k], theirs[k])} == {"final_layer_norm.weight", "final_layer_norm.bias"}
@@ -78,7 +88,7 @@ def test_the_transformer_trains_on_the_same_latents_and_its_positions_stay(run):
     start = recipes.build("tiny-dit", seed=0).net
     pipe = train_denoiser("tiny-dit", out, vae, text, steps=1, scenes=64, prediction="eps", tables="cosine", **QUICK)
     assert pipe.prediction == "eps" and pipe.schedule.name == "cosine"
-    assert torch.equal(pipe.net.pos_embed, start.pos_embed)
+    assert torch.equal(pipe.net.pos_embed, start.pos_embed) and pipe.text is text
     assert not torch.equal(pipe.net.final_layer.linear.weight, start.final_layer.linear.weight)
 
 
