@@ -15,7 +15,8 @@ CLIP_H_IMAGE = dict(image_size=224, patch=14, width=1280, layers=32, heads=16, p
 TINY_VAE = dict(channels=(32, 64), layers=1, groups=8, patch=2, scale=1.)
 TINY_TEXT = dict(vocab_size=44, width=128, layers=3, heads=4, context=20, act="gelu", eos_id=2, project_dim=128)
 TINY_IMAGE = dict(image_size=64, patch=8, width=128, layers=3, heads=4, project_dim=128, act="gelu")
-TINY = dict(vae=TINY_VAE, text=TINY_TEXT | dict(causal=False), image=TINY_IMAGE, schedule="scaled_linear", prediction="v", shape=(4, 16, 16))
+TINY = dict(vae=TINY_VAE, text=TINY_TEXT | dict(causal=False), image=TINY_IMAGE, schedule="scaled_linear",
+            prediction="v", shape=(4, 16, 16))
 
 
 def _dit(dim: int, depth: int, heads: int, patch: int = 2) -> dict:
