@@ -136,7 +136,7 @@ def edit(s: Scene, what: str, value=None, *, index: int = 0) -> Scene:
     "background", "texture", "add" (`value` an Obj; gives "object above value"), "delete" (object `index`).
     """
     objs = list(s.objects)
-    if what in ("shape", "color", "size", "delete") and index >= len(objs):
+    if what in ("shape", "color", "size", "delete") and not 0 <= index < len(objs):
         raise ValueError(f"object index {index}, but the scene has {len(objs)} object(s)")
     if what in ("shape", "color", "size"):
         objs[index] = replace(objs[index], **{what: value})

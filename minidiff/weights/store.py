@@ -37,7 +37,7 @@ def build(size: str, *, device: str | torch.device | None = None, dtype: torch.d
     if size not in SIZES:
         raise ValueError(f"size {size!r} is unknown; choose one of: {', '.join(SIZES)}")
     spec = SIZES[size]
-    with torch.device(device or "cpu"):
+    with torch.random.fork_rng(devices=[]), torch.device(device or "cpu"):
         torch.manual_seed(seed)
         net = UNet(**spec["unet"]) if "unet" in spec else DiT(**spec["dit"])
         vae = VAE(**spec["vae"]) if "vae" in spec else None
@@ -127,9 +127,12 @@ def ship(name: str, module: nn.Module | dict[str, Tensor], *, dtype: torch.dtype
     state = module.state_dict() if isinstance(module, nn.Module) else module
     path, index = folder / f"{name}.safetensors", folder / "manifest.json"
     part = path.with_suffix(".part")
-    save_file({k: v.detach().to(dtype).contiguous().clone() for k, v in state.items()}, part)
-    part.chmod(0o644)                                                           # safetensors writes for its owner only
-    os.replace(part, path)
+    try:
+        save_file({k: v.detach().to(dtype).contiguous().clone() for k, v in state.items()}, part)
+        part.chmod(0o644)                                                       # safetensors writes for its owner only
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
     rows = json.loads(index.read_text()) if index.exists() else {}
     rows[name] = {"sha256": sha256(path), "bytes": path.stat().st_size, **facts}
     index.with_suffix(".part").write_text(json.dumps(dict(sorted(rows.items())), indent=1) + "\n")

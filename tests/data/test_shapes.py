@@ -385,6 +385,7 @@ def test_other_bad_input_is_refused_with_what_was_expected():
         (lambda: Scene((o, o), "center", "white"), "position 'center'.*left, right, above, below"),
         (lambda: edit(alone(), "mood", "sad"), "cannot edit 'mood'; choose shape"),
         (lambda: edit(alone(), "color", "blue", index=1), r"index 1, but the scene has 1 object"),
+        (lambda: edit(alone(), "delete", index=-1), r"index -1, but the scene has 1 object"),
         (lambda: edit(edit(alone(), "delete"), "delete"), "has 0 object"),
         (lambda: render(alone(), 48), "size 48.*64, 32 or 16"),
         (lambda: scene(np.random.default_rng(0), split="dev"), "split 'dev'.*'train', 'test' or 'all'"),

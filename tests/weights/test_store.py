@@ -288,3 +288,11 @@ def test_the_shipped_clip_has_both_towers_and_the_same_words_as_the_text_tower()
     assert not clip.training and not any(p.requires_grad for p in clip.parameters())
     text = minidiff.load("tiny").text
     assert torch.equal(clip.text.embeddings["token_embedding"].weight, text.embeddings["token_embedding"].weight)
+
+
+def test_building_a_model_leaves_the_global_random_state_alone():
+    torch.manual_seed(3)
+    want = torch.rand(1)
+    torch.manual_seed(3)
+    build("tiny-pixel", seed=9)
+    assert torch.equal(torch.rand(1), want)
