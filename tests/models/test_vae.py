@@ -3,6 +3,8 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
+from minidiff.core.taps import tap
+from minidiff.models.blocks import GroupNorm, ResBlock
 from minidiff.models.vae import VAE, Gaussian
 
 SMALL = dict(channels=(8, 16), layers=1, groups=4, latent=4)
@@ -132,3 +134,58 @@ def test_gradients_reach_every_parameter():
     (vae.decode(q.sample(torch.randn(q.mean.shape))).square().mean() + q.kl()).backward()
     still = [n for n, p in vae.named_parameters() if p.grad is None or p.grad.abs().max() == 0]
     assert still == []
+
+
+def test_decoding_without_gradients_is_the_same_picture():
+    """The lean path (channels last, in place) against the plain one that gradients take."""
+    vae, z = make(channels=(16, 32), layers=2, patch=2), torch.randn(2, 4, 6, 10)
+    kept, want = z.clone(), vae.decode(z)
+    with torch.no_grad():
+        lean = vae.decode(z)
+    assert want.requires_grad and not lean.requires_grad and want.std() > .05
+    assert (lean - want).abs().max() <= 1e-5 and lean.is_contiguous() and torch.equal(z, kept)
+
+
+def test_encoding_without_gradients_is_bit_equal():
+    vae, x = make(channels=(16, 32), layers=2), picture()
+    kept, want = x.clone(), vae.encode(x)
+    with torch.no_grad():
+        lean = vae.encode(x)
+    assert torch.equal(lean.mean, want.mean) and torch.equal(lean.logvar, want.logvar) and torch.equal(x, kept)
+
+
+@pytest.mark.parametrize("c_out", [8, 16], ids=["same width", "with a shortcut"])
+@torch.no_grad()
+def test_what_a_listener_kept_is_not_written_over(c_out):
+    torch.manual_seed(0)
+    block, x, seen = ResBlock(8, c_out, groups=4), torch.randn(1, 8, 4, 4), []
+    kept, plain = x.clone(), block(x)
+    with tap(block, "h", lambda h, name: seen.extend([h, h.clone()])):
+        out = block(x)
+    assert torch.equal(out, plain) and torch.equal(*seen) and torch.equal(x, kept)
+
+
+@torch.no_grad()
+def test_group_norm_of_a_large_channels_last_map_is_exact():
+    """Where PyTorch's kernel loses four digits: a mean far from zero over many pixels."""
+    torch.manual_seed(0)
+    norm = GroupNorm(4, 8, eps=1e-6)
+    torch.nn.init.normal_(norm.weight), torch.nn.init.normal_(norm.bias)
+    x = 1.5 * torch.randn(2, 8, 400, 300) + torch.randn(2, 8, 1, 1) + 3
+    want = torch.nn.functional.group_norm(x.double(), 4, norm.weight.double(), norm.bias.double(), 1e-6)
+    last = x.contiguous(memory_format=torch.channels_last)
+    for y in (norm(x), norm(last)):
+        assert (y - want).abs().max() < 5e-6
+    assert norm(last).is_contiguous(memory_format=torch.channels_last)
+    assert (torch.nn.GroupNorm.forward(norm, last) - want).abs().max() > 2e-5
+
+
+@torch.no_grad()
+def test_bfloat16_decodes_to_about_the_same_picture():
+    vae, x = make(channels=(16, 32), layers=2), picture()
+    z = vae.encode(x).mean
+    want = vae.decode(z)
+    half = vae.to(torch.bfloat16)
+    out = half.decode(z.bfloat16())
+    assert out.dtype == half.encode(x.bfloat16()).mean.dtype == torch.bfloat16
+    assert (out.float() - want).abs().max() < .1 * want.std() + .05 and want.std() > .1
