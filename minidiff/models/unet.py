@@ -6,8 +6,9 @@
 
 Levels halve the resolution; each holds ResBlocks, after which an attention block may follow: "cross" (self- and
 cross-attention transformer), "self" (plain attention over pixels) or None. Module names are the diffusers names, so the
-folder layout of public checkpoints loads with an identity map. Taps: `skip.i`, `h` (the bottleneck), the taps inside
-ResBlocks and attention. What a paper adds at a block (ControlNet residuals, FreeU scales) goes through those taps.
+folder layout of public checkpoints loads with an identity map. Taps: `skip.i`, `h` (the bottleneck), `level.i` (the end of
+a level on the way down: what is added there is in its skip and flows on), the taps inside ResBlocks and attention. What a
+paper adds at a block (ControlNet residuals, T2I-Adapter features, FreeU scales) goes through those taps.
 """
 import torch
 import torch.nn.functional as F
@@ -78,7 +79,8 @@ class UNet(nn.Module):
             self.down_blocks.append(Level(resnets, [a for _ in resnets for a in attend(attention[i], w, i)], down))
             widths += [w] * (layers + (down is not None))
         self.mid_block = Level([res(c, c), res(c, c)], attend(mid, c, n - 1), None)
-        self.skip, self.h = nn.ModuleList([Tap() for _ in widths]), Tap()
+        self.level, self.skip = (nn.ModuleList([Tap() for _ in each]) for each in (channels, widths))
+        self.h = Tap()
         self.up_blocks = nn.ModuleList()
         for i, w in reversed(list(enumerate(channels))):
             resnets = []
@@ -100,11 +102,15 @@ class UNet(nn.Module):
 
     def encode(self, x: Tensor, temb: Tensor, cond: Cond) -> tuple[Tensor, list[Tensor]]:
         """Down path: deepest features (b c h w) before the middle block, and the skips in the order they were made."""
-        h = self.conv_in(x)
+        return self.down(self.conv_in(x), temb, cond)
+
+    def down(self, h: Tensor, temb: Tensor, cond: Cond) -> tuple[Tensor, list[Tensor]]:
+        """`encode` from behind the first convolution, where a ControlNet adds its hint."""
         skips = [h]
-        for level in self.down_blocks:
+        for level, end in zip(self.down_blocks, self.level):
             for i in range(len(level.resnets)):
                 h = level.run(i, h, temb, cond)
+                h = end(h) if i == len(level.resnets) - 1 else h
                 skips.append(h)
             for down in getattr(level, "downsamplers", ()):
                 h = down(h)
