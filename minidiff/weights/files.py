@@ -16,6 +16,7 @@ import json
 import re
 from pathlib import Path
 
+from minidiff.weights.machine import STEPS
 from minidiff.weights.mapped import DTYPES, LIMIT, Entry, TensorFile, finite, impostor, memory_file, refusing, sha256, short
 from minidiff.weights.pickles import load_pickle, open_pickle
 
@@ -32,7 +33,7 @@ def open_tensors(path: str | Path, variant: str | None = None) -> TensorFile:
 
     variant   in a folder: "fp16" takes `*.fp16.safetensors`; None the plain file, or else the only variant there is
 
-    FileNotFoundError: nothing there, a shard missing. ValueError: damaged, of another kind, or more than one to choose from.
+    FileNotFoundError: nothing there, a shard missing. ValueError: damaged, of another kind, more than one.
     """
     path = _choose(Path(path), variant) if Path(path).is_dir() else Path(path)
     impostor(path)
@@ -62,9 +63,7 @@ def open_safetensors(path: str | Path) -> TensorFile:
             raise ValueError(f"{size} bytes cannot hold the header it claims: cut off, or another format (torch's: .ckpt)")
         if n > LIMIT:
             raise ValueError(f"a header of {n} bytes; at most {LIMIT} are read")
-        header = json.loads(f.read(n).decode(), object_pairs_hook=_once)
-        if not isinstance(header, dict):
-            raise ValueError("its header is no JSON object")
+        header = _json(f.read(n))
         metadata, start = header.pop("__metadata__", {}), 8 + n
         entries = {name: _entry(path, name, row, start) for name, row in header.items()}
         end = start
@@ -97,6 +96,15 @@ def _entry(path: Path, name: str, row: dict, start: int) -> Entry:
     return entry
 
 
+def _json(raw: bytes) -> dict[str, object]:
+    if sum(map(raw.count, (b",", b"[", b"{"))) > STEPS:                         # cheap to count, dear to build
+        raise ValueError(f"more than {STEPS:,} values: no weights, or made to exhaust the memory")
+    found = json.loads(raw.decode(), object_pairs_hook=_once)
+    if not isinstance(found, dict):
+        raise ValueError("its JSON is no object")
+    return found
+
+
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """A JSON object in which no key occurs twice: two readers could take different ones."""
     found = {}
@@ -115,7 +123,7 @@ def open_shards(index: str | Path) -> TensorFile:
     with refusing(index, "index of shards"):
         if index.stat().st_size > LIMIT:
             raise ValueError(f"it has {index.stat().st_size} bytes; at most {LIMIT} are read")
-        where = json.loads(index.read_text(encoding="utf-8"), object_pairs_hook=_once)["weight_map"]
+        where = _json(index.read_bytes())["weight_map"]
         for name, shard in where.items():
             if not isinstance(shard, str) or Path(shard).name != shard or Path(shard).suffix not in SUFFIXES:
                 raise ValueError(f"tensor {short(name)} is said to be in {short(shard)}, expected a file beside it")

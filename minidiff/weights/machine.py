@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import torch
 
-STEPS = 1_000_000                       # instructions we agree to follow; a full Stable Diffusion checkpoint takes 60,000
+STEPS = 400_000                         # instructions we agree to follow; a full Stable Diffusion checkpoint takes 60,000
 STORAGES = {"DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16,
             "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
             "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool,

@@ -46,9 +46,9 @@ def open_pickle(path: str | Path) -> TensorFile:
     path = Path(path)
     obj, metadata, ignored = _unwrap(path, _unpickle(path, lambda entry: entry))
     if not isinstance(obj, dict):
-        what = f"an object of class {obj.name[:100]}, whose code is not run: save its state_dict()" \
-            if isinstance(obj, Inert) else f"a {type(obj).__name__.replace('Entry', 'bare tensor')}"
-        raise ValueError(f"{path} holds {what}; expected a dictionary of tensors")
+        what = f"class {short(obj.name)}, whose code is not run: save its state_dict()" if isinstance(obj, Inert) else \
+            f"type {'tensor' if isinstance(obj, Entry) else type(obj).__name__}"
+        raise ValueError(f"{path} holds an object of {what}; expected a dictionary of tensors")
     entries = {name: e for name, e in obj.items() if isinstance(e, Entry) and isinstance(name, str)}
     ignored += [_label(k) for k in obj if k not in entries]
     if not entries:
