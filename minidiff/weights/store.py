@@ -56,10 +56,18 @@ def _reads_text(spec: dict) -> bool:
     return (spec.get("unet") or spec.get("dit", {})).get("context", 768 if "unet" in spec else None) is not None
 
 
-def load(name: str = "tiny", *, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Pipe:
-    """A trained pipe: "tiny", "tiny-dit" or "tiny-pixel", whose weights are part of the package."""
-    if name not in PARTS:
-        raise ValueError(f"model {name!r} is unknown; the shipped ones are: {', '.join(PARTS)}")
+def load(name: str | Path = "tiny", *, device: str | torch.device | None = None, dtype: torch.dtype | None = None,
+         **options) -> Pipe:
+    """A trained pipe: "tiny", "tiny-dit" or "tiny-pixel", whose weights are part of the package, or the path of a public
+    model's file or folder, with the options of `weights.real.load_model`."""
+    if str(name) not in PARTS:
+        if not Path(name).exists():
+            raise ValueError(f"model {str(name)!r} is unknown: neither one of the shipped ones ({', '.join(PARTS)}) nor a "
+                             "file or folder")
+        from minidiff.weights.real import load_model
+        return load_model(name, device=device, dtype=dtype, **options)
+    if options:
+        raise ValueError(f"{', '.join(options)}: for models read from a path; {name} is a shipped one")
     pipe = build(name)
     for part, file in PARTS[name].items():
         fill(getattr(pipe, part), load_weights(file), file)

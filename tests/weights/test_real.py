@@ -1,0 +1,177 @@
+"""`minidiff.load(path)`: one small model in every layout gives one and the same picture."""
+import json
+from functools import partial
+
+import pytest
+import torch
+
+import minidiff
+from minidiff.core import schedule
+from minidiff.data import shapes
+from minidiff.editing.sdedit import sdedit
+from minidiff.models.dit import DiT
+from minidiff.models.text import CLIPText
+from minidiff.models.tokenizer import Tokenizer
+from minidiff.models.unet import UNet
+from minidiff.models.vae import VAE
+from minidiff.weights.convert import convert
+from minidiff.weights.layouts import destination
+
+TOK = Tokenizer.words(shapes.VOCAB)
+HEADS = {"unet": 4}                                                                   # channels of no released width
+ARGS = {"unet": dict(channels=(32, 64, 64, 64), heads=4, context=768), "vae": dict(channels=(32, 32, 64, 64)),
+        "text": dict(vocab_size=len(TOK), width=768, layers=1, heads=12, context=20, mlp_ratio=1, eos_id=2)}
+TWO = {"unet": ARGS["unet"] | dict(linear=True, context=1024), "vae": ARGS["vae"],
+       "text": ARGS["text"] | dict(width=1024, heads=16, act="gelu")}
+CLASSES = {"unet": UNet, "vae": VAE, "text": CLIPText, "dit": DiT}
+load = partial(minidiff.load, tokenizer=TOK, heads=HEADS)
+
+
+def network(part, **args):
+    torch.manual_seed(len(part))
+    net = CLASSES[part](**args).eval().requires_grad_(False)
+    for p in net.parameters():
+        p.add_(.02 * torch.randn_like(p))                                   # a forgotten norm must show
+    return net
+
+
+def save(path, parts, to="original", args=ARGS):
+    """A file in a layout, by the tables that the converter uses."""
+    from minidiff.weights.ops import scatter
+    tensors = {}
+    for part, net in parts.items():
+        own = net.state_dict()
+        rows = destination(part, own, to, {"act": "quick_gelu"} | args.get(part, {}), len(parts) == 1)
+        tensors |= scatter(rows, own)
+    from safetensors.torch import save_file
+    save_file({k: v.contiguous() for k, v in tensors.items()}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    parts = {part: network(part, **args) for part, args in ARGS.items()}
+    one = save(folder / "one.safetensors", parts)
+    torch.save({"state_dict": {k: v for k, v in torch.load(_as_pt(one), weights_only=True).items()}, "global_step": 3},
+               folder / "one.ckpt")
+    convert(one, folder / "sd", to="diffusers", heads=HEADS)
+    convert(one, folder / "mini.safetensors", to="minidiff", heads=HEADS)
+    return folder, parts
+
+
+def _as_pt(path):
+    from safetensors.torch import load_file
+    pt = path.with_suffix(".pt")
+    torch.save(load_file(path), pt)
+    return pt
+
+
+def picture(pipe, **kw):
+    return pipe.generate("a red circle", steps=3, height=64, width=64, seed=1, **kw)
+
+
+def test_every_layout_gives_the_same_picture(files):
+    folder, parts = files
+    want = picture(load(folder / "one.safetensors"))
+    assert want.shape == (1, 3, 64, 64) and want.isfinite().all() and want.std() > .01
+    for name in ("one.ckpt", "sd", "mini.safetensors"):
+        pipe = load(folder / name)
+        assert torch.equal(picture(pipe), want), name
+        assert all(torch.equal(v, parts[p].state_dict()[k]) for p, m in (("unet", pipe.net), ("vae", pipe.vae), ("text", pipe.text))
+                   for k, v in m.state_dict().items())
+
+
+def test_a_loaded_model_is_sampled_as_stable_diffusion_is(files):
+    pipe = load(files[0] / "one.safetensors")
+    assert (pipe.prediction, pipe.spacing, pipe.end, pipe.scale, pipe.literal) == ("eps", "leading", 1, 7.5, True)
+    assert pipe.schedule.name == "scaled_linear" and abs(pipe.schedule.alpha_bar[1].item() - .99915) < 1e-6
+    assert pipe.shape == (4, 64, 64) and pipe.image_size == (512, 512) and not pipe.net.training
+    assert not any(p.requires_grad for m in (pipe.net, pipe.vae, pipe.text) for p in m.parameters())
+
+
+def test_a_technique_written_for_the_tiny_model_runs_on_it(files):
+    pipe = load(files[0] / "sd")
+    edited = sdedit(pipe, shapes.render(shapes.Scene((shapes.Obj("circle", "red", "small"),), "left", "white")),
+                    "a blue circle", strength=.5, steps=2)
+    assert edited.shape[-3:] == (3, 64, 64) and edited.isfinite().all()
+
+
+def test_half_precision_loads_and_draws(files):
+    pipe = load(files[0] / "one.safetensors", dtype=torch.bfloat16)
+    assert pipe.dtype == torch.bfloat16 and picture(pipe).isfinite().all()
+
+
+def test_the_autoencoder_can_come_from_another_file(files, tmp_path):
+    folder, parts = files
+    other = network("vae", **ARGS["vae"] | {"groups": 32})
+    with torch.no_grad():
+        other.decoder.conv_out.bias += .3
+    save(tmp_path / "vae.safetensors", {"vae": other})
+    pipe = load(folder / "one.safetensors", vae=tmp_path / "vae.safetensors")
+    assert torch.equal(pipe.vae.decoder.conv_out.bias, other.decoder.conv_out.bias)
+    assert torch.equal(pipe.net.conv_in.weight, parts["unet"].conv_in.weight)
+    with pytest.raises(ValueError, match=r"vae\.safetensors holds no denoiser but is of kind vae .*use it beside a model"):
+        load(tmp_path / "vae.safetensors")
+
+
+def test_a_denoiser_alone_asks_for_what_is_missing(files, tmp_path):
+    folder, parts = files
+    unet = save(tmp_path / "unet.safetensors", {"unet": parts["unet"]})
+    with pytest.raises(ValueError, match=r"unet\.safetensors is a unet without vae and text: name a file"):
+        load(unet)
+    both = folder / "one.safetensors"
+    assert torch.equal(picture(load(unet, vae=both, text=both)), picture(load(both)))
+
+
+def test_what_stable_diffusion_2_predicts_is_asked_for_and_never_guessed(files, tmp_path):
+    path = save(tmp_path / "two.safetensors", {p: network(p, **a) for p, a in TWO.items()}, args=TWO)
+    with pytest.raises(ValueError, match=r"two\.safetensors: what it predicts is unknown .*same names and shapes"):
+        load(path)
+    eps, v = (load(path, prediction=p) for p in ("eps", "v"))
+    assert (v.prediction, v.image_size, eps.image_size) == ("v", (768, 768), (512, 512))
+    assert not torch.equal(picture(eps), picture(v))
+
+
+def test_the_scheduler_config_says_how_to_sample(files, tmp_path):
+    import shutil
+    folder = tmp_path / "sd"
+    shutil.copytree(files[0] / "sd", folder)
+    path = folder / "scheduler/scheduler_config.json"
+    config = json.loads(path.read_text())
+
+    def told(**new):
+        path.write_text(json.dumps(config | new))
+        return load(folder)
+    pipe = told(prediction_type="v_prediction", timestep_spacing="trailing", set_alpha_to_one=True, beta_schedule="linear",
+                beta_start=1e-4, beta_end=.02)
+    assert (pipe.prediction, pipe.spacing, pipe.end, pipe.schedule.name) == ("v", "trailing", 0, "linear")
+    assert torch.equal(pipe.schedule.alpha, schedule.linear().alpha)
+    for new, what in ((dict(rescale_betas_zero_snr=True), "rescale_betas_zero_snr is True; only False"),
+                      (dict(beta_schedule="sigmoid"), "beta_schedule 'sigmoid'"),
+                      (dict(timestep_spacing="log"), "timestep_spacing is 'log'"),
+                      (dict(prediction_type="score"), "prediction_type is 'score'")):
+        with pytest.raises(ValueError, match=what):
+            told(**new)
+
+
+def test_an_official_dit_draws_with_an_autoencoder(files, tmp_path):
+    dit = network("dit", size=8, dim=384, depth=2, heads=6, classes=10)
+    torch.save(dit.state_dict(), tmp_path / "DiT.pt")
+    with pytest.raises(ValueError, match=r"DiT\.pt is a dit without vae"):
+        load(tmp_path / "DiT.pt")
+    pipe = minidiff.load(tmp_path / "DiT.pt", vae=files[0] / "sd/vae")
+    assert pipe.shape == (4, 8, 8) and pipe.classes[:2] == ("0", "1") and pipe.schedule.name == "linear"
+    image = pipe.generate(["7", "3"], steps=2)
+    assert image.shape == (2, 3, 64, 64) and image.isfinite().all() and not torch.equal(image[0], image[1])
+
+
+@pytest.mark.parametrize("name, what", [("nothing.ckpt", "is unknown: neither one of the shipped ones"),
+                                        ("page.safetensors", "HTML page")])
+def test_what_cannot_be_loaded_is_said_in_one_line(tmp_path, name, what):
+    (tmp_path / "page.safetensors").write_text("<!DOCTYPE html><html>Not found</html>")
+    with pytest.raises((ValueError, FileNotFoundError), match=what) as e:
+        load(tmp_path / name)
+    assert "\n" not in str(e.value)
+    with pytest.raises(ValueError, match="vae: for models read from a path; tiny is a shipped one"):
+        minidiff.load("tiny", vae="x")
