@@ -8,6 +8,7 @@ memory-mapped numbers stay on the disk until they are used.
 Try: `gather` of a "third" with the three parts in another order; the text tower runs, and reads nothing right any more.
 """
 from collections.abc import Callable
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -37,6 +38,14 @@ def _third(i: int) -> Callable[[list[Tensor]], Tensor]:
     return rows
 
 
+def _joined(parts: list[Tensor]) -> Tensor:
+    """Rows below each other. For meta tensors `torch.cat` would import PyTorch's compiler (2 s, 40 MB) to add up shapes."""
+    if not parts[0].is_meta:
+        return torch.cat(parts)
+    dtype = reduce(torch.promote_types, (p.dtype for p in parts))
+    return parts[0].new_empty(sum(len(p) for p in parts), *parts[0].shape[1:], dtype=dtype)
+
+
 def _equal(parts: list[Tensor]) -> Tensor:
     if not parts[0].is_meta and not all(torch.equal(parts[0], p) for p in parts[1:]):
         raise ValueError("the blocks hold different copies of what is one tensor here; only equal copies can be read")
@@ -54,7 +63,7 @@ OPS: dict[str, tuple[Callable[[list[Tensor]], Tensor], Callable[[Tensor, int], l
     "squeeze": (_squeezed, lambda x, n: [x[:, :, None, None]]),
     "transpose": (_transposed, lambda x, n: [x.T.contiguous()]),
     **{f"third{i}": (_third(i), lambda x, n: [x]) for i in range(3)},    # `scatter` puts the three together
-    "join": (torch.cat, lambda x, n: list(x.chunk(n))),
+    "join": (_joined, lambda x, n: list(x.chunk(n))),
     "copies": (_equal, lambda x, n: [x.clone() for _ in range(n)]),
     "computed": (_nothing, lambda x, n: []),
 }
@@ -80,7 +89,7 @@ def scatter(plan: dict[str, tuple[Theirs, str]], tensors: dict[str, Tensor]) -> 
     for name, found in pieces.items():
         if len(found) != (3 if min(found).startswith("third") else 1):
             raise ValueError(f"{name} is made of q, k and v in that order; only {', '.join(sorted(found))} given")
-    return {name: torch.cat([p[op] for op in sorted(p)]) if len(p) > 1 else next(iter(p.values()))
+    return {name: _joined([p[op] for op in sorted(p)]) if len(p) > 1 else next(iter(p.values()))
             for name, p in pieces.items()}
 
 
