@@ -62,17 +62,21 @@ class Schedule:
         # cast first, then move: MPS has no float64
         return tuple(v.to(like.dtype).to(like.device)[t.to(like.device)].view(shape) for v in (self.alpha, self.sigma))
 
-    def timesteps(self, n: int, start: int | None = None, spacing: str = "linspace") -> list[int]:
-        """n + 1 strictly decreasing times for n steps from `start` (default T) to 0.
+    def timesteps(self, n: int, start: int | None = None, spacing: str = "linspace", end: int = 0) -> list[int]:
+        """n + 1 decreasing times for n steps from `start` (default T) to `end`.
 
-        linspace  start .. 1 in n even times, then 0 (the last step is short)
+        linspace  start .. 1 in n even times, then the end (the last step is short)
         trailing  start .. 0 in n even steps (what few-step samplers want)
-        leading   i * (start // n) + 2 for i = n-1 .. 0, then 0. Stable Diffusion's own: network times 1, 21, .. 981 at
-                  50 of 1000. It never visits T, and SD itself stops at index 1: `ts[-1] = 1` repeats its last move.
+        leading   i * (start // n) + 2 for i = n-1 .. 0, then the end. Stable Diffusion's own: network times 1, 21, ..
+                  981 at 50 of 1000; it never visits T.
+        end       0, clean; or 1, the least noise a network knows, taken for clean: what Stable Diffusion does (its
+                  `set_alpha_to_one` is False). A grid that visits 1 itself then ends with a move from 1 to 1.
         """
         start = self.T if start is None else start
         if not 1 <= start <= self.T:
             raise ValueError(f"start={start} is outside 1..{self.T}; it is an index of schedule {self.name!r}")
+        if end not in (0, 1):
+            raise ValueError(f"end={end}: sampling ends at 0, the clean picture, or at 1, where Stable Diffusion stops")
         if not 1 <= n <= start:
             raise ValueError(f"steps={n} is outside 1..{start}; one step per time at most, 20 to 100 are usual")
         if spacing == "linspace":
@@ -85,7 +89,7 @@ class Schedule:
             ts = [i * (start // n) + offset for i in reversed(range(n))]
         else:
             raise ValueError(f"spacing={spacing!r} is unknown; choose one of {', '.join(SPACINGS)}")
-        return ts + [0]
+        return ts + [end]
 
 
 def _vp(betas: Tensor, name: str) -> Schedule:

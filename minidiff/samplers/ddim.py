@@ -14,6 +14,10 @@ Weakness: it is Euler's method in sigma / alpha, so the error only halves when t
 schedule's end: with "leading" spacing it starts below T and treats pure noise as slightly less than that. The step is
 one pure function on any (alpha, sigma) tables, so flow and VE models run through it unchanged, higher-order samplers
 can be checked against it, and the spacing is the caller's.
+
+`fixed` is for comparison with public code. There every move is T // steps long, whatever the grid: under "linspace",
+whose times lie (T - 1) / (steps - 1) apart, each state stops short of the time at which the network is asked next. It is
+noisier than it is told to be less noisy: still order 1, with a larger error. Under "leading" nothing changes.
 """
 import torch
 from torch import Tensor
@@ -26,13 +30,16 @@ from minidiff.core.schedule import Schedule
 
 @torch.no_grad()
 def ddim(denoise: Denoise, sch: Schedule, x: Tensor, cond: Cond | None = None, *, steps: int = 50, eta: float = 0.0,
-         seed: int = 0, spacing: str = "linspace", start: int | None = None, progress: bool = False) -> Tensor:
+         seed: int = 0, spacing: str = "linspace", start: int | None = None, end: int = 0, fixed: bool = False,
+         progress: bool = False) -> Tensor:
     """Denoise x (b ..), a state at time `start` (default T), to a clean x0 of the same shape.
 
-    At T a state is sigma_T times unit noise; `steps` and `spacing` as in `Schedule.timesteps`; eta 0 (deterministic)
-    to 1 (ancestral), its noise from `seed`. Raises ValueError for steps, start, spacing or eta out of range.
+    At T a state is sigma_T times unit noise; `steps`, `spacing` and `end` as in `Schedule.timesteps`; eta 0
+    (deterministic) to 1 (ancestral), its noise from `seed`; `fixed`: every move is start // steps long. Raises
+    ValueError for steps, start, end, spacing or eta out of range.
     """
-    zs = noises(x, seed)
-    for t, s in moves(sch.timesteps(steps, start, spacing), progress):
+    zs, stride = noises(x, seed), (start or sch.T) // max(steps, 1)
+    for t, s in moves(sch.timesteps(steps, start, spacing, end), progress):
+        s = max(t - stride, end) if fixed else s
         x = ddim_step(sch, x, denoise(x, t, cond), t, s, eta, next(zs) if eta else None)
     return x
