@@ -89,7 +89,7 @@ TEXT = {
     "text_projection.weight": ("text_projection", "transpose"),
 }
 T2I = {"conv_in": "conv_in", "body.{b}.resnets.{l}": "body.{flat}", "body.{b}.in_conv": "body.{first}.in_conv"}
-T2I_LIGHT = {"conv_in": "conv_in", "body.{b}.resnets.{l}": "body.{b}.body.{l}", "body.{b}.in_conv": "body.{b}.in_conv",
+T2I_LIGHT = {"body.{b}.resnets.{l}": "body.{b}.body.{l}", "body.{b}.in_conv": "body.{b}.in_conv",
              "body.{b}.out_conv": "body.{b}.out_conv"}
 DIT = {                                                                  # to diffusers; {each}: q k v, or every block
     "x_embedder.proj": "pos_embed.proj",
@@ -199,9 +199,10 @@ def source_names(part: str, keys: Iterable[str], layers: int | None = None, leve
         part = "t2i-light"
     if (part, layout) not in TABLES:
         raise ValueError(f"no names of {part!r} in layout {layout!r}; there are: {', '.join(map(' '.join, TABLES))}")
-    plan = plan_of(keys) if layers is None or levels is None else {}
-    layers, levels = layers or plan["layers"], levels or plan["levels"]
-    attention = attention or plan.get("attention")
+    if layers is None or levels is None:
+        plan = plan_of(keys)
+        layers, levels = plan["layers"] if layers is None else layers, plan["levels"] if levels is None else levels
+        attention = attention or plan["attention"]
     return {k: rename(k, TABLES[part, layout], layers, levels, attention) for k in keys}
 
 
@@ -215,12 +216,12 @@ def plan_of(keys: Iterable[str]) -> dict:
         return sorted(next(filter(None, hits), ()))
 
     if blocks := seen(r"input_blocks\.(\d+)\.(\d+)\."):
-        downs = seen(r"input_blocks\.(\d+)\.0\.op\.")
-        layers, levels = downs[0][0] - 1 if downs else blocks[-1][0], len(downs) + 1
+        downs, rows = seen(r"input_blocks\.(\d+)\.0\.op\."), sorted({i for i, _ in blocks})
+        layers, levels = (rows.index(downs[0][0]) if downs else len(rows)) - 1, len(downs) + 1
         having = [b for b in range(levels) if (1 + b * (layers + 1), 1) in blocks]
     elif blocks := seen(r"(?:encoder\.)?down_blocks\.(\d+)\.resnets\.(\d+)\.", r"encoder\.down\.(\d+)\.block\.(\d+)\.",
                         r"(?:adapter\.)?body\.(\d+)\.(?:resnets|body)\.(\d+)\."):
-        layers, levels = 1 + max(l for _, l in blocks), 1 + blocks[-1][0]
+        layers, levels = len({l for _, l in blocks}), len({b for b, _ in blocks})       # counts: a file may hold any number
         having = [b for b, in seen(r"down_blocks\.(\d+)\.attentions\.")]
     elif blocks := seen(r"(?:adapter\.)?body\.(\d+)\.block1\."):       # a full adapter: two ResBlocks a level in all files
         layers, levels, having = 2, len(blocks) // 2, []
