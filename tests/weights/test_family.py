@@ -300,7 +300,8 @@ def test_a_width_that_was_never_released_needs_its_heads_and_keeps_its_plan(name
 def test_a_narrow_model_of_sds_plan_is_sd_but_says_neither_heads_nor_prediction():
     file = sd("unet thin", "text thin")
     found = detect(file)
-    assert (found.kind, found.context, found.prediction) == ("sd1", 24, None) and "no released model" in found.prediction_why
+    assert (found.kind, found.context, found.prediction) == ("sd1", 24, None)
+    assert "no released model" in found.prediction_why
     with pytest.raises(ValueError, match="heads="):
         networks(file, found)
     args = networks(file, found, {"vae": dict(scaling_factor=.5)}, heads={"unet": 8, "text": 3})
