@@ -39,9 +39,14 @@ def parser(command: str, *, model: str = "--model", out: str | None = None, json
     """A parser with the options that commands have in common; `model`: "--model" (default tiny), "model" or ""."""
     p = Parser(prog=f"minidiff {command}")
     if model:
-        p.add_argument(model, metavar="MODEL", help="tiny, tiny-dit or tiny-pixel",
-                       **({"default": "tiny"} if model.startswith("-") else {}))
+        p.add_argument(model, metavar="MODEL", **({"default": "tiny"} if model.startswith("-") else {}),
+                       help="tiny, tiny-dit, tiny-pixel, or the file or folder of a public model")
         p.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="default auto")
+        p.add_argument("--dtype", default="float32", choices=("float32", "float16", "bfloat16"), help="default float32")
+        of = p.add_argument_group("a model from a file or folder")
+        of.add_argument("--prediction", choices=("eps", "v", "x0", "flow"), help="what it predicts, if no file can tell")
+        of.add_argument("--vae", metavar="PATH", help="its autoencoder, from another file or folder")
+        of.add_argument("--tokenizer", metavar="PATH", help="a tokenizer/ folder or CLIP's merge list")
     if out:
         p.add_argument("--out", default=out, metavar="PNG", help=f"where the picture goes (default {out})")
     if json:
@@ -75,8 +80,11 @@ def device(name: str) -> str:
 
 
 def load(args):
+    import torch
+
     import minidiff
-    return minidiff.load(args.model, device=device(args.device))
+    said = {name: value for name in ("prediction", "vae", "tokenizer") if (value := getattr(args, name)) is not None}
+    return minidiff.load(args.model, device=device(args.device), dtype=getattr(torch, args.dtype), **said)
 
 
 def show(pictures, titles: list[str], out: str) -> None:
@@ -103,7 +111,7 @@ def generate(rest: list[str]) -> int:
     p = parser("generate", out="out/generate.png")
     p.add_argument("prompt", nargs="+", help="what to draw, quoted; a class name for tiny-pixel")
     p.add_argument("--n", type=int, default=1, metavar="INT", help="pictures of each prompt; picture i has seed SEED+i")
-    names = arguments(p, Pipe.generate, skip=("self", "prompts", "progress"))
+    names = arguments(p, Pipe.generate, skip=("self", "prompts", "noise", "decode", "progress"))
     args = parse(p, rest)
     if not 1 <= args.n * len(args.prompt) <= 256:
         raise ValueError(f"{args.n * len(args.prompt)} pictures were asked for; 1 to 256 can be drawn at once")
@@ -226,6 +234,39 @@ def trace(rest: list[str]) -> int:
     return 0
 
 
+def inspect(rest: list[str]) -> int:
+    """what a file or folder of weights is, and whether it can be loaded"""
+    from minidiff.weights.inspect import inspect as look
+    from minidiff.weights.inspect import table
+    p = parser("inspect", model="", json=True)
+    p.add_argument("path", metavar="FILE", help="a file, or a folder in the diffusers layout")
+    names = arguments(p, look, skip=("path",))
+    args = parse(p, rest)
+    facts = look(args.path, **given(args, names))
+    if args.json:
+        from minidiff.io import write_json
+        write_json(facts, args.json)
+    print(table(facts))
+    return 0
+
+
+def convert(rest: list[str]) -> int:
+    """write a model in another layout: original, diffusers or minidiff"""
+    from minidiff.weights.convert import convert as rewrite
+    from minidiff.weights.convert import report as words
+    p = parser("convert", model="", json=True)
+    p.add_argument("src", metavar="SRC", help="a file, or a folder in the diffusers layout")
+    p.add_argument("dst", metavar="DST", help="a .safetensors file; with --to diffusers a folder")
+    names = arguments(p, rewrite, skip=("src", "dst", "progress"))
+    args = parse(p, rest)
+    facts = rewrite(args.src, args.dst, **given(args, names), progress=sys.stderr.isatty())
+    if args.json:
+        from minidiff.io import write_json
+        write_json(facts, args.json)
+    print(words(facts))
+    return 0
+
+
 def doctor(rest: list[str]) -> int:
     """check this installation: versions, device, weights, and one step against stored numbers"""
     from argparse import SUPPRESS
@@ -252,7 +293,7 @@ def demo(rest: list[str]) -> int:
     return 0
 
 
-COMMANDS = {f.__name__: f for f in (generate, edit, invert, train, evaluate, prove, trace, doctor, demo)}
+COMMANDS = {f.__name__: f for f in (generate, edit, invert, train, evaluate, prove, trace, inspect, convert, doctor, demo)}
 KINDS = {"edit": TECHNIQUES, "train": RECIPES}
 
 

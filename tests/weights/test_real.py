@@ -78,8 +78,8 @@ def test_every_layout_gives_the_same_picture(files):
     for name in ("one.ckpt", "sd", "mini.safetensors"):
         pipe = load(folder / name)
         assert torch.equal(picture(pipe), want), name
-        assert all(torch.equal(v, parts[p].state_dict()[k]) for p, m in (("unet", pipe.net), ("vae", pipe.vae), ("text", pipe.text))
-                   for k, v in m.state_dict().items())
+        for part, module in (("unet", pipe.net), ("vae", pipe.vae), ("text", pipe.text)):
+            assert all(torch.equal(v, parts[part].state_dict()[k]) for k, v in module.state_dict().items())
 
 
 def test_a_loaded_model_is_sampled_as_stable_diffusion_is(files):
