@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from minidiff.weights.fill import Coverage, build, coverage, meta, read, sources, take, used
 from minidiff.weights.layouts import Source, contents, destination, naming, open_model
-from minidiff.weights.mapped import Entry
+from minidiff.weights.mapped import Entry, short
 from minidiff.weights.ops import scatter
 from minidiff.weights.writer import replacing, write_safetensors
 
@@ -121,7 +121,7 @@ def reasons(gone: dict[str, str]) -> dict[str, dict]:
     """{why: {"tensors": how many, "like": one of them}}."""
     found = {}
     for name, why in gone.items():
-        found.setdefault(why, {"tensors": 0, "like": name})["tensors"] += 1
+        found.setdefault(why, {"tensors": 0, "like": short(name)})["tensors"] += 1
     return found
 
 

@@ -25,7 +25,7 @@ from minidiff.models.unet import UNet
 from minidiff.models.vae import VAE
 from minidiff.weights.family import Family, dropped, part_names
 from minidiff.weights.keymaps import Theirs, alias, ema_name, source_names
-from minidiff.weights.mapped import TensorFile, finite
+from minidiff.weights.mapped import TensorFile, finite, short
 from minidiff.weights.ops import gather
 
 CLASSES = {"unet": UNet, "dit": DiT, "vae": VAE, "text": CLIPText, "controlnet": ControlNet, "t2i": T2IAdapter}
@@ -44,7 +44,7 @@ class Coverage:
 
 
 class Blank(TorchFunctionMode):
-    """Leaves out random initialisation: without memory it is idle, and PyTorch would import its compiler for it (seconds)."""
+    """Leaves out random initialisation: without memory it is idle, and PyTorch would import its compiler for it (2 s)."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if getattr(func, "__module__", None) == "torch.nn.init" or func in (Tensor.normal_, Tensor.uniform_):
@@ -89,7 +89,7 @@ def coverage(file: TensorFile, family: Family, modules: Mapping[str, nn.Module],
     unknown = tuple(n for n in file if n not in taken and n not in gone)
     if unknown:
         raise ValueError(f"{file.path}: {len(unknown)} of {len(file)} tensor(s) have no place in a network of family "
-                         f"{family.kind}: {_few(unknown)}")
+                         f"{family.kind}: {_few(list(map(short, unknown)))}")
     return Coverage(tuple(n for n in file if n in taken), {n: why for n, why in gone.items() if n not in taken},
                     tuple(f"{part}.{k}" for part, r in rows.items() for k in r))
 
@@ -103,7 +103,7 @@ def sources(file: TensorFile, family: Family, part: str, own: Mapping[str, Tenso
         full = {n: have.get(alias(n), family.parts[part] + n) for n in names(theirs)}
         full = {n: ema_name(f) if ema and part == "unet" else f for n, f in full.items()}
         rows[name] = (full[theirs] if isinstance(theirs, str) else tuple(full.values()), op)
-        missing += (lost := [f for f in full.values() if f not in file])
+        missing += (lost := [short(f) for f in full.values() if f not in file])
         wrong += [] if lost or op == "computed" else _wrong(file, rows[name], tuple(own[name].shape))
     for label, found in (("missing", missing), ("not as expected", wrong)):
         if found:
@@ -117,26 +117,27 @@ def take(file: TensorFile, row: tuple[Theirs, str], shape: tuple[int, ...], dtyp
     theirs, op = row
     if op == "computed":
         return position_embedding(shape[2], isqrt(shape[1])).to(dtype)
-    first = names(theirs)[0]
+    first = short(names(theirs)[0])
     try:
         x = gather(theirs, op, lambda n: file.tensor(n, copy=copy or file[n].dtype != dtype))
     except ValueError as e:
         raise ValueError(f"{file.path}: {first}: {e}") from e
     y = x.to(dtype).contiguous()
     if not all(end.isfinite() for end in torch.aminmax(y)):
-        finite(x, first, file.path)
+        finite(x, names(theirs)[0], file.path)
         raise ValueError(f"{file.path}: {first} reaches {x.abs().max().item():.3g}, more than {dtype} can hold")
     return y
 
 
 def _wrong(file: TensorFile, row: tuple[Theirs, str], shape: tuple[int, ...]) -> list[str]:
+    first = short(names(row[0])[0])
     try:
         found = meta(file, row)
     except (ValueError, RuntimeError, IndexError) as e:
-        return [f"{names(row[0])[0]} ({str(e).splitlines()[0]})"]
+        return [f"{first} ({str(e).splitlines()[0]})"]
     if not found.is_floating_point():
-        return [f"{names(row[0])[0]} is {found.dtype}, expected floating-point numbers"]
-    return [] if tuple(found.shape) == shape else [f"{names(row[0])[0]} gives {tuple(found.shape)}, expected {shape}"]
+        return [f"{first} is {found.dtype}, expected floating-point numbers"]
+    return [] if tuple(found.shape) == shape else [f"{first} gives {tuple(found.shape)}, expected {shape}"]
 
 
 def meta(file: TensorFile, row: tuple[Theirs, str]) -> Tensor:
@@ -153,5 +154,5 @@ def used(rows: Rows) -> tuple[str, ...]:
     return tuple(dict.fromkeys(n for theirs, _ in rows.values() for n in names(theirs)))
 
 
-def _few(names: list[str] | tuple[str, ...]) -> str:
-    return ", ".join(n[:200] for n in names[:3]) + (" ..." if names[3:] else "")
+def _few(texts: list[str]) -> str:
+    return ", ".join(texts[:3]) + (" ..." if texts[3:] else "")
