@@ -3,7 +3,6 @@
 Shipped weights live in `weights/tiny/*.safetensors` beside `manifest.json`, which holds each file's SHA-256, the recipe
 that made it, its seed and cost. A file whose hash differs is refused. Nothing here ever unpickles code.
 """
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -24,6 +23,7 @@ from minidiff.models.text import CLIPText
 from minidiff.models.tokenizer import Tokenizer
 from minidiff.models.unet import UNet
 from minidiff.models.vae import VAE
+from minidiff.weights.mapped import sha256
 
 TINY = Path(__file__).parent / "tiny"
 PIXEL_CLASSES = tuple(f"{color} {shape}" for shape in shapes.SHAPES for color in shapes.COLORS)
@@ -107,10 +107,6 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as e:
         raise ValueError(f"{path} is no readable safetensors file ({str(e).splitlines()[0]})") from e
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def manifest(folder: Path | None = None) -> dict[str, dict]:
