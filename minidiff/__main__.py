@@ -7,6 +7,7 @@ so `minidiff --help` does not wait for torch. Every mistake is one line on stder
 import importlib
 import os
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 from minidiff import __version__
@@ -111,15 +112,65 @@ def generate(rest: list[str]) -> int:
     p = parser("generate", out="out/generate.png")
     p.add_argument("prompt", nargs="+", help="what to draw, quoted; a class name for tiny-pixel")
     p.add_argument("--n", type=int, default=1, metavar="INT", help="pictures of each prompt; picture i has seed SEED+i")
-    names = arguments(p, Pipe.generate, skip=("self", "prompts", "noise", "decode", "progress"))
+    names = arguments(p, Pipe.generate, skip=("self", "prompts", "noise", "denoise", "decode", "progress"))
+    of = p.add_argument_group("files that go with a model")
+    of.add_argument("--lora", nargs="+", default=[], metavar="FILE[=FLOAT]", help="LoRA files, each with its strength")
+    of.add_argument("--embedding", nargs="+", default=[], metavar="FILE", help="textual inversion: new words")
+    of.add_argument("--control", metavar="PATH", help="a ControlNet or T2I-Adapter, which needs a --hint")
+    of.add_argument("--hint", metavar="PICTURE", help="what steers it: edges, depth, poses, ...")
+    of.add_argument("--control-scale", type=float, default=1., metavar="FLOAT", help="default 1.0")
+    of.add_argument("--offload", action="store_true", help="one layer at a time: slower, in little memory")
     args = parse(p, rest)
+    if (args.control is None) != (args.hint is None):
+        raise ValueError("--control and --hint go together: a file of weights, and the picture that steers it")
     if not 1 <= args.n * len(args.prompt) <= 256:
         raise ValueError(f"{args.n * len(args.prompt)} pictures were asked for; 1 to 256 can be drawn at once")
     prompts = [q for q in args.prompt for _ in range(args.n)]
-    images = load(args).generate(prompts, **given(args, names), progress=sys.stderr.isatty())
+    pipe, options = load(args), given(args, names)
+    with dressed(pipe, args):
+        if args.control:
+            options["denoise"] = steered(pipe, args)
+        images = pipe.generate(prompts, **options, progress=sys.stderr.isatty())
     titles = [f"{q} #{args.seed + i}" if args.n > 1 else q for i, q in enumerate(prompts)]
     show(images, titles, args.out)
     return 0
+
+
+@contextmanager
+def dressed(pipe, args):
+    """The pipe with what --embedding, --lora and --offload say, for the length of the block."""
+    from contextlib import ExitStack
+
+    from minidiff.weights.lora import lora
+    from minidiff.weights.offload import offload
+    from minidiff.weights.textual_inversion import load_embedding
+    for path in args.embedding:
+        print("new words:", *load_embedding(path, pipe), file=sys.stderr)
+    with ExitStack() as stack:
+        for text in args.lora:
+            path, _, strength = text.rpartition("=") if "=" in text else (text, "", "1")
+            try:
+                strength = float(strength)
+            except ValueError:
+                raise ValueError(f"--lora {text}: expected FILE or FILE=STRENGTH") from None
+            stack.enter_context(lora(pipe, path, strength=strength))
+        if args.offload:
+            stack.enter_context(offload(pipe))
+        yield
+
+
+def steered(pipe, args):
+    """The pipe's denoiser under the ControlNet or adapter of --control, looking at --hint."""
+    from minidiff.control.controlnet import ControlNet, controlled
+    from minidiff.control.t2i_adapter import adapted
+    from minidiff.io import read_image
+    from minidiff.weights.real import load_control
+    control = load_control(args.control, dtype=pipe.dtype).to(pipe.device)
+    height, width = pipe.image_size
+    hint = (read_image(args.hint, (args.height or height, args.width or width)) + 1) / 2
+    channels = 3 if isinstance(control, ControlNet) else control.in_channels
+    hint = hint.mean(1, keepdim=True) if channels == 1 else hint
+    return (controlled if isinstance(control, ControlNet) else adapted)(pipe, control, hint, args.control_scale)
 
 
 def edit(rest: list[str]) -> int:

@@ -147,7 +147,7 @@ class Pipe:
     def generate(self, prompts: str | list[str], *, steps: int = 50, scale: float | None = None, seed: int = 0,
                  negative: str | list[str] = "", sampler: Literal["ddim", "plms", "dpm++"] = "ddim", eta: float = 0.,
                  height: int | None = None, width: int | None = None, noise: Tensor | None = None,
-                 decode: bool = True, progress: bool = False) -> Tensor:
+                 denoise: Denoise | None = None, decode: bool = True, progress: bool = False) -> Tensor:
         """Pictures (b 3 H W) for prompts, with classifier-free guidance.
 
         scale     1 is none; default: the model's own
@@ -155,14 +155,15 @@ class Pipe:
         eta       0 to 1: noise on the way, for ddim
         height    of the pictures in pixels, as `width`; default: the size the model was trained on
 
-        `noise` (b c h w), unit Gaussian, replaces that of `seed`; `decode=False` returns the latents.
+        `noise` (b c h w), unit Gaussian, replaces that of `seed`; `denoise` the pipe's own `eps`, such as a ControlNet's
+        `controlled(pipe, ...)`; `decode=False` returns the latents.
         """
         cond, (height0, width0) = self.embed(prompts), self.image_size
         shape = (len(cond), self.shape[0], *self.latent_size(height or height0, width or width0))
         if noise is not None and noise.shape != shape:
             raise ValueError(f"noise of shape {tuple(noise.shape)}: these {len(cond)} picture(s) start from {shape}")
         x = draw(shape, seed, self.device, self.dtype) if noise is None else noise.to(self.device, self.dtype)
-        guided = cfg_batched(self.eps, self.embed(negative) if negative else self.null(),
+        guided = cfg_batched(denoise or self.eps, self.embed(negative) if negative else self.null(),
                              self.scale if scale is None else scale)
         z = self.solve(guided, x, cond, steps=steps, sampler=sampler, eta=eta, seed=seed, progress=progress)
         return self.decode(z) if decode else z

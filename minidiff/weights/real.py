@@ -83,6 +83,19 @@ def _module(source: Source, part: str, dtype: torch.dtype | None, ema: bool, hea
     return module
 
 
+def load_control(path: str | Path, *, dtype: torch.dtype | None = None) -> nn.Module:
+    """A ControlNet or a T2I-Adapter from a file or folder, for `control.controlnet.controlled` or `t2i_adapter.adapted`.
+
+    A file may hold the whole model around a ControlNet, as the first ones did; that is left. ValueError: of another kind.
+    """
+    source = open_model(path)
+    part = next((part for part in ("controlnet", "t2i") if part in source.family.parts), None)
+    if part is None:
+        raise ValueError(f"{path} is neither a ControlNet nor a T2I-Adapter but of kind {source.family.kind} "
+                         f"({source.family.why})")
+    return _module(source, part, dtype, False, None)
+
+
 def sampling(source: Source, prediction: str) -> dict:
     """{"schedule", "spacing", "end"} of a Pipe. ValueError: a scheduler's config asks for what is not implemented.
 

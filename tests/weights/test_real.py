@@ -175,3 +175,55 @@ def test_what_cannot_be_loaded_is_said_in_one_line(tmp_path, name, what):
     assert "\n" not in str(e.value)
     with pytest.raises(ValueError, match="vae: for models read from a path; tiny is a shipped one"):
         minidiff.load("tiny", vae="x")
+
+
+@pytest.fixture
+def command(files, monkeypatch, tmp_path):
+    """`minidiff generate` with the small model: a function of further options -> (exit code, the picture)."""
+    from minidiff import __main__ as cli
+    from minidiff.io import read_image
+    monkeypatch.setattr(cli, "load", lambda args: load(files[0] / "one.safetensors"))
+
+    def run(*options):
+        out = tmp_path / "a.png"
+        out.unlink(missing_ok=True)
+        size = ("--height", "64", "--width", "64", "--steps", "2")
+        code = cli.main(["generate", "a red circle", "--out", str(out), *size, *map(str, options)])
+        return code, read_image(out) if out.exists() else None
+    return run
+
+
+def test_files_that_go_with_a_model_change_what_the_command_draws(command, tmp_path):
+    from safetensors.torch import save_file
+    torch.manual_seed(0)
+    name = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
+    save_file({f"{name}.lora_down.weight": torch.randn(2, 768), f"{name}.lora_up.weight": torch.randn(64, 2)},
+              tmp_path / "lora.safetensors")
+    save_file({"<cat>": torch.randn(768)}, tmp_path / "cat.safetensors")
+    plain, again, offloaded = command(), command(), command("--offload")
+    assert plain[0] == 0 and torch.equal(plain[1], again[1]) and torch.equal(plain[1], offloaded[1])
+    for options in (("--lora", tmp_path / "lora.safetensors"), ("--lora", f"{tmp_path / 'lora.safetensors'}=0.5")):
+        code, image = command(*options)
+        assert code == 0 and not torch.equal(image, plain[1]), options
+    assert torch.equal(command("--lora", f"{tmp_path / 'lora.safetensors'}=0")[1], plain[1])
+    assert command("--embedding", tmp_path / "cat.safetensors")[0] == 0
+    assert command("--lora", f"{tmp_path / 'lora.safetensors'}=much")[0] == 2
+
+
+def test_a_control_file_and_its_hint_steer_the_command(command, files, tmp_path):
+    from minidiff.control.controlnet import ControlNet
+    from minidiff.io import write_image
+    torch.manual_seed(0)
+    control = ControlNet.from_unet(files[1]["unet"]).requires_grad_(False)
+    for p in control.parameters():
+        p.add_(.05 * torch.randn_like(p))
+    save(tmp_path / "control.safetensors", {"controlnet": control})
+    convert(tmp_path / "control.safetensors", tmp_path / "control", to="diffusers", heads={"controlnet": 4})
+    write_image(torch.rand(1, 3, 64, 64) * 2 - 1, tmp_path / "hint.png")
+    plain = command()[1]
+    code, image = command("--control", tmp_path / "control", "--hint", tmp_path / "hint.png")
+    assert code == 0 and not torch.equal(image, plain)
+    assert torch.equal(command("--control", tmp_path / "control", "--hint", tmp_path / "hint.png",
+                               "--control-scale", 0)[1], plain)
+    assert command("--control", tmp_path / "control") == (2, None)
+    assert command("--control", files[0] / "one.safetensors", "--hint", tmp_path / "hint.png") == (2, None)
