@@ -42,6 +42,11 @@ class Entry:
         return math.prod(self.shape)
 
     @property
+    def aligned(self) -> bool:
+        """Can it be mapped? torch wants numbers at multiples of their size; old files and headers have them anywhere."""
+        return self.begin % self.dtype.itemsize == 0
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the file from its first number to its last; more than numel * itemsize for a view with gaps."""
         if self.stride is None or not self.numel:
@@ -96,7 +101,7 @@ def read(entry: Entry, maps: dict[Path, mmap.mmap], copy: bool = False) -> Tenso
     end = entry.begin + entry.nbytes
     if entry.path.stat().st_size < end:
         raise ValueError(f"{entry.path} became shorter since it was opened; open it again")
-    if copy or entry.begin % entry.dtype.itemsize:                       # torch wants numbers at multiples of their size
+    if copy or not entry.aligned:
         part = bytearray(entry.nbytes)
         with open(entry.path, "rb") as f:
             f.seek(entry.begin)

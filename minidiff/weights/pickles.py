@@ -37,8 +37,15 @@ Places = dict[str, tuple[int, int]]                                             
 def load_pickle(path: str | Path) -> object:
     """The object in a torch file with its wrapping taken off: a dict, a list or a tensor, tensors mapped from the file.
     Objects of unknown classes are `Inert`. Nothing is imported, nothing runs. ValueError: one line naming the file."""
-    maps = {}
-    return _unwrap(Path(path), _unpickle(Path(path), lambda entry: read(entry, maps)))[0]
+    maps, copied = {}, 0
+
+    def make(entry: Entry) -> Tensor:
+        nonlocal copied
+        copied += 0 if entry.aligned else entry.nbytes
+        if copied > 2 * entry.path.stat().st_size:                              # one storage, claimed a thousand times
+            raise ValueError("its tensors are together larger than the file: made to exhaust the memory")
+        return read(entry, maps)
+    return _unwrap(Path(path), _unpickle(Path(path), make))[0]
 
 
 def open_pickle(path: str | Path) -> TensorFile:

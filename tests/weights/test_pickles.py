@@ -421,6 +421,20 @@ def test_the_largest_bombs_take_less_than_two_seconds(tmp_path, name):
     refused(path, "more than 400,000 steps", traced=False)
 
 
+def test_one_storage_claimed_many_times_is_mapped_or_refused_but_never_copied_many_times(tmp_path):
+    data, outcomes = bytes(1_000_000), []
+    ident = ("storage", torch.FloatStorage, "0", "cpu", 250_000, None)
+    for pad in range(4):                                                        # one of four lies where it can be mapped
+        raw = program({"pad": "x" * pad, "w": [claim(0, (250_000,), (1,), ident) for _ in range(100)]})
+        path = write(tmp_path / "x.pt", "legacy", raw, data)
+        try:
+            outcomes.append(len(load_pickle(path)["w"]))
+        except ValueError:
+            refused(path, "larger than the file", read=load_pickle)
+            outcomes.append("refused")
+    assert sorted(outcomes, key=str) == [100, "refused", "refused", "refused"]
+
+
 def test_torchs_guarded_reader_would_grant_the_memory(tmp_path):
     """The reason it is not used: calling bytearray is allowed there."""
     raw = BOMBS["bytearray"][0].replace(b"\x8a\x06\x00\x00\x00\x00\x00\x01", b"\x8a\x03\x00\x00\x01")        # 65,536 bytes
