@@ -10,20 +10,17 @@ answered by a harmless stand-in of ours that keeps bytes. Anything else is refus
 Try: `images, labels, names = cifar10("data", download=True)` and plot `images[labels == 3][:16]`.
 Weakness: 32x32 pictures carry little to edit; here they serve unconditional and class-conditional training.
 """
-import hashlib
-import http.client
 import io
-import os
 import pickle
 import tarfile
-import urllib.request
 import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
+
+from minidiff.download import download
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 MD5 = "c58f30108f718f92721af3b95e74349a"
@@ -67,33 +64,10 @@ def find(root: Path) -> Path | None:
 
 def fetch(root: Path, progress: bool = True) -> Path:
     """Download the archive into `root`. It appears under its name only when complete and right."""
-    root.mkdir(parents=True, exist_ok=True)
-    temp = root / f".{ARCHIVE}.{os.getpid()}"
     try:
-        with open(temp, "wb") as out:
-            md5 = copy_url(out, progress)
-        if md5 != MD5:
-            raise ValueError(f"{URL} came with MD5 {md5}, expected {MD5}; nothing was kept, try again")
-        os.replace(temp, root / ARCHIVE)
-    finally:
-        temp.unlink(missing_ok=True)
-    return root / ARCHIVE
-
-
-def copy_url(out, progress: bool) -> str:
-    """Write what URL holds to the open file `out`; its MD5."""
-    md5 = hashlib.md5(usedforsecurity=False)
-    try:
-        with urllib.request.urlopen(URL, timeout=60) as web:
-            size = int(web.headers.get("Content-Length") or 0) or None
-            with tqdm(total=size, unit="B", unit_scale=True, desc="CIFAR-10", disable=not progress) as bar:
-                while chunk := web.read(2 ** 20):
-                    out.write(chunk)
-                    md5.update(chunk)
-                    bar.update(len(chunk))
-    except (OSError, http.client.HTTPException) as e:  # no route, refused, timed out, broken off
-        raise OSError(f"could not download {URL} ({e}); fetch it by other means and pass its path as root") from e
-    return md5.hexdigest()
+        return download(URL, root / ARCHIVE, MD5, title="CIFAR-10", progress=progress)
+    except OSError as e:
+        raise OSError(f"{e}; fetch it by other means and pass its path as root") from e
 
 
 def read_files(source: Path, names: list[str]) -> dict[str, bytes]:

@@ -1,14 +1,18 @@
 """Prompts to ids: CLIP's byte pairs against known ids and transformers, the word tokenizer against its contract."""
-import gzip
 import json
 import random
+import re
+import sys
+import unicodedata
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
 
-from minidiff.models.tokenizer import BytePairs, Tokenizer, byte_letters, clean, join
+from minidiff.models.bpe import START, STOP, BytePairs, byte_letters, clean, cut, join
+from minidiff.models.tokenizer import SPACE, Tokenizer
+from minidiff.weights.merges import clip_tokenizer
 
 MERGES = Path(__file__).parents[3] / "shared/data/clip/bpe_simple_vocab_16e6.txt.gz"
 VOCAB = "a red blue circle square on background left of".split()
@@ -24,7 +28,7 @@ GOLDEN = {
 def bpe():
     if not MERGES.is_file():
         pytest.skip("CLIP's merge list bpe_simple_vocab_16e6.txt.gz is not here; it is not part of the repository")
-    return Tokenizer.bpe(MERGES)
+    return clip_tokenizer(MERGES)
 
 
 @pytest.fixture
@@ -33,11 +37,9 @@ def words():
 
 
 @pytest.fixture
-def small_bpe(tmp_path):
+def small_bpe():
     """A vocabulary of four merges, so that ids can be worked out by hand: merged symbols start at id 512."""
-    path = tmp_path / "merges.txt"
-    path.write_text("#version: 0.2\na b\nab ab</w>\nb c</w>\na b</w>\n")
-    return Tokenizer.bpe(path, context=8, merges=4)
+    return Tokenizer.bpe([("a", "b"), ("ab", "ab</w>"), ("b", "c</w>"), ("a", "b</w>")], context=8)
 
 
 # --- byte pairs -------------------------------------------------------------------------------------------------------
@@ -56,7 +58,7 @@ def test_clip_vocabulary_has_49408_names_and_known_corners(bpe):
 
 def test_padding_is_the_end_token_for_sd1_and_zero_for_sd2(bpe):
     ids = [49406, 2368, 49407]
-    zero = Tokenizer.bpe(MERGES, pad="zero")
+    zero = clip_tokenizer(MERGES, pad="zero")
     assert bpe("cat").tolist() == [ids + [49407] * 74]
     assert zero("cat").tolist() == [ids + [0] * 74]
 
@@ -90,11 +92,11 @@ def test_spans_never_point_beyond_the_frame(bpe):
 
 def test_decode_gives_the_words_back_whatever_the_padding(bpe):
     assert bpe.decode(bpe("A  café, it's ☃")[0]) == "a café , it 's ☃"
-    assert Tokenizer.bpe(MERGES, pad="zero").decode(Tokenizer.bpe(MERGES, pad="zero")("cat")[0]) == "cat"
+    assert (zero := clip_tokenizer(MERGES, pad="zero")).decode(zero("cat")[0]) == "cat"
 
 
 def test_a_new_word_gets_its_own_id_and_no_longer_word_contains_it(bpe):
-    tok = Tokenizer.bpe(MERGES)
+    tok = clip_tokenizer(MERGES)
     before = tok.ids("a toymonster")
     assert tok.add("<my-cat>") == 49408 and tok.add("toymon") == 49409
     assert tok.ids("a <My-Cat>, toymon") == [320, 49408, 267, 49409]
@@ -103,6 +105,7 @@ def test_a_new_word_gets_its_own_id_and_no_longer_word_contains_it(bpe):
     assert tok.ids("<my-cat>s") == [49408, *tok.ids("s")] and tok.add("<my-cat>s") == 49410
     assert tok.ids("<my-cat>s <my-cat>") == [49410, 49408]  # the longest name that fits
     assert tok.token_spans("a <my-cat>, sitting")[1] == ("<my-cat>", [2, 3])
+    assert tok.words_of("toymonster <my-cat>s") == ["toymonster", "<my-cat>s"]
     with pytest.raises(ValueError, match="taken"):
         tok.add("cat")
 
@@ -132,56 +135,177 @@ def test_any_text_is_spelled_and_read_back_without_merges():
     tok = BytePairs([])
     for text in ("naïve", "日本語", "x²", "Ⅷ", "a_b", "🦊"):
         (ids,) = tok.spell([text])
-        assert tok.read(ids).replace(" ", "") == text
+        assert tok.read(ids).replace(" ", "") == clean(text)
 
 
-def test_cleaning_resolves_entities_twice_and_composes_accents():
-    assert clean("  A &amp;amp; B&nbsp;\tC ") == "a & b c"
-    assert clean("cafe\u0301") == "caf\u00e9"
+def test_cleaning_composes_and_lowers_each_character_alone():
+    assert clean("Cafe\u0301") == "caf\u00e9"
+    assert clean("ΟΔΟΣ ΣΑΣ") == "οδοσ σασ" != "ΟΔΟΣ ΣΑΣ".lower()
+    assert clean("&amp; İ") == "&amp; i\u0307"
 
 
-def test_broken_merge_lists_are_refused_in_one_line(tmp_path):
-    whole = gzip.compress(b"#version: 0.2\n" + b"a b\n" * 50_000)
-    head, line = b"#version: 0.2\n", b"a b\n"
-    cases = {"cut.gz": (whole[:-40], "no readable"), "short.txt": (head + line, "holds 1 lines"),
-             "odd.txt": (head + b"a b c\n" * 48_894, "48894 pairs"), "head.txt": (line * 48_895, "#version")}
-    for name, (raw, message) in cases.items():
-        (tmp_path / name).write_bytes(raw)
-        with pytest.raises(ValueError, match=message) as e:
-            Tokenizer.bpe(tmp_path / name)
-        assert "\n" not in str(e.value)
-    with pytest.raises(FileNotFoundError, match="no merge list"):
-        Tokenizer.bpe(tmp_path / "absent")
+def test_python_tells_letters_digits_and_spaces_apart_as_unicode_does():
+    every = list(map(chr, range(sys.maxunicode + 1)))
+    kinds = [unicodedata.category(c)[0] for c in every]
+    assert [c.isalpha() for c in every] == [k == "L" for k in kinds]
+    assert [c.isalnum() for c in every] == [k in "LN" for k in kinds]
+    assert "".join(SPACE.findall("x".join(every))) == "".join(c for c in every if c.isspace() and not "\x1c" <= c <= "\x1f")
 
 
-def strings(seed: int = 0, n: int = 300) -> list[str]:
-    """Prompts, contractions, digits, punctuation, scripts, symbols and random mixtures of them."""
+def test_names_are_cut_out_leftmost_then_longest_and_letters_never_from_a_word():
+    assert cut("a<x><x>s", ["<x>", "<x>s"]) == ["a", "<x>", "<x>s"]
+    assert cut("toymonster toymon", ["toymon"]) == ["toymonster ", "toymon"]
+    assert cut("abc", []) == ["abc"]
+
+
+def test_the_frame_can_be_typed_but_only_as_it_is_written_unless_asked(bpe):
+    assert bpe.ids(f"a{STOP}b {START}") == [320, 49407, 321, 49406]
+    loud = bpe.ids("a<|EndOfText|>!")
+    assert 49407 not in loud and len(loud) == 8  # a < | endof text | > !
+    assert Tokenizer.bpe(list(bpe.speller.rank), anycase=[STOP]).ids("a<|EndOfText|>!") == [320, 49407, 256]
+
+
+def test_where_an_exclamation_mark_pads_one_in_a_prompt_is_the_padding(bpe):
+    zero = clip_tokenizer(MERGES, pad="zero")
+    assert bpe.ids("wow! cat!!") == [2781, 256, 2368, 748]
+    assert zero.ids("wow! cat!!") == [2781, 0, 2368, 0, 0]
+    assert zero.words_of("wow! cat!!") == ["wow", "cat"] and zero.decode(zero("wow!")[0]) == "wow !"
+
+
+def test_a_word_of_several_tokens_is_spelled_as_all_of_them_wherever_it_stands(small_bpe, words):
+    for tok in (small_bpe, words):
+        before = tok.ids("a")
+        first = tok.add("<cat>", 3)
+        assert tok.ids("a <cat>,<Cat> a")[:7] == [*before, first, first + 1, first + 2] + \
+            (tok.ids(",") + [first, first + 1, first + 2])[:3]
+        assert tok.ids("<cat>_1 <cat>_2") == [first + 1, first + 2]
+        assert tok.token_spans("a <cat>")[1] == ("<cat>", [2, 3, 4])
+        size = len(tok)
+        with pytest.raises(ValueError, match="taken"):
+            tok.add("<cat>_1")
+        with pytest.raises(ValueError, match="'<cat>_2' is taken"):
+            tok.add("<cat>_2", 1)
+        assert len(tok) == size == first + 3
+
+
+def test_a_word_that_cannot_be_added_whole_adds_nothing(small_bpe):
+    small_bpe.add("<dog>_2")
+    size = len(small_bpe)
+    with pytest.raises(ValueError, match="'<dog>_2' is taken"):
+        small_bpe.add("<dog>", 3)
+    assert len(small_bpe) == size and size - 1 not in small_bpe.ids("<dog>")
+
+
+def test_a_word_spelled_before_is_spelled_anew_after_something_was_added(small_bpe):
+    assert len(small_bpe.ids("(toy)")) == 5
+    new = small_bpe.add("toy")
+    assert small_bpe.ids("(toy)")[1] == new
+
+
+@pytest.mark.parametrize("kind", ["bpe", "words"])
+def test_half_a_character_is_refused(kind, small_bpe, words):
+    with pytest.raises(ValueError, match="lone surrogate") as e:
+        (small_bpe if kind == "bpe" else words)("a \ud83d cat")
+    assert "\n" not in str(e.value) and str(e.value).isprintable()
+
+
+def test_a_prompt_of_200_tokens_keeps_75_and_the_warning_says_the_other_125(bpe):
+    prompt = [f"{a} {b}" for a in ("red", "blue", "green", "small", "large") for b in ("cat", "dog", "car", "tree") * 5]
+    with pytest.warns(UserWarning, match="200 tokens, 75 fit") as caught:
+        row = bpe(" ".join(prompt))[0]
+    assert row[1:76].tolist() == bpe.ids(" ".join(prompt))[:75] and row[76] == 49407
+    assert re.search("cut off: '(.*)'", str(caught[0].message))[1].split() == " ".join(prompt).split()[75:]
+    assert caught[0].filename == __file__
+
+
+WORDS = ("a photo of cat corgi xylobrontosaurus it's don't WE'LL they've I'm he'd 'tis x's's '''s "
+         "''ll 's s' O'REILLY'S rock'n'roll 2023 1,234.5 3d x² ½ Ⅷ viii ٣٤ _under_ snake_case __ "
+         "... !? wow! !! -- “quoted” ‘single’ naïve café CAFÉ cafe\u0301 \u0301 e\u0301\u0323 "
+         ">\u0338 Å ﬁne ŉ Straße ΟΔΟΣ İstanbul ǅ 日本語 一二三 한국어 \u1112\u1161\u11ab привет שלום हिन्दी "
+         "ไทย αβγ 😀 🦊 👩\u200d🚀 👨\u200d👩\u200d👧 🏳\ufe0f\u200d🌈 👍🏽 🇫🇷 1\ufe0f\u20e3 c++ "
+         "#tag @user a/b 100% $5 ~ ^ `code` (brackets) {y} <b> & &amp; &amp;lt; &#39; \u200b "
+         "\ufeff \u00ad \u202e \x00 \x07 \x1c \x1f \x7f <|startoftext|> <|endoftext|>!! "
+         "(<|endoftext|> a<|startoftext|>b <|STARTOFTEXT|> <|EndOfText|>?! <|endoftext <cat-toy> "
+         "pneumonoultramicroscopicsilicovolcanoconiosis").split(" ")
+SPACES = [*"    ", "", "", ", ", "  ", "\n", "\t", "\r\n", "\x0b", "\x85", "\xa0", "\u2003", "\u2028", "\u3000"]
+
+
+def settled(c: str) -> bool:
+    """A character, and if it is a combining mark, one old enough that every table knows where it belongs."""
+    known = unicodedata.category(c) not in ("Cn", "Cs")
+    return known and not (unicodedata.combining(c) and unicodedata.ucd_3_2_0.category(c) == "Cn")
+
+
+def strings(seed: int = 0, n: int = 2000) -> list[str]:
+    """Mixtures of the words above and of random characters, of one to two hundred tokens; every word alone."""
     rng = random.Random(seed)
-    parts = ("a photo of cat corgi xylobrontosaurus it's don't WE'LL they've I'm he'd 'tis 2023 1,234.5 3d x² ½ Ⅷ ٣٤ "
-             "_under_ snake_case ... !? -- “quoted” ‘single’ naïve café CAFÉ Straße 日本語 привет мир שלום αβγ ñ 😀 🦊 "
-             "👩\u200d🚀 c++ #tag @user a/b 100% $5 ~ ^ `code` (brackets) [x] {y} <b> & é <|endoftext|> Ünïcödé ﬁne "
-             "'''s ''ll s' 's").split()
-    space = [" ", " ", " ", "  ", "\n", "\t", "", ", "]
-    mixed = ["".join(rng.choice(parts) + rng.choice(space) for _ in range(rng.randint(1, 24))) for _ in range(n)]
-    return mixed + parts + ["", " ", "word " * 90]
+    kinds = [[c for c in map(chr, range(a, b)) if settled(c)] for a, b in ((1, 128), (128, 0x3000), (0x3000, 0x20000))]
+    part = lambda: rng.choice(WORDS) if rng.random() < .7 else "".join(  # noqa: E731
+        rng.choice(rng.choice(kinds)) for _ in range(rng.randint(1, 6)))
+    mixed = ["".join(part() + rng.choice(SPACES) for _ in range(rng.choice([1, 2, 4, 8, 40])))
+             for _ in range(n - len(WORDS) - 4)]
+    return [*mixed, *WORDS, "", " \n", "word " * 200, "ab" * 500]
+
+
+def published(folder: Path, speller: BytePairs, pad: str) -> Path:
+    """A tokenizer folder with the files of a published Stable Diffusion: pad <|endoftext|> is 1, pad ! is 2."""
+    token = lambda name: {"content": name, "lstrip": False, "normalized": True, "rstrip": False,  # noqa: E731
+                          "single_word": False}
+    names = {"bos_token": token(START), "eos_token": token(STOP), "unk_token": token(STOP)}
+    typed = {k: {"__type": "AddedToken", **v} for k, v in names.items()}
+    merges = "\n".join(["#version: 0.2", *(" ".join(p) for p in speller.rank)]) + "\n"
+    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "pad_token": STOP, **typed}
+    folder.mkdir()
+    (folder / "vocab.json").write_text(json.dumps(speller.id), encoding="utf-8")
+    (folder / "merges.txt").write_text(merges, encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "special_tokens_map.json").write_text(json.dumps({**names, "pad_token": pad}))
+    return folder
 
 
 @pytest.mark.oracle
-def test_bpe_equals_transformers_clip_tokenizer(bpe, tmp_path):
+@pytest.mark.parametrize("pad", [STOP, "!"], ids=["sd1", "sd2"])
+def test_bpe_equals_transformers_clip_tokenizer_on_2000_nasty_strings(bpe, tmp_path, pad):
     transformers = pytest.importorskip("transformers", reason="transformers is not installed (development extra)")
-    speller = bpe.speller
-    (tmp_path / "vocab.json").write_text(json.dumps(speller.id), encoding="utf-8")
-    merges = "\n".join(["#version: 0.2", *(" ".join(p) for p in speller.rank)])
-    (tmp_path / "merges.txt").write_text(merges + "\n", encoding="utf-8")
-    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "pad_token": "<|endoftext|>"}
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
-    theirs = transformers.CLIPTokenizer.from_pretrained(tmp_path)
-    for text in strings():
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            ours = bpe(text)[0].tolist()
-        ids = theirs(text, padding="max_length", truncation=True, max_length=77)["input_ids"]
-        assert ours == ids, text
+    folder = published(tmp_path / "tokenizer", bpe.speller, pad)
+    theirs, ours = transformers.CLIPTokenizer.from_pretrained(folder), clip_tokenizer(folder)
+    texts = strings()
+    assert len(texts) == 2000
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        rows = ours(texts).tolist()
+    expected = theirs(texts, padding="max_length", truncation=True, max_length=77)["input_ids"]
+    wrong = [(t, ours.ids(t)) for t, a, b in zip(texts, rows, expected) if a != b]
+    assert not wrong, wrong[:2]
+    assert sum(len(ours.ids(t)) > 75 for t in texts) > 100  # many were cut
+
+
+@pytest.mark.oracle
+def test_characters_of_every_script_are_spelled_as_transformers_does(bpe, tmp_path):
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed (development extra)")
+    theirs = transformers.CLIPTokenizer.from_pretrained(published(tmp_path / "tokenizer", bpe.speller, STOP))
+    points = [*range(1, 0x3100), *range(0x3100, 0x110000, 197)]
+    known = [chr(i) for i in points if settled(chr(i))]
+    lines = [" ".join(f"{c}x{c}'s1{c}" for c in known[i:i + 20]) for i in range(0, len(known), 20)]
+    expected = theirs(lines, add_special_tokens=False)["input_ids"]
+    assert [t for t, ids in zip(lines, expected) if bpe.ids(t) != ids] == []
+
+
+@pytest.mark.oracle
+def test_what_differs_from_transformers_is_what_the_docstring_says(bpe, tmp_path):
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed (development extra)")
+    theirs = transformers.CLIPTokenizer.from_pretrained(published(tmp_path / "tokenizer", bpe.speller, STOP))
+    their_ids = lambda text: theirs(text, add_special_tokens=False)["input_ids"]  # noqa: E731
+    typed, ordered = "x\u1dfc\u0d3b", "x\u0d3b\u1dfc"  # marks of Unicode 10; the second is their order
+    assert unicodedata.normalize("NFC", typed) == ordered
+    assert bpe.ids(typed) == bpe.ids(ordered) == their_ids(ordered) != their_ids(typed)
+    young = "\U00010d4a"  # a letter of Unicode 16
+    if unicodedata.category(young) == "Cn":
+        assert bpe.ids(f"a{young}a") != their_ids(f"a{young}a")
+    ours = clip_tokenizer(tmp_path / "tokenizer")
+    ours.add("toymon"), theirs.add_tokens("toymon")
+    assert ours.ids("a toymon, Toymon") == their_ids("a toymon, Toymon") == [320, 49408, 267, 49408]
+    assert ours.ids("toymonster") == bpe.ids("toymonster") and their_ids("toymonster") == [49408, *bpe.ids("ster")]
 
 
 # --- whole words ------------------------------------------------------------------------------------------------------
