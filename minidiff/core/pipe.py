@@ -17,8 +17,6 @@ from minidiff.core.process import to_eps
 from minidiff.core.schedule import Schedule
 from minidiff.guidance.cfg import cfg_batched
 from minidiff.samplers.ddim import ddim
-from minidiff.samplers.dpm_solver import dpm_solver
-from minidiff.samplers.plms import plms
 
 
 @dataclass
@@ -137,9 +135,11 @@ class Pipe:
             raise ValueError(f"sampler={sampler!r} with eta={eta}: choose ddim, plms or dpm++; only ddim has an eta")
         run = dict(steps=steps, spacing=self.spacing, progress=progress)
         if sampler == "dpm++":                                   # ends at clean whatever `end`: as in diffusers
+            from minidiff.samplers.dpm_solver import dpm_solver  # late: most techniques bring a loop of their own
             return dpm_solver(denoise, self.schedule, x, cond, **run)
         run |= dict(end=self.end, fixed=self.literal)
         if sampler == "plms":
+            from minidiff.samplers.plms import plms
             v = self.literal and self.prediction == "v"
             return plms(denoise, self.schedule, x, cond, extrapolate="v" if v else "eps", **run)
         return ddim(denoise, self.schedule, x, cond, eta=eta, seed=seed, **run)

@@ -30,28 +30,27 @@ def sdedit(pipe: Pipe, image: Tensor, prompt: str, *, strength: float = .6, step
            progress: bool = False) -> Tensor:
     """Edit pictures `image` (b 3 H W) in [-1, 1] towards `prompt`; returns (b 3 H W).
 
-    strength  share of the schedule that is run again: 0 returns the autoencoder's copy, 1 starts from noise
+    strength  share of the model's steps that is run again: 0 returns the autoencoder's copy, 1 starts from noise
     mask      (1 or b, 1, H, W), 1 where the edit happens; outside it the picture is `source` (default: `image`)
     repeats   feed the result back as the guide so many times (1 to 3; the paper's K)
 
     ValueError: strength outside 0..1, sizes that do not fit.
     """
-    if not 0 <= strength <= 1:
-        raise ValueError(f"strength={strength} is outside 0..1 (0 returns the picture, 1 ignores it)")
+    ts = pipe.timesteps(steps, strength)
     if mask is not None and mask.shape[-2:] != image.shape[-2:]:
         raise ValueError(f"mask is {tuple(mask.shape[-2:])}, the picture {tuple(image.shape[-2:])}: they must be equal")
     sch, source = pipe.schedule, image if source is None else source
     z, kept = pipe.encode(image), pipe.encode(source)                                     # b c h w
     m = to_latent_mask(mask, pipe) if mask is not None else None
     n = noise(z.shape, seed, z.device, z.dtype)                                           # one noise for all: no flicker
-    ts = [t for t in sch.timesteps(steps, spacing="trailing") if t <= round(strength * sch.T)]
     denoise, cond = cfg_batched(pipe.eps, pipe.null(), scale), pipe.embed(prompt)
     for _ in range(repeats if len(ts) > 1 else 0):
         x = q_sample(sch, z, ts[0], n)                                                    # card C01.1
         for t, s in moves(ts, progress):
             x = ddim_step(sch, x, denoise(x, t, cond), t, s)                              # C01.2
             if m is not None:
-                x = m * x + (1 - m) * q_sample(sch, kept, s, n)                           # C01.3, at s: where x is now
+                at = s if s > ts[-1] else 0                                               # where x is now; the end is clean
+                x = m * x + (1 - m) * q_sample(sch, kept, at, n)                          # C01.3
         z = x
     out = pipe.decode(z)
     return out if mask is None else mask * out + (1 - mask) * source                      # pixels outside never changed
@@ -59,8 +58,7 @@ def sdedit(pipe: Pipe, image: Tensor, prompt: str, *, strength: float = .6, step
 
 def to_latent_mask(mask: Tensor, pipe: Pipe) -> Tensor:
     """Picture mask (b 1 H W) -> latent mask (b 1 h w): a latent is edited if any of its pixels is."""
-    f = pipe.image_size[0] // pipe.shape[1]
-    return F.max_pool2d(mask.to(pipe.device, pipe.dtype), f, f)
+    return F.max_pool2d(mask.to(pipe.device, pipe.dtype), pipe.factor)
 
 
 def strokes(image: Tensor, colors: int = 4) -> Tensor:

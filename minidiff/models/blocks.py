@@ -97,9 +97,11 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
+    """Every pixel four times, then a convolution. `size`: one row or column less, where an odd size had been halved."""
+
     def __init__(self, channels: int):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        return self.conv(F.interpolate(x, size or tuple(2 * n for n in x.shape[-2:]), mode="nearest"))

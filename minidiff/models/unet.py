@@ -131,7 +131,7 @@ class UNet(nn.Module):
             for i in range(len(level.resnets)):
                 h = level.run(i, torch.cat([h, stack.pop()], dim=1), temb, cond)                # b c+skip h w
             for up in getattr(level, "upsamplers", ()):
-                h = up(h)
+                h = up(h, stack[-1].shape[-2:])
         return self.conv_out(F.silu(self.conv_norm_out(h)))
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> Tensor:

@@ -1,4 +1,6 @@
 """The pipe: the one place that knows about latents, index shifts, prediction types, prompts and classes."""
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -124,11 +126,28 @@ def test_a_pixel_model_works_on_the_picture_itself(pixel):
                                                                                             (3 * x).clamp(-1, 1))
 
 
-@pytest.mark.parametrize("shape", [(1, 3, 32, 32), (1, 1, 64, 64), (3, 64, 64), (1, 3, 64, 63), (1, 64, 64, 3)], ids=str)
-def test_pictures_of_another_size_are_refused_with_both_shapes(tiny, shape):
-    with pytest.raises(ValueError) as e:
+@pytest.mark.parametrize("shape, complaint", [
+    ((1, 1, 64, 64), r"\(1, 1, 64, 64\).*takes \(b, 3, 64, 64\) in \[-1, 1\]"),
+    ((3, 64, 64), r"\(3, 64, 64\).*takes \(b, 3"),
+    ((1, 64, 64, 3), r"\(1, 64, 64, 3\).*takes \(b, 3"), ((1, 3, 64, 63), "64 x 63 pixels.*64 x 64.*multiples of 4"),
+    ((1, 3, 0, 64), "0 x 64 pixels")], ids=str)
+def test_pictures_that_do_not_fit_are_refused_with_both_shapes(tiny, shape, complaint):
+    with pytest.raises(ValueError, match=complaint):
         tiny.encode(torch.zeros(shape))
-    assert str(shape) in str(e.value) and "(b, 3, 64, 64) in [-1, 1]" in str(e.value)
+
+
+@torch.no_grad()
+def test_latent_unets_take_every_size_and_the_others_their_own(tiny, pixel):
+    assert tiny.encode(torch.zeros(1, 3, 40, 72)).shape == (1, 4, 10, 18)
+    assert tiny.generate("a star", steps=1, height=40, width=72).shape == (1, 3, 40, 72)
+    assert tiny.generate("a star", steps=1, width=52).shape == (1, 3, 64, 52)              # 13 latents wide: an odd number
+    dit = build("tiny-dit")
+    for pipe in (dit, pixel):
+        size = f"{pipe.image_size[0]} x {pipe.image_size[1]}"
+        with pytest.raises(ValueError, match=f"32 x 48 pixels: {pipe.name} makes pictures of {size} and takes that"):
+            pipe.generate("a star" if pipe is dit else "red circle", steps=1, height=32, width=48)
+    with pytest.raises(ValueError, match=r"64 x 66 pixels: tiny .* multiples of 4"):
+        tiny.generate("a star", steps=1, width=66)
 
 
 def test_starting_noise_depends_on_the_seed_of_each_picture_alone(tiny):
@@ -189,9 +208,55 @@ def test_a_network_that_knows_the_noise_generates_the_picture_behind_it():
     assert (pipe.generate("it", steps=5, scale=3.) - x0).abs().max() < 1e-4
 
 
+def test_the_pipe_carries_how_its_model_is_sampled():
+    times = lambda **kw: [t for _, t, _ in calls_of(fake(classes=("cat",), **kw), "cat", steps=4)]  # noqa: E731
+    assert times() == [999, 749, 499, 249] and times(spacing="leading") == [751, 501, 251, 1]
+    assert times(spacing="linspace") == [999, 666, 333, 0]
+    sd = fake(classes=("cat",), spacing="leading", end=1)
+    assert sd.timesteps(4) == [752, 502, 252, 2, 1] and sd.timesteps(4, .5) == [252, 2, 1] and sd.timesteps(4, 0) == [1]
+    assert len(sd.timesteps(50, .58)) == 28 + 1                                       # int(50 * .58), as diffusers counts
+    guided = [len(x) for x, *_ in sd.net.calls]
+    sd.generate("cat", steps=1)
+    assert not guided and len(sd.net.calls[0][0]) == 2                                   # its own scale, 3, guides
+    single = replace(sd, scale=1., net=Recorder())
+    single.generate("cat", steps=1)
+    assert len(single.net.calls[0][0]) == 1
+    with pytest.raises(ValueError, match=r"strength=1.5 is outside 0\.\.1"):
+        sd.timesteps(4, 1.5)
+
+
+def test_noise_can_be_handed_in_and_latents_out(tiny):
+    z = tiny.noise(2, seed=9)
+    a = tiny.generate(["a star", "a cross"], steps=2, noise=z, seed=0, decode=False)
+    assert a.shape == (2, 4, 16, 16)
+    assert torch.equal(a, tiny.generate(["a star", "a cross"], steps=2, seed=9, decode=False))
+    assert torch.equal(tiny.decode(a), tiny.generate(["a star", "a cross"], steps=2, seed=9))
+    with pytest.raises(ValueError, match=r"noise of shape \(2, 4, 16, 16\): these 1 picture\(s\) start from \(1, 4"):
+        tiny.generate("a star", steps=2, noise=z)
+
+
+@pytest.mark.parametrize("sampler, calls", [("ddim", 4), ("plms", 5), ("dpm++", 4)])
+def test_every_sampler_walks_the_same_grid_with_its_own_number_of_calls(tiny, sampler, calls):
+    pipe = fake(classes=("cat",))
+    pipe.generate("cat", steps=4, sampler=sampler)
+    assert len(pipe.net.calls) == calls and pipe.net.calls[0][1][0] == 999
+    image = tiny.generate("a star", steps=4, sampler=sampler, seed=2)
+    assert image.shape == (1, 3, 64, 64) and image.isfinite().all()
+    if sampler != "ddim":
+        assert (image - tiny.generate("a star", steps=4, seed=2)).abs().max() > 1e-3
+
+
+def test_one_negative_serves_all_and_each_picture_may_have_its_own():
+    classes = ("cat", "dog", "cow")
+    calls = calls_of(fake(classes=classes), ["dog", "cat"], steps=1, scale=2., negative=["cow", "dog"])
+    assert calls == [(4, 999, [2, 1, 1, 0])]                                             # rows: [negatives, prompts]
+
+
 @pytest.mark.parametrize("kw, message", [(dict(scale=-1.), "scale=-1.0 is negative"), (dict(steps=0), "steps=0 is outside"),
                                          (dict(steps=10_000), r"steps=10000 is outside 1\.\.1000"),
-                                         (dict(eta=2.), "eta=2.0"), (dict(negative="a red dragon"), "dragon")])
+                                         (dict(eta=2.), "eta=2.0"), (dict(negative="a red dragon"), "dragon"),
+                                         (dict(sampler="euler"), "'euler' with eta=0.0: choose ddim, plms"),
+                                         (dict(sampler="plms", eta=.5), "'plms' with eta=0.5.*only ddim")])
 def test_bad_settings_are_refused(tiny, kw, message):
     with pytest.raises(ValueError, match=message):
         tiny.generate("a star", **{"steps": 1} | kw)

@@ -83,6 +83,15 @@ def test_leading_is_stable_diffusions_grid_shifted_to_indices():
     assert schedule.linear().timesteps(50, spacing="leading")[:-1] == [t + 1 for t in range(981, 0, -20)]
 
 
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_an_end_at_1_changes_the_last_time_alone(spacing):
+    for n in (1, 5, 50, 1000):
+        ts = schedule.linear().timesteps(n, spacing=spacing, end=1)
+        assert ts == [*schedule.linear().timesteps(n, spacing=spacing)[:-1], 1] and ts[-2] >= 1
+    with pytest.raises(ValueError, match=r"^end=2: sampling ends at 0.*stops$"):
+        schedule.linear().timesteps(5, end=2)
+
+
 @pytest.mark.oracle
 def test_timesteps_equal_diffusers():
     DDIMScheduler = pytest.importorskip("diffusers").DDIMScheduler

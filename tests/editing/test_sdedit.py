@@ -1,4 +1,5 @@
 """SDEdit: identity cases, the mask's promise, and the noise level it starts from."""
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -55,6 +56,21 @@ def test_the_blend_uses_the_time_the_state_is_at(pipe, image, monkeypatch):
     monkeypatch.setattr(module, "q_sample", lambda sch, z, t, n: seen.append(t) or q_sample(sch, z, t, n))
     sdedit(pipe, image, PROMPT, strength=.4, steps=5, mask=torch.ones(1, 1, 64, 64))
     assert seen == [400, 200, 0]                                  # start, then after the moves 400 -> 200 and 200 -> 0
+
+
+def test_steps_and_their_end_are_the_models_own(pipe, image, monkeypatch):
+    """On Stable Diffusion's grid, ending at 1; that end counts as clean, so what is put back there carries no noise."""
+    seen = []
+    monkeypatch.setattr(module, "q_sample", lambda sch, z, t, n: seen.append(t) or q_sample(sch, z, t, n))
+    sdedit(replace(pipe, spacing="leading", end=1), image, PROMPT, strength=.4, steps=5, mask=torch.ones(1, 1, 64, 64))
+    assert seen == [202, 2, 0]
+
+
+def test_pictures_of_another_size_are_edited_by_latent_unets(pipe):
+    image, mask = torch.rand(1, 3, 48, 80) * 2 - 1, torch.zeros(1, 1, 48, 80)
+    mask[..., 40:] = 1
+    out = sdedit(pipe, image, PROMPT, steps=2, mask=mask)
+    assert out.shape == image.shape and torch.equal(out[..., :40], image[..., :40])
 
 
 def test_same_seed_same_picture_and_other_seed_another(pipe, image):

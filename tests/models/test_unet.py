@@ -67,6 +67,18 @@ def test_the_text_conditional_unet_equals_diffusers(heads, linear):
 
 @pytest.mark.oracle
 @torch.no_grad()
+def test_sizes_that_no_level_can_halve_evenly_equal_diffusers():
+    """11 -> 6 -> 3 -> 2 rows on the way down, and the same on the way up."""
+    torch.manual_seed(0)
+    net, theirs = twin(diffusers().UNet2DConditionModel(**CONDITIONAL, attention_head_dim=4), **OURS, heads=4)
+    x, t, cond = inputs(size=16, tokens=7, width=24)
+    for rows, columns in ((11, 16), (9, 13)):
+        part = x[..., :rows, :columns]
+        assert (net(part, t, cond) - theirs(part, t, cond.text).sample).abs().max() <= 1e-5
+
+
+@pytest.mark.oracle
+@torch.no_grad()
 def test_the_pixel_unet_of_ddpm_equals_diffusers():
     torch.manual_seed(0)
     theirs = diffusers().UNet2DModel(

@@ -121,7 +121,25 @@ def test_start_begins_at_that_time_and_follows_the_flow_from_there():
     assert err(end, gaussian_flow_map(data.means[0], data.covs[0], x_t, FINE, 8000, 0)) < 0.01
 
 
+def test_fixed_moves_are_of_order_1_but_worse_on_linspace_and_the_same_on_even_grids():
+    data, x = gauss_aniso(), start()
+    exact = gaussian_flow_map(data.means[0], data.covs[0], x, FINE, FINE.T, 0)
+    fixed, ours = ([err(ddim(data.denoise(FINE), FINE, x, steps=n, fixed=f), exact) for n in (40, 80, 160)]
+                   for f in (True, False))
+    assert all(0.9 < math.log2(a / b) < 1.1 for a, b in pairwise(fixed)) and all(a > b for a, b in zip(fixed, ours))
+    for spacing in ("leading", "trailing"):
+        a, b = (ddim(gmm8().denoise(SCH), SCH, x, steps=20, spacing=spacing, fixed=f) for f in (True, False))
+        assert torch.equal(a, b)
+
+
+def test_ending_at_1_leaves_the_noise_of_the_first_table_entry():
+    sch, x0, n = schedule.scaled_linear(), start(seed=50), start()
+    end = ddim(lambda x, t, cond: n, sch, q_sample(sch, x0, 1000, n), steps=4, spacing="trailing", end=1)
+    assert (end - q_sample(sch, x0, 1, n)).abs().max() < 1e-12 and .02 < (end - x0).std() < .05
+
+
 @pytest.mark.parametrize("kw, complaint", [(dict(steps=0), "steps=0"), (dict(steps=5000), "steps=5000"),
+                                           (dict(end=2), "end=2"),
                                            (dict(eta=2.0), "eta=2.0"), (dict(start=1001), "start=1001")])
 def test_bad_options_are_refused(kw, complaint):
     with pytest.raises(ValueError, match=complaint):
