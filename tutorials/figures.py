@@ -2,6 +2,7 @@
 
     python tutorials/figures.py [NAME ...]        # default: all of them
 """
+import json
 import sys
 from pathlib import Path
 
@@ -105,6 +106,19 @@ def draw_word_maps(pipe) -> None:
 def draw_learning(pipe) -> None:
     """What the shipped model learned when, from the figures stored beside its weights."""
     learning_figure(TINY / "learning.json", HERE / "learning.png")
+
+
+def draw_binding(pipe) -> None:
+    """What it costs the network, in % of its error, when the two shapes of a caption change places."""
+    rows = [json.loads(line) for line in (TINY / "unet.log.jsonl").read_text().splitlines()]
+    rows = [r for r in rows if "binding" in r]
+    figure = Figure(figsize=(6, 3.2), dpi=150, layout="constrained")
+    axes = figure.add_subplot(xlabel="training pictures since the tower was told", ylabel="excess error (%)")
+    for key, label in (("binding", "the two shapes exchanged"), ("gain", "a wrong shape (single objects)")):
+        axes.plot([r["images"] for r in rows], [r[key] for r in rows], marker="o", markersize=3, label=label)
+    axes.legend(fontsize=8)
+    axes.grid(alpha=.3)
+    _save(figure, "binding.png")
 
 
 def _save(figure: Figure, name: str) -> None:

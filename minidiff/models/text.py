@@ -15,7 +15,8 @@ Stable Diffusion 1 has ViT-L's tower (12 blocks, quick GELU); Stable Diffusion 2
 
 Try: `layer=-2` on a model trained with -1 ("clip skip 2" of user interfaces), or the wrong `act`, and compare pictures.
 Weakness: the mask is causal, so a word never knows what follows it ("red" in "a red circle" has not seen the circle);
-attribute binding suffers. Tap `probs` to see who reads whom; `embeds` lets an edit put its own vectors in.
+attribute binding suffers (`causal=False` and `train/words.py` are what our tiny model does about it). Tap `probs` to see
+who reads whom; `embeds` lets an edit put its own vectors in.
 """
 import torch
 import torch.nn.functional as F

@@ -204,7 +204,7 @@ def test_views_and_shared_tensors_are_written_whole(tmp_path):
 def test_unknown_sizes_and_models_list_the_choices():
     with pytest.raises(ValueError, match=r"size 'sdxl' is unknown; choose one of: tiny, tiny-dit, .*sd15"):
         build("sdxl")
-    with pytest.raises(ValueError, match="model 'sd15' is unknown: neither one of the shipped ones .tiny, tiny-dit"):
+    with pytest.raises(ValueError, match=r"model 'sd15' is unknown: neither one of the shipped ones .tiny, tiny-dit"):
         minidiff.load("sd15")
 
 
