@@ -18,10 +18,10 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test train bench notebooks figures lint clean
+.PHONY: help demo test test-full train bench bench-sd notebooks figures lint clean
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /	/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /	/' | expand -t 12
 
 demo: $(VENV)/.done  ## one scene, generated and edited three ways beside the true answers -> out/demo.png
 	$(BIN)/python -m minidiff demo
@@ -29,11 +29,17 @@ demo: $(VENV)/.done  ## one scene, generated and edited three ways beside the tr
 test: $(VENV)/.oracles  ## the test suite, with diffusers and transformers to compare with; ARGS="-k ddim" for some
 	$(BIN)/python -m pytest $(ARGS)
 
+test-full: $(VENV)/.oracles  ## every network at its real size against diffusers: minutes, 8 GB of memory, 5 GB of disk
+	$(BIN)/python -m pytest -m full $(ARGS)
+
 train: $(VENV)/.done  ## train the shipped model again -> runs/tiny (resumable at any moment)
 	$(BIN)/python -m minidiff train tiny
 
 bench: $(VENV)/.done  ## score the shipped model against the right answers -> out/evaluate.json
 	$(BIN)/python -m minidiff evaluate tiny --json out/evaluate.json
+
+bench-sd: $(VENV)/.oracles  ## Stable Diffusion's time and memory against diffusers; ARGS="--width .1 --latent 16" is quick
+	$(BIN)/python benchmarks/bench_sd.py $(ARGS)
 
 notebooks: $(VENV)/.done  ## run every notebook, without network, 180 s each
 	$(BIN)/python notebooks/run.py
