@@ -54,10 +54,11 @@ class Delta:
     scale: float
 
     def delta(self, shape: tuple[int, ...]) -> Tensor:
-        """scale D in float32, in the shape of the weight: (out, in) or (out, in, kh, kw).
+        """scale D in float32, in the shape of the weight: (out, in) or (out, in, kh, kw). ValueError: see `matrix`."""
+        return (self.scale * self.matrix(shape)).reshape(shape)
 
-        ValueError: factors that do not multiply, or give another shape.
-        """
+    def matrix(self, shape: tuple[int, ...]) -> Tensor:
+        """D in float32 as out x (in kh kw). ValueError: factors that do not multiply, or give another shape."""
         d = {k: v.float() for k, v in self.factors.items()}
         try:
             matrix = FORMULAS[self.family](d, tuple(shape[2:]))         # out (in kh kw)
@@ -66,7 +67,7 @@ class Delta:
             raise ValueError(f"the {self.family} factors {sizes} do not multiply") from e
         if matrix.shape != (shape[0], prod(shape[1:])):
             raise ValueError(f"the {self.family} factors give {tuple(matrix.shape)}, the weight is {tuple(shape)}")
-        return (self.scale * matrix).reshape(shape)
+        return matrix
 
 
 # ---- formulas -------------------------------------------------------------------------------------------------------
@@ -134,7 +135,7 @@ def read_lora(source: str | Path | TensorFile, pipe: Pipe) -> dict[str, Delta]:
     for layer, delta in deltas.items():
         shape = tuple(_weight(pipe, layer).shape)
         try:
-            Delta(delta.family, {k: v.to("meta") for k, v in delta.factors.items()}, delta.scale).delta(shape)
+            Delta(delta.family, {k: v.to("meta") for k, v in delta.factors.items()}, delta.scale).matrix(shape)
         except ValueError as e:
             wrong.append(f"{layer}: {e}")
             base = _base(layer, delta, shape)
