@@ -100,6 +100,13 @@ BAD = {
     "invert unknown word": ("invert --image scene.png --prompt zebra --steps 2", "unknown words: zebra"),
     "no such part": ("trace tiny --part engine", "part 'engine' is unknown"),
     "part that is not there": ("trace tiny-pixel --part vae", "has no vae"),
+    "nothing to inspect": ("inspect nothing.safetensors", "no weights file at nothing.safetensors"),
+    "a picture to inspect": ("inspect scene.png", "scene.png is no weights file by its name"),
+    "a folder without weights": ("inspect folder", "no weights file in folder"),
+    "nothing to convert": ("convert nothing.safetensors a.safetensors", "no weights file at nothing.safetensors"),
+    "unknown layout": ("convert a.safetensors b.safetensors --to torch", "invalid choice: 'torch'"),
+    "unknown dtype": ("convert a.safetensors b.safetensors --dtype int8", "invalid choice: 'int8'"),
+    "no place to convert to": ("convert a.safetensors", "required: DST"),
 }
 if not torch.cuda.is_available():
     BAD["absent device"] = (f"generate {P} --device cuda", "device cuda is not available")
@@ -216,6 +223,36 @@ def test_trace_prints_and_writes_the_same_rows(here, capsys):
     assert f"{sum(r['parameters'] for r in rows):,}" in capsys.readouterr().out
 
 
+def vae_file(path: str) -> None:
+    from safetensors.torch import save_file
+
+    from minidiff.models.vae import VAE
+    save_file(VAE(channels=(32, 32)).state_dict(), path)
+
+
+def test_inspect_and_convert_print_and_write_what_they_found(here, capsys):
+    vae_file("vae.safetensors")
+    assert run("inspect vae.safetensors --sha256 --json a.json") == 0
+    facts, out = json.loads(Path("a.json").read_text()), capsys.readouterr().out
+    assert facts["family"] == "vae" and facts["problem"] is None
+    assert "family       vae: " in out and facts["sha256"]["vae.safetensors"] in out
+    assert run("convert vae.safetensors new/b.safetensors --to original --dtype float16 --json b.json") == 0
+    facts, out = json.loads(Path("b.json").read_text()), capsys.readouterr().out
+    assert facts["parts"]["vae"]["dtypes"] == ["float16"] and out.endswith("new/b.safetensors\n")
+    before = snapshot(here)
+    assert run("convert vae.safetensors new/b.safetensors") == 2
+    assert "exists; " in capsys.readouterr().err and snapshot(here) == before
+    assert run("convert vae.safetensors new/b.safetensors --force") == 0 and run("inspect new/b.safetensors") == 0
+
+
+def test_an_unsupported_family_is_an_answer_to_inspect_and_an_error_to_convert(here, capsys):
+    from safetensors.torch import save_file
+    save_file({"conditioner.embedders.0.x": torch.ones(1)}, "xl.safetensors")
+    assert run("inspect xl.safetensors") == 0 and "sdxl is not supported" in capsys.readouterr().out
+    assert run("convert xl.safetensors b.safetensors") == 2
+    assert "xl.safetensors" in capsys.readouterr().err and not Path("b.safetensors").exists()
+
+
 def test_train_passes_the_options_of_the_recipe(here, monkeypatch, capsys):
     seen = {}
 
@@ -258,7 +295,7 @@ def test_edits_of_the_demo_are_nearer_to_the_truth_than_the_picture_they_start_f
 @pytest.mark.parametrize("line", ["--help", "help", "--version", "generate --help", "edit --help", "edit sdedit --help",
                                   "edit prompt-to-prompt -h", "invert --help", "train --help", "train tiny --help",
                                   "train tiny-dit --help", "train tiny-pixel --help", "evaluate --help", "trace --help",
-                                  "doctor --help", "demo --help"])
+                                  "inspect --help", "convert --help", "doctor --help", "demo --help"])
 def test_help_is_there_for_every_command(capsys, line):
     assert run(line) == 0
     out, err = capsys.readouterr()

@@ -28,6 +28,8 @@ from minidiff.weights.writer import replacing, write_safetensors
 __all__ = ["Coverage", "build", "convert", "coverage", "read", "report"]
 
 PROJECTION = "text_projection.weight"
+CHOICES = {"to": ("minidiff", "original", "diffusers"), "dtype": (None, "float32", "float16", "bfloat16"),
+           "prediction": (None, "eps", "v", "x0", "flow")}
 
 
 def convert(src: str | Path, dst: str | Path, *, to: Literal["minidiff", "original", "diffusers"] = "minidiff",
@@ -45,6 +47,9 @@ def convert(src: str | Path, dst: str | Path, *, to: Literal["minidiff", "origin
 
     Nothing is written unless everything is. ValueError, FileNotFoundError, OSError: one line that names the file.
     """
+    for name, value in (("to", to), ("dtype", dtype), ("prediction", prediction)):
+        if value not in CHOICES[name]:
+            raise ValueError(f"{name}={value!r} is unknown; choose one of: {', '.join(filter(None, CHOICES[name]))}")
     source = open_model(src)
     if not source.family.parts:
         raise ValueError(f"{src} is a file of kind {source.family.kind}, no network ({source.family.why}): use it as it is")
@@ -52,7 +57,10 @@ def convert(src: str | Path, dst: str | Path, *, to: Literal["minidiff", "origin
         raise ValueError(f"cannot write {dst}: the name must end in .safetensors")
     if Path(dst).resolve() in Path(src).resolve().parents:
         raise ValueError(f"cannot write {dst}: {src} is inside it; choose another name")
-    args = source.args({part: int(n) if isinstance(n, float) else n for part, n in (heads or {}).items()})
+    heads = {part: int(n) if isinstance(n, float) and n % 1 == 0 else n for part, n in (heads or {}).items()}
+    if bad := [part for part, n in heads.items() if part not in source.family.parts or not isinstance(n, (int, tuple))]:
+        raise ValueError(f"heads: {bad[0]}={heads[bad[0]]} is no whole number for one of: {', '.join(source.family.parts)}")
+    args = source.args(heads)
     if (kind := source.family.kind) in ("controlnet", "t2i"):                    # the file may hold the model it is for too
         args = {kind: args[kind]}
     known, why = source.prediction(prediction)
@@ -102,7 +110,8 @@ class Job:
         for group in self.groups.values():
             ours = {k: self.take(self.rows[k], k) for k in group}
             for name, row in group.items():
-                if row[1] == "computed" and (ours[name].float() - self.take(row, name).float()).abs().max() > .01:
+                x, rounding = ours[name].float(), max(.001, torch.finfo(ours[name].dtype).eps)
+                if row[1] == "computed" and (x - self.take(row, name).float()).abs().max() > rounding:
                     raise ValueError(f"{self.file.path}: {name} is not what the formula gives, and the other layout has no "
                                      "place for it; convert to minidiff")
             yield scatter(group, ours)

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -86,10 +86,12 @@ def replacing(dst: str | Path, force: bool = False, folder: bool = False) -> Ite
         else:
             os.replace(beside, target)
     except BaseException as e:
-        shutil.rmtree(beside) if beside.is_dir() else beside.unlink(missing_ok=True)
-        for p in made:
-            if p.exists() and not any(p.iterdir()):
-                p.rmdir()
-        if isinstance(e, OSError) and e.errno and Path(e.filename or beside).is_relative_to(target.parent):
+        with suppress(OSError):
+            shutil.rmtree(beside) if beside.is_dir() else beside.unlink()
+        with suppress(OSError):                           # a folder that is not empty stays
+            for parent in made:
+                parent.rmdir()
+        where = Path(getattr(e, "filename", None) or beside)                  # a full disk names no file
+        if isinstance(e, OSError) and e.errno and (where.is_relative_to(beside) or where in (target, *target.parents)):
             raise type(e)(f"cannot write {dst}: {e.strerror}") from e
         raise
