@@ -14,7 +14,9 @@ from minidiff import __version__
 from minidiff.cli import Parser, Picture, arguments
 
 TECHNIQUES = {"sdedit": "minidiff.editing.sdedit:sdedit",
-              "prompt-to-prompt": "minidiff.editing.prompt_to_prompt:prompt_to_prompt"}
+              "prompt-to-prompt": "minidiff.editing.prompt_to_prompt:prompt_to_prompt",
+              "inpaint": "minidiff.editing.inpaint:inpaint",
+              "instruct-pix2pix": "minidiff.editing.instruct_pix2pix:instruct_pix2pix"}
 RECIPES = {"tiny": "minidiff.train.recipes:train_tiny", "tiny-dit": "minidiff.train.recipes:train_tiny_dit",
            "tiny-pixel": "minidiff.train.recipes:train_tiny_pixel"}
 BAD_INPUT = (ValueError, KeyError, OSError)                                # FileNotFoundError is an OSError

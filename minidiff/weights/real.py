@@ -28,6 +28,7 @@ from minidiff.weights.layouts import Source, naming, open_model
 SCALE = {"unet": 7.5, "dit": 4.}                          # guidance as in the papers' figures
 MUST = {"trained_betas": None, "rescale_betas_zero_snr": False, "thresholding": False}     # other values: not implemented
 ENDS_CLEAN = {"PNDMScheduler": False}                     # class: its default of set_alpha_to_one; True for all others
+LEADING = ("DDIMScheduler", "PNDMScheduler", "DDPMScheduler", None)           # default of timestep_spacing; others: linspace
 
 
 def load_model(path: str | Path, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None,
@@ -108,7 +109,7 @@ def sampling(source: Source, prediction: str) -> dict:
         if config.get(name) not in (value, None):
             raise ValueError(f"scheduler config: {name} is {config[name]!r}; only {value!r} is implemented")
     clean = config.get("set_alpha_to_one", ENDS_CLEAN.get(config.get("_class_name"), True))
-    spacing = config.get("timestep_spacing", "leading")
+    spacing = config.get("timestep_spacing", "leading" if config.get("_class_name") in LEADING else "linspace")
     if spacing not in schedule.SPACINGS:
         raise ValueError(f"scheduler config: timestep_spacing is {spacing!r}; expected {', '.join(schedule.SPACINGS)}")
     return dict(schedule=betas(config), spacing=spacing if "unet" in source.family.parts else "linspace",

@@ -147,6 +147,11 @@ def test_the_scheduler_config_says_how_to_sample(files, tmp_path):
                 beta_start=1e-4, beta_end=.02)
     assert (pipe.prediction, pipe.spacing, pipe.end, pipe.schedule.name) == ("v", "trailing", 0, "linear")
     assert torch.equal(pipe.schedule.alpha, schedule.linear().alpha)
+    config.pop("timestep_spacing"), config.pop("set_alpha_to_one")
+    for kind, (spacing, end) in {"DDIMScheduler": ("leading", 0), "PNDMScheduler": ("leading", 1),
+                                 "DPMSolverMultistepScheduler": ("linspace", 0)}.items():
+        pipe = told(_class_name=kind)                                       # defaults belong to the class
+        assert (pipe.spacing, pipe.end) == (spacing, end), kind
     for new, what in ((dict(rescale_betas_zero_snr=True), "rescale_betas_zero_snr is True; only False"),
                       (dict(beta_schedule="sigmoid"), "beta_schedule 'sigmoid'"),
                       (dict(timestep_spacing="log"), "timestep_spacing is 'log'"),
