@@ -49,13 +49,13 @@ def load_embedding(path: str | Path, pipe: Pipe, token: str | None = None) -> li
     if len(pipe.tokenizer) != table.num_embeddings:
         raise ValueError(f"{path}: the tokenizer has {len(pipe.tokenizer)} tokens, the text tower {table.num_embeddings}; "
                          "they must be of one model")
-    words, names = {}, set()
+    words, names = {}, []
     for own, vectors in _words(path, token).items():
         vectors, word = _checked(path, own, vectors, pipe), clean(own)
         new = [word, *(f"{word}_{i}" for i in range(1, len(vectors)))]              # as the tokenizer will name them
-        if clash := names.intersection(new):
+        if clash := set(new) & set(names):
             raise ValueError(f"{path} has two words that need the token {short(min(clash))}; they must differ")
-        names.update(new)
+        names += new
         words[word] = vectors
     try:
         for name in names:
