@@ -26,6 +26,7 @@ from minidiff.models.vae import VAE
 from minidiff.weights.family import Family, dropped, part_names
 from minidiff.weights.keymaps import Theirs, alias, ema_name, source_names
 from minidiff.weights.mapped import TensorFile, finite, short
+from minidiff.weights.offload import let_go
 from minidiff.weights.ops import gather
 
 CLASSES = {"unet": UNet, "dit": DiT, "vae": VAE, "text": CLIPText, "controlnet": ControlNet, "t2i": T2IAdapter}
@@ -126,6 +127,7 @@ def take(file: TensorFile, row: tuple[Theirs, str], shape: tuple[int, ...], dtyp
     if not all(end.isfinite() for end in torch.aminmax(y)):
         finite(x, names(theirs)[0], file.path)
         raise ValueError(f"{file.path}: {first} reaches {x.abs().max().item():.3g}, more than {dtype} can hold")
+    let_go(y)                                            # of a mapped file: the check alone should not fill the memory
     return y
 
 
