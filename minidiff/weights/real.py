@@ -28,7 +28,7 @@ from minidiff.weights.layouts import Source, naming, open_model
 SCALE = {"unet": 7.5, "dit": 4.}                          # guidance as in the papers' figures
 MUST = {"trained_betas": None, "rescale_betas_zero_snr": False, "thresholding": False}     # other values: not implemented
 ENDS_CLEAN = {"PNDMScheduler": False}                     # class: its default of set_alpha_to_one; True for all others
-LEADING = ("DDIMScheduler", "PNDMScheduler", "DDPMScheduler", None)           # default of timestep_spacing; others: linspace
+LEADING = ("DDIMScheduler", "PNDMScheduler", "DDPMScheduler", None)           # by default; all others: linspace
 
 
 def load_model(path: str | Path, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None,
