@@ -26,11 +26,13 @@ def scheduler_config(own: dict, family: Family, prediction: str | None) -> dict:
     return base | {"prediction_type": kind} if base and kind else base
 
 
-def facts(family: Family, args: dict[str, dict], scheduler: dict, prediction: str | None) -> dict:
-    """What a minidiff file says of itself. `schedule` names a builder in `core/schedule.py`; None without a denoiser."""
+def facts(family: Family, args: dict[str, dict], scheduler: dict, prediction: str | None, unet: dict) -> dict:
+    """What a minidiff file says of itself. `schedule` names a builder in `core/schedule.py`, None without a denoiser;
+    `side` is that of the latents trained on, if the `unet`'s config has it."""
     name = "flow" if prediction == "flow" else SCHEDULES.get(scheduler.get("beta_schedule"))
     scheduler = scheduler if prediction else None                        # whose prediction would otherwise be read as eps
-    return dict(kind=family.kind, args=args, schedule=name, prediction=prediction, scheduler=scheduler)
+    return dict(kind=family.kind, args=args, schedule=name, prediction=prediction, scheduler=scheduler,
+                side=unet.get("sample_size"))
 
 
 def model_index(configs: dict[str, dict], tokenizer: bool, scheduler: dict) -> dict:
@@ -40,7 +42,7 @@ def model_index(configs: dict[str, dict], tokenizer: bool, scheduler: dict) -> d
     rows = {FOLDERS[part]: ["transformers", c["architectures"][0]] if part == "text" else ["diffusers", c["_class_name"]]
             for part, c in configs.items()}
     rows |= {"tokenizer": ["transformers", "CLIPTokenizer"]} if tokenizer else {}
-    rows |= {"scheduler": ["diffusers", scheduler["_class_name"]]} if scheduler else {}
+    rows |= {"scheduler": ["diffusers", scheduler.get("_class_name", SD["_class_name"])]} if scheduler else {}
     rows |= dict(safety_checker=[None, None], feature_extractor=[None, None], requires_safety_checker=False) \
         if "unet" in configs else {}
     return {"_class_name": kind + "Pipeline", **rows}

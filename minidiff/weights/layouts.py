@@ -32,7 +32,7 @@ MINIDIFF = {"unet": "unet.", "dit": "dit.", "vae": "vae.", "text": "text."}
 BESIDE = ("tokenizer", "scheduler")                       # folders that hold no weights and are read or copied
 WHOLE = ("diffusion_pytorch_model", "pytorch_model", "model")       # files to which the config.json beside them belongs
 MINE = ("eps", "v", "x0", "flow")
-UNSEEN = ("heads", "groups", "eps", "scale", "act", "eos_id")       # arguments that no tensor shows
+UNSEEN = ("heads", "groups", "eps", "scale", "act", "eos_id", "factor")       # arguments that no tensor shows
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,7 @@ def open_model(path: str | Path) -> Source:
             if not all(isinstance(x, dict) for x in (*facts["args"].values(), facts["scheduler"] or {})) or \
                     facts["prediction"] not in (None, *MINE) or not facts["args"].keys() <= family.parts.keys():
                 raise ValueError("its metadata are not those that minidiff writes")
+            configs = {"unet": {"sample_size": facts["side"]}} if type(facts.get("side")) is int else {}
     return Source(path, file, family, configs, facts.get("scheduler") or {}, facts)
 
 
@@ -165,13 +166,14 @@ def contents(source: Source, to: str, args: dict[str, dict], entries: dict[str, 
     ValueError."""
     scheduler = configs.scheduler_config(source.scheduler, source.family, prediction)
     if to == "minidiff":
-        text = json.dumps(configs.facts(source.family, args, scheduler, prediction))
+        text = json.dumps(configs.facts(source.family, args, scheduler, prediction, source.configs.get("unet", {})))
         return {"": (list(args), {"minidiff": text})}, {}
     if to == "original":
         if "dit" in args and len(args) > 1:
             raise ValueError("in the original layout a DiT is a file for itself; convert to diffusers or minidiff")
         notes += unsaid({n: e for part in entries.values() for n, e in part.items()}, args)
         spec = {"eps": "epsilon", "v": "v"}.get(prediction)
+        notes += [f"this layout cannot say that the model predicts {prediction}"] if prediction and not spec else []
         return {"": (list(args), {"modelspec.prediction_type": spec} if spec else {})}, {}
     side = 96 if source.family.kind == "sd2" and prediction == "v" else 64
     known = {part: configs.config(part, a, source.configs.get(part, {}), side) for part, a in args.items()}
@@ -184,7 +186,8 @@ def contents(source: Source, to: str, args: dict[str, dict], entries: dict[str, 
         scheduler = scheduler if prediction else {}
         texts["model_index.json"] = configs.model_index(known, (source.path / "tokenizer").is_dir(), scheduler)
         texts |= {"scheduler/scheduler_config.json": scheduler} if scheduler else {}
-        notes += [] if scheduler else ["no scheduler is written: nothing tells what the model predicts (prediction=)"]
+        why = f"{prediction} has none here" if prediction else "nothing tells what the model predicts (prediction=)"
+        notes += [] if scheduler else [f"no scheduler is written: {why}"]
     return weights, texts
 
 

@@ -184,6 +184,8 @@ def test_scheduler_tokenizer_and_what_else_configs_say_go_along(tmp_path):
     convert(a, tmp_path / "b", to="diffusers", heads=heads("sd1"), prediction="eps")
     scheduler = dict(_class_name="PNDMScheduler", beta_schedule="linear", beta_start=.001, prediction_type="v_prediction")
     (tmp_path / "b/scheduler/scheduler_config.json").write_text(json.dumps(scheduler))
+    unet = json.loads((tmp_path / "b/unet/config.json").read_text())
+    (tmp_path / "b/unet/config.json").write_text(json.dumps(unet | dict(sample_size=24)))
     config = json.loads((tmp_path / "b/vae/config.json").read_text())
     (tmp_path / "b/vae/config.json").write_text(json.dumps(config | dict(scaling_factor=.5, sample_size=123)))
     (tmp_path / "b/tokenizer").mkdir()
@@ -197,6 +199,7 @@ def test_scheduler_tokenizer_and_what_else_configs_say_go_along(tmp_path):
     convert(tmp_path / "b", tmp_path / "d.safetensors")
     source = open_model(tmp_path / "d.safetensors")
     assert source.scheduler == scheduler and source.facts["schedule"] == "linear" and source.args()["vae"]["scale"] == .5
+    assert source.configs["unet"]["sample_size"] == 24
     facts = convert(tmp_path / "b", tmp_path / "e.safetensors", to="original")
     assert any("scale of the vae is 0.5; this layout cannot say so" in n for n in facts["notes"])
 
@@ -210,7 +213,7 @@ def test_the_account_names_every_part_and_what_was_dropped(tmp_path):
     assert facts["parts"]["unet"]["parameters"] == sum(v.numel() for v in network("sd1", "unet").state_dict().values())
     assert sorted(row["tensors"] for row in facts["dropped"].values()) == [1, 2]
     text = report(facts)
-    assert "2 such as 'betas': a table of the noise schedule" in text and text.endswith("b.safetensors")
+    assert "2 such as 'alphas_cumprod': a table of the noise schedule" in text and text.endswith("b.safetensors")
     json.dumps(facts)
 
 
@@ -410,6 +413,16 @@ def test_what_cannot_be_converted_is_refused_in_one_line_that_names_the_file(tmp
     assert "bad.safetensors" in str(e.value) and "\n" not in str(e.value) and snapshot(tmp_path) == before
 
 
+@pytest.mark.parametrize("options, words", [
+    (dict(to="onnx"), "to='onnx' is unknown; choose one of: minidiff, original, diffusers"), (dict(dtype="int8"), "dtype='int8'"),
+    (dict(prediction="noise"), "prediction='noise'"), (dict(heads={"unett": 4.}), "heads: unett=4"),
+    (dict(heads={"vae": 2.5}), "heads: vae=2.5 is no whole number for one of: vae")])
+def test_options_that_mean_nothing_are_refused(tmp_path, options, words):
+    with pytest.raises(ValueError, match=words):
+        convert(saved(tmp_path / "a.safetensors", "vae"), tmp_path / "b.safetensors", **options)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
+
+
 def test_a_folder_that_lacks_a_part_it_names_is_refused(tmp_path):
     convert(saved(tmp_path / "a.safetensors"), tmp_path / "b", to="diffusers", heads=heads("sd1"))
     (tmp_path / "b/vae").rename(tmp_path / "vae")
@@ -428,11 +441,9 @@ def test_a_folder_that_lacks_a_part_it_names_is_refused(tmp_path):
 MEMORY = """
 import resource, sys
 from minidiff.weights.convert import build, convert
-from minidiff.weights.layouts import destination
 from minidiff.weights.mapped import Entry
 from minidiff.weights.writer import header
-args = dict(channels=(256, 512, 1024, 1024))
-entries = {name: Entry(tuple(x.shape), x.dtype) for name, x in build("vae", args).state_dict().items()}
+entries = {name: Entry(tuple(x.shape), x.dtype) for name, x in build("vae", {}).state_dict().items()}
 head, _ = header(entries, {})
 total = sum(e.nbytes for e in entries.values())
 with open("vae.safetensors", "wb") as f:
@@ -450,7 +461,7 @@ def test_converting_takes_the_memory_of_a_few_tensors_and_no_compiler(tmp_path):
     done = subprocess.run([sys.executable, "-c", MEMORY], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     total, grown, compiler = done.stdout.split()
-    assert int(total) > 1.2e9 and int(grown) < 2e8 and compiler == "False", done.stdout      # the largest tensor: 38 MB
+    assert int(total) > 3.3e8 and int(grown) < 8e7 and compiler == "False", done.stdout        # the largest tensor: 9 MB
 
 
 @pytest.mark.oracle
