@@ -414,8 +414,9 @@ def test_what_cannot_be_converted_is_refused_in_one_line_that_names_the_file(tmp
 
 
 @pytest.mark.parametrize("options, words", [
-    (dict(to="onnx"), "to='onnx' is unknown; choose one of: minidiff, original, diffusers"), (dict(dtype="int8"), "dtype='int8'"),
-    (dict(prediction="noise"), "prediction='noise'"), (dict(heads={"unett": 4.}), "heads: unett=4"),
+    (dict(to="onnx"), "to='onnx' is unknown; choose one of: minidiff, original, diffusers"),
+    (dict(dtype="int8"), "dtype='int8'"), (dict(prediction="noise"), "prediction='noise'"),
+    (dict(heads={"unett": 4.}), "heads: unett=4"),
     (dict(heads={"vae": 2.5}), "heads: vae=2.5 is no whole number for one of: vae")])
 def test_options_that_mean_nothing_are_refused(tmp_path, options, words):
     with pytest.raises(ValueError, match=words):

@@ -3,6 +3,7 @@ import hashlib
 import json
 import re
 import resource
+import sys
 import time
 
 import pytest
@@ -43,12 +44,16 @@ def stable_diffusion():
     return found | {"betas": Entry((1000,), torch.float32), "model_ema.decay": Entry((), torch.float32)}
 
 
+def peak():
+    """Bytes; in kB on Linux, as such on macOS."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 def test_four_gigabytes_answer_within_a_second_of_computing(tmp_path):
     path = sparse(tmp_path / "sd1.safetensors", stable_diffusion())
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    before, start = peak(), time.process_time()
     r = inspect(path)
-    assert time.process_time() - start < 1
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60_000            # kB
+    assert time.process_time() - start < 1 and peak() - before < 60e6
     assert r["bytes"] > 4.2e9 and r["family"] == "sd1" and r["layout"] == "original" and r["container"] == "safetensors"
     assert {p: (x["tensors"], x["parameters"], x["dtypes"]) for p, x in r["parts"].items()} == {
         "unet": (686, 859_520_964, {"float32": 686}), "vae": (248, 83_653_863, {"float32": 248}),
