@@ -35,10 +35,10 @@ def test_every_case_computes_the_same_as_diffusers(tmp_path, bench, capsys):
 
 
 def test_the_peak_is_that_of_the_run_alone(bench):
-    """64 MB taken and given back count, what was there before does not; repeats divide the time only."""
+    """What is taken and given back counts, what was there before does not. (Below 32 MB malloc may reuse old pages.)"""
     before = torch.ones(32 << 18)
-    peaks = [bench.measure(lambda n=n: torch.ones(n << 18).sum(), 2)[1] for n in (64, 16, 64)]
-    assert all(abs(p - n) < 6 for p, n in zip(peaks, (64, 16, 64))) and len(before)
+    peaks = [bench.measure(lambda n=n: torch.ones(n << 18).sum(), 2)[1] for n in (64, 40, 64)]
+    assert all(abs(p - n) < 6 for p, n in zip(peaks, (64, 40, 64))) and len(before)
 
 
 def test_arithmetic_of_the_text_tower_is_that_of_its_matrices(bench):
