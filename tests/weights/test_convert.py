@@ -115,7 +115,8 @@ def test_a_dtype_is_that_of_every_tensor_written(tmp_path, to):
     assert {e.dtype for e in file.file.values()} == {torch.float16}
     net = build("text", file.args(heads("text 2"))["text"])
     read(file.file, file.family, "text", net)
-    assert all(torch.equal(v, network("text 2", "text").state_dict()[k].half().float()) for k, v in net.state_dict().items())
+    want = network("text 2", "text").state_dict()
+    assert all(torch.equal(v, want[k].half().float()) for k, v in net.state_dict().items())
 
 
 def test_what_is_written_is_read_by_the_safetensors_package(tmp_path):
