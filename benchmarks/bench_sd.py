@@ -204,12 +204,11 @@ def race(name: str, models: dict, args: dict, n: int, rounds: int) -> dict:
     """One line of the table."""
     with ExitStack() as stack:
         case = CASES[name](models, n, stack)
-        if case.repeat == 1 and "packed" not in name:
-            with ExitStack() as small:                                           # touches every weight once, for little
-                warm = CASES[name](models, min(n, 8), small)
-                warm.ours(), warm.theirs()
-        else:
-            case.ours(), case.theirs()                                           # packs for this very size
+        with ExitStack() as small:                                               # touches every weight once, for little
+            warm = CASES[name.removesuffix("-packed")](models, min(n, 8), small)
+            warm.ours(), warm.theirs()
+        if name.endswith("-packed"):
+            case.ours()                                                          # packs for this very size
         runs = []
         for i in range(rounds):
             sides = [case.ours, case.theirs] if i % 2 == 0 else [case.theirs, case.ours]
