@@ -12,11 +12,8 @@ from pathlib import Path
 
 from minidiff import __version__
 from minidiff.cli import Parser, Picture, arguments
+from minidiff.techniques import EDITS
 
-TECHNIQUES = {"sdedit": "minidiff.editing.sdedit:sdedit",
-              "prompt-to-prompt": "minidiff.editing.prompt_to_prompt:prompt_to_prompt",
-              "inpaint": "minidiff.editing.inpaint:inpaint",
-              "instruct-pix2pix": "minidiff.editing.instruct_pix2pix:instruct_pix2pix"}
 RECIPES = {"tiny": "minidiff.train.recipes:train_tiny", "tiny-dit": "minidiff.train.recipes:train_tiny_dit",
            "tiny-pixel": "minidiff.train.recipes:train_tiny_pixel"}
 BAD_INPUT = (ValueError, KeyError, OSError)                                # FileNotFoundError is an OSError
@@ -177,8 +174,8 @@ def steered(pipe, args):
 
 def edit(rest: list[str]) -> int:
     """change a picture with one of the editing techniques"""
-    name = choose("technique", TECHNIQUES, rest)
-    technique = find(TECHNIQUES[name])
+    name = choose("technique", EDITS, rest)
+    technique = find(EDITS[name])
     p = parser(f"edit {name}", out="out/edit.png")
     p.add_argument("--sheet", metavar="PNG", help="also write a labelled sheet: the picture, and what became of it")
     p.add_argument("--resize", action="store_true", help="cut and scale pictures of another size to the model's")
@@ -347,7 +344,7 @@ def demo(rest: list[str]) -> int:
 
 
 COMMANDS = {f.__name__: f for f in (generate, edit, invert, train, evaluate, prove, trace, inspect, convert, doctor, demo)}
-KINDS = {"edit": TECHNIQUES, "train": RECIPES}
+KINDS = {"edit": EDITS, "train": RECIPES}
 
 
 def usage(command: str | None = None) -> str:

@@ -1,15 +1,22 @@
-"""The tables of names in tutorials/weights, from the tables that the converter itself uses: `make figures` runs this too.
+"""What the pages copy from the code: tables of names, and the lines of an algorithm. `make figures` runs this too.
 
-    python tutorials/tables.py            # rewrites what stands between <!-- table NAME --> and <!-- end -->
+    python tutorials/tables.py            # rewrites what stands between <!-- table NAME --> and <!-- end -->,
+                                          # and between <!-- code FILE NAME --> and <!-- end -->
+
+A table is the one that the converter itself uses. Code is a function of minidiff/FILE without its docstring.
 """
+import ast
 import re
+import textwrap
 from pathlib import Path
 
 from minidiff.weights.family import DROPPED, VARIANTS
 from minidiff.weights.keymaps import RESNET, TABLES
 from minidiff.weights.layouts import MINIDIFF, ORIGINAL, TOWERS
 
-HERE = Path(__file__).parent / "weights"
+HERE = Path(__file__).parent
+SOURCE = HERE.parent / "minidiff"
+CODE = re.compile(r"(<!-- code ([\w/.]+) (\w+) -->\n).*?(<!-- end -->)", re.S)
 BLOCK = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 
 
@@ -51,15 +58,29 @@ MADE = {"unet": lambda: names("unet", "original"), "vae": lambda: names("vae", "
         "dropped": dropped, "prefixes": prefixes, "variants": variants}
 
 
+def code(file: str, name: str) -> str:
+    """A function of minidiff/`file` without its docstring, as a Markdown block. KeyError: there is none of that name."""
+    text = (SOURCE / file).read_text()
+    found = {n.name: n for n in ast.walk(ast.parse(text)) if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
+    node, all_lines = found[name], text.splitlines()
+    body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+    head = all_lines[node.lineno - 1:node.body[0].lineno - 1]
+    shown = textwrap.dedent("\n".join([*head, *all_lines[body[0].lineno - 1:node.end_lineno]]))
+    return f"```python\n{shown}\n```"
+
+
 def filled(text: str) -> str:
-    """A page with its tables as the code has them now. KeyError: no table of that name."""
-    return BLOCK.sub(lambda m: f"{m[1]}{MADE[m[2]]()}\n{m[3]}", text)
+    """A page with its tables and its code as they are now. KeyError: no table, no function of that name."""
+    text = BLOCK.sub(lambda m: f"{m[1]}{MADE[m[2]]()}\n{m[3]}", text)
+    return CODE.sub(lambda m: f"{m[1]}{code(m[2], m[3])}\n{m[4]}", text)
 
 
 def main() -> None:
-    for page in sorted(HERE.glob("*.md")):
-        page.write_text(filled(page.read_text()))
-        print(page)
+    for page in sorted(HERE.rglob("*.md")):
+        old = page.read_text()
+        if (new := filled(old)) != old:
+            page.write_text(new)
+            print(page)
 
 
 if __name__ == "__main__":

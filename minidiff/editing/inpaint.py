@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minidiff.core.denoise import moves, noise
+from minidiff.core.masks import check_mask, paste, to_latent_mask
 from minidiff.core.pipe import Pipe
 from minidiff.core.process import ddim_step, q_sample
-from minidiff.editing.sdedit import to_latent_mask
 from minidiff.guidance.cfg import cfg_batched
 
 
@@ -42,12 +42,11 @@ def inpaint(pipe: Pipe, image: Tensor, prompt: str, *, mask: Tensor, strength: f
     with neither c nor 2 c + 1 input channels.
     """
     ts, c = pipe.timesteps(steps, strength), pipe.shape[0]
-    if mask.ndim != 4 or mask.shape[1] != 1 or mask.shape[-2:] != image.shape[-2:] or len(mask) not in (1, len(image)):
-        raise ValueError(f"mask is {tuple(mask.shape)}, the picture {tuple(image.shape)}: expected (1 or b, 1, H, W)")
+    mask = check_mask(mask, image)
     if pipe.net.in_channels not in (c, 2 * c + 1):
         raise ValueError(f"{pipe.name or 'this network'} takes {pipe.net.in_channels} channels; to inpaint, {c} or "
                          f"{2 * c + 1} are needed ({c} of state, 1 of mask, {c} of the picture)")
-    z, mask = pipe.encode(image), (mask >= .5).to(image)                                  # b c h w
+    z = pipe.encode(image)                                                                # b c h w
     sees = pipe.net.in_channels > c
     seen = surroundings(pipe, image, mask) if sees else None                              # b 1+c h w
     m = None if sees else to_latent_mask(mask, pipe)
@@ -64,7 +63,7 @@ def inpaint(pipe: Pipe, image: Tensor, prompt: str, *, mask: Tensor, strength: f
         z = x
     if not decode:
         return z
-    return mask * pipe.decode(z).to(image) + (1 - mask) * image
+    return paste(pipe.decode(z), image, mask)
 
 
 def surroundings(pipe: Pipe, image: Tensor, mask: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minidiff.core.denoise import moves, noise
+from minidiff.core.masks import check_mask, paste, to_latent_mask
 from minidiff.core.pipe import Pipe
 from minidiff.core.process import ddim_step, q_sample
 from minidiff.guidance.cfg import cfg_batched
@@ -26,21 +27,20 @@ from minidiff.guidance.cfg import cfg_batched
 
 @torch.no_grad()
 def sdedit(pipe: Pipe, image: Tensor, prompt: str, *, strength: float = .6, steps: int = 50, scale: float = 3.,
-           mask: Tensor | None = None, source: Tensor | None = None, repeats: int = 1, seed: int = 0,
+           mask: Tensor | None = None, outside: Tensor | None = None, repeats: int = 1, seed: int = 0,
            progress: bool = False) -> Tensor:
     """Edit pictures `image` (b 3 H W) in [-1, 1] towards `prompt`; returns (b 3 H W).
 
     strength  share of the model's steps that is run again: 0 returns the autoencoder's copy, 1 starts from noise
-    mask      (1 or b, 1, H, W), 1 where the edit happens; outside it the picture is `source` (default: `image`)
+    mask      (1 or b, 1, H, W), 1 where the edit happens; outside it the picture is `outside` (default: `image`)
     repeats   feed the result back as the guide so many times (1 to 3; the paper's K)
 
     ValueError: strength outside 0..1, sizes that do not fit.
     """
     ts = pipe.timesteps(steps, strength)
-    if mask is not None and mask.shape[-2:] != image.shape[-2:]:
-        raise ValueError(f"mask is {tuple(mask.shape[-2:])}, the picture {tuple(image.shape[-2:])}: they must be equal")
-    sch, source = pipe.schedule, image if source is None else source
-    z, kept = pipe.encode(image), pipe.encode(source)                                     # b c h w
+    mask = None if mask is None else check_mask(mask, image)
+    sch, outside = pipe.schedule, image if outside is None else outside
+    z, kept = pipe.encode(image), pipe.encode(outside)                                    # b c h w
     m = to_latent_mask(mask, pipe) if mask is not None else None
     n = noise(z.shape, seed, z.device, z.dtype)                                           # one noise for all: no flicker
     denoise, cond = cfg_batched(pipe.eps, pipe.null(), scale), pipe.embed(prompt)
@@ -53,12 +53,7 @@ def sdedit(pipe: Pipe, image: Tensor, prompt: str, *, strength: float = .6, step
                 x = m * x + (1 - m) * q_sample(sch, kept, at, n)                          # C01.3
         z = x
     out = pipe.decode(z)
-    return out if mask is None else mask * out + (1 - mask) * source                      # pixels outside never changed
-
-
-def to_latent_mask(mask: Tensor, pipe: Pipe) -> Tensor:
-    """Picture mask (b 1 H W) -> latent mask (b 1 h w): a latent is edited if any of its pixels is."""
-    return F.max_pool2d(mask.to(pipe.device, pipe.dtype), pipe.factor)
+    return out if mask is None else paste(out, outside, mask)
 
 
 def strokes(image: Tensor, colors: int = 4) -> Tensor:

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 import minidiff
+from minidiff.core.masks import to_latent_mask
 from minidiff.core.process import q_sample
 from minidiff.editing import sdedit as module
-from minidiff.editing.sdedit import sdedit, strokes, to_latent_mask
+from minidiff.editing.sdedit import sdedit, strokes
 
 PROMPT = "a red circle on a blue background"
 

@@ -5,7 +5,8 @@ import torch
 
 import minidiff
 from minidiff.data import shapes
-from minidiff.evaluate.prove import PROOFS, Row, draw, object_region, prove, rank_correlation, recoloured
+from minidiff.evaluate.proofs.prompt_to_prompt import prove as prove_prompt_to_prompt
+from minidiff.evaluate.prove import Row, draw, object_region, prove, rank_correlation, recoloured
 
 
 def test_object_region_finds_the_rendered_object():
@@ -50,6 +51,6 @@ def test_unknown_proof_lists_the_known_ones():
 def test_each_proof_runs_on_an_untrained_model_and_fails_there():
     pipe = minidiff.load("tiny")
     pipe.net = minidiff.build("tiny", seed=0).net
-    rows = PROOFS["prompt-to-prompt"](pipe, 2, 0)
+    rows = prove_prompt_to_prompt(pipe, 2, 0)
     assert len(rows) == 3 and not all(r.holds for r in rows)
     assert all(torch.isfinite(torch.tensor(float(r.figure))) for r in rows)

@@ -1,0 +1,14 @@
+"""The techniques by name: where each one is, and where its proof is. Only addresses: to list them imports nothing.
+
+A technique is a function (pipe, image, ..., *, seed, progress) -> pictures, with the argument names `image`, `source` (the
+prompt that describes the picture), `target` or `prompt` (what is wanted) and `mask`; its options become those of
+`minidiff edit NAME`. A proof is a function (pipe, n, seed) -> rows, run by `minidiff prove NAME`.
+"""
+EDITS = {"sdedit": "minidiff.editing.sdedit:sdedit",
+         "prompt-to-prompt": "minidiff.editing.prompt_to_prompt:prompt_to_prompt",
+         "inpaint": "minidiff.editing.inpaint:inpaint",
+         "instruct-pix2pix": "minidiff.editing.instruct_pix2pix:instruct_pix2pix"}
+
+PROOFS = {"ddim-inversion": "minidiff.evaluate.proofs.ddim_inversion:prove",
+          "sdedit": "minidiff.evaluate.proofs.sdedit:prove",
+          "prompt-to-prompt": "minidiff.evaluate.proofs.prompt_to_prompt:prove"}

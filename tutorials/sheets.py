@@ -1,0 +1,69 @@
+"""The contact sheet of every editing page: source, true answer, and the method at each setting of its own knob.
+
+    python tutorials/sheets.py [NAME ...]        # default: all of them -> tutorials/figures/sheets/NAME.png
+
+Scenes are those of the bench's dev split. The number under a picture is its likeness to the true answer in dB.
+"""
+import inspect
+import sys
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+
+import minidiff
+from minidiff.evaluate.items import Item, items
+from minidiff.io import grid
+from minidiff.techniques import EDITS
+from minidiff.train.autoencoder import psnr
+
+HERE = Path(__file__).parent / "figures/sheets"
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One row per scene of `kind`; `knob` takes the `values`, `fixed` is the same in every picture."""
+    kind: str
+    knob: str
+    values: tuple
+    fixed: dict = field(default_factory=dict)
+    rows: int = 3
+    model: str = "tiny"
+
+
+SHEETS = {"sdedit": Sheet("recolour", "strength", (.2, .4, .6, .8, 1.)),
+          "prompt-to-prompt": Sheet("recolour", "self_", (0., .2, .4, .6, .8), {"cross": .4})}
+
+
+def given(fn, item: Item) -> dict:
+    """What a technique may ask for by name, of what an item knows."""
+    known = {"image": item.image, "source": item.source, "target": item.target, "prompt": item.target, "mask": item.mask,
+             "seed": item.seed % 2 ** 31}
+    asked = inspect.signature(fn).parameters
+    return {k: v for k, v in known.items() if k in asked and (k != "mask" or asked[k].default is inspect.Parameter.empty)}
+
+
+def draw(name: str, pipe) -> Path:
+    sheet = SHEETS[name]
+    module, function = EDITS[name].split(":")
+    fn = getattr(import_module(module), function)
+    pictures, titles = [], []
+    for item in items("dev", sheet.rows, (sheet.kind,), seed=7):
+        pictures += [item.image[0], item.answer[0]]
+        titles += [item.source, item.target]
+        for value in sheet.values:
+            out = fn(pipe, **given(fn, item) | sheet.fixed | {sheet.knob: value})[-1].cpu()
+            pictures.append(out)
+            titles.append(f"{sheet.knob.strip('_')} {value}: {psnr(out[None], item.answer).item():.1f} dB")
+    return grid(pictures, titles, 2 + len(sheet.values), HERE / f"{name}.png", side=140)
+
+
+def main() -> None:
+    pipes = {}
+    for name in sys.argv[1:] or SHEETS:
+        model = SHEETS[name].model
+        pipes.setdefault(model, minidiff.load(model))
+        print(draw(name, pipes[model]))
+
+
+if __name__ == "__main__":
+    main()
