@@ -27,7 +27,7 @@ from minidiff.core.denoise import moves
 from minidiff.core.pipe import Pipe
 from minidiff.core.process import ddim_step
 from minidiff.core.taps import tap
-from minidiff.inversion.ddim import invert
+from minidiff.inversion.ddim import Inverted, invert
 
 CROSS, SELF = r"attn2\.probs$", r"(attn1|attn)\.probs$"                   # the same names in UNet and DiT
 
@@ -135,8 +135,9 @@ def blend_mask(maps: Tensor, words: tuple[list[int], list[int]], size: tuple[int
 @torch.no_grad()
 def prompt_to_prompt(pipe: Pipe, source: str, target: str, *, kind: str | None = None, cross: float = .8,
                      self_: float = .8, weights: dict[str, float] | None = None, blend: tuple[str, str] | None = None,
-                     blend_from: float = .2, image: Tensor | None = None, self_side: int | None = None, steps: int = 50,
-                     scale: float = 3., seed: int = 0, progress: bool = False) -> Tensor:
+                     blend_from: float = .2, image: Tensor | None = None, inverted: Inverted | None = None,
+                     self_side: int | None = None, steps: int = 50, scale: float = 3., seed: int = 0,
+                     progress: bool = False) -> Tensor:
     """Pictures (2 3 H W): the source and its edit.
 
     kind        "replace", "refine", or None: replace if the prompts have equally many words
@@ -145,6 +146,7 @@ def prompt_to_prompt(pipe: Pipe, source: str, target: str, *, kind: str | None =
     weights     {target word: factor}, to say a word louder or softer
     blend       (word of source, word of target): edit only where these are, after `blend_from` of the steps
     image       (1 3 H W) a given picture: inverted first (scale 1), and the source row follows its inversion exactly
+    inverted    the same, inverted before: by any of null-text, negative-prompt, direct inversion, in `steps` steps
     self_side   largest self-attention map that is shared, in pixels a side (default: a quarter of the latent, at least 16)
     """
     for name, value in (("cross", cross), ("self_", self_), ("blend_from", blend_from)):
@@ -162,18 +164,20 @@ def prompt_to_prompt(pipe: Pipe, source: str, target: str, *, kind: str | None =
     side = self_side or max(min(pipe.shape[1:]) // 4, 16)
     maps = Maps(max(min(pipe.shape[1:]) // 4, 8))
 
-    states = invert(pipe, image, source, steps=steps) if image is not None else None
-    x = (pipe.noise(1, seed) if states is None else states[-1]).expand(2, -1, -1, -1)     # rows: [source, edit]
+    if image is not None and inverted is None:
+        inverted = Inverted(invert(pipe, image, source, steps=steps), share=0.)           # direct inversion
+    if inverted and len(inverted.states) != steps + 1:
+        raise ValueError(f"steps={steps}, but the picture was inverted in {len(inverted.states) - 1}; give equal numbers")
+    x = (inverted.states[-1] if inverted else pipe.noise(1, seed)).expand(2, -1, -1, -1)  # rows: [source, edit]
     cond, null = pipe.embed([source, target]), pipe.null(2)
     for i, (t, s) in enumerate(moves(ts, progress)):
         on = torch.full_like(alpha, float(i < cross * steps))                             # a_i
-        e_null = pipe.eps(x, t, null)
+        e_null = pipe.eps(x, t, inverted.nulls[i] if inverted and inverted.nulls else null)
         with tap(pipe.net, CROSS, edit_cross(M, alpha, on, weight)), tap(pipe.net, CROSS, maps.look), \
                 tap(pipe.net, SELF, edit_self(side if i < self_ * steps else 0)):
             e_cond = pipe.eps(x, t, cond)
         x = ddim_step(sch, x, e_null + scale * (e_cond - e_null), t, s)
-        if states is not None:
-            x = torch.cat([states[-2 - i], x[1:]])                                        # the source row keeps its path
+        x = inverted.follow(x, i) if inverted else x                                      # the source row keeps its path
         if blend_words and i >= blend_from * steps:
             m = blend_mask(maps.read(), blend_words, x.shape[2:])
             x = torch.cat([x[:1], x[:1] + m * (x[1:] - x[:1])])

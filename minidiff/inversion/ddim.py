@@ -14,6 +14,8 @@ it (the loss null-text inversion was invented for).
 Weakness: the error of the explicit form, worst in few steps. `fixed_point` iterates the implicit equation instead,
 x <- (x_s - B eps(x, t)) / A, and keeps an iterate only while the residual falls: it is not a contraction at every step.
 """
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -23,6 +25,32 @@ from minidiff.core.pipe import Pipe
 from minidiff.core.process import ddim_step
 from minidiff.core.schedule import Schedule
 from minidiff.guidance.cfg import cfg_batched
+
+
+@dataclass(frozen=True)
+class Inverted:
+    """A picture's way to noise, and what makes guided sampling follow it back: what an inversion hands to an edit.
+
+    states  [clean, ..., noise], (b c h w) each
+    nulls   what guidance compares with, one Cond per step from the noise on; None: the empty prompt
+    share   None: nothing more. Else sources are put back on `states` after every step, and edits get that share of the
+            same offset: 0 is direct inversion, 1 the closed form of null-text inversion (inversion/direct.py)
+    """
+    states: list[Tensor]
+    nulls: list[Cond] | None = None
+    share: float | None = None
+
+    def __getitem__(self, i: int) -> "Inverted":
+        """Picture i alone."""
+        return Inverted([x[i:i + 1] for x in self.states], self.nulls and [n[i] for n in self.nulls], self.share)
+
+    def follow(self, x: Tensor, i: int) -> Tensor:
+        """Rows [sources, edits] (2b c h w) after step i, corrected."""
+        if self.share is None:
+            return x
+        goal = self.states[-2 - i]
+        source, edit = x.chunk(2)
+        return torch.cat([goal, edit + self.share * (goal - source)])                   # card C08.3, C08.4
 
 
 def invert_step(denoise: Denoise, sch: Schedule, x_s: Tensor, s: int, t: int, cond: Cond | None,

@@ -1,4 +1,6 @@
 """Prompt-to-Prompt: mappers, identity cases on both backbones, and what each knob may and may not touch."""
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -19,6 +21,7 @@ from minidiff.editing.prompt_to_prompt import (
     word_maps,
 )
 from minidiff.guidance.cfg import cfg
+from minidiff.inversion.ddim import Inverted
 from minidiff.models.tokenizer import Tokenizer
 
 A, B = "a red circle on a blue background", "a green circle on a blue background"
@@ -146,6 +149,24 @@ def test_a_given_picture_is_reconstructed_in_the_source_row(pipe):
     image = torch.rand(1, 3, 64, 64) * 2 - 1
     source = prompt_to_prompt(pipe, A, B, image=image, steps=4)[:1]
     assert (source - pipe.decode(pipe.encode(image))).abs().max() < 1e-5
+
+
+def test_an_inverted_picture_needs_as_many_steps(pipe):
+    states = [pipe.noise(1, i) for i in range(4)]
+    with pytest.raises(ValueError, match="3"):
+        prompt_to_prompt(pipe, A, B, inverted=Inverted(states), steps=4)
+    assert prompt_to_prompt(pipe, A, B, inverted=Inverted(states), steps=3).isfinite().all()
+
+
+def test_what_an_inversion_hands_over_is_used_step_by_step(pipe):
+    states, asked = [pipe.noise(1, i) for i in range(4)], []
+    nulls, eps = [pipe.embed(p) for p in ("red", "green", "blue")], pipe.eps
+    spy = replace(pipe)
+    spy.eps = lambda x, t, cond: asked.append((x, cond)) or eps(x, t, cond)
+    out = prompt_to_prompt(spy, A, B, inverted=Inverted(states, nulls, share=1.), steps=3)
+    assert all(asked[2 * i][1] is nulls[i] for i in range(3))                      # one null for both rows, by its step
+    assert all(torch.equal(asked[2 * i][0][:1], states[-1 - i]) for i in range(3))
+    assert (out[:1] - pipe.decode(states[0])).abs().max() < 1e-5
 
 
 def test_taps_are_gone_afterwards_even_when_it_fails(pipe):
