@@ -4,14 +4,13 @@
 
 Scenes are those of the bench's dev split. The number under a picture is its likeness to the true answer in dB.
 """
-import inspect
 import sys
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 
 import minidiff
-from minidiff.evaluate.items import Item, items
+from minidiff.evaluate.items import given, items
 from minidiff.io import grid
 from minidiff.techniques import EDITS
 from minidiff.train.autoencoder import psnr
@@ -32,14 +31,6 @@ class Sheet:
 
 SHEETS = {"sdedit": Sheet("recolour", "strength", (.2, .4, .6, .8, 1.)),
           "prompt-to-prompt": Sheet("recolour", "self_", (0., .2, .4, .6, .8), {"cross": .4})}
-
-
-def given(fn, item: Item) -> dict:
-    """What a technique may ask for by name, of what an item knows."""
-    known = {"image": item.image, "source": item.source, "target": item.target, "prompt": item.target, "mask": item.mask,
-             "seed": item.seed % 2 ** 31}
-    asked = inspect.signature(fn).parameters
-    return {k: v for k, v in known.items() if k in asked and (k != "mask" or asked[k].default is inspect.Parameter.empty)}
 
 
 def draw(name: str, pipe) -> Path:

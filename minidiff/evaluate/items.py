@@ -8,11 +8,13 @@ and "test" share none of them.
     recolour reshape resize     one object of one or two                 move        the one object, to a named place
     add delete                  the second of two objects                background texture     of the ground
 """
+import inspect
 import zlib
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from minidiff.data import shapes
@@ -68,6 +70,19 @@ def items(split: str = "dev", n: int = 8, kinds: tuple[str, ...] = KINDS, seed: 
         if kind not in KINDS:
             raise ValueError(f"kind {kind!r} is unknown; choose from {', '.join(KINDS)}")
     return [_item(kind, split, i, seed) for kind in kinds for i in range(n)]
+
+
+def given(fn, its: Item | list[Item], *, masked: bool = False, **more) -> dict:
+    """What a technique may ask for by name, of what one or several items know: prompts become lists, pictures a batch. A
+    mask goes to those that need one, or with `masked` to all that take one. `more`: what else is known."""
+    its = [its] if isinstance(its, Item) else its
+    words = lambda what: getattr(its[0], what) if len(its) == 1 else [getattr(i, what) for i in its]  # noqa: E731
+    cat = lambda what: torch.cat([getattr(i, what) for i in its])  # noqa: E731
+    known = {"image": cat("image"), "source": words("source"), "target": words("target"), "prompt": words("target"),
+             "mask": cat("mask"), "seed": its[0].seed} | more
+    asked = inspect.signature(fn).parameters
+    return {k: v for k, v in known.items()
+            if k in asked and (k != "mask" or masked or asked[k].default is inspect.Parameter.empty)}
 
 
 def _item(kind: str, split: str, i: int, seed: int) -> Item:
