@@ -1,0 +1,115 @@
+"""MasaCtrl: Tuning-Free Mutual Self-Attention Control for Consistent Image Synthesis and Editing.
+
+Mingdeng Cao, Xintao Wang, Zhongang Qi, Ying Shan, Xiaohu Qie, Yinqiang Zheng, 2023, arXiv 2304.08465.
+
+Queries ask, keys and values answer. Early steps lay a picture out; leave those to the new prompt, so that things may move.
+Later steps fill in what it looks like; from then on the edit's self-attention keeps its own queries but looks up the keys
+and values of the SOURCE. The new layout is painted with the old picture's parts: the mirror image of prompt-to-prompt and
+plug-and-play, which keep the layout and change the paint.
+
+    rows: [source at z*_t, null at z_t, target at z_t]
+    Attention(Q_edit, K_edit, V_edit) -> Attention(Q_edit, K_source, V_source)      steps i >= S, self-attention l >= L
+    with masks: logits - inf where query and key are not both object, or both ground
+
+The masks come from the cross-attention maps of a word of either prompt, averaged over the steps so far.
+
+Try: `start` 0 to 1 (1: plain re-prompting of the inverted noise); `layer=0`, where the encoder's layout is copied, too;
+`words=("circle", "star")`; image=None, where the source is drawn, not inverted.
+
+Weakness: nothing is taken that the source does not show, so a new colour cannot come, and where the new object has no
+counterpart, ground may be painted over it. Masks answer the second, as far as the maps are sharp.
+"""
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minidiff.core.cond import Cond
+from minidiff.core.denoise import moves, trace
+from minidiff.core.pipe import Pipe
+from minidiff.core.process import ddim_step
+from minidiff.core.taps import tap, tap_names
+from minidiff.editing.prompt_to_prompt import CROSS, Maps, positions
+from minidiff.guidance.cfg import cfg_batched
+from minidiff.inversion.ddim import invert
+
+
+def layers(net: nn.Module, share: float) -> str:
+    """Pattern of the self-attention layers behind the first `share` of them, without the tap's name: "(a|b)\\."."""
+    names = [n.rpartition(".")[0] for n in tap_names(net, r"\.(attn1|attn)\.q$")]         # encoder, middle, decoder
+    return f"^({'|'.join(names[min(int(share * len(names)), len(names) - 1):])})\\."
+
+
+def look_at_source(b: int, on: bool):
+    """fn for the taps k and v: the first b rows in place of all others, while `on`; queries stay."""
+    def fn(x, name):
+        return x[:b].repeat(len(x) // b, *[1] * (x.ndim - 1)) if on else None
+    return fn
+
+
+def same_side(keys: Tensor, queries: Tensor):
+    """fn for the tap logits, rows [source, others]: ground may not look at the object, nor the object at the ground.
+
+    keys, queries: masks (b 1 s s) of the object in the source and in the edit.
+    """
+    def fn(logits, name):
+        side = round(logits.shape[-1] ** .5)
+        k, q = (F.interpolate(m, (side, side)).flatten(2) for m in (keys, queries))       # b 1 n
+        apart = (q.transpose(1, 2) != k)[:, None]                                         # b 1 n m
+        wall = torch.zeros_like(apart, dtype=logits.dtype).masked_fill(apart, torch.finfo(logits.dtype).min / 2)
+        free = torch.zeros_like(wall)
+        return logits + torch.cat([free, *[wall] * (len(logits) // len(keys) - 1)])
+    return fn
+
+
+def object_mask(maps: Tensor, tokens: list[list[int]], threshold: float) -> Tensor:
+    """(b 1 s s) of 0 and 1 from maps (b tokens s s): where each row's word is looked at, from its own least to its most."""
+    m = torch.stack([row[w].mean(0) for row, w in zip(maps, tokens)])[:, None]
+    low, high = m.amin((2, 3), keepdim=True), m.amax((2, 3), keepdim=True)
+    return ((m - low) / (high - low).clamp_min(1e-8) > threshold).to(maps)
+
+
+@torch.no_grad()
+def masactrl(pipe: Pipe, image: Tensor | None, source: str, target: str, *, start: float = .1, layer: float = .6,
+             words: tuple[str, str] | None = None, threshold: float = .3, steps: int = 50, scale: float = 3., seed: int = 0,
+             progress: bool = False) -> Tensor:
+    """Pictures `image` (b 3 H W) in [-1, 1], described by `source`, with the layout of `target`: (b 3 H W).
+
+    start      share of the steps that the edit goes alone, before it looks at the source (the paper's S)
+    layer      share of the self-attention layers, first ones first, that never do (its L; .625 is Stable Diffusion's 10)
+    words      a word of `source` and one of `target`: object looks at object and ground at ground, by their maps
+    threshold  where a map, stretched to 0..1, counts as object
+
+    `image` None: the source is drawn from `source` with `seed`, the edit from the same noise, and no inversion is needed;
+    with a picture nothing is random. ValueError: a share outside 0..1, words that are not there, sizes that do not fit.
+    """
+    for name, value in (("start", start), ("layer", layer), ("threshold", threshold)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name}={value}: expected 0..1")
+    if words and pipe.tokenizer is None:
+        raise ValueError(f"{pipe.name or 'this model'} reads no text, so no word has a map; leave `words` out")
+    sources, targets = ([p] if isinstance(p, str) else list(p) for p in (source, target))
+    b = max(len(sources), len(targets)) if image is None else len(image)
+    old, new, null = pipe.embed(sources).expand(b), pipe.embed(targets).expand(b), pipe.null(b)
+    tokens = words and [[positions(pipe.tokenizer, p, w) for p in ps * (b // len(ps))]
+                        for ps, w in zip((sources, targets), words)]
+    sch, ts, where = pipe.schedule, pipe.schedule.timesteps(steps, spacing="trailing"), layers(pipe.net, layer)
+    if image is None:
+        states = trace(cfg_batched(pipe.eps, null, scale), sch, pipe.noise(b, seed), ts, old)[::-1]
+    else:
+        states = invert(pipe, image, source, steps=steps)                                 # clean to noise
+    x, cond, maps = states[-1], Cond.cat([old, null, new]), Maps(max(min(pipe.shape[1:]) // 4, 8))
+    for i, (t, s) in enumerate(moves(ts, progress)):
+        on = i >= start * steps
+        rows = torch.cat([states[-1 - i], x, x])                                          # rows: [source, null, target]
+        with tap(pipe.net, where + "[kv]$", look_at_source(b, on)):
+            if not words:
+                e = pipe.eps(rows, t, cond)
+            else:
+                seen = maps.read() if on and maps.total else None
+                masks = seen is not None and [object_mask(m, w, threshold) for m, w in zip((seen[:b], seen[-b:]), tokens)]
+                fn = same_side(*masks) if masks else lambda logits, name: None
+                with tap(pipe.net, where + "logits$", fn), tap(pipe.net, CROSS, maps.look):
+                    e = pipe.eps(rows, t, cond)
+        _, e_null, e_new = e.chunk(3)
+        x = ddim_step(sch, x, e_null + scale * (e_new - e_null), t, s)
+    return pipe.decode(x)
