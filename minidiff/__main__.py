@@ -268,6 +268,25 @@ def prove(rest: list[str]) -> int:
     return 0 if facts["passed"] else 1
 
 
+def bench(rest: list[str]) -> int:
+    """every editing method against the true edited pictures: ShapesEditBench"""
+    score = find("minidiff.evaluate.bench:bench")
+    p = parser("bench", json=True)
+    names = arguments(p, score, skip=("pipe", "progress"))
+    args = parse(p, rest, pictures=())
+    facts = score(None if args.report else load(args), **given(args, names))
+    if args.json:
+        from minidiff.io import write_json
+        write_json(facts, args.json)
+    if args.fit:
+        print(args.fit, facts)
+        return 0
+    folder = args.report or args.out
+    print((folder / "leaderboard.md").read_text(), *[folder / f for f in ("leaderboard.md", "bench.json", "grid.png")],
+          sep="\n")
+    return 0 if facts["passed"] else 1
+
+
 def trace(rest: list[str]) -> int:
     """every block of a network with its output shape and parameters, at no cost"""
     from minidiff.trace import table
@@ -343,7 +362,8 @@ def demo(rest: list[str]) -> int:
     return 0
 
 
-COMMANDS = {f.__name__: f for f in (generate, edit, invert, train, evaluate, prove, trace, inspect, convert, doctor, demo)}
+COMMANDS = {f.__name__: f for f in (generate, edit, invert, train, evaluate, prove, bench, trace, inspect, convert, doctor,
+                                    demo)}
 KINDS = {"edit": EDITS, "train": RECIPES}
 
 

@@ -49,7 +49,7 @@ def arguments(parser: argparse.ArgumentParser, fn, skip: tuple[str, ...] = ()) -
             if required:
                 raise TypeError(f"{fn.__name__}: parameter {p.name} has no default and a type no option can give")
             continue
-        plain = isinstance(p.default, bool) or p.default in (None, "")
+        plain = isinstance(p.default, bool) or p.default in (None, "", ())
         shown = "required" if required else "" if plain else f"default {p.default}"
         text = "; ".join(t for t in (told.get(p.name, ""), shown) if t).replace("%", "%%")
         parser.add_argument(flag(p.name), dest=p.name, required=required, help=text,

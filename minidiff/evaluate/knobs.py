@@ -1,0 +1,93 @@
+"""What may be tuned, and what tuning found: the settings every method runs with in ShapesEditBench (card C29.5).
+
+`SWEEPS` says which values of which options are tried. `minidiff bench --fit METHOD` runs all their combinations on the dev
+split and writes the best into knobs.json beside this file; a run on either split takes what stands there, and prints a hash
+of all settings in effect. A method that was never fitted runs at its own defaults, and the table says so.
+
+To add a method: a line in SWEEPS with at most about eight combinations, then `--fit` it.
+"""
+import hashlib
+import inspect
+import json
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+
+from minidiff.io import write_json
+
+HERE = Path(__file__).with_name("knobs.json")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """`tries`: {option: values}. `per_kind`: one choice for each kind of edit. `batch`: pictures per call, for a method
+    that takes lists of prompts. `curve`: (option, values) of the knob that trades the edit against the rest."""
+    tries: dict = field(default_factory=dict)
+    per_kind: bool = False
+    batch: int = 1
+    curve: tuple[str, tuple] = ("", ())
+
+
+STRENGTHS = (.2, .3, .4, .5, .6, .7, .8, .9)
+SWEEPS = {"sdedit": Sweep({"strength": (.3, .4, .5, .6, .7, .8)}, True, 8, ("strength", STRENGTHS)),
+          "prompt-to-prompt": Sweep({"cross": (.4, .8), "self_": (0., .2, .4, .8)}, True),
+          "inpaint": Sweep({"strength": (.6, .8, 1.), "scale": (3., 5.)}, False, 8)}
+BATCHED = ("copy", "vae-copy", "truth", "vae-truth", "resample", "inverted", "wrong-inpaint", "hacker")
+
+
+def sweep(method: str) -> Sweep:
+    """By name, with or without "+mask" and "@..."."""
+    name = method.split("@")[0].removesuffix("+mask")
+    return Sweep(batch=8) if name in BATCHED else SWEEPS.get(name, Sweep())
+
+
+def combinations(method: str) -> list[dict]:
+    """Every setting that `--fit` tries; ValueError for a method without a line in SWEEPS."""
+    tries = sweep(method).tries
+    if not tries:
+        raise ValueError(f"{method} has no knobs to fit; those that have: {', '.join(SWEEPS)} (evaluate/knobs.py)")
+    return [dict(zip(tries, values)) for values in product(*tries.values())]
+
+
+def load(path: Path = HERE) -> dict:
+    """{method: {"chosen": {...} or {kind: {...}}, "score", "items", "hash"}}."""
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def chosen(method: str, kind: str, known: dict | None = None) -> dict:
+    """The options a method runs with on one kind: fitted ones (those of the method without a mask, if with one it was not
+    fitted), then what its name says after "@"."""
+    base, _, said = method.partition("@")
+    known = load() if known is None else known
+    row = known.get(base) or known.get(base.removesuffix("+mask")) or {"chosen": {}}
+    found = row["chosen"]
+    found = found.get(kind, {}) if row.get("per_kind") else found
+    return found | {k: number(v) for k, v in (part.split("=") for part in said.split(",") if part)}
+
+
+def number(text: str) -> float | int | bool | str:
+    """`0.4` -> .4, `true` -> True; what is neither stays text."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def digest(method: str, model: str, fn, options: dict) -> str:
+    """Eight letters that change with any setting in effect: the defaults of the function and what overrides them."""
+    defaults = {k: p.default for k, p in inspect.signature(fn).parameters.items() if p.default is not p.empty}
+    said = json.dumps([method, model, defaults | options], sort_keys=True, default=str)
+    return hashlib.sha256(said.encode()).hexdigest()[:8]
+
+
+def fitted(method: str) -> bool:
+    """Are the knobs of a method those that `--fit` chose? (One without knobs has nothing to fit.)"""
+    base = method.split("@")[0]
+    return not sweep(method).tries or bool({base, base.removesuffix("+mask")} & load().keys())
+
+
+def save(method: str, row: dict, path: Path = HERE) -> dict:
+    """Put one method's line into the file, which is read again just before: others may have been fitted meanwhile."""
+    row |= {"hash": hashlib.sha256(json.dumps(row["chosen"], sort_keys=True).encode()).hexdigest()[:8]}
+    write_json(dict(sorted((load(path) | {method: row}).items())), path)
+    return row
