@@ -113,7 +113,7 @@ def test_rows_learn_on_their_own(pipe, states):
 def test_each_step_starts_from_the_null_of_the_step_before(pipe, states):
     learned = learn_nulls(pipe, states, [A, B], scale=3., inner=1, tolerance=0.)
     moved = [(n.text - pipe.null(2).text).abs().max().item() for n in learned.nulls]
-    assert moved[0] > 0 and max(moved) > 1.5 * .01                                # more than one update's reach: they add up
+    assert moved[0] > 0 and max(moved) > 1.5 * .01                                # further than one update reaches
 
 
 def test_weights_get_no_gradient(pipe, states):

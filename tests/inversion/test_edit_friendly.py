@@ -1,0 +1,103 @@
+"""Edit-friendly noise: exact replay, and the closed form of how its maps differ from sampling noise."""
+import pytest
+import torch
+
+import minidiff
+from minidiff.core import schedule
+from minidiff.core.process import posterior, x0_to_eps
+from minidiff.inversion.edit_friendly import edit_friendly, noise_maps, replay_maps, scattered
+
+A, B = "a red circle on a blue background", "a green circle on a blue background"
+SCH = schedule.scaled_linear()
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    """Random weights in float64, the zero-initialised layers perturbed so that prompts matter."""
+    p = minidiff.build("tiny", seed=0).to(dtype=torch.float64)
+    g = torch.Generator().manual_seed(1)
+    for w in p.net.parameters():
+        if w.abs().max() == 0:
+            w.data.normal_(0, .1, generator=g)
+    return p
+
+
+@pytest.fixture(scope="module")
+def image():
+    return torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 2 - 1
+
+
+@pytest.fixture(scope="module")
+def known():
+    """A picture of 200,000 numbers, a denoiser that knows it, and the maps it gives."""
+    x0, ts = torch.full((1, 200_000), .7, dtype=torch.float64), SCH.timesteps(10, spacing="trailing")
+    xs = scattered(SCH, x0, ts, seed=3)
+    return ts, xs, noise_maps(lambda x, t, c: x0_to_eps(SCH, x, x0, t), SCH, xs, ts)
+
+
+@pytest.mark.parametrize("scale", [1., 3., 7.5])
+def test_the_same_prompt_returns_the_picture_exactly(pipe, image, scale):
+    out = edit_friendly(pipe, image, A, A, source_scale=scale, scale=scale, steps=6, strength=1.)
+    assert (out - pipe.decode(pipe.encode(image))).abs().max() < 1e-9
+
+
+def test_every_state_is_visited_again(pipe, image):
+    ts, z, cond = pipe.timesteps(4), pipe.encode(image), pipe.embed(A)
+    xs = scattered(pipe.schedule, z, ts, 5)
+    maps = noise_maps(pipe.eps, pipe.schedule, xs, ts, cond)
+    for i in range(1, 5):
+        x = replay_maps(pipe.eps, pipe.schedule, xs[0], maps[:i], ts, cond)
+        assert (x - xs[i]).abs().max() < 1e-9
+
+
+def test_the_noises_of_the_states_are_independent_of_each_other(known):
+    ts, xs, _ = known
+    n = torch.cat([(x - SCH.at(t)[0] * .7) / SCH.at(t)[1] for x, t in zip(xs[:-1], ts)])
+    assert (torch.cov(n) - torch.eye(len(n))).abs().max() < .02
+
+
+def test_maps_are_larger_than_sampling_noise_by_a_known_factor(known):
+    """Var r = sigma_s^2 + k^2 where ancestral sampling has sigma_s^2 - k^2, k = (alpha_t / alpha_s) sigma_s^2 / sigma_t."""
+    ts, xs, maps = known
+    for x, r, t, s in zip(xs, maps[:-1], ts, ts[1:]):
+        k, sig = SCH.at(t)[0] / SCH.at(s)[0] * SCH.at(s)[1] ** 2 / SCH.at(t)[1], SCH.at(s)[1]
+        assert abs(r.var().item() / (sig ** 2 + k ** 2) - 1) < .02
+        assert abs(float(posterior(SCH, x, x, t, s)[1]) - (sig ** 2 - k ** 2)) < 1e-9
+
+
+def test_each_map_takes_back_part_of_the_one_before(known):
+    _, _, maps = known
+    rho = torch.corrcoef(torch.cat(maps[:-1]))
+    assert (rho.diagonal(1) < -.05).all() and rho.triu(2).abs().max() < .02
+
+
+def test_the_last_map_is_what_the_model_cannot_draw(pipe, image):
+    """Published code sets it to zero (its deviation is): the replay then returns the model's guess, not the picture."""
+    ts, z, cond = pipe.timesteps(4), pipe.encode(image), pipe.embed(A)
+    xs = scattered(pipe.schedule, z, ts)
+    maps = noise_maps(pipe.eps, pipe.schedule, xs, ts, cond)
+    assert maps[-1].abs().max() > 1e-3
+    lost = replay_maps(pipe.eps, pipe.schedule, xs[0], [*maps[:-1], 0 * z], ts, cond)
+    assert (lost - z + maps[-1]).abs().max() < 1e-9
+
+
+def test_strength_zero_is_the_copy_and_another_prompt_an_edit(pipe, image):
+    copy = pipe.decode(pipe.encode(image))
+    assert torch.equal(edit_friendly(pipe, image, A, B, strength=0., steps=4), copy)
+    assert (edit_friendly(pipe, image, A, B, steps=4) - copy).abs().max() > 1e-3
+
+
+def test_another_seed_is_another_edit_and_the_same_seed_the_same(pipe, image):
+    a, b, c = (edit_friendly(pipe, image, A, B, steps=3, seed=k) for k in (1, 1, 2))
+    assert torch.equal(a, b) and (a - c).abs().max() > 1e-3
+
+
+def test_pictures_of_a_batch_do_not_depend_on_each_other(pipe, image):
+    both = edit_friendly(pipe, image, [A, B], [B, A], steps=4, seed=7)
+    assert (both[1:] - edit_friendly(pipe, image[1:], B, A, steps=4, seed=8)).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("bad", [dict(strength=1.2), dict(steps=0), dict(scale=-1.), dict(source_scale=-1.)])
+def test_bad_arguments_are_refused(pipe, image, bad):
+    with pytest.raises(ValueError):
+        edit_friendly(pipe, image, A, B, **dict(steps=2) | bad)
