@@ -92,7 +92,9 @@ def ddim_step(sch: Schedule, x_t: Tensor, eps: Tensor, t: int | Tensor, s: int |
     eta = 0 is deterministic, eta = 1 is ancestral sampling with the small variance; between, `noise` has the weight
     eta. `eps_dir` replaces eps in the second term, "the direction pointing to x_t", but not in x0 (Asyrp).
     """
-    a, s_s = sch.at(s, x_t)
+    (a_t, s_t), (a, s_s) = sch.at(t, x_t), sch.at(s, x_t)
+    if eta == 0 and eps_dir is None:
+        return a / a_t * x_t + (s_s - a / a_t * s_t) * eps  # DDIM eq. 12 with eq. 9 put in: half the work
     x0 = eps_to_x0(sch, x_t, eps, t)  # DDIM eq. 9
     eps = eps if eps_dir is None else eps_dir
     if eta == 0:

@@ -12,6 +12,7 @@ Try: plot `log_snr` of `linear`, `cosine` and `sigmoid` over t. Training sees th
 """
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -52,12 +53,16 @@ class Schedule:
         """log(alpha^2 / sigma^2), infinite at index 0."""
         return 2 * (self.alpha.log() - self.sigma.log())
 
+    @cached_property
+    def _pairs(self) -> list[tuple[float, float]]:
+        return list(zip(self.alpha.tolist(), self.sigma.tolist()))
+
     def at(self, t: int | Tensor, like: Tensor | None = None):
         """(alpha_t, sigma_t): floats for an int t; for a LongTensor (b,), b 1 1 .. in `like`'s dtype, on its device."""
         if not isinstance(t, Tensor):
             if not 0 <= t <= self.T:  # a negative index would silently read the noisy end
                 raise ValueError(f"time {t} is outside 0..{self.T} of {self.name!r}; 0 is clean, {self.T} is noise")
-            return self.alpha[t].item(), self.sigma[t].item()
+            return self._pairs[t]
         shape = (-1,) + (1,) * (like.ndim - 1)
         # cast first, then move: MPS has no float64
         return tuple(v.to(like.dtype).to(like.device)[t.to(like.device)].view(shape) for v in (self.alpha, self.sigma))
