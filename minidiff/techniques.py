@@ -7,8 +7,19 @@ prompt that describes the picture), `target` or `prompt` (what is wanted) and `m
 EDITS = {"sdedit": "minidiff.editing.sdedit:sdedit",
          "prompt-to-prompt": "minidiff.editing.prompt_to_prompt:prompt_to_prompt",
          "inpaint": "minidiff.editing.inpaint:inpaint",
-         "instruct-pix2pix": "minidiff.editing.instruct_pix2pix:instruct_pix2pix"}
+         "instruct-pix2pix": "minidiff.editing.instruct_pix2pix:instruct_pix2pix",
+         "null-text": "minidiff.inversion.null_text:null_text",
+         "negative-prompt": "minidiff.inversion.direct:negative_prompt",
+         "direct-inversion": "minidiff.inversion.direct:direct_inversion",
+         "edict": "minidiff.inversion.edict:edict",
+         "edit-friendly": "minidiff.inversion.edit_friendly:edit_friendly",
+         "ddib": "minidiff.editing.ddib:ddib"}
 
 PROOFS = {"ddim-inversion": "minidiff.evaluate.proofs.ddim_inversion:prove",
           "sdedit": "minidiff.evaluate.proofs.sdedit:prove",
-          "prompt-to-prompt": "minidiff.evaluate.proofs.prompt_to_prompt:prove"}
+          "prompt-to-prompt": "minidiff.evaluate.proofs.prompt_to_prompt:prove",
+          "null-text": "minidiff.evaluate.proofs.null_text:prove",
+          "direct-inversion": "minidiff.evaluate.proofs.direct:prove",
+          "edict": "minidiff.evaluate.proofs.edict:prove",
+          "edit-friendly": "minidiff.evaluate.proofs.edit_friendly:prove",
+          "ddib": "minidiff.evaluate.proofs.ddib:prove"}

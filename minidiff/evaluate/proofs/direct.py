@@ -1,0 +1,82 @@
+"""Is learning needed? Every way to edit a given picture with guidance, side by side."""
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from minidiff.core.pipe import Pipe
+from minidiff.evaluate.items import Item, items
+from minidiff.evaluate.prove import Row
+from minidiff.evaluate.scores import grade
+from minidiff.inversion.ddim import Inverted, invert
+from minidiff.inversion.direct import edit_each
+from minidiff.inversion.edit_friendly import edit_friendly
+from minidiff.inversion.null_text import learn_nulls
+from minidiff.train.autoencoder import psnr
+
+STEPS = 25
+
+
+def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
+    """Recolouring of given pictures by prompt-to-prompt at guidance 3 and 7.5; 25 steps, at most 4 pictures."""
+    its = items("test", min(n, 4), ("recolour",), seed=seed)
+    soft, hard = (measure(pipe, its, scale) for scale in (3., 7.5))
+    for scale, found in ((3., soft), (7.5, hard)):
+        print(f"  guidance {scale:g}: dB to the picture (source row; edit row, same prompt), EditScore, evaluations")
+        for name, f in found.items():
+            print(f"    {name:18} {f['source']:6.2f} {f['same']:6.2f} {f['score']:6.2f} {f['evaluations']:6.0f}")
+    rows = [Row(f"guidance {scale:g}: reconstruction of {name} against null-text's, dB", f[name]["source"]
+                - f["null-text"]["source"], -.5, f["ddim"]["source"] - f["null-text"]["source"])
+            for scale, f in ((3., soft), (7.5, hard)) for name in ("direct", "negative-prompt")]
+    return [*rows, Row("EditScore of direct against null-text's, both scales", np.mean(
+                    [f["direct"]["score"] - f["null-text"]["score"] for f in (soft, hard)]), -.02),
+            Row("EditScore of the closed form against null-text's, both scales", np.mean(
+                    [f["closed form"]["score"] - f["null-text"]["score"] for f in (soft, hard)]), -.02),
+            Row("null-text's evaluations for one of direct's", soft["null-text"]["evaluations"]
+                / soft["direct"]["evaluations"], 8)]
+
+
+def measure(pipe: Pipe, its: list[Item], scale: float) -> dict[str, dict[str, float]]:
+    """Each method: dB to the picture in the source row and in the edit row of identical prompts, EditScore, evaluations."""
+    image, source, target = torch.cat([i.image for i in its]), [i.source for i in its], [i.target for i in its]
+    ceiling = pipe.decode(pipe.encode(torch.cat([i.answer for i in its])))
+    spy, count = counted(pipe)
+    states = invert(spy, image, source, steps=STEPS)
+    base, count[0] = count[0], 0
+    learned = learn_nulls(spy, states, source, scale=scale)
+    learning, away, out = count[0], [pipe.embed(source)] * STEPS, {}
+    for name, found in {"ddim": Inverted(states), "negative-prompt": Inverted(states, away), "null-text": learned,
+                        "direct": Inverted(states, share=0.), "half the share": Inverted(states, share=.5),
+                        "closed form": Inverted(states, share=1.)}.items():
+        count[0] = 0
+        edit = edit_each(spy, found, source, target, steps=STEPS, scale=scale)
+        used = base + count[0] + (learning if name == "null-text" else 0)
+        same = edit_each(pipe, found, source, source, steps=STEPS, scale=scale)
+        # without shared attention the edit row of identical prompts is the source row, but for what puts that back
+        free = pipe.decode(states[0]) if found.share is not None else edit_each(
+            pipe, found, source, source, steps=STEPS, scale=scale, cross=0., self_=0.)
+        out[name] = dict(source=psnr(free, image).mean().item(), same=psnr(same, image).mean().item(),
+                         score=score(edit, its, ceiling), evaluations=used / len(its))
+    count[0] = 0
+    edit = edit_friendly(spy, image, source, target, steps=STEPS, scale=scale)
+    used = count[0] / len(its)
+    same = edit_friendly(pipe, image, source, source, steps=STEPS, scale=scale, source_scale=scale)
+    db = psnr(same, image).mean().item()
+    return out | {"edit-friendly": dict(source=db, same=db, score=score(edit, its, ceiling), evaluations=used)}
+
+
+def counted(pipe: Pipe) -> tuple[Pipe, list[int]]:
+    """The pipe, and a count of its evaluations; one that will be run backwards counts as three."""
+    spy, count, eps = replace(pipe), [0], pipe.eps
+
+    def counting(x: Tensor, t, cond) -> Tensor:
+        count[0] += len(x) * (3 if cond.text.requires_grad else 1)
+        return eps(x, t, cond)
+    spy.eps = counting
+    return spy, count
+
+
+def score(edits: Tensor, its: list[Item], ceiling: Tensor) -> float:
+    """Mean EditScore (card C29)."""
+    return float(np.mean([row["score"] for row in grade(edits, its, ceiling)]))
