@@ -30,7 +30,13 @@ class Sheet:
 
 
 SHEETS = {"sdedit": Sheet("recolour", "strength", (.2, .4, .6, .8, 1.)),
-          "prompt-to-prompt": Sheet("recolour", "self_", (0., .2, .4, .6, .8), {"cross": .4})}
+          "prompt-to-prompt": Sheet("recolour", "self_", (0., .2, .4, .6, .8), {"cross": .4}),
+          "null-text": Sheet("recolour", "inner", (0, 1, 3, 10), {"steps": 25, "scale": 7.5}, rows=2),
+          "negative-prompt": Sheet("recolour", "scale", (1., 2., 3., 5., 7.5), {"steps": 25}),
+          "direct-inversion": Sheet("recolour", "share", (0., .25, .5, .75, 1.), {"steps": 25}),
+          "edict": Sheet("recolour", "strength", (.2, .4, .6, .8, 1.), {"steps": 25}),
+          "edit-friendly": Sheet("recolour", "strength", (.4, .5, .6, .7, .8), {"steps": 25}),
+          "ddib": Sheet("recolour", "scale", (1., 1.5, 2., 3., 5.), {"steps": 50})}
 
 
 def draw(name: str, pipe) -> Path:
