@@ -32,7 +32,7 @@ from minidiff.guidance.cfg import cfg_batched
 GRID = tuple(product((.1, .3), (.7, .9), (.7, .85, .95)))                  # kmin, kmax, nu
 
 
-def blur(x: Tensor, cells: int = 4) -> Tensor:
+def blur(x: Tensor, cells: int = 2) -> Tensor:
     """States (b c h w) without what is finer than `cells`: block means, smoothly enlarged again."""
     return F.interpolate(F.avg_pool2d(x, cells), x.shape[-2:], mode="bilinear")
 
@@ -69,12 +69,12 @@ def magicmix(pipe: Pipe, image: Tensor, target: str, *, kmin: float = .3, kmax: 
     return pipe.decode(x)
 
 
-def ghosting(out: Tensor, source: Tensor, free: Tensor, *, apart: float = .3) -> Tensor:
+def ghosting(out: Tensor, source: Tensor, free: Tensor, *, apart: float = .6) -> Tensor:
     """How much of pictures (b 3 H W) is a double exposure of `source` and `free`, (b,) in 0..1.
 
     Where the two differ by more than `apart`, out = source + a (free - source) + rest is solved pixel by pixel. A pixel
     taken from either (a = 0 or 1), or like neither (a large rest), is no ghost; halfway is: 4 a (1 - a) (1 - rest^2/d^2).
-    A plain alpha blend by 1/2 reaches 1. nan where source and free are alike everywhere.
+    A plain alpha blend by 1/2 reaches 1. `apart` is above the contrast of the toy textures. nan where source and free are alike everywhere.
     """
     d = free - source
     d2 = d.square().sum(1)                                                                # b h w
