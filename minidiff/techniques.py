@@ -13,7 +13,11 @@ EDITS = {"sdedit": "minidiff.editing.sdedit:sdedit",
          "direct-inversion": "minidiff.inversion.direct:direct_inversion",
          "edict": "minidiff.inversion.edict:edict",
          "edit-friendly": "minidiff.inversion.edit_friendly:edit_friendly",
-         "ddib": "minidiff.editing.ddib:ddib"}
+         "ddib": "minidiff.editing.ddib:ddib",
+         "diffusion-clip": "minidiff.editing.diffusion_clip:diffusion_clip",
+         "imagic": "minidiff.editing.imagic:imagic",
+         "unitune": "minidiff.editing.unitune:unitune",
+         "pivotal-tuning": "minidiff.inversion.pivotal_tuning:pivotal_tuning"}
 
 PROOFS = {"ddim-inversion": "minidiff.evaluate.proofs.ddim_inversion:prove",
           "sdedit": "minidiff.evaluate.proofs.sdedit:prove",
@@ -22,4 +26,8 @@ PROOFS = {"ddim-inversion": "minidiff.evaluate.proofs.ddim_inversion:prove",
           "direct-inversion": "minidiff.evaluate.proofs.direct:prove",
           "edict": "minidiff.evaluate.proofs.edict:prove",
           "edit-friendly": "minidiff.evaluate.proofs.edit_friendly:prove",
-          "ddib": "minidiff.evaluate.proofs.ddib:prove"}
+          "ddib": "minidiff.evaluate.proofs.ddib:prove",
+          "diffusion-clip": "minidiff.evaluate.proofs.diffusion_clip:prove",
+          "imagic": "minidiff.evaluate.proofs.imagic:prove",
+          "unitune": "minidiff.evaluate.proofs.unitune:prove",
+          "pivotal-tuning": "minidiff.evaluate.proofs.pivotal_tuning:prove"}

@@ -1,0 +1,139 @@
+"""Pivotal tuning for diffusion: change the network, a little, so that a guided replay returns the picture (card C25).
+
+After Daniel Roich, Ron Mokady, Amit H. Bermano, Daniel Cohen-Or, "Pivotal Tuning for Latent-based Editing of Real Images",
+2021, arXiv 2106.05744, which tunes a GAN around the latent of one picture. This is its analogue for samplers, our own.
+
+Inverted without guidance, a picture returns without guidance; guided, it does not. Null-text inversion learns other null
+embeddings, one per step. Here everything the edit will be given stays as it is, the noise, the words, the empty prompt, and
+the network learns to come back. On the way it is told the answer at every step, so no gradient runs from step to step:
+
+    z*      the inversion's states, t -> s one move of it
+    eps*    = (z*_s - A z*_t) / B,    A = alpha_s / alpha_t,  B = sigma_s - A sigma_t        the noise that leads on to z*_s
+    loss    = |guided eps_theta(z*_t, source) - eps*|^2                                      the pivot
+            + locality |eps_theta(x_t, c') - eps_0(x_t, c')|^2                               everything near it
+    c'      = c + reach (c_random - c) / |c_random - c|                                     a fixed way off the words
+
+Then Prompt-to-Prompt from the same noise, with the tuned network.
+
+Try: `updates=0`, the guided replay as it is; `locality=0`, and ask the tuned network for something else; a higher `scale`.
+
+Weakness: hundreds of updates for every picture, and what was tuned to return one picture returns it to every prompt. Here
+targets are closed-form, moves are taught in batches, and the second term holds the network where it was elsewhere. Tuned at
+one guidance scale, it is right at that scale only.
+"""
+import torch
+from torch import Tensor
+
+from minidiff.core.cond import Cond
+from minidiff.core.denoise import moves, noise
+from minidiff.core.pipe import Pipe
+from minidiff.core.process import q_sample
+from minidiff.core.schedule import Schedule
+from minidiff.editing.prompt_to_prompt import prompt_to_prompt
+from minidiff.guidance.cfg import cfg_batched
+from minidiff.inversion.ddim import Inverted, invert
+from minidiff.train.finetune import READS_TEXT, picture_batch, tuned
+
+
+def leading(sch: Schedule, x_t: Tensor, x_s: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    """The eps whose DDIM move from time t to time s (b,) takes x_t to x_s, exactly (b c h w)."""
+    (a_t, sig_t), (a_s, sig_s) = sch.at(t, x_t), sch.at(s, x_s)
+    a = a_s / a_t
+    return (x_s - a * x_t) / (sig_s - a * sig_t)                                          # card C08.4
+
+
+def random_words(pipe: Pipe, n: int, g: torch.Generator) -> Tensor:
+    """States (n tokens d) of n prompts of eight random tokens."""
+    tok = pipe.tokenizer
+    ids = tok([""] * n)
+    drawn = torch.randint(len(tok), (n, 8), generator=g)
+    frame = (drawn == tok.bos) | (drawn == tok.eos) | (drawn == tok.pad)
+    ids[:, 1:9], ids[:, 9] = torch.where(frame, drawn.new_tensor(tok.ids("a")[0]), drawn), tok.eos
+    return pipe.text(ids.to(pipe.device))
+
+
+def near(text: Tensor, other: Tensor, reach: float) -> Tensor:
+    """Text states (1 n d) moved by the distance `reach` towards others (b n d)."""
+    way = other - text
+    return text + reach * way / way.flatten(1).norm(dim=1).clamp_min(1e-6).view(-1, 1, 1)  # card C25.3
+
+
+def pivot_loss(pipe: Pipe, denoise, states: list[Tensor], ts: Tensor, rows: Tensor, cond: Cond) -> Tensor:
+    """How far the guided prediction is from the one that leads along the states; `rows`: which moves, 0 the noisiest."""
+    x = torch.cat(states[::-1])                                                           # from noise to clean
+    t, s = ts[rows], ts[rows + 1]
+    goal = leading(pipe.schedule, x[rows], x[rows + 1], t, s)
+    return (denoise(x[rows], t, cond.expand(len(rows))) - goal).pow(2).mean()             # card C25.2
+
+
+class Near:
+    """Points around the pivot and what the untuned network says there: asked once, so no second network is kept."""
+
+    def __init__(self, pipe: Pipe, z: Tensor, cond: Cond, reach: float, n: int, noise: Tensor, g: torch.Generator):
+        rows = picture_batch(pipe, z, noise, g)
+        self.x, self.t = q_sample(pipe.schedule, z.expand(n, -1, -1, -1), rows["t"], noise), rows["t"]
+        self.text = near(cond.text, random_words(pipe, n, g), reach)
+        self.eps = pipe.eps(self.x, self.t, Cond(text=self.text))
+
+    def loss(self, pipe: Pipe, k: Tensor) -> Tensor:
+        """How far the network now is from what it said at the points k."""
+        return (pipe.eps(self.x[k], self.t[k], Cond(text=self.text[k])) - self.eps[k]).pow(2).mean()
+
+
+def tune(pipe: Pipe, weights: list[Tensor], states: list[Tensor], source: str, *, updates: int = 60, lr: float = 1e-3,
+         locality: float = .1, reach: float = 30., scale: float = 3., batch: int = 5, seed: int = 0,
+         progress: bool = False) -> list[tuple[float, float]]:
+    """Teach `weights` to return along `states` (one picture's, clean first); (pivot, locality) loss of each update.
+
+    The options are those of `pivotal_tuning`; an update sees `batch` moves, spread over all of them.
+    """
+    steps, g, losses = len(states) - 1, torch.Generator().manual_seed(seed), []
+    ts = torch.tensor(pipe.schedule.timesteps(steps, spacing="trailing"), device=pipe.device)
+    cond, denoise = pipe.embed(source), cfg_batched(pipe.eps, pipe.null(), scale)
+    with torch.no_grad():
+        others = Near(pipe, states[0], cond, reach, 32, noise((32, *states[0].shape[1:]), seed).to(states[0]), g)
+    optimizer = torch.optim.Adam(weights, lr=lr)
+    for _ in moves(list(range(updates + 1)), progress):
+        rows = ((torch.arange(batch) + torch.rand(batch, generator=g)) * steps / batch).long()
+        pivot = pivot_loss(pipe, denoise, states, ts, rows, cond)
+        kept = others.loss(pipe, torch.randperm(32, generator=g)[:batch]) if locality else torch.zeros(())
+        optimizer.zero_grad()
+        (pivot + locality * kept).backward()
+        optimizer.step()
+        losses.append((pivot.item(), kept.item()))
+    return losses
+
+
+def pivotal_tuning(pipe: Pipe, image: Tensor, source: str, target: str, *, updates: int = 60, lr: float = 1e-3,
+                   locality: float = .1, reach: float = 30., cross: float = .8, self_: float = .8, steps: int = 25,
+                   scale: float = 3., seed: int = 0, progress: bool = False) -> Tensor:
+    """Prompt-to-Prompt on pictures `image` (b 3 H W) with the network tuned to each; returns (b 3 H W).
+
+    updates   of the weights, for each picture; 0 edits a guided replay of the inversion as it is
+    lr        learning rate of Adam
+    locality  weight of the second term: how much the network must stay as it was near the picture's words
+    reach     how near: distance of those other words' states from the source's
+    cross     share of the steps in which cross-attention is the source's
+    self_     the same for self-attention
+
+    Identical prompts: the picture, as well as the tuned network returns it. ValueError: a model without text, unequal
+    numbers of pictures and prompts, a negative option.
+    """
+    if pipe.text is None:
+        raise ValueError(f"{pipe.name or 'this model'} reads no text: pivotal tuning needs a text-to-image model")
+    if updates < 0 or locality < 0 or reach < 0:
+        raise ValueError(f"updates={updates}, locality={locality}, reach={reach}: none of them can be negative")
+    b = len(image)
+    sources, targets = ([p] * b if isinstance(p, str) else list(p) for p in (source, target))
+    if not len(sources) == len(targets) == b:
+        raise ValueError(f"{b} picture(s) with {len(sources)} source and {len(targets)} target prompts: give one each, or "
+                         "one for all")
+    states, out = invert(pipe, image, sources, steps=steps), []
+    for i in range(b):
+        own = Inverted([x[i:i + 1] for x in states])                                      # C25.1, by the untuned network
+        with tuned(pipe.net, READS_TEXT) as weights:
+            tune(pipe, weights, own.states, sources[i], updates=updates, lr=lr, locality=locality, reach=reach, scale=scale,
+                 seed=seed + i, progress=progress)
+            out.append(prompt_to_prompt(pipe, sources[i], targets[i], inverted=own, cross=cross, self_=self_, steps=steps,
+                                        scale=scale, progress=progress)[1:])
+    return torch.cat(out)

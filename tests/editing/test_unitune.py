@@ -1,0 +1,70 @@
+"""UniTune: without tuning it is SDEdit, with tuning the word remembers, and afterwards the network is as it was."""
+import pytest
+import torch
+
+import minidiff
+from minidiff.data import shapes
+from minidiff.editing.sdedit import sdedit
+from minidiff.editing.unitune import unitune
+from minidiff.models.tokenizer import Tokenizer
+from minidiff.train.autoencoder import psnr
+
+PROMPT = "a red circle on a blue background"
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return minidiff.build("tiny", seed=0)
+
+
+@pytest.fixture(scope="module")
+def image():
+    return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def test_without_tuning_it_is_sdedit_bit_for_bit(pipe, image):
+    out = unitune(pipe, image[:1], PROMPT, updates=0, strength=.6, steps=5, scale=3., seed=7)
+    assert torch.equal(out, sdedit(pipe, image[:1], f"<new1> {PROMPT}", strength=.6, steps=5, scale=3., seed=7))
+
+
+def test_tuning_changes_the_result_and_leaves_no_trace(pipe, image):
+    before = {n: p.clone() for n, p in pipe.net.named_parameters()}
+    plain, tuned = (unitune(pipe, image[:1], PROMPT, updates=u, steps=3, batch=2, lr=.01) for u in (0, 2))
+    assert not torch.equal(plain, tuned)
+    assert all(torch.equal(p, before[n]) and not p.requires_grad for n, p in pipe.net.named_parameters())
+
+
+def test_each_picture_is_tuned_alone(pipe, image):
+    both = unitune(pipe, image, [PROMPT, "a green star on a white background"], updates=2, steps=2, batch=2, seed=3)
+    alone = unitune(pipe, image[1:], "a green star on a white background", updates=2, steps=2, batch=2, seed=4)
+    assert both.shape == image.shape and torch.equal(both[1:], alone)
+
+
+def test_strength_zero_is_the_autoencoders_copy(pipe, image):
+    assert torch.equal(unitune(pipe, image[:1], PROMPT, updates=1, batch=2, strength=0),
+                       pipe.decode(pipe.encode(image[:1])))
+
+
+def test_the_rare_word_is_in_no_caption():
+    assert "<new1>" not in shapes.VOCAB
+    assert Tokenizer.words(shapes.VOCAB).words_of(f"<new1> {PROMPT}")[0] == "<new1>"
+
+
+@pytest.mark.parametrize("bad", [dict(strength=1.5), dict(steps=0), dict(updates=-1), dict(target=[PROMPT] * 3)])
+def test_bad_arguments_are_refused(pipe, image, bad):
+    with pytest.raises(ValueError):
+        unitune(pipe, image, **{"target": PROMPT} | bad)
+
+
+def test_models_without_text_are_refused(image):
+    with pytest.raises(ValueError, match="text"):
+        unitune(minidiff.build("tiny-pixel"), image[..., ::2, ::2], "red circle")
+
+
+@pytest.mark.weights
+def test_tuning_holds_what_the_noise_destroys():
+    """From the same noise with the same words, the tuned network ends nearer to the picture."""
+    s = shapes.Scene((shapes.Obj("star", "green", "large"),), "left", "white", "striped")
+    image, pipe, prompt = shapes.render(s), minidiff.load("tiny"), "a green star on a white background"
+    found = [psnr(unitune(pipe, image, prompt, updates=u, strength=.8, steps=10), image).item() for u in (0, 20)]
+    assert found[1] > found[0] + 1, found
