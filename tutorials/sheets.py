@@ -36,7 +36,11 @@ SHEETS = {"sdedit": Sheet("recolour", "strength", (.2, .4, .6, .8, 1.)),
           "direct-inversion": Sheet("recolour", "share", (0., .25, .5, .75, 1.), {"steps": 25}),
           "edict": Sheet("recolour", "strength", (.2, .4, .6, .8, 1.), {"steps": 25}),
           "edit-friendly": Sheet("recolour", "strength", (.4, .5, .6, .7, .8), {"steps": 25}),
-          "ddib": Sheet("recolour", "scale", (1., 1.5, 2., 3., 5.), {"steps": 50})}
+          "ddib": Sheet("recolour", "scale", (1., 1.5, 2., 3., 5.), {"steps": 50}),
+          "diffusion-clip": Sheet("recolour", "updates", (0, 5, 10, 20, 30), rows=2),
+          "imagic": Sheet("recolour", "eta", (0., .5, .7, .8, 1.), {"text_updates": 40, "net_updates": 40}, rows=2),
+          "unitune": Sheet("recolour", "updates", (0, 20, 40, 80, 160), rows=2),
+          "pivotal-tuning": Sheet("recolour", "updates", (0, 10, 30, 60), rows=2)}
 
 
 def draw(name: str, pipe) -> Path:
