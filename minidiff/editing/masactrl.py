@@ -8,13 +8,16 @@ and values of the SOURCE. The new layout is painted with the old picture's parts
 plug-and-play, which keep the layout and change the paint.
 
     rows: [source at z*_t, null at z_t, target at z_t]
-    Attention(Q_edit, K_edit, V_edit) -> Attention(Q_edit, K_source, V_source)      steps i >= S, self-attention l >= L
+    Attention(Q_target, K_target, V_target) -> Attention(Q_target, K_source, V_source)   steps i >= S, self-attention l >= L
     with masks: logits - inf where query and key are not both object, or both ground
 
 The masks come from the cross-attention maps of a word of either prompt, averaged over the steps so far.
 
 Try: `start` 0 to 1 (1: plain re-prompting of the inverted noise); `layer=0`, where the encoder's layout is copied, too;
 `words=("circle", "star")`; image=None, where the source is drawn, not inverted.
+
+The authors let the unconditional row look at the source as well (`both`). Left alone, as here, it does not know the source,
+so guidance, the difference of the rows, pushes towards the source's looks: on the tiny model more of them are kept.
 
 Weakness: nothing is taken that the source does not show, so a new colour cannot come, and where the new object has no
 counterpart, ground may be painted over it. Masks answer the second, as far as the maps are sharp.
@@ -39,25 +42,23 @@ def layers(net: nn.Module, share: float) -> str:
     return f"^({'|'.join(names[min(int(share * len(names)), len(names) - 1):])})\\."
 
 
-def look_at_source(b: int, on: bool):
-    """fn for the taps k and v: the first b rows in place of all others, while `on`; queries stay."""
+def look_at_source(b: int, on: bool, both: bool = False):
+    """fn for the taps k and v, rows [source, null, target]: the source's in place of the target's, while `on`."""
     def fn(x, name):
-        return x[:b].repeat(len(x) // b, *[1] * (x.ndim - 1)) if on else None
+        return torch.cat([x[:b], x[:b] if both else x[b:2 * b], x[:b]]) if on else None
     return fn
 
 
-def same_side(keys: Tensor, queries: Tensor):
-    """fn for the tap logits, rows [source, others]: ground may not look at the object, nor the object at the ground.
-
-    keys, queries: masks (b 1 s s) of the object in the source and in the edit.
-    """
+def same_side(keys: Tensor, queries: Tensor, both: bool = False):
+    """fn for the tap logits, rows [source, null, target]: the target's ground may not look at the object, nor its object at
+    the ground. keys, queries: masks (b 1 s s) of the object in the source and in the edit; `both` as above."""
     def fn(logits, name):
         side = round(logits.shape[-1] ** .5)
         k, q = (F.interpolate(m, (side, side)).flatten(2) for m in (keys, queries))       # b 1 n
         apart = (q.transpose(1, 2) != k)[:, None]                                         # b 1 n m
         wall = torch.zeros_like(apart, dtype=logits.dtype).masked_fill(apart, torch.finfo(logits.dtype).min / 2)
         free = torch.zeros_like(wall)
-        return logits + torch.cat([free, *[wall] * (len(logits) // len(keys) - 1)])
+        return logits + torch.cat([free, wall if both else free, wall])
     return fn
 
 
@@ -70,12 +71,13 @@ def object_mask(maps: Tensor, tokens: list[list[int]], threshold: float) -> Tens
 
 @torch.no_grad()
 def masactrl(pipe: Pipe, image: Tensor | None, source: str, target: str, *, start: float = .1, layer: float = .6,
-             words: tuple[str, str] | None = None, threshold: float = .3, steps: int = 50, scale: float = 3., seed: int = 0,
-             progress: bool = False) -> Tensor:
+             both: bool = False, words: tuple[str, str] | None = None, threshold: float = .3, steps: int = 50,
+             scale: float = 3., seed: int = 0, progress: bool = False) -> Tensor:
     """Pictures `image` (b 3 H W) in [-1, 1], described by `source`, with the layout of `target`: (b 3 H W).
 
     start      share of the steps that the edit goes alone, before it looks at the source (the paper's S)
     layer      share of the self-attention layers, first ones first, that never do (its L; .625 is Stable Diffusion's 10)
+    both       the unconditional row looks at the source, too, as the authors have it
     words      a word of `source` and one of `target`: object looks at object and ground at ground, by their maps
     threshold  where a map, stretched to 0..1, counts as object
 
@@ -101,13 +103,13 @@ def masactrl(pipe: Pipe, image: Tensor | None, source: str, target: str, *, star
     for i, (t, s) in enumerate(moves(ts, progress)):
         on = i >= start * steps
         rows = torch.cat([states[-1 - i], x, x])                                          # rows: [source, null, target]
-        with tap(pipe.net, where + "[kv]$", look_at_source(b, on)):
+        with tap(pipe.net, where + "[kv]$", look_at_source(b, on, both)):
             if not words:
                 e = pipe.eps(rows, t, cond)
             else:
                 seen = maps.read() if on and maps.total else None
                 masks = seen is not None and [object_mask(m, w, threshold) for m, w in zip((seen[:b], seen[-b:]), tokens)]
-                fn = same_side(*masks) if masks else lambda logits, name: None
+                fn = same_side(*masks, both) if masks else lambda logits, name: None
                 with tap(pipe.net, where + "logits$", fn), tap(pipe.net, CROSS, maps.look):
                     e = pipe.eps(rows, t, cond)
         _, e_null, e_new = e.chunk(3)

@@ -130,10 +130,12 @@ def pix2pix_zero(pipe: Pipe, image: Tensor, source: str, target: str, *, before:
     if (before is None) != (after is None):
         raise ValueError("`before` and `after` go together: sentences about what is there, and about what is wanted")
     b, ts = len(image), pipe.schedule.timesteps(steps, spacing="trailing")
+    olds, goals = ([p] * b if isinstance(p, str) else p for p in (source, target))
+    if len(olds) != b or len(goals) != b:
+        raise ValueError(f"{len(olds)} source and {len(goals)} target prompts for {b} pictures: expected one, or one each")
+    said = [phrases(p, q) for p, q in zip(olds, goals)] if before is None else [(before, after)]
+    dE = torch.cat([direction(pipe, *pair) for pair in said])                                              # 1 or b, n d
     old = pipe.embed(source).expand(b)
-    pairs = [([source] * b)[i] if isinstance(source, str) else source[i] for i in range(b)]
-    goals = [([target] * b)[i] if isinstance(target, str) else target[i] for i in range(b)]
-    dE = torch.cat([direction(pipe, *((before, after) if before else phrases(p, q))) for p, q in zip(pairs, goals)])
     new, denoise = old.replace(text=old.text + dE), cfg_batched(pipe.eps, pipe.null(), scale)
     states = invert_white(pipe, image, source, steps=steps, whiten=whiten, rounds=rounds, progress=progress)
     x = states[-1]

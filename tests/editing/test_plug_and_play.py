@@ -59,7 +59,7 @@ def test_a_resblocks_tap_is_its_branch_before_the_skip_is_added():
     from minidiff.models.blocks import ResBlock
     block, x = ResBlock(8, 8, groups=2), torch.rand(1, 8, 4, 4)
     with tap(block, "^h$", lambda h, name: torch.zeros_like(h)):
-        assert torch.equal(block(x), x)                                            # without the branch only the skip is left
+        assert torch.equal(block(x), x)                                            # without the branch: only the skip
 
 
 def test_networks_without_such_blocks_are_refused():
