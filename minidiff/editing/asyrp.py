@@ -11,10 +11,11 @@ picture; in "the direction pointing to x_t" the old answer stays, or the two cha
     what one step moves, per unit of change in eps:  alpha_s sigma_t / alpha_t  against  sigma_s - alpha_s sigma_t / alpha_t
 
 dh_t from two sets of pictures: the difference of their mean h at every t (`mean_shift`, nothing is trained). Or a small
-network f(h, t) that CLIP teaches (`learned_shift`), which can say something else at every place.
+network f(h, t), which can say something else at every place (`learned_shift`). The paper has CLIP teach it; a model that
+reads text can teach it as well, by what it would itself have predicted for the other prompt.
 
 Try: `strength` -1 to 4, which should turn one attribute up evenly; `symmetric`, to see the edit vanish; `until` .2 to .7;
-`learn=10`; two shifts at once, delta=lambda h, t: a(h, t) + b(h, t).
+`learn=0`; two shifts at once, delta=lambda h, t: a(h, t) + b(h, t).
 
 Weakness: the skips are not edited, and whatever a picture hands past the bottleneck cannot be reached: the shallower the
 UNet, the less is in h. And a model that reads text is told what the picture is while h says otherwise. So the words are
@@ -105,20 +106,41 @@ class DeltaBlock(nn.Module):
         return self.conv2(F.silu(self.norm(self.conv1(h) + when[:, :, None, None])))                     # card C18.3
 
 
-def learned_shift(pipe: Pipe, image: Tensor, source: str | list[str], target: str | list[str], *, rounds: int = 10,
-                  until: float = .3, lr: float = .01, clip: float = 1., keep: float = 1., row: str = "null",
-                  steps: int = 25, seed: int = 0, progress: bool = False) -> DeltaBlock:
-    """Teach a DeltaBlock on pictures (b 3 H W): each step's clean picture is to move as the words do, and little else.
-
-    Every step is a lesson of its own: the states it starts from carry no gradient. `clip`, `keep`: weights of CLIP's
-    direction and of the L1 distance to the unedited prediction.
-    """
+def by_clip(pipe: Pipe, image: Tensor, source: str | list[str], target: str | list[str], keep: float = 1.):
+    """Loss (x, t, x0 before, x0 after) -> scalar: CLIP's direction, and the L1 distance to the unedited prediction."""
     from minidiff.editing.diffusion_clip import clip_loss, direction
     from minidiff.weights.store import load_clip
-    judge, sch, ts = load_clip().to(pipe.device), pipe.schedule, pipe.schedule.timesteps(steps, spacing="trailing")
-    cond, x_T = inverted(pipe, image, source, row, steps)
+    judge = load_clip().to(pipe.device)
     with torch.no_grad():
         before, way = judge.embed_image(image.to(pipe.device)), direction(judge, pipe.tokenizer, source, target)
+
+    def loss(x, t, old, new):
+        out = pipe.vae.to_image(new) if pipe.vae else new                                 # `decode` has no gradient
+        return (clip_loss(judge, out, before, way) + keep * (new - old).abs().mean((1, 2, 3))).mean()    # card C18.4
+    return loss
+
+
+def by_prompt(pipe: Pipe, image: Tensor, source: str | list[str], target: str | list[str], scale: float = 2.):
+    """The same from the network: x0 is to move `scale` times as far as it moves between the two prompts, at the same x."""
+    conds = [pipe.embed(p).expand(len(image)) for p in (source, target)]
+
+    def loss(x, t, old, new):
+        with torch.no_grad():
+            a, b = (eps_to_x0(pipe.schedule, x, pipe.eps(x, t, c), t) for c in conds)
+        return (new - old - scale * (b - a)).square().mean()
+    return loss
+
+
+def learned_shift(pipe: Pipe, image: Tensor, source: str | list[str], target: str | list[str], *, rounds: int = 10,
+                  until: float = .3, lr: float = .01, teacher: str = "prompt", row: str = "null", steps: int = 25,
+                  seed: int = 0, progress: bool = False) -> DeltaBlock:
+    """Teach a DeltaBlock on pictures (b 3 H W): each step's clean picture is to move as the words do, and little else.
+
+    Every step is a lesson of its own: the states it starts from carry no gradient. `teacher`: `by_clip` or `by_prompt`.
+    """
+    sch, ts = pipe.schedule, pipe.schedule.timesteps(steps, spacing="trailing")
+    cond, x_T = inverted(pipe, image, source, row, steps)
+    loss = (by_clip if teacher == "clip" else by_prompt)(pipe, image, source, target)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         f = DeltaBlock(bottleneck(pipe, x_T[:1], ts[0], cond[0]).shape[1]).to(pipe.device)
@@ -130,10 +152,8 @@ def learned_shift(pipe: Pipe, image: Tensor, source: str | list[str], target: st
                 break
             eps, edited = both_eps(pipe, x, t, cond, f)
             old, new = eps_to_x0(sch, x, eps.detach(), t), eps_to_x0(sch, x, edited, t)
-            out = pipe.vae.to_image(new) if pipe.vae else new                             # `decode` has no gradient
-            loss = clip * clip_loss(judge, out, before, way) + keep * (new - old).abs().mean((1, 2, 3))   # card C18.4
             optimizer.zero_grad()
-            loss.mean().backward()
+            loss(x, t, old, new).backward()
             optimizer.step()
             x = ddim_step(sch, x, edited.detach(), t, s, eps_dir=eps.detach())
     return f.requires_grad_(False)
@@ -153,7 +173,8 @@ def inverted(pipe: Pipe, image: Tensor, source: str | list[str], row: str, steps
 @torch.no_grad()
 def asyrp(pipe: Pipe, image: Tensor, source: str, target: str, *, strength: float = 1., until: float = .3,
           symmetric: bool = False, boost: float = 0., row: Literal["null", "source"] = "null", pictures: int = 8,
-          learn: int = 0, delta: Shift | None = None, steps: int = 50, seed: int = 0, progress: bool = False) -> Tensor:
+          learn: int = 0, teacher: Literal["prompt", "clip"] = "prompt", delta: Shift | None = None, steps: int = 50,
+          seed: int = 0, progress: bool = False) -> Tensor:
     """Change pictures `image` (b 3 H W) in [-1, 1] in h-space, as from `source` to `target`; returns (b 3 H W).
 
     strength   factor on the shift: 0 rebuilds the picture, negative goes the other way
@@ -162,7 +183,8 @@ def asyrp(pipe: Pipe, image: Tensor, source: str, target: str, *, strength: floa
     boost      below this share of the noise scale fresh noise is added (eta 1), as the paper does against blur
     row        condition of inversion and edit: null, the empty prompt, or source
     pictures   the model draws so many for each prompt, and the shift is the difference of their mean h
-    learn      rounds in which CLIP teaches a small network the shift instead, on the pictures themselves; 0: none
+    learn      rounds in which a small network is taught the shift instead, on the pictures themselves; 0: none
+    teacher    of that network: the model's own answer to `target`, or CLIP
 
     `delta`: a ready shift (h, t) -> dh, such as `mean_shift` of pictures of your own; it serves pictures it was not made
     from. All rows share the shift. Identical prompts: no shift, the picture is rebuilt. ValueError: options out of range,
@@ -171,8 +193,9 @@ def asyrp(pipe: Pipe, image: Tensor, source: str, target: str, *, strength: floa
     for name, value in (("until", until), ("boost", boost)):
         if not 0 <= value <= 1:
             raise ValueError(f"{name}={value}: a share of the noise scale, 0 (clean) to 1 (noise), was expected")
-    if pictures < 1 or learn < 0:
-        raise ValueError(f"pictures={pictures}, learn={learn}: expected at least 1 picture, and 0 or more rounds")
+    if pictures < 1 or learn < 0 or teacher not in ("prompt", "clip"):
+        raise ValueError(f"pictures={pictures}, learn={learn}, teacher={teacher!r}: expected at least 1 picture, 0 or more "
+                         "rounds, and prompt or clip")
     sch, ts = pipe.schedule, pipe.schedule.timesteps(steps, spacing="trailing")
     cond, x = inverted(pipe, image, source, row, steps)
     edited = [t for t in ts[:-1] if t > until * sch.T]
@@ -180,8 +203,8 @@ def asyrp(pipe: Pipe, image: Tensor, source: str, target: str, *, strength: floa
         edited = []
     elif delta is None and learn:
         with torch.enable_grad():
-            delta = learned_shift(pipe, image, source, target, rounds=learn, until=until, row=row, seed=seed,
-                                  progress=progress)
+            delta = learned_shift(pipe, image, source, target, rounds=learn, until=until, teacher=teacher, row=row,
+                                  seed=seed, progress=progress)
     elif delta is None:
         names = [[p] if isinstance(p, str) else p for p in (source, target)]
         conds = [pipe.embed([p[i % len(p)] if row == "source" else "" for i in range(pictures)]) for p in names]

@@ -107,13 +107,20 @@ def test_the_learned_function_starts_at_no_edit_and_its_gradient_is_right():
     assert torch.autograd.gradcheck(lambda v: f(v, 300), h.requires_grad_())
 
 
-@pytest.mark.weights
-def test_clip_teaches_the_function_and_the_network_stays():
-    pipe, image = minidiff.load("tiny"), torch.zeros(1, 3, 64, 64)
+@pytest.mark.parametrize("teacher", ["prompt", pytest.param("clip", marks=pytest.mark.weights)])
+def test_the_function_is_taught_and_the_network_stays(pipe, teacher):
+    image = torch.zeros(1, 3, 64, 64)
     before = {n: p.clone() for n, p in pipe.net.named_parameters()}
-    f = learned_shift(pipe, image, A, B, rounds=1, steps=3)
+    f = learned_shift(pipe, image, A, B, rounds=1, steps=3, teacher=teacher)
     assert f.conv2.weight.abs().max() > 0 and not f.conv2.weight.requires_grad
     assert all(torch.equal(p, before[n]) and p.grad is None for n, p in pipe.net.named_parameters())
+
+
+def test_the_prompts_lesson_is_the_difference_of_the_two_predictions(pipe, image):
+    x = pipe.noise(2)
+    a, b = (eps_to_x0(pipe.schedule, x, pipe.eps(x, 600, pipe.embed([p] * 2)), 600) for p in (A, B))
+    loss = module.by_prompt(pipe, image, A, B, scale=3.)
+    assert loss(x, 600, a, a + 3 * (b - a)) < 1e-10 and loss(x, 600, a, a + 4 * (b - a)) > 1e-10
 
 
 def test_noise_is_added_below_the_boost_only_and_by_seed(pipe, image):
@@ -130,7 +137,8 @@ def test_taps_are_gone_afterwards_even_when_it_fails(pipe, image):
 
 @pytest.mark.parametrize("bad, said", [(dict(until=1.5), "until=1.5"), (dict(boost=-1), "boost=-1"),
                                        (dict(steps=0), "steps"), (dict(row="target"), "null"),
-                                       (dict(pictures=0), "pictures=0"), (dict(learn=-1), "learn=-1")])
+                                       (dict(pictures=0), "pictures=0"), (dict(learn=-1), "learn=-1"),
+                                       (dict(teacher="me"), "'me'")])
 def test_bad_arguments_are_refused(pipe, image, bad, said):
     with pytest.raises(ValueError, match=said):
         asyrp(pipe, image, A, B, **bad)

@@ -1,0 +1,51 @@
+"""Does one push across a flat wall change what it should, and only that?"""
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from minidiff.core.denoise import noise
+from minidiff.core.pipe import Pipe
+from minidiff.data import shapes
+from minidiff.editing.boundary_diffusion import Planes, boundaries, boundary
+from minidiff.evaluate.oracle import ATTRIBUTES, oracle
+from minidiff.evaluate.prove import Row, draw
+
+WHAT, OLD, NEW = "background", "white", "black"
+KNOBS = dict(distance=2., steps=25, hold=5)
+
+
+def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
+    """The ground from white to black: planes from 24 labelled renders of each kind, n other scenes pushed."""
+    known, scenes = _pairs(draw(24, seed + 1)), _pairs(draw(n, seed))
+    before, after = (pipe.encode(shapes.render(side)) for side in zip(*known))
+    walls = boundaries(pipe, before, after, [520, 1000], steps=25)
+    red, blue = ([shapes.edit(a, "color", c) for a, _ in known] for c in ("red", "blue"))
+    hue = boundaries(pipe, *(pipe.encode(shapes.render(s)) for s in (red, blue)), [520, 1000], steps=25)
+    image, truth, judge = shapes.render([a for a, _ in scenes]), [b for _, b in scenes], oracle()
+
+    def score(space: str, planes: Planes) -> tuple[float, float]:
+        out = boundary(pipe, image, "", "", space=space, planes=planes, seed=seed, **KNOBS).cpu()
+        right = judge.judge(out, truth)
+        return right[WHAT].float().mean().item(), np.mean([right[a].float().mean() for a in ATTRIBUTES if a != WHAT])
+    middle = {520: walls[520]}
+    (hit, kept), (z_only, _), (h_only, _) = (score(space, middle) for space in ("both", "z", "h"))
+    chance, _ = score("both", {520: tuple(_turned(w, seed + i) for i, w in enumerate(walls[520]))})
+    return [Row("colour: unseen pictures on their side of h's plane at .5 T", hue[520][1].accuracy, .9, .5),
+            Row("colour at T: share on the wrong side (half is chance)", 1 - hue[1000][1].accuracy, .35, .5),
+            Row("ground: unseen pictures on their side of h's plane at .5 T", walls[520][1].accuracy, .9, .5),
+            Row("pushed in z and h: the new ground is read", hit, .5, 0.),
+            Row("at the same distance: other attributes kept", kept, .8),
+            Row("the gain of both spaces over z alone", hit - z_only, 0., z_only),
+            Row("the gain of both spaces over h alone", hit - h_only, 0., h_only),
+            Row("random normals, the same length: edits that do not happen", 1 - chance, .85)]
+
+
+def _pairs(scenes: list[shapes.Scene]) -> list[tuple[shapes.Scene, shapes.Scene]]:
+    return [(shapes.edit(s, WHAT, OLD), shapes.edit(s, WHAT, NEW)) for s in scenes]
+
+
+def _turned(wall, seed: int):
+    """The plane with a random normal, whose push of a picture on the wall is as long."""
+    a = noise((1, *wall.normal.shape), seed)[0].to(wall.normal)
+    return replace(wall, normal=a / torch.linalg.vector_norm(a), offset=0.)
