@@ -7,7 +7,7 @@ CLIP, and the gradient of its distance to the prompt, through the network, shift
 mask each state is the given picture, noised as much.
 
     seen  = f x0_hat + (1 - f) x_t,  f = sigma_t;   loss = weight mean over views of d(CLIP(seen), CLIP(prompt))
-    d     = 2 arcsin(|a - b| / 2)^2                                              unit vectors a, b: the angle, squared, halved
+    d     = 2 arcsin(|a - b| / 2)^2                                         unit vectors a, b: half the squared angle
     x_s   = m (mu(x_t, x0_hat) - var grad loss + std noise) + (1 - m) (alpha_s z + sigma_s n)
 
 `loss` also punishes pixels outside [-1, 1]. Several runs are drawn and the one that CLIP likes best is kept.

@@ -35,7 +35,7 @@ from minidiff.train.finetune import tuned
 
 
 def shrinking(m: Tensor, grow: int, n: int) -> list[Tensor]:
-    """Masks (b 1 h w) for n moves: grown by `grow` cells at first, one cell less at a time, as given in the last quarter."""
+    """Masks (b 1 h w) for n moves: grown by `grow` cells at first, then by less and less; as given in the last quarter."""
     sizes = [round(grow * max(0., 1 - i / (.75 * n))) for i in range(n)]
     return [F.max_pool2d(m, 2 * k + 1, 1, k) for k in sizes]
 

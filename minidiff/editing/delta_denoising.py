@@ -1,4 +1,4 @@
-"""Delta Denoising Score: walk by the difference of two opinions (card C04, the same difference as a direction).
+"""Delta Denoising Score: walk by the difference of two opinions (no card; its neighbour is C04).
 
 Amir Hertz, Kfir Aberman, Daniel Cohen-Or, 2023, arXiv 2304.07090; score distillation: Ben Poole, Ajay Jain, Jonathan T.
 Barron, Ben Mildenhall, 2022, arXiv 2209.14988.
@@ -16,8 +16,8 @@ No state is ever inverted or sampled: the picture itself walks, from where it is
 
 Try: kind="sds", which blurs; iterations from 25 to 400; times=(.02, .5) for details only; scale 1 to 10.
 
-Weakness: some hundred iterations with no gradient through the network, yet each with four evaluations; and a shape cannot be
-walked to if the model sees no way there at little noise. `mask` confines the walk and pastes the rest back.
+Weakness: some hundred iterations, each with four evaluations, if none with a gradient through the network; and a shape
+cannot be walked to if the model sees no way there at little noise. `mask` confines the walk and pastes the rest back.
 """
 from typing import Literal
 
@@ -53,7 +53,7 @@ def score_gradient(denoise, pipe: Pipe, z: Tensor, z0: Tensor, target: Cond, sou
 
 @torch.no_grad()
 def delta_denoising(pipe: Pipe, image: Tensor, source: str, target: str, *, kind: Literal["dds", "sds"] = "dds",
-                    iterations: int = 200, rate: float = .3, times: tuple[float, float] = (.05, .95),
+                    iterations: int = 100, rate: float = .3, times: tuple[float, float] = (.05, .95),
                     mask: Tensor | None = None, scale: float = 5., seed: int = 0, progress: bool = False) -> Tensor:
     """Walk pictures `image` (b 3 H W) in [-1, 1] from what `source` says to what `target` says; returns (b 3 H W).
 

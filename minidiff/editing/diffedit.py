@@ -55,7 +55,7 @@ def difference(pipe: Pipe, z: Tensor, source: str | list[str], target: str | lis
 
 
 def threshold_mask(d: Tensor, threshold: float = .5, grow: int = 0) -> Tensor:
-    """Differences (b 1 h w) -> masks of 0 and 1: what exceeds `threshold` of the cut, per picture, grown by `grow` cells."""
+    """Differences (b 1 h w) -> masks of 0 and 1: what exceeds `threshold` of each picture's cut, grown by `grow` cells."""
     cut = RATIO * d.mean((1, 2, 3), keepdim=True)                          # per row: a mask depends on its picture only
     m = (d.clamp(max=cut) > threshold * cut).to(d)                                        # C04.2
     return F.max_pool2d(m, 2 * grow + 1, 1, grow)

@@ -17,7 +17,6 @@ mixtures are offered ("low" mixes blurred states only, so no second contour is i
 and `choose` picks kmin, kmax and nu without a judge: CLIP must find the prompt, the layout must be the picture's, and
 ghosts count against.
 """
-from itertools import product
 from typing import Literal
 
 import torch
@@ -29,7 +28,7 @@ from minidiff.core.pipe import Pipe
 from minidiff.core.process import ddim_step, q_sample
 from minidiff.guidance.cfg import cfg_batched
 
-GRID = tuple(product((.1, .3), (.7, .9), (.7, .85, .95)))                  # kmin, kmax, nu
+GRID = ((.1, .9, .6), (.1, .9, .75), (.3, .9, .5), (.1, .6, .8), (.3, .6, .7), (.6, .6, 1.))          # kmin, kmax, nu
 
 
 def blur(x: Tensor, cells: int = 2) -> Tensor:
@@ -38,7 +37,7 @@ def blur(x: Tensor, cells: int = 2) -> Tensor:
 
 
 @torch.no_grad()
-def magicmix(pipe: Pipe, image: Tensor, target: str, *, kmin: float = .3, kmax: float = .9, nu: float = .85,
+def magicmix(pipe: Pipe, image: Tensor, target: str, *, kmin: float = .1, kmax: float = .9, nu: float = .7,
              band: Literal["full", "low", "ramp"] = "full", steps: int = 50, scale: float = 4., seed: int = 0,
              progress: bool = False) -> Tensor:
     """Draw what `target` says with the layout of pictures `image` (b 3 H W) in [-1, 1]; returns (b 3 H W).
@@ -74,7 +73,8 @@ def ghosting(out: Tensor, source: Tensor, free: Tensor, *, apart: float = .6) ->
 
     Where the two differ by more than `apart`, out = source + a (free - source) + rest is solved pixel by pixel. A pixel
     taken from either (a = 0 or 1), or like neither (a large rest), is no ghost; halfway is: 4 a (1 - a) (1 - rest^2/d^2).
-    A plain alpha blend by 1/2 reaches 1. `apart` is above the contrast of the toy textures. nan where source and free are alike everywhere.
+    A plain alpha blend by 1/2 reaches 1. `apart` is above the contrast of the toy textures, so objects count. nan where
+    source and free are alike everywhere.
     """
     d = free - source
     d2 = d.square().sum(1)                                                                # b h w

@@ -100,7 +100,7 @@ def test_without_weights_it_is_the_blend_of_an_unguided_ancestral_chain(pipe, im
 def test_the_pull_is_the_gradient_through_the_network(pipe, image, clip, monkeypatch):
     """Along the pull the loss falls; and the first order says by how much."""
     model, tokenize = clip
-    sch, z, t = pipe.schedule, pipe.encode(image), 400
+    sch, t = pipe.schedule, 400
     words = model.embed_text(tokenize([PROMPT] * 2))
 
     def loss(x):
@@ -126,7 +126,8 @@ def test_every_second_step_asks_clip_half_as_often(pipe, image, clip, monkeypatc
     calls, real = [], module.spherical
     monkeypatch.setattr(module, "spherical", lambda a, b: calls.append(1) or real(a, b))
     for every in (1, 2):
-        blended_diffusion(pipe, image, PROMPT, mask=window(), steps=8, strength=1., runs=1, views_=1, every=every, clip=clip)
+        blended_diffusion(pipe, image, PROMPT, mask=window(), steps=8, strength=1., runs=1, views_=1, every=every,
+                          clip=clip)
     assert len(calls) == 8 + 4
 
 

@@ -1,4 +1,6 @@
 """Blended Latent Diffusion: the blend, the shrinking mask, and three ways to have the background back."""
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -65,7 +67,7 @@ def test_masks_shrink_to_the_given_one():
     assert sizes[0] == 7 * 15 and sizes[-1] == 9                          # 3 cells each way
     assert all(torch.equal(x, m) for x in masks[9:])                      # the last quarter: as given
     assert all(torch.equal(x, m) for x in shrinking(m, 0, 5))
-    for a, b in zip(masks, masks[1:]):
+    for a, b in pairwise(masks):
         assert (b <= a).all()                                             # never a cell that was not open before
 
 

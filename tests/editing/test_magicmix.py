@@ -51,7 +51,8 @@ def test_what_is_mixed_in_has_the_noise_of_the_time_the_state_is_at(pipe, image,
 def test_the_mixture_is_what_the_network_sees_next(pipe, image, monkeypatch):
     """A widespread variant shows the mixed state to the network but moves the unmixed one, so the mixing fades away."""
     moved, real = [], module.ddim_step
-    monkeypatch.setattr(module, "ddim_step", lambda sch, x, e, t, s: moved.append((x, real(sch, x, e, t, s))) or moved[-1][1])
+    monkeypatch.setattr(module, "ddim_step",
+                        lambda sch, x, e, t, s: moved.append((x, real(sch, x, e, t, s))) or moved[-1][1])
     magicmix(pipe, image, PROMPT, kmin=.2, kmax=.8, nu=.6, steps=5, seed=3)
     z, n = pipe.encode(image), module.noise((2, 4, 16, 16), 3)
     for (_, after), (before, _), s in zip(moved, moved[1:], (600, 400, 200)):
@@ -117,7 +118,8 @@ def test_a_row_does_not_depend_on_the_batch(pipe, image):
 
 
 @pytest.mark.parametrize("bad, complaint", [
-    (dict(kmin=.8, kmax=.5), "kmin=0.8"), (dict(kmax=1.2), "kmax=1.2"), (dict(kmin=-.1), "kmin=-0.1"), (dict(nu=1.1), "nu=1.1"),
+    (dict(kmin=.8, kmax=.5), "kmin=0.8"), (dict(kmax=1.2), "kmax=1.2"), (dict(kmin=-.1), "kmin=-0.1"),
+    (dict(nu=1.1), "nu=1.1"),
     (dict(band="high"), "band='high'"), (dict(steps=0), "steps=0"), (dict(scale=-1.), "scale=-1.0")])
 def test_bad_arguments_are_refused(pipe, image, bad, complaint):
     with pytest.raises(ValueError, match=complaint):

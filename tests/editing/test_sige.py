@@ -102,7 +102,7 @@ def test_statistics_from_elsewhere_make_the_same_norm():
         a = normalise(norm, y, *statistics(norm, x))
         y[0, :, 0, 0] += 5
         b = normalise(norm, y, *statistics(norm, x))
-    assert ((a - b).abs().sum((1)) > 1e-6).sum() == 1                     # one pixel changed, one pixel comes out changed
+    assert ((a - b).abs().sum(1) > 1e-6).sum() == 1                     # one pixel changed, one pixel comes out changed
 
 
 def inputs(pipe, seed):
@@ -176,7 +176,8 @@ def test_transformers_and_pixel_models_run_sparsely_too(image, changed):
 
 
 @pytest.mark.parametrize("bad, complaint", [
-    (dict(changed=torch.zeros(2, 3, 32, 32)), "expected the same shape"), (dict(tile=0), "tile=0"), (dict(grow=-1), "grow=-1"),
+    (dict(changed=torch.zeros(2, 3, 32, 32)), "expected the same shape"), (dict(tile=0), "tile=0"),
+    (dict(grow=-1), "grow=-1"),
     (dict(strength=1.5), "strength=1.5"), (dict(steps=0), "steps=0"), (dict(scale=-1.), "scale=-1.0")])
 def test_bad_arguments_are_refused(pipe, image, changed, bad, complaint):
     with pytest.raises(ValueError, match=complaint):
