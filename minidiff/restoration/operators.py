@@ -28,6 +28,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from minidiff.core.denoise import noise
+from minidiff.core.masks import check_mask, paste, to_latent_mask
+from minidiff.core.pipe import Pipe
+
 Task = Literal["inpaint", "sr2", "sr4", "grey", "blur"]
 
 
@@ -163,3 +167,32 @@ def task_operator(task: Task, size: tuple[int, int], mask: Tensor | None = None)
     if task not in made:
         raise ValueError(f"task {task!r} is unknown; choose one of: {', '.join(made)}")
     return made[task]()
+
+
+# ---- from a picture and the name of a task to a measurement, and back ------------------------------------------------
+
+def measure(pipe: Pipe, image: Tensor, task: Task, mask: Tensor | None = None, degraded: bool = False,
+            sigma_y: float = 0., seed: int = 0) -> tuple[LinearOp, Tensor]:
+    """(operator, y) of pictures (b 3 H W), in the space the model works in. ValueError: what does not fit.
+
+    With `degraded` the pictures are what was measured, at full size (blocks, grey, a hole of any content), and get no
+    noise. Block means, grey and holes measure a second time what they measured the first; a blur is taken as it is.
+    """
+    if pipe.vae is not None and task != "inpaint":
+        raise ValueError(f"task {task!r} acts on pixels, and {pipe.name or 'this model'} works on latents, where it is not "
+                         "linear; use a pixel model such as tiny-pixel, or task inpaint")
+    x = pipe.encode(image)                                                                # pixel models: the picture
+    op = task_operator(task, x.shape[-2:], None if mask is None else to_latent_mask(check_mask(mask, image), pipe))
+    if degraded:
+        return op, x if task == "blur" else op.A(x)
+    y = op.A(x)
+    return op, y + sigma_y * noise(y.shape, seed + 2 ** 32, y.device, y.dtype)            # not the sampler's noise
+
+
+def finish(pipe: Pipe, x: Tensor, image: Tensor, op: LinearOp, y: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Rows [measured, restored] as pictures (2b 3 H W). Of a pixel model x is the picture, uncut (a cut would lose y)."""
+    if pipe.vae is not None:                                                              # a hole in latents
+        x, seen = paste(pipe.decode(x), image, mask), image * (1 - mask)
+    else:
+        seen = y if y.shape == x.shape else op.pinv(y)
+    return torch.cat([seen.to(x), x])
