@@ -21,7 +21,13 @@ EDITS = {"sdedit": "minidiff.editing.sdedit:sdedit",
          "diffusion-clip": "minidiff.editing.diffusion_clip:diffusion_clip",
          "imagic": "minidiff.editing.imagic:imagic",
          "unitune": "minidiff.editing.unitune:unitune",
-         "pivotal-tuning": "minidiff.inversion.pivotal_tuning:pivotal_tuning"}
+         "pivotal-tuning": "minidiff.inversion.pivotal_tuning:pivotal_tuning",
+         "diffedit": "minidiff.editing.diffedit:diffedit",
+         "magicmix": "minidiff.editing.magicmix:magicmix",
+         "blended-latent": "minidiff.editing.blended_latent:blended_latent",
+         "blended-diffusion": "minidiff.editing.blended_diffusion:blended_diffusion",
+         "delta-denoising": "minidiff.editing.delta_denoising:delta_denoising",
+         "sige": "minidiff.editing.sige:sige"}
 
 PROOFS = {"ddim-inversion": "minidiff.evaluate.proofs.ddim_inversion:prove",
           "sdedit": "minidiff.evaluate.proofs.sdedit:prove",
@@ -38,4 +44,10 @@ PROOFS = {"ddim-inversion": "minidiff.evaluate.proofs.ddim_inversion:prove",
           "diffusion-clip": "minidiff.evaluate.proofs.diffusion_clip:prove",
           "imagic": "minidiff.evaluate.proofs.imagic:prove",
           "unitune": "minidiff.evaluate.proofs.unitune:prove",
-          "pivotal-tuning": "minidiff.evaluate.proofs.pivotal_tuning:prove"}
+          "pivotal-tuning": "minidiff.evaluate.proofs.pivotal_tuning:prove",
+          "diffedit": "minidiff.evaluate.proofs.diffedit:prove",
+          "magicmix": "minidiff.evaluate.proofs.magicmix:prove",
+          "blended-latent": "minidiff.evaluate.proofs.blended_latent:prove",
+          "blended-diffusion": "minidiff.evaluate.proofs.blended_diffusion:prove",
+          "delta-denoising": "minidiff.evaluate.proofs.delta_denoising:prove",
+          "sige": "minidiff.evaluate.proofs.sige:prove"}
