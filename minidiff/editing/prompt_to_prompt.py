@@ -133,16 +133,16 @@ def blend_mask(maps: Tensor, words: tuple[list[int], list[int]], size: tuple[int
 # ---- the edit ---------------------------------------------------------------------------------------------------------
 
 @torch.no_grad()
-def prompt_to_prompt(pipe: Pipe, source: str, target: str, *, kind: str | None = None, cross: float = .8,
-                     self_: float = .8, weights: dict[str, float] | None = None, blend: tuple[str, str] | None = None,
+def prompt_to_prompt(pipe: Pipe, source: str, target: str, *, kind: str | None = None, cross: float | None = .5,
+                     self_: float = 1., weights: dict[str, float] | None = None, blend: tuple[str, str] | None = None,
                      blend_from: float = .2, image: Tensor | None = None, inverted: Inverted | None = None,
-                     self_side: int | None = None, steps: int = 50, scale: float = 3., seed: int = 0,
+                     self_side: int | None = None, steps: int = 50, scale: float = 5., seed: int = 0,
                      progress: bool = False) -> Tensor:
     """Pictures (2 3 H W): the source and its edit.
 
     kind        "replace", "refine", or None: replace if the prompts have equally many words
-    cross       share of the steps in which cross-attention is the source's; self_: the same for self-attention
-                (.8 and .8 suit recolouring; to change a shape give the edit more freedom, self_=.2)
+    cross       share of the steps in which cross-attention is the source's; None: measured (`auto_cross`)
+    self_       the same for self-attention (1 suits recolouring; to change a shape give the edit more freedom, .2)
     weights     {target word: factor}, to say a word louder or softer
     blend       (word of source, word of target): edit only where these are, after `blend_from` of the steps
     image       (1 3 H W) a given picture: inverted first (scale 1), and the source row follows its inversion exactly
@@ -150,7 +150,7 @@ def prompt_to_prompt(pipe: Pipe, source: str, target: str, *, kind: str | None =
     self_side   largest self-attention map that is shared, in pixels a side (default: a quarter of the latent, at least 16)
     """
     for name, value in (("cross", cross), ("self_", self_), ("blend_from", blend_from)):
-        if not 0 <= value <= 1:
+        if value is not None and not 0 <= value <= 1:
             raise ValueError(f"{name}={value}: a share of the steps, 0..1, was expected")
     tok, sch, ts = pipe.tokenizer, pipe.schedule, pipe.schedule.timesteps(steps, spacing="trailing")
     if tok is None:
@@ -169,6 +169,7 @@ def prompt_to_prompt(pipe: Pipe, source: str, target: str, *, kind: str | None =
     if inverted and len(inverted.states) != steps + 1:
         raise ValueError(f"steps={steps}, but the picture was inverted in {len(inverted.states) - 1}; give equal numbers")
     x = (inverted.states[-1] if inverted else pipe.noise(1, seed)).expand(2, -1, -1, -1)  # rows: [source, edit]
+    cross = auto_cross(pipe, source, target, x[:1], steps=steps, scale=scale) if cross is None else cross
     cond, null = pipe.embed([source, target]), pipe.null(2)
     for i, (t, s) in enumerate(moves(ts, progress)):
         on = torch.full_like(alpha, float(i < cross * steps))                             # a_i
@@ -182,6 +183,36 @@ def prompt_to_prompt(pipe: Pipe, source: str, target: str, *, kind: str | None =
             m = blend_mask(maps.read(), blend_words, x.shape[2:])
             x = torch.cat([x[:1], x[:1] + m * (x[1:] - x[:1])])
     return pipe.decode(x)
+
+
+@torch.no_grad()
+def auto_cross(pipe: Pipe, source: str, target: str, x_T: Tensor, *, steps: int = 50, scale: float = 5.,
+               agree: float = .7) -> float:
+    """The share of the steps after which source and edit look at their changed words in the same places by themselves.
+
+    Both are drawn freely from x_T (1 c h w). At each step the pixels that look at the changed words more than half as
+    much as the one that looks most are compared: the first step at which the two regions overlap by `agree` (IoU) is
+    where injection may end. 1 if there is none, 0 for equal prompts. Costs that many steps of a pair.
+    """
+    tok, sch, ts = pipe.tokenizer, pipe.schedule, pipe.schedule.timesteps(steps, spacing="trailing")
+    partner = align(tok.ids(source), tok.ids(target))
+    new = [j + 1 for j, i in enumerate(partner) if i < 0]
+    old = [i + 1 for i in range(len(tok.ids(source))) if i not in partner]
+    if not new and not old:
+        return 0.
+    x, cond, null = x_T.expand(2, -1, -1, -1), pipe.embed([source, target]), pipe.null(2)
+    for i, (t, s) in enumerate(moves(ts)):
+        maps = Maps(max(min(pipe.shape[1:]) // 4, 8))
+        with tap(pipe.net, CROSS, maps.look):
+            e_cond = pipe.eps(x, t, cond)
+        found = maps.read()
+        m = torch.stack([found[0, old or new].sum(0), found[1, new or old].sum(0)])         # 2 s s
+        a, b = m > m.amax((1, 2), keepdim=True) / 2
+        if (a & b).sum() >= agree * (a | b).sum():
+            return i / steps
+        e_null = pipe.eps(x, t, null)
+        x = ddim_step(sch, x, e_null + scale * (e_cond - e_null), t, s)
+    return 1.
 
 
 @torch.no_grad()

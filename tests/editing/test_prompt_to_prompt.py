@@ -13,6 +13,7 @@ from minidiff.editing.prompt_to_prompt import (
     SELF,
     Maps,
     align,
+    auto_cross,
     blend_mask,
     edit_cross,
     positions,
@@ -124,13 +125,13 @@ def test_identical_prompts_give_identical_pictures(pipe, cross, self_):
 
 def test_without_injection_the_edit_is_plain_sampling_of_the_target(pipe):
     edit = prompt_to_prompt(pipe, A, B, cross=0, self_=0, steps=4, seed=3)[1:]
-    plain = pipe.generate(B, steps=4, seed=3)
+    plain = pipe.generate(B, steps=4, seed=3, scale=5)
     assert (edit - plain).abs().max() < 1e-4
 
 
 def test_the_source_row_is_never_touched(pipe):
     source = prompt_to_prompt(pipe, A, B, steps=4, seed=3, weights={"green": 2.}, cross=.5, self_=.5)[:1]
-    assert (source - pipe.generate(A, steps=4, seed=3)).abs().max() < 1e-4
+    assert (source - pipe.generate(A, steps=4, seed=3, scale=5)).abs().max() < 1e-4
 
 
 def test_injection_changes_the_edit(pipe):
@@ -200,3 +201,28 @@ def test_bad_arguments_are_refused(pipe, bad):
 def test_models_without_text_are_refused():
     with pytest.raises(ValueError, match="text"):
         prompt_to_prompt(minidiff.build("tiny-pixel"), "red circle", "green circle")
+
+
+def test_the_measured_threshold_is_the_first_step_at_which_the_words_agree(pipe, monkeypatch):
+    counted = []
+
+    def read(self):                                     # the two words look apart in the first two steps
+        maps = torch.zeros(2, TOK.context, 8, 8)
+        maps[0, :, 0, 0] = maps[1, :, 0, 0 if len(counted) > 2 else 5] = 1
+        return maps
+    monkeypatch.setattr(Maps, "__init__", lambda self, side: counted.append(side))          # one collection per step
+    monkeypatch.setattr(Maps, "look", lambda self, probs, name="": None)
+    monkeypatch.setattr(Maps, "read", read)
+    assert auto_cross(pipe, A, B, pipe.noise(1), steps=4) == .5
+
+
+def test_the_measured_threshold_of_equal_prompts_is_none_at_all(pipe):
+    assert auto_cross(pipe, A, A, pipe.noise(1), steps=2) == 0
+    assert auto_cross(pipe, A, B, pipe.noise(1), steps=2, agree=0) == 0
+    assert auto_cross(pipe, A, B, pipe.noise(1), steps=2, agree=1.1) == 1
+
+
+def test_a_threshold_that_is_not_given_is_measured(pipe):
+    image = prompt_to_prompt(pipe, A, B, cross=None, steps=2)
+    cross = auto_cross(pipe, A, B, pipe.noise(1), steps=2)
+    assert torch.equal(image, prompt_to_prompt(pipe, A, B, cross=cross, steps=2))

@@ -10,16 +10,16 @@ from minidiff.evaluate.oracle import ATTRIBUTES, compare, oracle
 from minidiff.evaluate.prove import Row, draw, object_region, recoloured
 
 
-def prove(pipe: Pipe, n: int, seed: int, **knobs) -> list[Row]:
+def prove(pipe: Pipe, n: int, seed: int, *, scale: float = 5., **knobs) -> list[Row]:
     """Recolouring of the model's own pictures, on captions that leave out position, size and texture."""
     rng, scenes, judge = np.random.default_rng(seed), draw(n, seed), oracle()
     edited = [recoloured(s, rng) for s in scenes]
     ours, again, source = [], [], []
     for i, (s, e) in enumerate(zip(scenes, edited)):
         a, b = shapes.short_caption(s), shapes.short_caption(e)
-        pair = prompt_to_prompt(pipe, a, b, seed=seed + i, **knobs)
+        pair = prompt_to_prompt(pipe, a, b, seed=seed + i, scale=scale, **knobs)
         source, ours = [*source, pair[0]], [*ours, pair[1]]
-        again.append(pipe.generate(b, seed=seed + i)[0])
+        again.append(pipe.generate(b, seed=seed + i, scale=scale)[0])
     source, ours, again = (torch.stack(v) for v in (source, ours, again))
     keep = torch.stack([1 - object_region(x, s.objects[0].color) for x, s in zip(source, scenes)])
     def score(x):
