@@ -40,7 +40,12 @@ SHEETS = {"sdedit": Sheet("recolour", "strength", (.2, .4, .6, .8, 1.)),
           "diffusion-clip": Sheet("recolour", "updates", (0, 5, 10, 20, 30), rows=2),
           "imagic": Sheet("recolour", "eta", (0., .5, .7, .8, 1.), {"text_updates": 40, "net_updates": 40}, rows=2),
           "unitune": Sheet("recolour", "updates", (0, 20, 40, 80, 160), rows=2),
-          "pivotal-tuning": Sheet("recolour", "updates", (0, 10, 30, 60), rows=2)}
+          "pivotal-tuning": Sheet("recolour", "updates", (0, 10, 30, 60), rows=2),
+          "diffedit": Sheet("reshape", "threshold", (.2, .35, .5, .65, .8), {"steps": 25}),
+          "magicmix": Sheet("reshape", "nu", (.4, .6, .7, .8, 1.), {"steps": 25}),
+          "blended-latent": Sheet("reshape", "grow", (0, 1, 2, 3), {"steps": 25}),
+          "blended-diffusion": Sheet("recolour", "weight", (0., 100., 500., 2500.), {"steps": 25, "runs": 1}, rows=2),
+          "delta-denoising": Sheet("recolour", "iterations", (10, 25, 50, 100), rows=2)}
 
 
 def draw(name: str, pipe) -> Path:
