@@ -103,6 +103,43 @@ def draw_word_maps(pipe) -> None:
     grid([image[0], *[h.clamp(-1, 1) for h in heat]], ["picture", *[words[i] for i in shown]], 4, HERE / "word_maps.png")
 
 
+def draw_magicmix(pipe) -> None:
+    """Injection range x mixing factor, with what of it is a ghost and what of the layout is kept."""
+    from minidiff.editing.magicmix import choose, ghosting, layout_likeness, magicmix
+    scene = Scene((Obj("square", "red", "large", -1., 1., .1),), "left", "white", "plain", (3., 5.))
+    image, target, run = shapes.render(scene), "a green star on a white background", dict(steps=25, seed=3)
+    free = magicmix(pipe, image, target, kmax=1., nu=1., **run)
+    facts = lambda x: f"ghost {ghosting(x, image, free).item():.2f}, layout {layout_likeness(x, image).item():.2f}"  # noqa: E731
+    double = (image + free) / 2
+    pictures, titles = [image[0], free[0], double[0]], ["source", "prompt alone", f"alpha blend: {facts(double)}"]
+    (best,), chosen = choose(pipe, image, target, **run)
+    pictures.append(chosen[0])
+    titles.append(f"chosen {best}: {facts(chosen)}")
+    for kmin, kmax in ((.1, .6), (.1, .9), (.3, .9)):
+        for nu in (.5, .65, .8, .95):
+            x = magicmix(pipe, image, target, kmin=kmin, kmax=kmax, nu=nu, **run)
+            pictures.append(x[0])
+            titles.append(f"{kmax} to {kmin}, nu {nu}: {facts(x)}")
+    grid(pictures, titles, 4, HERE / "magicmix.png", side=180)
+
+
+def draw_sige(pipe) -> None:
+    """A repainted corner: what is computed, and how far that is from computing everything."""
+    from minidiff.editing.sige import compare
+    image = shapes.render(SCENE)
+    changed = image.clone()
+    changed[..., 6:20, 44:58] = torch.tensor([-.7, .3, -.5]).view(3, 1, 1)
+    pictures, titles = [image[0], changed[0]], ["before", "a square is painted on it"]
+    words = shapes.short_caption(SCENE)
+    for tile in (1, 2, 4):
+        r = compare(pipe, image, words, words, changed=changed, strength=.4, tile=tile, steps=25)
+        pictures.append(r["sparse"][0])
+        titles.append(f"tile {tile}: {r['macs']:.0%} of the multiply-adds, {psnr(r['sparse'], r['dense']).item():.1f} dB to dense")
+    cells = torch.nn.functional.interpolate(r["mask"], image.shape[-2:])[0] * 2 - 1
+    grid([*pictures, r["dense"][0], cells.expand(3, -1, -1)], [*titles, "dense", "what is computed"], 4, HERE / "sige.png",
+         side=180)
+
+
 def draw_learning(pipe) -> None:
     """What the shipped model learned when, from the figures stored beside its weights."""
     learning_figure(TINY / "learning.json", HERE / "learning.png")
