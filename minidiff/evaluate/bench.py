@@ -27,7 +27,7 @@ from minidiff.evaluate.cost import Cost
 from minidiff.evaluate.items import KINDS, Item, given
 from minidiff.evaluate.items import items as drawn
 from minidiff.evaluate.methods import Method, everything, method
-from minidiff.evaluate.scores import grade
+from minidiff.evaluate.scores import VERSION, grade
 from minidiff.io import write_image
 
 SMOKE = ("copy", "vae-copy", "truth", "vae-truth", "resample@steps=20")
@@ -96,7 +96,7 @@ def run(pipe: Pipe, name: str, out: Path, *, split: str, n: int, seeds: int = 1,
     for kind in kinds:
         its = drawn(split, n + 1, (kind,))                                 # one more: the last one's "wrong" prompt
         how = knobs.chosen(name, kind) if options is None else options
-        cfg = knobs.digest(name, pipe.name, m.fn, how)
+        cfg = knobs.digest(name, f"{pipe.name}, scores {VERSION}", m.fn, how)
         for k in range(seeds):
             have = {i: done[kind, i, k, split, cfg] for i in range(n) if (kind, i, k, split, cfg) in done}
             for some in chunks([i for i in range(n) if i not in have], knobs.sweep(name).batch):

@@ -6,6 +6,7 @@ of all settings in effect. A method that was never fitted runs at its own defaul
 
 To add a method: a line in SWEEPS with at most about eight combinations, then `--fit` it.
 """
+import ast
 import hashlib
 import inspect
 import json
@@ -65,11 +66,11 @@ def chosen(method: str, kind: str, known: dict | None = None) -> dict:
     return found | {k: number(v) for k, v in (part.split("=") for part in said.split(",") if part)}
 
 
-def number(text: str) -> float | int | bool | str:
-    """`0.4` -> .4, `true` -> True; what is neither stays text."""
+def number(text: str):
+    """`.4` -> 0.4, `True` -> True; what is no number or word of Python stays text."""
     try:
-        return json.loads(text)
-    except json.JSONDecodeError:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
         return text
 
 

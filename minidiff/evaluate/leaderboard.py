@@ -21,8 +21,8 @@ from minidiff.evaluate.metrics import bootstrap_ci
 from minidiff.io import grid, read_image, write_bytes, write_json
 
 BLOCK = re.compile(r"(<!-- leaderboard -->\n).*?(<!-- end -->)", re.S)
-MEANS = ("T", "K", "B", "C", "P", "D", "Q1", "Q2", "B_vae", "C_vae", "B_pie", "Bn", "Cn", "score", "disagree", "T1", "T2",
-         "nfe", "mb")
+MEANS = ("T", "K", "B", "C", "P", "D", "Q1", "Q2", "B_vae", "C_vae", "B_floor", "B_pie", "Bn", "Cn", "score", "disagree",
+         "T1", "T2", "nfe", "mb")
 
 
 # ---- numbers ------------------------------------------------------------------------------------------------------------
@@ -62,7 +62,7 @@ def summary(rows: list[dict]) -> dict:
             **{k: mean(r[k] for r in rows) for k in MEANS}, "seconds": mean(alone or [r["seconds"] for r in rows]),
             "T_ci": interval(rows, "T")[1:], "score_ci": interval(rows)[1:],
             "by_kind": {k: {"score": interval(v)[0], "ci": interval(v)[1:], "T": mean(r["T"] for r in v),
-                            "K": mean(r["K"] for r in v)} for k, v in kinds.items() if v},
+                            "K": mean(r["K"] for r in v), "first": v[0]["score"]} for k, v in kinds.items() if v},
             "by_objects": {str(o): mean(r["score"] for r in rows if r["objects"] == o) for o in (1, 2)}}
 
 
@@ -114,7 +114,7 @@ def controls(lines: dict[str, dict]) -> list[tuple[str, bool]]:
               ("a copy of the source scores 0", ("copy",), lambda c: c["T"] == c["score"] == 0),
               ("so does the autoencoder's copy", ("vae-copy",), lambda c: c["score"] <= .02),
               ("the truth through the autoencoder scores 0.95 or more", ("vae-truth",), lambda v: v["score"] >= .95),
-              ("drawing the prompt anew scores below 0.3", ("resample",), lambda r: r["score"] < .3),
+              ("drawing the prompt anew scores next to nothing (below 0.15)", ("resample",), lambda r: r["score"] < .15),
               ("climbing CLIP raises Q1 over the copy's", ("hacker", "copy"), lambda h, c: h["Q1"] > c["Q1"] + .05),
               ("and not T (at most 0.05)", ("hacker",), lambda h: h["T"] <= .05)]
     return [(claim, bool(holds(*[by[n] for n in names]))) for claim, names, holds in claims if set(names) <= by.keys()]
@@ -171,7 +171,8 @@ def markdown(facts: dict) -> str:
             ["method", "knob", "value: Bn, T", "area"],
             [[n, c["knob"], "; ".join(f"{v:g}: {b:.2f}, {t:.2f}" for v, b, t in c["points"]), num(c["area"], 3)]
              for n, c in facts["curves"].items()])]
-    parts += ["Controls:", "\n".join(f"- {'holds' if ok else '**FAILS**'}: {claim}" for claim, ok in facts["controls"])]
+    if facts["controls"]:
+        parts += ["Controls:", "\n".join(f"- {'holds' if ok else '**FAILS**'}: {claim}" for claim, ok in facts["controls"])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -207,7 +208,7 @@ def sheet(lines: dict[str, dict], out: Path, split: str) -> None:
     """grid.png: source, truth and every method's picture, one row for the first scene of each kind."""
     shown = [n for n in lines if n not in ("copy", "truth", "vae-copy", "vae-truth") and "@" not in n] or list(lines)
     pictures, titles, blank = [], [], torch.zeros(3, 64, 64)
-    score = lambda n, kind: num(lines[n]["by_kind"].get(kind, {}).get("score"))  # noqa: E731
+    score = lambda n, kind: num(lines[n]["by_kind"].get(kind, {}).get("first"))  # noqa: E731
     for kind in KINDS:
         files = [out / "pictures" / f"{n}.{kind}.png" for n in shown]
         if any(f.exists() for f in files):

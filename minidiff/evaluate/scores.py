@@ -3,7 +3,7 @@
 
     T   the edit is there: all that should have changed reads as wanted, by both oracles
     K   share of what should not have changed that reads as before, by both oracles
-    B   dB to the true picture outside the mask grown by 2 pixels, per kept pixel       Bn = (B - 15) / (Bvae - 15) in 0..1
+    B   dB to the true picture outside the mask grown by 2 pixels, per kept pixel       Bn = (B - B0) / (Bvae - B0) in 0..1
     C   dB to the true picture inside it                                                Cn = (C - 10) / (Cvae - 10) in 0..1
     P   perceptual distance to the true picture, D structure distance to the source: the learned oracle's maps
     Q   likeness to the target caption by the tiny CLIP, Q1 whole, Q2 inside the mask; methods may optimise it,
@@ -11,8 +11,11 @@
 
     EditScore = T (K Bn (1/2 + Cn/2))^(1/3)
 
-Bvae and Cvae are those of decode(encode(truth)): what the autoencoder costs is not the method's fault. Copying the source
-scores 0, for T is 0; drawing the prompt anew scores little, for Bn is near 0; the truth scores 1.
+Bvae and Cvae are those of decode(encode(truth)): what the autoencoder costs is not the method's fault. B0 is what one gets
+who knows the target caption but never saw the source: the best of eight renders with all that the caption leaves open drawn
+anew (at least 15 dB, and 10 below Bvae). Copying the source scores 0, for T is 0; drawing the prompt anew scores next to
+nothing, for Bn is 0 nearly always; the truth scores 1. (A fixed B0 of 15 dB gave the latter a third of the truth's score:
+white plain grounds agree by chance, and a cube root makes much of little.)
 
 Where a caption leaves something open there are several right answers: it does not say how large the added object is. B is
 then taken where all of them agree, and C is that of the nearest one.
@@ -23,20 +26,23 @@ from dataclasses import replace
 from functools import cache
 from itertools import permutations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from minidiff.data import shapes
 from minidiff.data.shapes import SIZES, Scene
-from minidiff.evaluate.items import Item
+from minidiff.evaluate.items import SAID, Item
 from minidiff.evaluate.metrics import eight_bit, masked_psnr
 from minidiff.evaluate.oracle import oracle
 from minidiff.evaluate.sight import see
 from minidiff.models.attribute_net import canonical
 
 FLOOR_B, FLOOR_C, CAP = 15., 10., 50.                    # dB
+REDRAWS, RANGE = 8, 10.                                  # renders for B0; dB that Bn spans at least
 HALF_CELL = 6.5                                          # px; the five places of one object are 13 apart
+VERSION = 1                                              # of this file's arithmetic: rows of another one are not reused
 GROUND = ("background", "texture")
 PLACES = {"left": ("left", "right"), "above": ("top", "bottom")}          # of two objects, by their relation
 
@@ -101,11 +107,30 @@ def admissible(item: Item) -> list[Scene]:
 
 # ---- scores of pictures -------------------------------------------------------------------------------------------------
 
-def edit_score(t, k, b, c, b_vae, c_vae) -> dict[str, float]:
+def edit_score(t, k, b, c, b_floor, b_vae, c_vae) -> dict[str, float]:
     """{"Bn", "Cn", "score"}. Where nothing is kept (b is nan) Bn is 1: no harm could be done."""
     share = lambda v, floor, top: 1. if v != v else min(max((v - floor) / max(top - floor, 1.), 0.), 1.)  # noqa: E731
-    bn, cn = share(b, FLOOR_B, b_vae), share(c, FLOOR_C, c_vae)
+    bn, cn = share(b, b_floor, b_vae), share(c, FLOOR_C, c_vae)
     return {"Bn": bn, "Cn": cn, "score": t * (k * bn * (.5 + .5 * cn)) ** (1 / 3)}
+
+
+def redrawn(item: Item, n: int = REDRAWS) -> list[Scene]:
+    """The item's target caption as others might draw it: scenes with all that it leaves open drawn anew."""
+    s, said, rng, out = item.truth, SAID.get(item.kind), np.random.default_rng(item.seed), []
+    for _ in range(n):
+        f = shapes.scene(rng, objects=len(s.objects))
+        objects = tuple(replace(new, shape=o.shape, color=o.color, size=o.size if said == "size" else new.size)
+                        for new, o in zip(f.objects, s.objects))
+        out.append(replace(f, objects=objects, background=s.background,
+                           position=s.position if len(objects) == 2 or said == "position" else f.position,
+                           texture=s.texture if said == "texture" else f.texture))
+    return out
+
+
+def floor_of_b(item: Item, region: Tensor, b_vae: float) -> float:
+    """B0 in dB: the likeness outside `region` that knowing the caption alone may bring."""
+    best = masked_psnr(shapes.render(redrawn(item)), item.answer.expand(REDRAWS, -1, -1, -1), 1 - region, CAP).max().item()
+    return FLOOR_B if best != best else max(min(best, b_vae - RANGE), FLOOR_B)
 
 
 def distances(image: Tensor, truths: Tensor, region: Tensor) -> tuple[float, float, float]:
@@ -179,8 +204,9 @@ def grade(images: Tensor, items: list[Item], ceilings: Tensor) -> list[dict]:
         missed = sorted(w for w in kept if not (one[w] and two[w]))
         row = {"T": float(all(t)), "K": 1 - len(missed) / len(kept), "B": b, "C": c, "P": p[n], "D": d[n], "Q1": q1[n],
                "Q2": q2[n], "B_vae": b_vae, "C_vae": c_vae, "B_pie": pie, "T1": float(t[0]), "T2": float(t[1]),
-               "disagree": float(t[0] != t[1]), "missed": missed, "broken": broken[n]}
-        rows.append(row | edit_score(row["T"], row["K"], b, c, b_vae, c_vae))
+               "disagree": float(t[0] != t[1]), "missed": missed, "broken": broken[n],
+               "B_floor": floor_of_b(i, regions[n], b_vae)}
+        rows.append(row | edit_score(row["T"], row["K"], b, c, row["B_floor"], b_vae, c_vae))
     return rows
 
 
