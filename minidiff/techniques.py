@@ -27,7 +27,14 @@ EDITS = {"sdedit": "minidiff.editing.sdedit:sdedit",
          "blended-latent": "minidiff.editing.blended_latent:blended_latent",
          "blended-diffusion": "minidiff.editing.blended_diffusion:blended_diffusion",
          "delta-denoising": "minidiff.editing.delta_denoising:delta_denoising",
-         "sige": "minidiff.editing.sige:sige"}
+         "sige": "minidiff.editing.sige:sige",
+         "plug-and-play": "minidiff.editing.plug_and_play:plug_and_play",
+         "masactrl": "minidiff.editing.masactrl:masactrl",
+         "pix2pix-zero": "minidiff.editing.pix2pix_zero:pix2pix_zero",
+         "attend-and-excite": "minidiff.guidance.attend_and_excite:beside",
+         "ddnm": "minidiff.restoration.ddnm:restore",
+         "ddrm": "minidiff.restoration.ddrm:restore",
+         "repaint": "minidiff.restoration.repaint:repaint"}
 
 PROOFS = {"ddim-inversion": "minidiff.evaluate.proofs.ddim_inversion:prove",
           "sdedit": "minidiff.evaluate.proofs.sdedit:prove",
@@ -50,4 +57,11 @@ PROOFS = {"ddim-inversion": "minidiff.evaluate.proofs.ddim_inversion:prove",
           "blended-latent": "minidiff.evaluate.proofs.blended_latent:prove",
           "blended-diffusion": "minidiff.evaluate.proofs.blended_diffusion:prove",
           "delta-denoising": "minidiff.evaluate.proofs.delta_denoising:prove",
-          "sige": "minidiff.evaluate.proofs.sige:prove"}
+          "sige": "minidiff.evaluate.proofs.sige:prove",
+          "plug-and-play": "minidiff.evaluate.proofs.plug_and_play:prove",
+          "masactrl": "minidiff.evaluate.proofs.masactrl:prove",
+          "pix2pix-zero": "minidiff.evaluate.proofs.pix2pix_zero:prove",
+          "attend-and-excite": "minidiff.evaluate.proofs.attend_and_excite:prove",
+          "ddnm": "minidiff.evaluate.proofs.ddnm:prove",
+          "ddrm": "minidiff.evaluate.proofs.ddrm:prove",
+          "repaint": "minidiff.evaluate.proofs.repaint:prove"}
