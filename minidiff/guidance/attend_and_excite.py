@@ -29,6 +29,12 @@ from minidiff.editing.prompt_to_prompt import CROSS, positions
 from minidiff.guidance.cfg import cfg_batched
 
 REFINE = {0: .05, .2: .5, .4: .8}             # share of the steps: what every word's maximum must reach there
+SMALL = set("a an the of on in at to and with left right above below".split())
+
+
+def content(prompt: str) -> tuple[str, ...]:
+    """The words of a prompt that name something: all but articles and prepositions."""
+    return tuple(dict.fromkeys(w for w in prompt.lower().split() if w not in SMALL))
 
 
 def smooth(maps: Tensor, sigma: float = .5) -> Tensor:
@@ -71,12 +77,13 @@ def excite(pipe: Pipe, x: Tensor, t: int, cond: Cond, step: float, **look) -> tu
 
 
 @torch.no_grad()
-def attend_and_excite(pipe: Pipe, prompt: str, words: tuple[str, ...], *, strength: float = 20., until: float = .5,
-                      refine: dict[float, float] | None = None, most: int = 20, side: int | None = None, steps: int = 50,
-                      scale: float = 3., seed: int = 0, progress: bool = False) -> Tensor:
+def attend_and_excite(pipe: Pipe, prompt: str, words: tuple[str, ...] | None = None, *, strength: float = 20.,
+                      until: float = .5, refine: dict[float, float] | None = None, most: int = 20,
+                      side: int | None = None, steps: int = 50, scale: float = 3., seed: int = 0,
+                      progress: bool = False) -> Tensor:
     """Pictures (b 3 H W) of `prompt` in which none of `words` is forgotten; row i starts from the noise of seed + i.
 
-    words     words of the prompt; for a list of prompts a list of tuples, one each
+    words     words of the prompt, for a list of prompts a list of tuples; default: all but articles and prepositions
     strength  step size of the first gradient; 0 is plain sampling
     until     share of the steps in which the state is moved
     most      gradient steps per refinement, at most
@@ -93,7 +100,8 @@ def attend_and_excite(pipe: Pipe, prompt: str, words: tuple[str, ...], *, streng
         raise ValueError(f"strength={strength}, most={most}: negative; 0 is plain sampling")
     if pipe.tokenizer is None:
         raise ValueError(f"{pipe.name or 'this model'} reads no text: words have no maps")
-    prompts, lists = ([prompt], [words]) if isinstance(prompt, str) else (list(prompt), list(words))
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    lists = [content(p) for p in prompts] if words is None else [words] if isinstance(prompt, str) else list(words)
     if len(prompts) != len(lists) or not all(lists) or any(isinstance(w, str) for w in lists):
         raise ValueError(f"{len(prompts)} prompts and words {words!r}: expected a tuple of words for each prompt")
     tok, ts = pipe.tokenizer, pipe.schedule.timesteps(steps, spacing=pipe.spacing, end=pipe.end)
@@ -113,3 +121,17 @@ def attend_and_excite(pipe: Pipe, prompt: str, words: tuple[str, ...], *, streng
             x, _ = excite(pipe, x, t, cond, size, **look)
         x = ddim_step(pipe.schedule, x, denoise(x, t, cond), t, s)
     return pipe.decode(x)
+
+
+def beside(pipe: Pipe, prompt: str, words: tuple[str, ...] | None, *, strength: float = 20., until: float = .5,
+           most: int = 20, steps: int = 50, scale: float = 3., seed: int = 0, progress: bool = False) -> Tensor:
+    """Pictures (2 3 H W) of one prompt from one noise: sampled as usual, and with `attend_and_excite`.
+
+    words     what must not be forgotten, words of the prompt
+    strength  step size of the first gradient
+    until     share of the steps in which the state is moved
+    most      gradient steps per refinement, at most
+    """
+    run = dict(steps=steps, scale=scale, seed=seed, progress=progress)
+    return torch.cat([pipe.generate(prompt, **run),
+                      attend_and_excite(pipe, prompt, words, strength=strength, until=until, most=most, **run)])

@@ -1,0 +1,55 @@
+"""Is there a direction, does the pull hold the structure, and is the noise white?"""
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from minidiff.core.denoise import noise
+from minidiff.core.pipe import Pipe
+from minidiff.data import shapes
+from minidiff.editing.pix2pix_zero import direction, invert_white, pair_loss, phrases, pix2pix_zero
+from minidiff.evaluate.items import Item, items
+from minidiff.evaluate.prove import Row
+from minidiff.evaluate.scores import grade
+
+STEPS = 20
+
+
+def sentences(item: Item, rng: np.random.Generator, n: int = 60) -> tuple[list[str], list[str]]:
+    """n captions of other scenes that hold the word which changes, and the same with the other word: the paper's set."""
+    old, new = item.words
+    before = []
+    while len(before) < n:
+        text = shapes.random_caption(shapes.scene(rng, objects=len(item.scene.objects), split="train"), rng)
+        if old in text.split() and new not in text.split() and text.split().count(old) == 1:
+            before.append(text)
+    return before, [" ".join(new if w == old else w for w in t.split()) for t in before]
+
+
+def prove(pipe: Pipe, n: int, seed: int, **knobs) -> list[Row]:
+    """Recolour and reshape of given pictures, 20 steps, directions from 60 captions of other scenes."""
+    its, rng = items("test", max(min(n // 2, 4), 1), ("recolour", "reshape"), seed=seed), np.random.default_rng(seed)
+    said = [sentences(i, rng) for i in its]
+    exact = [(pipe.embed(i.target).text - pipe.embed(i.source).text).flatten() for i in its]
+    dirs = [direction(pipe, *s).flatten() for s in said]
+    short = [direction(pipe, *phrases(i.source, i.target)).flatten() for i in its]
+    cosine = lambda a, b: float(np.mean([F.cosine_similarity(x, y, 0).item() for x, y in zip(a, b)]))  # noqa: E731
+    image, truth = (torch.cat([getattr(i, k) for i in its]) for k in ("image", "answer"))
+    ceiling, source = pipe.decode(pipe.encode(truth)), [i.source for i in its]
+
+    found = {}
+    for hold in (0., knobs.pop("hold", .1)):
+        out = torch.cat([pix2pix_zero(pipe, i.image, i.source, i.target, before=b, after=a, hold=hold, steps=STEPS, **knobs)
+                         for i, (b, a) in zip(its, said)])
+        found[hold] = {k: float(np.mean([r[k] for r in grade(out, its, ceiling)])) for k in ("T", "K", "D", "score")}
+        print(f"    hold {hold}: done {found[hold]['T']:.2f}  kept {found[hold]['K']:.2f}  structure distance "
+              f"{1e3 * found[hold]['D']:.2f}  EditScore {found[hold]['score']:.2f}")
+    free, held = found.values()
+    pair = {w: pair_loss(invert_white(pipe, image, source, steps=STEPS, whiten=w)[-1]).mean().item() for w in (0., 20.)}
+    white = pair_loss(noise((256, *pipe.shape), seed)).mean().item()
+    return [Row("cosine of a direction from other captions with that of the picture's own", cosine(dirs, exact), .5,
+                cosine(dirs[1:] + dirs[:1], exact)),
+            Row("the same for the phrases of the prompts alone", cosine(short, exact), .5),
+            Row("structure distance to the source, saved by the pull", 1 - held["D"] / free["D"], .25),
+            Row("at the same share of edits done: difference", held["T"] - free["T"], 0, free["T"]),
+            Row("whitened inversion: white noise's self-likeness, of that of the noise found", white / pair[20.], .5,
+                white / pair[0.])]
