@@ -23,6 +23,6 @@ def prove(pipe: Pipe, n: int, seed: int, **knobs) -> list[Row]:
     for name, found in (("plain", plain), ("excited", ours)):
         print(f"    {name:8}", "  ".join(f"{k} {share(v):.2f}" for k, v in found.items() if k not in ("size", "texture")))
     lost = (plain["joint"] & ~ours["joint"]).float().mean().item()
-    return [Row("all that the prompt says is there: gain over the plain samples", share(ours["joint"]) - share(plain["joint"]),
+    return [Row("all that is said is there: gain over plain sampling", share(ours["joint"]) - share(plain["joint"]),
                 .05, share(plain["joint"])),
             Row("pictures that were right and stay so, of all", 1 - lost, .95)]
