@@ -21,8 +21,12 @@ from minidiff.editing.prompt_to_prompt import prompt_to_prompt, word_maps
 from minidiff.editing.sdedit import sdedit, strokes
 from minidiff.evaluate.evaluate import learning_figure
 from minidiff.evaluate.metrics import masked_psnr
+from minidiff.evaluate.proofs.repaint import half_holes
 from minidiff.inversion.ddim import ddim_invert
 from minidiff.io import grid, write_bytes
+from minidiff.restoration.ddnm import ddnm
+from minidiff.restoration.ddrm import restore as ddrm_restore
+from minidiff.restoration.operators import measure
 from minidiff.train.autoencoder import psnr
 from minidiff.weights.store import TINY
 
@@ -134,10 +138,31 @@ def draw_sige(pipe) -> None:
     for tile in (1, 2, 4):
         r = compare(pipe, image, words, words, changed=changed, strength=.4, tile=tile, steps=25)
         pictures.append(r["sparse"][0])
-        titles.append(f"tile {tile}: {r['macs']:.0%} of the multiply-adds, {psnr(r['sparse'], r['dense']).item():.1f} dB to dense")
+        like = psnr(r["sparse"], r["dense"]).item()
+        titles.append(f"tile {tile}: {r['macs']:.0%} of the multiply-adds, {like:.1f} dB to dense")
     cells = torch.nn.functional.interpolate(r["mask"], image.shape[-2:])[0] * 2 - 1
     grid([*pictures, r["dense"][0], cells.expand(3, -1, -1)], [*titles, "dense", "what is computed"], 4, HERE / "sige.png",
          side=180)
+
+
+def draw_restoration(pipe) -> None:
+    """What was lost, and what two methods make of it, nothing told: tiny-pixel, one scene; likeness to the original."""
+    pipe, image = minidiff.load("tiny-pixel"), shapes.render(SCENE, 32)
+    mask = half_holes([SCENE], 32)
+    pictures, titles = [], []
+    for task, sigma in (("sr4", 0.), ("grey", 0.), ("blur", 0.), ("inpaint", 0.), ("sr2", .2)):
+        given = dict(task=task, mask=mask if task == "inpaint" else None, sigma_y=sigma, seed=3)
+        op, y = measure(pipe, image, **given)
+        seen, by_ddrm = ddrm_restore(pipe, image, **given)
+        rows = {f"{task}{', noise ' + str(sigma) if sigma else ''}": seen, "DDRM, 20 steps": by_ddrm}
+        if sigma:
+            told = {"DDNM, noise not told": 0., "DDNM+": sigma}
+            rows |= {name: ddnm(pipe, y, op, sigma_y=value, seed=3)[0] for name, value in told.items()}
+        else:
+            rows |= {f"DDNM, walked {n}x": ddnm(pipe, y, op, repeats=n, seed=3)[0] for n in (1, 3)}
+        pictures += [image[0], *rows.values()]
+        titles += ["original", *(f"{k}: {psnr(x[None].clamp(-1, 1), image).item():.1f} dB" for k, x in rows.items())]
+    grid(pictures, titles, 5, HERE / "restoration.png", side=128)
 
 
 def draw_learning(pipe) -> None:
