@@ -30,6 +30,11 @@ class Sheet:
 
 
 SHEETS = {"sdedit": Sheet("recolour", "strength", (.2, .4, .6, .8, 1.)),
+          "asyrp": Sheet("background", "strength", (0., .5, 1., 2.), {"learn": 10, "steps": 20}, rows=2),
+          "boundary": Sheet("background", "distance", (0., 1., 2., 4.), {"steps": 20, "mix": .6}, rows=2),
+          "zecon": Sheet("background", "style", (0., 1., 2., 4.), rows=2),
+          "anagram": Sheet("move", "view", ("rotate180", "mirror", "flip", "jigsaw"),
+                           {"other": "a blue circle on a white background", "steps": 25}, rows=2),
           "prompt-to-prompt": Sheet("recolour", "self_", (0., .2, .4, .6, .8), {"cross": .4}),
           "null-text": Sheet("recolour", "inner", (0, 1, 3, 10), {"steps": 25, "scale": 7.5}, rows=2),
           "negative-prompt": Sheet("recolour", "scale", (1., 2., 3., 5., 7.5), {"steps": 25}),

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 import minidiff
+from minidiff.core.denoise import sample
 from minidiff.core.taps import tap
 from minidiff.editing import boundary_diffusion as module
 from minidiff.editing.boundary_diffusion import H, Plane, boundaries, boundary, linear_svm, mixing_step, plane, states
-from minidiff.inversion.ddim import invert, replay
+from minidiff.inversion.ddim import invert
 
 A, B = "a red circle on a blue background", "a green circle on a blue background"
 
@@ -35,8 +36,8 @@ def planes(pipe):
 # ---- the machine ----
 
 def test_two_points_have_the_wall_halfway_between():
-    w, b = linear_svm(np.array([[-2., 0.], [2., 0.]]), np.array([-1., 1.]), C=100.)
-    assert np.abs(w - [.5, 0]).max() < 1e-6 and abs(b) < 1e-6                             # the margin is 1 / |w| = 2
+    w, b = linear_svm(np.array([[-2., 0.], [2., 0.]]), np.array([-1., 1.]))
+    assert np.abs(w - [.5, 0]).max() < 1e-5 and abs(b) < 1e-5                             # the margin is 1 / |w| = 2
 
 
 @pytest.mark.parametrize("n, d", [(40, 3), (20, 200)])
@@ -141,9 +142,7 @@ def test_each_space_is_pushed_to_its_own_distance(pipe, image, planes, monkeypat
 
 def test_same_prompts_rebuild_the_picture(pipe, image):
     out = boundary(pipe, image, A, A, steps=4)
-    assert (out - replay(pipe, invert(pipe, image, steps=4)[-1], steps=4)).abs().max() < .2     # the same road, half of it
     x = invert(pipe, image, steps=4)[2]
-    from minidiff.core.denoise import sample
     exact = sample(pipe.eps, pipe.schedule, x, [500, 250, 0], pipe.null(2))
     assert (out - pipe.decode(exact)).abs().max() < 1e-5
 
