@@ -33,7 +33,7 @@ from minidiff.core.pipe import Pipe
 from minidiff.core.process import ddim_step
 from minidiff.core.taps import tap
 from minidiff.editing.asyrp import H, bottleneck, check_bottleneck, drawn
-from minidiff.inversion.ddim import ddim_invert
+from minidiff.inversion.ddim import invert_step
 
 SHARES = (.3, .4, .5, .6, .7, .8, .9)                                     # mixing steps that the search tries
 
@@ -100,9 +100,12 @@ def plane(before: Tensor, after: Tensor) -> Plane:
 @torch.no_grad()
 def states(pipe: Pipe, z: Tensor, cond: Cond, ts: list[int], steps: int) -> dict[int, tuple[Tensor, Tensor]]:
     """{t: (z_t, h_t)} of latents z (n c h w) inverted to the times ts, which are on the grid of `steps` steps."""
-    grid = pipe.schedule.timesteps(steps, spacing="trailing")[::-1]
-    xs = dict(zip(grid, ddim_invert(pipe.eps, pipe.schedule, z, cond, steps=steps)))
-    return {t: (xs[t], bottleneck(pipe, xs[t], t, cond)) for t in ts}
+    found, grid = {}, pipe.schedule.timesteps(steps, spacing="trailing")[::-1]
+    for s, t in moves([t for t in grid if t <= max(ts)]):
+        z = invert_step(pipe.eps, pipe.schedule, z, s, t, cond)
+        if t in ts:
+            found[t] = z, bottleneck(pipe, z, t, cond)
+    return found
 
 
 Planes = dict[int, tuple[Plane, Plane]]                                   # {t: (in z, in h)}

@@ -1,13 +1,14 @@
 """Does one push across a flat wall change what it should, and only that?"""
-from dataclasses import replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from minidiff.core.denoise import noise
 from minidiff.core.pipe import Pipe
 from minidiff.data import shapes
-from minidiff.editing.boundary_diffusion import Planes, boundaries, boundary
+from minidiff.editing.boundary_diffusion import Plane, Planes, boundaries, boundary
 from minidiff.evaluate.oracle import ATTRIBUTES, oracle
 from minidiff.evaluate.prove import Row, draw
 
@@ -45,7 +46,15 @@ def _pairs(scenes: list[shapes.Scene]) -> list[tuple[shapes.Scene, shapes.Scene]
     return [(shapes.edit(s, WHAT, OLD), shapes.edit(s, WHAT, NEW)) for s in scenes]
 
 
-def _turned(wall, seed: int):
-    """The plane with a random normal, whose push of a picture on the wall is as long."""
+@dataclass(frozen=True)
+class _Sideways(Plane):
+    """A wall whose pushes are as long as ever, but along a random axis."""
+    along: Tensor | None = None
+
+    def push(self, v: Tensor, d: Tensor | float) -> Tensor:
+        return v + (d - self.distance(v))[:, None, None, None] * self.along
+
+
+def _turned(wall: Plane, seed: int) -> _Sideways:
     a = noise((1, *wall.normal.shape), seed)[0].to(wall.normal)
-    return replace(wall, normal=a / torch.linalg.vector_norm(a), offset=0.)
+    return _Sideways(wall.normal, wall.offset, wall.depth, wall.accuracy, a / torch.linalg.vector_norm(a))
