@@ -36,7 +36,7 @@ from minidiff.restoration.operators import LinearOp, Task, finish, measure
 
 @torch.no_grad()
 def ddnm(pipe: Pipe, y: Tensor, operator: LinearOp, prompt: str = "", *, sigma_y: float = 0., eta: float = .85,
-         length: int = 5, repeats: int = 1, steps: int = 50, scale: float = 1., seed: int = 0,
+         length: int = 5, repeats: int = 3, steps: int = 25, scale: float = 1., seed: int = 0,
          progress: bool = False) -> Tensor:
     """Pictures or latents x (b c H W) with A x = y, as the model would draw them; `operator` is A.
 
@@ -75,7 +75,7 @@ def trust(operator: LinearOp, sigma_y: float, a: float, fresh: float, like: Tens
 
 
 def restore(pipe: Pipe, image: Tensor, prompt: str = "", *, task: Task, mask: Tensor | None = None, degraded: bool = False,
-            sigma_y: float = 0., eta: float = .85, length: int = 5, repeats: int = 1, steps: int = 50, scale: float = 1.,
+            sigma_y: float = 0., eta: float = .85, length: int = 5, repeats: int = 3, steps: int = 25, scale: float = 1.,
             seed: int = 0, progress: bool = False) -> Tensor:
     """Degrade pictures (b 3 H W) by a task and restore them; rows [measured, restored] (2b 3 H W).
 

@@ -149,3 +149,25 @@ def test_bad_arguments_are_refused(pixel, bad, complaint):
 def test_another_size_is_refused(pixel):
     with pytest.raises(ValueError, match="32 x 32"):
         restore(pixel, pictures(1, 64), task="sr4")
+
+
+@pytest.mark.parametrize("name", ["ddnm", "ddrm", "repaint"])
+def test_from_the_command_line(tmp_path, monkeypatch, pixel, capsys, name):
+    from minidiff import __main__ as app
+    from minidiff.io import read_image, write_image
+    from minidiff.weights import store
+    monkeypatch.setattr(store, "load", lambda *a, **k: pixel)
+    monkeypatch.chdir(tmp_path)
+    write_image(pictures(1, 64)[0], "x.png")
+    write_image(window()[0].expand(3, -1, -1) * 2 - 1, "hole.png")
+    run = lambda line: app.main(["edit", name, *line.split(), "--model", "tiny-pixel", "--steps", "2"])  # noqa: E731
+    if name != "repaint":
+        assert run("--image x.png --task sr4 --resize --sheet sheet.png --out out.png") == 0
+        assert read_image("out.png").shape == (1, 3, 32, 32) and read_image("sheet.png").shape[3] > 300
+        assert run("--image x.png --task sr4") == 2 and "allow a resize" in capsys.readouterr().err
+        assert run("--image x.png --resize --task rain") == 2 and run("--image x.png --resize --task inpaint") == 2
+        assert "needs a mask" in capsys.readouterr().err
+    task = "" if name == "repaint" else "--task inpaint"
+    assert run(f"--image x.png --resize --mask hole.png {task} --out filled.png") == 0
+    filled, x = read_image("filled.png"), read_image("x.png", 32, resize=True)
+    assert ((filled - x) * (1 - window())).abs().max() < 1.01 / 127.5

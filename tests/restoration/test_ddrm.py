@@ -1,4 +1,5 @@
 """DDRM: each coefficient gets the right line, its noise adds up, and what was measured without noise comes back."""
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -60,6 +61,20 @@ def test_measuring_nothing_is_the_unconditional_sampler(exact):
         x0 = eps_to_x0(exact.schedule, x, eps, t).clamp(-1, 1)
         x = a * x0 + sigma * ((1 - eta ** 2) ** .5 * eps + eta * next(zs))
     assert (ddrm(exact, z, hole(torch.ones(1, 1, 32, 32)), steps=3, seed=3) - x).abs().max() < 1e-9
+
+
+def test_the_first_state_holds_the_measurement_at_the_scale_of_the_state():
+    """alpha_T ybar, and noise that adds up to sigma_T with that of y."""
+    latent, seen = minidiff.build("tiny", seed=0, dtype=torch.float64), []                # its alpha_T is .07, not 5e-5
+    spy = replace(latent)
+    spy.eps = lambda x, t, cond: (seen.append(x), latent.eps(x, t, cond))[1]
+    z = noise((1, 4, 16, 16), 9, dtype=torch.float64)
+    a, sigma = latent.schedule.at(latent.schedule.T)
+    for sigma_y in (0., .5):
+        seen.clear()
+        ddrm(spy, z, lossy(), sigma_y=sigma_y, steps=2, seed=3)
+        n = noise(z.shape, 3, dtype=torch.float64)
+        assert (seen[0] - a * z - (sigma ** 2 - (a * sigma_y) ** 2) ** .5 * n).abs().max() < 1e-12
 
 
 @pytest.mark.parametrize("name", OPS)
