@@ -1,0 +1,19 @@
+"""The exercises, by topic: each module of this folder holds a tuple `EXERCISES`."""
+from functools import cache
+from importlib import import_module
+
+from minidiff.learn.exercise import Exercise
+
+TOPICS = ()
+
+
+@cache
+def exercises() -> dict[str, Exercise]:
+    """All of them by name, in the order of a course. ValueError if two have the same name."""
+    found: dict[str, Exercise] = {}
+    for topic in TOPICS:
+        for e in import_module(f"{__name__}.{topic}").EXERCISES:
+            if e.name in found:
+                raise ValueError(f"two exercises are called {e.name}")
+            found[e.name] = e
+    return found
