@@ -12,7 +12,7 @@ and scatter the result into the map that was kept.
 
 Layers are exchanged for watched ones for the length of a block, and are themselves again afterwards.
 
-Try: a small and a large change; tile 1, 2, 4 (finer saves more multiplications, and more slowly); `compare`, which runs
+Try: a small and a large change; tile 1, 2, 4 (a finer one saves more multiplications, and copies more); `compare`, which
 both ways and counts.
 
 Weakness: the first run's statistics are not the second's, and what attention carries far is dropped outside D: this is an
@@ -160,7 +160,7 @@ def changed_mask(pipe: Pipe, image: Tensor, changed: Tensor, threshold: float = 
 
 
 @torch.no_grad()
-def compare(pipe: Pipe, image: Tensor, source: str, target: str, *, changed: Tensor, strength: float = .5, tile: int = 2,
+def compare(pipe: Pipe, image: Tensor, source: str, target: str, *, changed: Tensor, strength: float = .5, tile: int = 1,
             grow: int = 1, steps: int = 50, scale: float = 3., seed: int = 0, dense: bool = True) -> dict:
     """{"sparse", "dense" (b 3 H W), "mask", "macs": share of the dense run's, "seconds": (sparse, dense)}.
 
@@ -183,7 +183,7 @@ def compare(pipe: Pipe, image: Tensor, source: str, target: str, *, changed: Ten
     return out | {"mask": memory.mask, "macs": memory.macs / max(memory.dense, 1), "seconds": tuple(seconds)}
 
 
-def sige(pipe: Pipe, image: Tensor, source: str, target: str, *, changed: Tensor, strength: float = .5, tile: int = 2,
+def sige(pipe: Pipe, image: Tensor, source: str, target: str, *, changed: Tensor, strength: float = .5, tile: int = 1,
          grow: int = 1, steps: int = 50, scale: float = 3., seed: int = 0, progress: bool = False) -> Tensor:
     """SDEdit of `changed`, computed only where it differs from `image` (b 3 H W); returns (b 3 H W) in [-1, 1].
 
@@ -191,7 +191,7 @@ def sige(pipe: Pipe, image: Tensor, source: str, target: str, *, changed: Tensor
     source    the prompt that describes `image`: the first run, dense, which is kept
     target    the prompt that describes `changed`
     strength  share of the steps that is run again
-    tile      side of the tiles of outputs that are computed, in cells
+    tile      side of the tiles of outputs that are computed, in cells: 1 on 16 cells a side, 4 on 64
     grow      cells around the change that are computed, too
 
     ValueError: pictures of different shapes, a tile below 1, and whatever SDEdit refuses.

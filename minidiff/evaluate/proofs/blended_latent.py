@@ -45,9 +45,9 @@ def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
         out = blended_latent(pipe, image, prompt, mask=mask, seed=seed)
     nfe, few = cost.nfe / len(image), slice(0, 4)
     with Cost(pipe) as cost:
-        pulled = blended_diffusion(pipe, image[few], prompt[few], mask=mask[few], steps=40, runs=2, seed=seed)
+        pulled = blended_diffusion(pipe, image[few], prompt[few], mask=mask[few], seed=seed)
     unmasked = blended_latent(pipe, image, prompt, mask=torch.ones_like(mask), seed=seed)
-    seams = (seam(out, mask) / seam(truth, mask).clamp_min(1e-3)).mean().item()
+    seams = (seam(out, mask).sum() / seam(truth, mask).sum()).item()     # plain grounds have none
     open_ = masked_psnr(unmasked, image, 1 - mask).nanmean().item()
     return [Row("shape and colour drawn in the box", drawn(out, scenes), .8, drawn(image, scenes)),
             Row("outside the box: PSNR to the picture, dB", masked_psnr(out, image, 1 - mask).nanmean().item(), 50, open_),
