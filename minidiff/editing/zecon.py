@@ -9,15 +9,15 @@ Each place of the new picture must resemble the same place of the source more th
 
     L_nce   = - mean_p log( exp(q_p . k_p / tau) / sum_r exp(q_p . k_r / tau) )    q: new, k: source; unit vectors, places p
     L_style = crops of the picture move as the words do (CLIP's direction, `clip_loss` of diffusion_clip.py)
-    pull    = grad_x (L_style + content L_nce + mse |x0 - z|^2),    x_s <- x_s - style std pull / rms(grad_x L_style)
+    g       = grad_x (L_style + content L_nce + mse |x0 - z|^2),    x_s <- x_s - style std g / rms(g)
 
 The contrast forbids that places change places or blur into each other. It allows that all of them change alike: a style.
 
 Try: `content` 0, and watch what goes lost; `style` 0 (the picture comes back) to 3; one crop, which invites tricks.
 
 Weakness: balanced by loss values, as published (10000, 20000, 500, 5000, 100), weights mean something for one CLIP and one
-denoiser only. Here CLIP's gradient is brought to the size of the noise that the step would draw, picture by picture, and
-the other weights are relative to it. Of the paper's terms the one of VGG features and CLIP's plain distance to the target
+denoiser only. Here the whole gradient is brought to the size of the noise that the step would draw, picture by picture, and
+two weights against CLIP's loss remain. Of the paper's terms the one of VGG features and CLIP's plain distance to the target
 are left out: the first needs another network, the second also pulls at the content. And the tiny CLIP has seen whole
 scenes only, so crops are large.
 """
@@ -74,7 +74,7 @@ def zecon(pipe: Pipe, image: Tensor, source: str, target: str, *, strength: floa
     """Give pictures `image` (b 3 H W) in [-1, 1] the style that `target` has and `source` has not; returns (b 3 H W).
 
     strength  share of the steps that is run; 0 returns the autoencoder's copy
-    style     CLIP's pull in every step, in units of the noise that the step would draw; 0: none of the terms pulls
+    style     the pull in every step, in units of the noise that the step would draw; 0: none
     content   weight of the contrast between places, beside CLIP's loss of weight 1
     mse       weight of the squared distance of the latents
     crops_    random crops that CLIP judges in every step
@@ -111,20 +111,18 @@ def zecon(pipe: Pipe, image: Tensor, source: str, target: str, *, strength: floa
 
 
 def guidance(pipe, x, x0, z, image, model, way, content, mse, crops_, places, streams) -> Tensor:
-    """(b c h w): the gradient at x of all terms, in units of the rms of CLIP's."""
+    """(b c h w): the gradient at x of all terms, with a root mean square of 1 in each row."""
     picture = pipe.vae.decode(x0 / pipe.vae.scale) if pipe.vae else x0                    # not clamped: gradients go on
     now, then = crops([picture, image], crops_, streams)
     with torch.no_grad():
         before = model.embed_image(then)
-    looks = clip_loss(model, now, before, way.repeat_interleave(crops_, 0)).view(len(x), -1).mean(1)      # C17.3
-    pull, = torch.autograd.grad(looks.sum(), x, retain_graph=True)                        # a row's gradient is its own
-    size = pull.square().mean((1, 2, 3), keepdim=True).sqrt().clamp_min(1e-12)
+    loss = clip_loss(model, now, before, way.repeat_interleave(crops_, 0)).view(len(x), -1).mean(1)       # C17.3
     if content or mse:
         sizes = [(x.shape[2] >> i) * (x.shape[3] >> i) for i in range(len(tap_names(pipe.net, LEVELS)))]
         where = [p.to(x.device) for p in some_places(sizes, places, streams)]
         with torch.no_grad():
             keys = features(pipe, z, where)
         nce = sum(patch_nce(q, k) for q, k in zip(features(pipe, x0, where), keys)) / len(keys)
-        stay = content * nce + mse * (x0 - z).square().mean((1, 2, 3))
-        pull = pull + torch.autograd.grad(stay.sum(), x)[0]
-    return pull / size
+        loss = loss + content * nce + mse * (x0 - z).square().mean((1, 2, 3))
+    pull, = torch.autograd.grad(loss.sum(), x)                                            # a row's gradient is its own
+    return pull / pull.square().mean((1, 2, 3), keepdim=True).sqrt().clamp_min(1e-12)
