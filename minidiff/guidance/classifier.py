@@ -23,9 +23,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from minidiff.core.denoise import Denoise, noise, sample
+from minidiff.core.cond import Cond
+from minidiff.core.denoise import Denoise, moves, noise, noises
 from minidiff.core.pipe import Pipe
-from minidiff.core.process import q_sample
+from minidiff.core.process import ddim_step, q_sample
 from minidiff.core.schedule import Schedule
 
 Score = Callable[[Tensor, int | Tensor], Tensor]                       # (x_t, t) -> (b,), higher is better
@@ -63,12 +64,22 @@ def log_prob(classifier, wanted: list[dict[str, int]]) -> Score:
 
 
 @torch.no_grad()
-def classifier_guidance(pipe: Pipe, image: Tensor, target: str, *, strength: float = 1., steps: int = 50,
-                        scale: float = 3., seed: int = 0, progress: bool = False) -> Tensor:
+def ancestral(denoise: Denoise, sch: Schedule, x: Tensor, ts: list[int], cond: Cond, eta: float = 1., seed: int = 0,
+              progress: bool = False) -> Tensor:
+    """Carry x (b ..) along `ts` with fresh noise at every move; with little of it (eta to 0) early mistakes stay."""
+    for (t, s), n in zip(moves(ts, progress), noises(x, seed)):
+        x = ddim_step(sch, x, denoise(x, t, cond), t, s, eta, n)
+    return x
+
+
+@torch.no_grad()
+def classifier_guidance(pipe: Pipe, image: Tensor, target: str, *, strength: float = 1., eta: float = 1.,
+                        steps: int = 50, scale: float = 6., seed: int = 0, progress: bool = False) -> Tensor:
     """Pictures (b 3 H W) of the classes that `target` names, by a model that reads no prompt: null condition, classifier.
 
     target    classes of one object, such as "red star on a striped blue background", or a few of those words
     strength  1 starts from noise, of `image` (b 3 H W) only the size counts; below, it is noised that far and redrawn
+    eta       1 draws fresh noise at every move as in the paper's algorithm 1, 0 none as in its algorithm 2
     scale     weight of the classifier's gradient; 0 is unguided, 1 Bayes' rule
 
     ValueError: a model whose latents the shipped classifier cannot read, words it does not know, a strength outside 0..1.
@@ -85,4 +96,4 @@ def classifier_guidance(pipe: Pipe, image: Tensor, target: str, *, strength: flo
     n = noise(z.shape, seed, z.device, z.dtype)
     denoise = pull(pipe.eps, pipe.schedule, log_prob(noisy_classifier().to(z), wanted), scale)
     x = n if strength == 1 else q_sample(pipe.schedule, z, ts[0], n)
-    return pipe.decode(sample(denoise, pipe.schedule, x, ts, pipe.null(), progress=progress))
+    return pipe.decode(ancestral(denoise, pipe.schedule, x, ts, pipe.null(), eta, seed, progress))

@@ -47,12 +47,15 @@ class NoisyClassifier(nn.Module):
         self.times = nn.ModuleList([nn.Linear(time, o) for _, o, _ in sizes])
         self.final_layer = nn.Linear(2 * c, sum(map(len, HEADS.values())))
 
-    def forward(self, x: Tensor, t: int | Tensor) -> dict[str, Tensor]:
+    def features(self, x: Tensor, t: int | Tensor) -> Tensor:
+        """What is in x at time t, wherever it is: (b, 2c)."""
         temb = timestep_embedding(torch.as_tensor(t, device=x.device).expand(len(x)), self.time).to(x)
         for conv, norm, time in zip(self.convs, self.norms, self.times):
             x = F.silu(norm(conv(x)) + time(temb)[:, :, None, None])                       # b c h w
-        pooled = torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1)                        # b 2c
-        return dict(zip(HEADS, self.final_layer(pooled).split([len(v) for v in HEADS.values()], dim=1)))
+        return torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1)
+
+    def forward(self, x: Tensor, t: int | Tensor) -> dict[str, Tensor]:
+        return dict(zip(HEADS, self.final_layer(self.features(x, t)).split([len(v) for v in HEADS.values()], dim=1)))
 
 
 def labels(scenes: list[Scene]) -> Tensor:

@@ -42,6 +42,14 @@ def test_after_the_exchange_the_low_band_is_the_references_and_the_rest_is_kept(
     assert (out - x).abs().max() > .1 and (out - y).abs().max() > .1
 
 
+def test_the_exchange_is_the_projection_of_super_resolution():
+    """What DDNM does to clean estimates for the operator "mean of blocks", ILVR does to noisy states (card C21)."""
+    from minidiff.restoration.operators import superres
+    x, y = noise((2, 1, 3, 16, 16), dtype=torch.float64).unbind()
+    op = superres(4)
+    assert (refine(x, y, 4) - op.project(x, op.A(y))).abs().max() < 1e-12
+
+
 def test_factor_1_returns_the_reference(pipe, image):
     assert (ilvr(pipe, image, PROMPT, factor=1, steps=3) - pipe.decode(pipe.encode(image))).abs().max() < 1e-5
 
