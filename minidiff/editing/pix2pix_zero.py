@@ -33,15 +33,16 @@ from minidiff.guidance.cfg import cfg_batched
 # ---- the direction --------------------------------------------------------------------------------------------------
 
 def phrases(source: str, target: str) -> tuple[list[str], list[str]]:
-    """Sentences (before, after) for a direction: every phrase of the two prompts that holds all that differs.
+    """Sentences (before, after) for a direction: every beginning of the two prompts that holds all that differs.
 
-    "a red circle on a wall" and "a red square on a wall" give ("circle", "square"), ("red circle", "red square"), ...
+    "a red circle on a wall" and "a red star on a wall" give ("a red circle", "a red star"), ("a red circle on", ...), ...
+    Words keep their places, and a direction is taken token place by token place: cut at the front as well, the phrases
+    would spread the difference over places where the picture's own prompt has other words.
     """
     a, b = source.split(), target.split()
     head = next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
     tail = next((i for i, (x, y) in enumerate(zip(a[head:][::-1], b[head:][::-1])) if x != y), min(len(a), len(b)) - head)
-    cuts = [(i, j) for i in range(head + 1) for j in range(tail + 1)]
-    return tuple([" ".join(w[i:len(w) - j]) for i, j in cuts] for w in (a, b))
+    return tuple([" ".join(w[:len(w) - j]) for j in range(tail + 1)] for w in (a, b))
 
 
 def direction(pipe: Pipe, before: list[str], after: list[str]) -> Tensor:
@@ -113,7 +114,7 @@ def pix2pix_zero(pipe: Pipe, image: Tensor, source: str, target: str, *, before:
                  scale: float = 3., progress: bool = False) -> Tensor:
     """Pictures `image` (b 3 H W) in [-1, 1], described by `source`, moved along a direction of meaning: (b 3 H W).
 
-    before   sentences about what is there; default: the phrases of `source` and `target` in which they differ
+    before   sentences about what is there; default: the beginnings of `source` and `target` that differ
     after    sentences about what is wanted, as many or not
     hold     step size of the pull towards the source's cross-attention maps; 0 is off
     whiten   strength of the whitening of the inversion's noise; 0 is plain inversion, the authors' is 20

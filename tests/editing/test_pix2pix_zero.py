@@ -44,9 +44,9 @@ def unit(*shape):
 
 # ---- the direction ----
 
-def test_phrases_hold_the_difference_and_what_stands_around_it():
+def test_phrases_hold_the_difference_and_keep_the_places_of_words():
     before, after = phrases("a red circle here", "a red star here")
-    assert before == ["a red circle here", "a red circle", "red circle here", "red circle", "circle here", "circle"]
+    assert before == ["a red circle here", "a red circle"]
     assert after == [p.replace("circle", "star") for p in before]
 
 
