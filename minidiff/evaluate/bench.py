@@ -45,6 +45,22 @@ def call(pipe: Pipe, m: Method, its: list[Item], wrong: list[str], seed: int, op
     return out[-len(its):].detach().float().cpu(), cost
 
 
+def attempts(pipe: Pipe, m: Method, its: list[Item], wrong: list[str], seed: int,
+             options: dict) -> list[tuple[torch.Tensor, dict]]:
+    """(edit (1 3 64 64), what it cost) of each item. A method may refuse one (ValueError): then its edit is the source,
+    which scores 0, and the reason is kept. If it refuses several at once, each is asked alone."""
+    why = ""
+    try:
+        images, cost = call(pipe, m, its, wrong, seed, options)
+    except ValueError as e:
+        if len(its) > 1:
+            return [a for j in range(len(its)) for a in attempts(pipe, m, its[j:j + 1], wrong[j:j + 1], seed + j, options)]
+        images, cost, why = its[0].image, Cost(pipe), str(e) or "no reason given"
+    n = len(its)
+    paid = {"nfe": cost.nfe / n, "seconds": cost.seconds / n, "mb": cost.mb, "batch": n, "refused": why}
+    return [(image[None], paid) for image in images]
+
+
 def chunks(todo: list[int], batch: int) -> list[list[int]]:
     """Runs of consecutive numbers, at most `batch` long; 0 stays alone, for its time and memory are those of one edit."""
     out: list[list[int]] = []
@@ -101,12 +117,12 @@ def run(pipe: Pipe, name: str, out: Path, *, split: str, n: int, seeds: int = 1,
             have = {i: done[kind, i, k, split, cfg] for i in range(n) if (kind, i, k, split, cfg) in done}
             for some in chunks([i for i in range(n) if i not in have], knobs.sweep(name).batch):
                 mine = [its[i] for i in some]
-                images, cost = call(pipe, m, mine, [its[i + 1].target for i in some], SEEDS * k + some[0], how)
+                tried = attempts(pipe, m, mine, [its[i + 1].target for i in some], SEEDS * k + some[0], how)
+                images = torch.cat([image for image, _ in tried])
                 ceilings = pipe.decode(pipe.encode(torch.cat([i.answer for i in mine]))).float().cpu()
-                paid = {"nfe": cost.nfe / len(mine), "seconds": cost.seconds / len(mine), "mb": cost.mb, "batch": len(mine)}
-                facts = common | {"kind": kind, "k": k, "cfg": cfg, "options": how} | paid
-                new = [facts | {"i": i, "objects": len(item.scene.objects)} | scores
-                       for i, item, scores in zip(some, mine, grade(images, mine, ceilings))]
+                facts = common | {"kind": kind, "k": k, "cfg": cfg, "options": how}
+                new = [facts | {"i": i, "objects": len(item.scene.objects)} | paid | scores
+                       for i, item, (_, paid), scores in zip(some, mine, tried, grade(images, mine, ceilings))]
                 have |= dict(zip(some, append(new, path)))
                 if some[0] == k == 0:
                     write_image(torch.nan_to_num(images[:1]), Path(out) / "pictures" / f"{name}.{kind}.png")

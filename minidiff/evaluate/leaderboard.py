@@ -54,10 +54,11 @@ def difference(a: list[dict], b: list[dict]) -> tuple[float, float, float]:
 
 def summary(rows: list[dict]) -> dict:
     """One method's line."""
-    first, alone = rows[0], [r["seconds"] for r in rows if r["batch"] == 1]
+    first, alone = rows[0], [r["seconds"] for r in rows if r["batch"] == 1 and not r.get("refused")]
     cfgs = sorted({r["cfg"] for r in rows})
     kinds = {k: [r for r in rows if r["kind"] == k] for k in KINDS}
     return {"method": first["method"], "inputs": first["inputs"], "fitted": first["fitted"], "rows": len(rows),
+            "refused": sum(bool(r.get("refused")) for r in rows),
             "cfg": cfgs[0] if len(cfgs) == 1 else sha256("".join(cfgs).encode()).hexdigest()[:8],
             **{k: mean(r[k] for r in rows) for k in MEANS}, "seconds": mean(alone or [r["seconds"] for r in rows]),
             "T_ci": interval(rows, "T")[1:], "score_ci": interval(rows)[1:],
@@ -134,12 +135,17 @@ def ci(v, digits: int = 3) -> str:
     return f"{num(v[0], digits)} to {num(v[1], digits)}"
 
 
+def note(s: dict) -> str:
+    said = ["not fitted"] * (not s["fitted"]) + [f"refused {s['refused']} of {s['rows']}"] * (s["refused"] > 0)
+    return f" ({', '.join(said)})" if said else ""
+
+
 def main_table(lines: list[dict]) -> str:
     pc = lambda v: num(None if v is None else 100 * v, 0)  # noqa: E731
     head = ["method", "inputs", "T % (95%)", "K %", "B dB (VAE)", "C dB (VAE)", "P", "D x1e3", "Q1", "Q2", "EditScore",
             "95%", "disagree %", "evals", "s/edit", "MB", "cfg"]
     return table(head, [[
-        s["method"] + ("" if s["fitted"] else " (not fitted)"), s["inputs"] or "-",
+        s["method"] + note(s), s["inputs"] or "-",
         f"{pc(s['T'])} ({ci([100 * v for v in s['T_ci']], 0)})", pc(s["K"]), f"{num(s['B'], 1)} ({num(s['B_vae'], 1)})",
         f"{num(s['C'], 1)} ({num(s['C_vae'], 1)})", num(s["P"], 3), num(1e3 * s["D"], 1), num(s["Q1"]), num(s["Q2"]),
         f"**{num(s['score'], 3)}**", ci(s["score_ci"]), pc(s["disagree"]), num(s["nfe"], 0), num(s["seconds"]),

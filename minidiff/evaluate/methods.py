@@ -40,8 +40,10 @@ def technique(name: str):
 
 
 def lacks(fn) -> list[str]:
-    """What a function needs and no item knows."""
-    return [k for k, p in inspect.signature(fn).parameters.items() if p.default is p.empty and k not in KNOWN]
+    """What a function needs and no item knows; a technique that takes no picture lacks something to edit."""
+    asked = inspect.signature(fn).parameters
+    blind = ["a picture to edit"] * ("image" not in asked and fn not in CONTROLS.values())
+    return [k for k, p in asked.items() if p.default is p.empty and k not in KNOWN] + blind
 
 
 def method(name: str) -> Method:
@@ -52,7 +54,8 @@ def method(name: str) -> Method:
         raise ValueError(f"no method called {plain!r}; there are: {', '.join([*CONTROLS, *EDITS])}")
     fn = CONTROLS[plain] if plain in CONTROLS else technique(plain)
     if missing := lacks(fn):
-        raise ValueError(f"{plain} asks for {', '.join(missing)}, which no item of this bench holds")
+        raise ValueError(f"{plain} cannot be asked here: it needs {', '.join(missing)}; the bench gives image, source, "
+                         "target or prompt, mask, seed")
     m, asked = Method(name, fn, base != plain), inspect.signature(fn).parameters
     if m.masked and "mask" not in asked:
         raise ValueError(f"{plain} takes no mask; leave +mask out")

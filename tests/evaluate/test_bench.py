@@ -139,7 +139,7 @@ def test_the_mask_is_empty_only_where_nothing_changes():
 
 def test_analysis_by_synthesis_reads_clean_renders_without_being_told():
     rng = np.random.default_rng(11)
-    ss = [shapes.scene(rng, objects=1 + i % 2) for i in range(12)]
+    ss = [shapes.scene(rng, objects=1 + i % 2) for i in range(60)]
     ss.append(replace(ss[0], objects=(), position="center"))
     found = see(shapes.render(ss))
     for s, f in zip(ss, found):
@@ -164,7 +164,8 @@ def test_inputs_are_read_off_the_signature():
 
 
 @pytest.mark.parametrize("name, told", [("sdxl", "no method called"), ("instruct-pix2pix", "instruction"),
-                                        ("copy+mask", "takes no mask"), ("sdedit@strenght=.5", "no option strenght")])
+                                        ("copy+mask", "takes no mask"), ("sdedit@strenght=.5", "no option strenght"),
+                                        ("ddnm", "task")])
 def test_methods_that_cannot_run_are_refused_with_the_reason(name, told):
     with pytest.raises(ValueError, match=told):
         methods.method(name)
@@ -325,6 +326,19 @@ def test_controls_come_in_the_expected_order_and_a_second_run_adds_nothing(tmp_p
     sizes = {p.name: p.stat().st_size for p in tmp_path.glob("*.jsonl")}
     again = bench.bench(pipe, **how)
     assert sizes == {p.name: p.stat().st_size for p in tmp_path.glob("*.jsonl")} and again["methods"] == facts["methods"]
+
+
+def test_a_refusal_is_the_source_and_told():
+    def picky(pipe, image, target):
+        if isinstance(target, list) or "circle" in target:
+            raise ValueError("no circles")
+        return -image
+    its = items("dev", 4, ("recolour",))
+    tried = bench.attempts(minidiff.build("tiny"), methods.Method("picky", picky, False), its, [""] * 4, 0, {})
+    for item, (image, paid) in zip(its, tried):
+        assert paid["refused"] == ("no circles" if "circle" in item.target else "")
+        assert torch.equal(image, item.image if paid["refused"] else -item.image)
+    assert leaderboard.note({"fitted": False, "refused": 2, "rows": 4}) == " (not fitted, refused 2 of 4)"
 
 
 @pytest.mark.weights
