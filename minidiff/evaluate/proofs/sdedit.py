@@ -1,12 +1,14 @@
 """Does a crude painting become a picture, and stay where it was?"""
+import numpy as np
 import torch
 from torch import Tensor
 
 from minidiff.core.pipe import Pipe
 from minidiff.data import shapes
 from minidiff.editing.sdedit import sdedit, strokes
+from minidiff.evaluate.metrics import masked_psnr
 from minidiff.evaluate.oracle import SHORT, oracle
-from minidiff.evaluate.prove import Row, draw, object_region, rank_correlation
+from minidiff.evaluate.prove import Row, draw, object_region, rank_correlation, recoloured
 from minidiff.train.autoencoder import psnr
 
 
@@ -25,6 +27,26 @@ def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
             Row("strength against attributes right: rank correlation", rank_correlation(strengths, real), .9, real[0]),
             Row("at the best strength: attributes right, of text-to-image's", best[0] / base, .9, real[0]),
             Row("at the same strength: overlap with the painted object's place (IoU)", best[1], .7, _layout(fresh, scenes))]
+
+
+def prove_masked(pipe: Pipe, n: int, seed: int, strength: float = .9) -> list[Row]:
+    """One object recoloured, the mask around it alone, against the same edit without a mask."""
+    rng, scenes, judge = np.random.default_rng(seed), draw(n, seed), oracle()
+    wanted = [recoloured(s, rng) for s in scenes]
+    image, prompts = shapes.render(scenes), [shapes.short_caption(e) for e in wanted]
+    mask = torch.cat([shapes.edit_mask(a, b) for a, b in zip(scenes, wanted)])
+    ours, bare = (sdedit(pipe, image, prompts, strength=strength, steps=25, seed=seed, mask=m) for m in (mask, None))
+    (a, b, before) = (judge.judge(x, wanted) for x in (ours, bare, image))
+    share = lambda v, what: v[what].float().mean().item()  # noqa: E731
+    same = lambda x: (x == image).all(1, keepdim=True)[mask == 0].float().mean().item()  # noqa: E731
+    return [Row("outside the mask: pixels that are the source's to the last bit", same(ours), 1., same(bare)),
+            Row("outside the mask, dB: gain over the edit without a mask",
+                masked_psnr(ours, image, 1 - mask).mean().item() - masked_psnr(bare, image, 1 - mask).mean().item(), 6.,
+                masked_psnr(bare, image, 1 - mask).mean().item()),
+            Row("inside: colour right", share(a, "color"), .9, share(before, "color")),
+            Row("inside: shape still right", share(a, "shape"), .9, share(b, "shape")),
+            Row("position and background kept", share(a, "position") * share(a, "background"), .95,
+                share(b, "position") * share(b, "background"))]
 
 
 def _layout(images: Tensor, scenes: list[shapes.Scene]) -> float:
