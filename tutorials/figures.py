@@ -128,15 +128,16 @@ def draw_magicmix(pipe) -> None:
 
 
 def draw_sige(pipe) -> None:
-    """A repainted corner: what is computed, and how far that is from computing everything."""
+    """A repainted object: what is computed, and how far that is from computing everything."""
     from minidiff.editing.sige import compare
-    image = shapes.render(SCENE)
-    changed = image.clone()
-    changed[..., 6:20, 44:58] = torch.tensor([-.7, .3, -.5]).view(3, 1, 1)
-    pictures, titles = [image[0], changed[0]], ["before", "a square is painted on it"]
-    words = shapes.short_caption(SCENE)
+    scene = Scene((Obj("star", "purple", "medium"), Obj("square", "green", "small", 0., 1., .1)), "left", "white", "dotted",
+                  (3., 5.))
+    after = shapes.edit(scene, "color", "orange", index=1)
+    image, changed = shapes.render(scene), shapes.render(after)
+    pictures, titles = [image[0], changed[0]], ["before", "the square is painted over"]
+    source, target = shapes.short_caption(scene), shapes.short_caption(after)
     for tile in (1, 2, 4):
-        r = compare(pipe, image, words, words, changed=changed, strength=.4, tile=tile, steps=25)
+        r = compare(pipe, image, source, target, changed=changed, tile=tile, steps=25)
         pictures.append(r["sparse"][0])
         like = psnr(r["sparse"], r["dense"]).item()
         titles.append(f"tile {tile}: {r['macs']:.0%} of the multiply-adds, {like:.1f} dB to dense")
