@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from minidiff.core.cond import Cond
 from minidiff.core.denoise import moves
 from minidiff.core.pipe import Pipe
 from minidiff.core.process import ddim_step
@@ -80,6 +81,11 @@ def token_map(tokenizer, source: str, target: str, kind: str) -> tuple[Tensor, T
     return M, (M.sum(0) > 0).float()
 
 
+def kind_of(tokenizer, source: str, target: str) -> str:
+    """"replace" for prompts of equally many words, else "refine"."""
+    return "replace" if len(tokenizer.words_of(source)) == len(tokenizer.words_of(target)) else "refine"
+
+
 def positions(tokenizer, prompt: str, word: str) -> list[int]:
     """Token positions of a word of the prompt; ValueError names the words there are."""
     spans = tokenizer.token_spans(prompt)
@@ -108,18 +114,19 @@ class Maps:
 
 
 def edit_cross(M: Tensor, alpha: Tensor, on: Tensor, weight: Tensor):
-    """fn for a cross-attention tap, rows [source, edit]: the box of the module docstring. `on` (m,): a_i of this step."""
+    """fn for a cross-attention tap, rows [sources, edits]: the box of the module docstring. M (.. n n), the others (.. n),
+    with .. to fit (b h); `on`: a_i of this step."""
     def fn(probs, name):
-        source, edit = probs                                                              # h n m each
+        source, edit = probs.chunk(2)                                                     # b h n m each
         mixed = alpha * (source @ M) + (1 - alpha) * edit                                 # card C07.1, C07.2
-        return torch.stack([source, (on * mixed + (1 - on) * edit) * weight])             # C07.3; rows not renormalised
+        return torch.cat([source, (on * mixed + (1 - on) * edit) * weight])               # C07.3; rows not renormalised
     return fn
 
 
 def edit_self(limit: int):
     """fn for a self-attention tap: the source's map in both rows, for maps of at most limit x limit pixels."""
     def fn(probs, name):
-        return probs[:1].expand(2, -1, -1, -1) if probs.shape[-2] <= limit ** 2 else None  # C07.4
+        return probs.chunk(2)[0].repeat(2, 1, 1, 1) if probs.shape[-2] <= limit ** 2 else None   # C07.4
     return fn
 
 
@@ -138,14 +145,14 @@ def prompt_to_prompt(pipe: Pipe, source: str, target: str, *, kind: str | None =
                      blend_from: float = .2, image: Tensor | None = None, inverted: Inverted | None = None,
                      self_side: int | None = None, steps: int = 50, scale: float = 5., seed: int = 0,
                      progress: bool = False) -> Tensor:
-    """Pictures (2 3 H W): the source and its edit.
+    """Pictures (2 3 H W): the source and its edit. Of two lists of b prompts: (2b 3 H W), all sources, then all edits.
 
     kind        "replace", "refine", or None: replace if the prompts have equally many words
     cross       share of the steps in which cross-attention is the source's; None: measured (`auto_cross`)
     self_       the same for self-attention (1 suits recolouring; to change a shape give the edit more freedom, .2)
     weights     {target word: factor}, to say a word louder or softer
     blend       (word of source, word of target): edit only where these are, after `blend_from` of the steps
-    image       (1 3 H W) a given picture: inverted first (scale 1), and the source row follows its inversion exactly
+    image       (b 3 H W) given pictures: inverted first (scale 1), and the source rows follow their inversion exactly
     inverted    the same, inverted before: by any of null-text, negative-prompt, direct inversion, in `steps` steps
     self_side   largest self-attention map that is shared, in pixels a side (default: a quarter of the latent, at least 16)
     """
@@ -155,33 +162,42 @@ def prompt_to_prompt(pipe: Pipe, source: str, target: str, *, kind: str | None =
     tok, sch, ts = pipe.tokenizer, pipe.schedule, pipe.schedule.timesteps(steps, spacing="trailing")
     if tok is None:
         raise ValueError(f"{pipe.name or 'this model'} reads no text: prompt-to-prompt needs a text-to-image model")
-    kind = kind or ("replace" if len(tok.words_of(source)) == len(tok.words_of(target)) else "refine")
-    M, alpha = (v.to(pipe.device, pipe.dtype) for v in token_map(tok, source, target, kind))
+    sources, targets = ([p] if isinstance(p, str) else list(p) for p in (source, target))
+    if len(sources) != len(targets):
+        raise ValueError(f"{len(sources)} source prompts and {len(targets)} targets: expected a pair for each picture")
+    M, alpha = zip(*[token_map(tok, a, b, kind or kind_of(tok, a, b)) for a, b in zip(sources, targets)])
+    M = torch.stack(M)[:, None].to(pipe.device, pipe.dtype)                               # b 1 tokens tokens
+    alpha = torch.stack(alpha)[:, None, None].to(M)                                       # b 1 1 tokens
     weight = torch.ones_like(alpha)
     for word, factor in (weights or {}).items():
-        weight[positions(tok, target, word)] = factor
-    blend_words = blend and (positions(tok, source, blend[0]), positions(tok, target, blend[1]))
+        for row, b in zip(weight, targets):
+            row[..., positions(tok, b, word)] = factor
+    words = blend and [(positions(tok, a, blend[0]), positions(tok, b, blend[1])) for a, b in zip(sources, targets)]
     side = self_side or max(min(pipe.shape[1:]) // 4, 16)
     maps = Maps(max(min(pipe.shape[1:]) // 4, 8))
 
     if image is not None and inverted is None:
-        inverted = Inverted(invert(pipe, image, source, steps=steps), share=0.)           # direct inversion
+        inverted = Inverted(invert(pipe, image, sources, steps=steps), share=0.)          # direct inversion
     if inverted and len(inverted.states) != steps + 1:
         raise ValueError(f"steps={steps}, but the picture was inverted in {len(inverted.states) - 1}; give equal numbers")
-    x = (inverted.states[-1] if inverted else pipe.noise(1, seed)).expand(2, -1, -1, -1)  # rows: [source, edit]
-    cross = auto_cross(pipe, source, target, x[:1], steps=steps, scale=scale) if cross is None else cross
-    cond, null = pipe.embed([source, target]), pipe.null(2)
+    x = inverted.states[-1] if inverted else pipe.noise(len(sources), seed)
+    ends = torch.tensor([auto_cross(pipe, a, b, x[i:i + 1], steps=steps, scale=scale) if cross is None else cross
+                         for i, (a, b) in enumerate(zip(sources, targets))]).to(alpha)[:, None, None, None]
+    x, cond, null = torch.cat([x, x]), pipe.embed(sources + targets), pipe.null(2 * len(sources))   # rows: [sources, edits]
     for i, (t, s) in enumerate(moves(ts, progress)):
-        on = torch.full_like(alpha, float(i < cross * steps))                             # a_i
-        e_null = pipe.eps(x, t, inverted.nulls[i] if inverted and inverted.nulls else null)
+        on = (i < ends * steps).to(alpha)                                                 # a_i
+        away = Cond.cat([inverted.nulls[i].expand(len(x) // 2)] * 2) if inverted and inverted.nulls else null
+        e_null = pipe.eps(x, t, away)
         with tap(pipe.net, CROSS, edit_cross(M, alpha, on, weight)), tap(pipe.net, CROSS, maps.look), \
                 tap(pipe.net, SELF, edit_self(side if i < self_ * steps else 0)):
             e_cond = pipe.eps(x, t, cond)
         x = ddim_step(sch, x, e_null + scale * (e_cond - e_null), t, s)
         x = inverted.follow(x, i) if inverted else x                                      # the source row keeps its path
-        if blend_words and i >= blend_from * steps:
-            m = blend_mask(maps.read(), blend_words, x.shape[2:])
-            x = torch.cat([x[:1], x[:1] + m * (x[1:] - x[:1])])
+        if words and i >= blend_from * steps:
+            pairs = maps.read().unflatten(0, (2, -1))                                     # 2 b tokens s s
+            m = torch.cat([blend_mask(pairs[:, k], w, x.shape[2:]) for k, w in enumerate(words)])
+            before, after = x.chunk(2)
+            x = torch.cat([before, before + m * (after - before)])
     return pipe.decode(x)
 
 

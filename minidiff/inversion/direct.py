@@ -19,7 +19,6 @@ Try: the same prompt twice. With share=1 the edit is the autoencoder's copy; wit
 Weakness: an exact source row says nothing yet about the edit row; direct inversion leaves that to the shared attention.
 `share` carries the correction over. The tutorial has reconstruction, edit and cost of all of them in one table.
 """
-import torch
 from torch import Tensor
 
 from minidiff.core.pipe import Pipe
@@ -34,7 +33,7 @@ def edit_each(pipe: Pipe, inverted: Inverted, source: str | list[str], target: s
     if not len(sources) == len(targets) == b:
         raise ValueError(f"{b} picture(s) with {len(sources)} source and {len(targets)} target prompts: give one each, or "
                          "one for all")
-    return torch.cat([prompt_to_prompt(pipe, sources[i], targets[i], inverted=inverted[i], **knobs)[1:] for i in range(b)])
+    return prompt_to_prompt(pipe, sources, targets, inverted=inverted, **knobs)[b:]
 
 
 def negative_prompt(pipe: Pipe, image: Tensor, source: str, target: str, *, cross: float = .8, self_: float = .8,

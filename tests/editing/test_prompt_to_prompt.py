@@ -165,7 +165,7 @@ def test_what_an_inversion_hands_over_is_used_step_by_step(pipe):
     spy = replace(pipe)
     spy.eps = lambda x, t, cond: asked.append((x, cond)) or eps(x, t, cond)
     out = prompt_to_prompt(spy, A, B, inverted=Inverted(states, nulls, share=1.), steps=3)
-    assert all(asked[2 * i][1] is nulls[i] for i in range(3))                      # one null for both rows, by its step
+    assert all(torch.equal(row, nulls[i].text[0]) for i in range(3) for row in asked[2 * i][1].text)     # by its step
     assert all(torch.equal(asked[2 * i][0][:1], states[-1 - i]) for i in range(3))
     assert (out[:1] - pipe.decode(states[0])).abs().max() < 1e-5
 
@@ -226,3 +226,17 @@ def test_a_threshold_that_is_not_given_is_measured(pipe):
     image = prompt_to_prompt(pipe, A, B, cross=None, steps=2)
     cross = auto_cross(pipe, A, B, pipe.noise(1), steps=2)
     assert torch.equal(image, prompt_to_prompt(pipe, A, B, cross=cross, steps=2))
+
+
+def test_a_list_of_pairs_is_edited_as_each_pair_alone(pipe):
+    sources, targets = [A, LONG], [B, "a red circle on a dotted yellow background"]
+    both = prompt_to_prompt(pipe, sources, targets, steps=3, seed=5, weights={"circle": 2.}, blend=("circle", "circle"))
+    for i in range(2):
+        alone = prompt_to_prompt(pipe, sources[i], targets[i], steps=3, seed=5 + i, weights={"circle": 2.},
+                                 blend=("circle", "circle"))
+        assert (both[i::2] - alone).abs().max() < 1e-3
+
+
+def test_lists_of_unequal_length_are_refused(pipe):
+    with pytest.raises(ValueError, match="a pair for each"):
+        prompt_to_prompt(pipe, [A, A], [B], steps=2)

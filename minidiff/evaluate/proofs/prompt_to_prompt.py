@@ -9,18 +9,21 @@ from minidiff.evaluate.metrics import masked_psnr
 from minidiff.evaluate.oracle import ATTRIBUTES, compare, oracle
 from minidiff.evaluate.prove import Row, draw, object_region, recoloured
 
+BATCH = 12
+
 
 def prove(pipe: Pipe, n: int, seed: int, *, scale: float = 5., **knobs) -> list[Row]:
     """Recolouring of the model's own pictures, on captions that leave out position, size and texture."""
     rng, scenes, judge = np.random.default_rng(seed), draw(n, seed), oracle()
     edited = [recoloured(s, rng) for s in scenes]
-    ours, again, source = [], [], []
-    for i, (s, e) in enumerate(zip(scenes, edited)):
-        a, b = shapes.short_caption(s), shapes.short_caption(e)
-        pair = prompt_to_prompt(pipe, a, b, seed=seed + i, scale=scale, **knobs)
+    prompts = [[shapes.short_caption(s) for s in which] for which in (scenes, edited)]
+    source, ours, again = [], [], []
+    for i in range(0, n, BATCH):
+        a, b = (p[i:i + BATCH] for p in prompts)
+        pair = prompt_to_prompt(pipe, a, b, seed=seed + i, scale=scale, **knobs).chunk(2)
         source, ours = [*source, pair[0]], [*ours, pair[1]]
-        again.append(pipe.generate(b, seed=seed + i, scale=scale)[0])
-    source, ours, again = (torch.stack(v) for v in (source, ours, again))
+        again.append(pipe.generate(b, seed=seed + i, scale=scale))
+    source, ours, again = (torch.cat(v) for v in (source, ours, again))
     keep = torch.stack([1 - object_region(x, s.objects[0].color) for x, s in zip(source, scenes)])
     def score(x):
         rows = [(compare(r, e), r, r0) for r, e, r0 in zip(judge.read(x), edited, judge.read(source))]
