@@ -70,13 +70,13 @@ def object_mask(maps: Tensor, tokens: list[list[int]], threshold: float) -> Tens
 
 
 @torch.no_grad()
-def masactrl(pipe: Pipe, image: Tensor | None, source: str, target: str, *, start: float = .1, layer: float = .6,
+def masactrl(pipe: Pipe, image: Tensor | None, source: str, target: str, *, start: float = .1, layer: float = .625,
              both: bool = False, words: tuple[str, str] | None = None, threshold: float = .3, steps: int = 50,
              scale: float = 3., seed: int = 0, progress: bool = False) -> Tensor:
     """Pictures `image` (b 3 H W) in [-1, 1], described by `source`, with the layout of `target`: (b 3 H W).
 
     start      share of the steps that the edit goes alone, before it looks at the source (the paper's S)
-    layer      share of the self-attention layers, first ones first, that never do (its L; .625 is Stable Diffusion's 10)
+    layer      share of the self-attention layers, first ones first, that never do (its L: 10 of Stable Diffusion's 16)
     both       the unconditional row looks at the source, too, as the authors have it
     words      a word of `source` and one of `target`: object looks at object and ground at ground, by their maps
     threshold  where a map, stretched to 0..1, counts as object
