@@ -29,10 +29,29 @@ class Sweep:
     curve: tuple[str, tuple] = ("", ())
 
 
-STRENGTHS = (.2, .3, .4, .5, .6, .7, .8, .9)
-SWEEPS = {"sdedit": Sweep({"strength": (.3, .4, .5, .6, .7, .8)}, True, 8, ("strength", STRENGTHS)),
-          "prompt-to-prompt": Sweep({"cross": (.4, .8), "self_": (0., .2, .4, .8)}, True),
-          "inpaint": Sweep({"strength": (.6, .8, 1.), "scale": (3., 5.)}, False, 8)}
+def strength(*values: float, batch: int = 1, **more: tuple) -> Sweep:
+    """A method whose `strength` says how much of the picture is forgotten: one value for each kind, and a curve."""
+    return Sweep({"strength": values} | more, True, batch, ("strength", (.2, .3, .4, .5, .6, .7, .8, .9)))
+
+
+SHARES = {"cross": (.4, .8), "self_": (.2, .5, .8)}                        # of the steps with the source's attention maps
+SWEEPS = {
+    "sdedit": strength(.3, .4, .5, .6, .7, .8, batch=8),
+    "edict": strength(.5, .65, .8, .95), "edit-friendly": strength(.5, .64, .8, .9), "zecon": strength(.5, .7, .9),
+    "diffedit": strength(.6, .8, 1., threshold=(.3, .5)), "blended-latent": strength(.75, .9, 1.),
+    "blended-diffusion": strength(.6, .75), "unitune": strength(.6, .8, .95),
+    "prompt-to-prompt": Sweep({"cross": (.2, .5, .8), "self_": (.2, .6, 1.)}, True),
+    "null-text": Sweep(SHARES, True), "negative-prompt": Sweep(SHARES, True), "direct-inversion": Sweep(SHARES, True),
+    "plug-and-play": Sweep({"features": (.4, .8), "attention": (.2, .5, .8)}, True),
+    "masactrl": Sweep({"start": (.1, .3), "layer": (.3, .6)}, True),
+    "pix2pix-zero": Sweep({"hold": (0., .05, .1, .2)}, True),
+    "magicmix": Sweep({"nu": (.5, .7, .9), "kmax": (.6, .9)}, True),
+    "ilvr": Sweep({"factor": (2, 4), "stop": (0., .3)}, True),
+    "delta-denoising": Sweep({"iterations": (50, 100, 200)}, True),
+    "asyrp": Sweep({"strength": (.5, 1., 2.)}, True), "boundary": Sweep({"distance": (1., 2., 4.)}, True),
+    "classifier-guidance": Sweep({"strength": (.5, 1., 2.)}, True),
+    "semantic-guidance": Sweep({"text": (300., 1000.)}, True), "ddib": Sweep({"scale": (1., 3.)}),
+    "inpaint": Sweep({"scale": (1., 3., 5.)}, batch=8), "repaint": Sweep({"scale": (1., 3.)})}
 BATCHED = ("copy", "vae-copy", "truth", "vae-truth", "resample", "inverted", "wrong-inpaint", "hacker")
 
 

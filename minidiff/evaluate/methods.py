@@ -43,7 +43,7 @@ def lacks(fn) -> list[str]:
     """What a function needs and no item knows; a technique that takes no picture lacks something to edit."""
     asked = inspect.signature(fn).parameters
     blind = ["a picture to edit"] * ("image" not in asked and fn not in CONTROLS.values())
-    return [k for k, p in asked.items() if p.default is p.empty and k not in KNOWN] + blind
+    return [k for k, p in asked.items() if p.default is p.empty and p.kind is not p.VAR_KEYWORD and k not in KNOWN] + blind
 
 
 def method(name: str) -> Method:
@@ -59,7 +59,7 @@ def method(name: str) -> Method:
     m, asked = Method(name, fn, base != plain), inspect.signature(fn).parameters
     if m.masked and "mask" not in asked:
         raise ValueError(f"{plain} takes no mask; leave +mask out")
-    for kind in KINDS:
+    for kind in KINDS if not any(p.kind is p.VAR_KEYWORD for p in asked.values()) else ():
         if wrong := knobs.chosen(name, kind).keys() - asked.keys():
             raise ValueError(f"{plain} has no option {', '.join(sorted(wrong))}; it has {', '.join(asked)}")
     return m

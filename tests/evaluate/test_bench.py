@@ -1,5 +1,6 @@
 """The bench keeps its word: the truth scores 1, a copy 0, order and area change nothing, and nobody sees the oracles."""
 import ast
+import inspect
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -194,6 +195,14 @@ def test_settings_come_from_the_file_by_kind_and_the_name_overrides_them(tmp_pat
     sdedit = methods.method("sdedit").fn
     prints = {knobs.digest("sdedit", "tiny", sdedit, o) for o in ({}, {"strength": .6}, {"strength": .5}, {"steps": 9})}
     assert len(prints) == 3                                                   # .6 is the default
+
+
+def test_everything_that_is_swept_is_an_option_and_few_enough_to_try():
+    for name, sweep in knobs.SWEEPS.items():
+        fn = methods.method(name).fn
+        asked = inspect.signature(fn).parameters
+        assert sweep.tries.keys() <= asked.keys() and 1 < len(knobs.combinations(name)) <= 9, name
+        assert not sweep.curve[0] or sweep.curve[0] in asked, name
 
 
 def test_shipped_knobs_are_of_methods_and_options_that_exist():
