@@ -16,13 +16,14 @@ x0_hat = (x_t - sigma_t eps_hat) / alpha_t, decoded: nothing is trained, and the
 
     grad_{x_t} F = (d x0_hat / d x_t)' grad F,    d x0_hat / d x_t about alpha_t / (alpha_t^2 + sigma_t^2)
 
-which is exact for data of unit variance; `through` differentiates the network instead, at three times the cost.
+which is exact for data of unit variance; `through` differentiates the network instead, at twice the cost.
 
 Try: one weight at a time; a picture for its `structure` and a prompt for its colours; `style` alone, which does not keep
 places; the shortcut without its alpha_t (1 / alpha_t), which throws the first steps out of the latents' range.
 
-Weakness: the tower's mistakes become the picture's, and a strong weight finds patterns that please it and nobody else.
-The weights below were set on pictures read by another network; each is shown against them in the proof.
+Weakness: the tower's mistakes become the picture's, and a strong weight finds patterns that please it and nobody else:
+words lead to colours here, and hardly to shapes. So another network grades the proof, and `structure`, whose patches do
+know shapes, can be had beside the words.
 """
 import torch
 from torch import Tensor
@@ -95,7 +96,7 @@ def semantic_guidance(pipe: Pipe, image: Tensor, prompt: str = "", *, text: floa
     content    of the likeness to the picture as a whole
     structure  of the likeness place by place: layout and form
     style      of the likeness wherever it is: colours and textures
-    through    differentiate the denoiser, too (three times the cost)
+    through    differentiate the denoiser, too (twice the time)
     eta        1 draws fresh noise at every move as in the paper, 0 none
     strength   1 starts from noise; below, from the picture noised that far
 
