@@ -55,15 +55,15 @@ def replay_maps(denoise: Denoise, sch: Schedule, x: Tensor, maps: list[Tensor], 
     return x
 
 
-def edit_friendly(pipe: Pipe, image: Tensor, source: str, target: str, *, strength: float = .64, source_scale: float = 1.,
+def edit_friendly(pipe: Pipe, image: Tensor, source: str, target: str, *, strength: float = .64, source_scale: float = 3.,
                   steps: int = 50, scale: float = 3., seed: int = 0, progress: bool = False) -> Tensor:
     """Edit pictures `image` (b 3 H W) from what `source` says to what `target` says; returns (b 3 H W).
 
     strength      share of the steps whose noise is kept and replayed: 0 returns the autoencoder's copy
-    source_scale  guidance while the noise is read off
+    source_scale  guidance while the noise is read off; less than `scale` strengthens all that is said, size too
     scale         guidance of the edit
 
-    Identical prompts give the autoencoder's copy, to rounding, if the two scales are equal too. ValueError: strength
+    Identical prompts give the autoencoder's copy, to rounding, if the two scales are equal. ValueError: strength
     outside 0..1, a negative scale.
     """
     ts, sch, z = pipe.timesteps(steps, strength), pipe.schedule, pipe.encode(image)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from minidiff.core.pipe import Pipe
 from minidiff.evaluate.items import Item, items
+from minidiff.evaluate.proofs.null_text import guided
 from minidiff.evaluate.prove import Row
 from minidiff.evaluate.scores import grade
 from minidiff.inversion.ddim import Inverted, invert
@@ -40,30 +41,29 @@ def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
 def measure(pipe: Pipe, its: list[Item], scale: float) -> dict[str, dict[str, float]]:
     """Each method: dB to the picture in the source row and in the edit row of identical prompts, EditScore, evaluations."""
     image, source, target = torch.cat([i.image for i in its]), [i.source for i in its], [i.target for i in its]
-    ceiling = pipe.decode(pipe.encode(torch.cat([i.answer for i in its])))
+    ceiling, cond = pipe.decode(pipe.encode(torch.cat([i.answer for i in its]))), pipe.embed(source)
     spy, count = counted(pipe)
     states = invert(spy, image, source, steps=STEPS)
     base, count[0] = count[0], 0
     learned = learn_nulls(spy, states, source, scale=scale)
-    learning, away, out = count[0], [pipe.embed(source)] * STEPS, {}
-    for name, found in {"ddim": Inverted(states), "negative-prompt": Inverted(states, away), "null-text": learned,
-                        "direct": Inverted(states, share=0.), "half the share": Inverted(states, share=.5),
-                        "closed form": Inverted(states, share=1.)}.items():
+    learning, out = count[0], {}
+    db = lambda x: psnr(x, image).mean().item()  # noqa: E731
+    for name, found in {"ddim": Inverted(states, [pipe.null(len(its))] * STEPS), "null-text": learned,
+                        "negative-prompt": Inverted(states, [cond] * STEPS), "direct": Inverted(states, share=0.),
+                        "half the share": Inverted(states, share=.5), "closed form": Inverted(states, share=1.)}.items():
         count[0] = 0
         edit = edit_each(spy, found, source, target, steps=STEPS, scale=scale)
         used = base + count[0] + (learning if name == "null-text" else 0)
-        same = edit_each(pipe, found, source, source, steps=STEPS, scale=scale)
-        # without shared attention the edit row of identical prompts is the source row, but for what puts that back
-        free = pipe.decode(states[0]) if found.share is not None else edit_each(
-            pipe, found, source, source, steps=STEPS, scale=scale, cross=0., self_=0.)
-        out[name] = dict(source=psnr(free, image).mean().item(), same=psnr(same, image).mean().item(),
-                         score=score(edit, its, ceiling), evaluations=used / len(its))
+        if found.share is None:                                       # both rows of identical prompts are the guided replay
+            one = two = db(guided(pipe, found, cond, scale))
+        else:
+            one, two = db(pipe.decode(states[0])), db(edit_each(pipe, found, source, source, steps=STEPS, scale=scale))
+        out[name] = dict(source=one, same=two, score=score(edit, its, ceiling), evaluations=used / len(its))
     count[0] = 0
-    edit = edit_friendly(spy, image, source, target, steps=STEPS, scale=scale)
+    edit = edit_friendly(spy, image, source, target, steps=STEPS, scale=scale, source_scale=scale)
     used = count[0] / len(its)
-    same = edit_friendly(pipe, image, source, source, steps=STEPS, scale=scale, source_scale=scale)
-    db = psnr(same, image).mean().item()
-    return out | {"edit-friendly": dict(source=db, same=db, score=score(edit, its, ceiling), evaluations=used)}
+    same = db(edit_friendly(pipe, image, source, source, steps=STEPS, scale=scale, source_scale=scale))
+    return out | {"edit-friendly": dict(source=same, same=same, score=score(edit, its, ceiling), evaluations=used)}
 
 
 def counted(pipe: Pipe) -> tuple[Pipe, list[int]]:

@@ -20,7 +20,7 @@ def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
     image, source, target = torch.cat([i.image for i in its]), [i.source for i in its], [i.target for i in its]
     answer, mask = torch.cat([i.answer for i in its]), torch.cat([i.mask for i in its])
     ceiling, strength = pipe.decode(pipe.encode(answer)), .64
-    same = edit_friendly(pipe, image, source, source, source_scale=3., strength=strength, steps=25, seed=seed)
+    same = edit_friendly(pipe, image, source, source, strength=strength, steps=25, seed=seed)
     error = (same - pipe.decode(pipe.encode(image))).abs().max().item()
     found = []
     for x in (edit_friendly(pipe, image, source, target, strength=strength, steps=25, seed=seed),
