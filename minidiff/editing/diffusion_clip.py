@@ -71,7 +71,7 @@ def invert_to(pipe: Pipe, image: Tensor, cond: Cond, ts: list[int]) -> Tensor:
 
 
 def tune(pipe: Pipe, image: Tensor, source: str | list[str], target: str | list[str], *, strength: float = .8,
-         train_steps: int = 6, updates: int = 20, lr: float = 1e-3, clip: float = 3., keep: float = 1., batch: int = 4,
+         train_steps: int = 6, updates: int = 30, lr: float = 1e-3, clip: float = 3., keep: float = 1., batch: int = 4,
          weights: str = "", seed: int = 0, judge: CLIP | None = None, progress: bool = False) -> Style:
     """Learn an edit from pictures (b 3 H W); returns the tuned weights by name, and leaves the pipe as it was.
 
@@ -134,7 +134,7 @@ def restyle(pipe: Pipe, image: Tensor, source: str | list[str], denoise: Denoise
 
 
 def diffusion_clip(pipe: Pipe, image: Tensor, source: str, target: str, *, examples: Tensor | None = None,
-                   updates: int = 20, train_steps: int = 6, strength: float = .8, degree: float = 1., lr: float = 1e-3,
+                   updates: int = 30, train_steps: int = 6, strength: float = .8, degree: float = 1., lr: float = 1e-3,
                    clip: float = 3., keep: float = 1., batch: int = 4, steps: int = 25, seed: int = 0,
                    progress: bool = False) -> Tensor:
     """Change pictures `image` (b 3 H W) in [-1, 1] as the words change from `source` to `target`; returns (b 3 H W).

@@ -80,7 +80,7 @@ class Near:
         return (pipe.eps(self.x[k], self.t[k], Cond(text=self.text[k])) - self.eps[k]).pow(2).mean()
 
 
-def tune(pipe: Pipe, weights: list[Tensor], states: list[Tensor], source: str, *, updates: int = 60, lr: float = 1e-3,
+def tune(pipe: Pipe, weights: list[Tensor], states: list[Tensor], source: str, *, updates: int = 40, lr: float = 1e-3,
          locality: float = .1, reach: float = 30., scale: float = 3., batch: int = 5, seed: int = 0,
          progress: bool = False) -> list[tuple[float, float]]:
     """Teach `weights` to return along `states` (one picture's, clean first); (pivot, locality) loss of each update.
@@ -104,7 +104,7 @@ def tune(pipe: Pipe, weights: list[Tensor], states: list[Tensor], source: str, *
     return losses
 
 
-def pivotal_tuning(pipe: Pipe, image: Tensor, source: str, target: str, *, updates: int = 60, lr: float = 1e-3,
+def pivotal_tuning(pipe: Pipe, image: Tensor, source: str, target: str, *, updates: int = 40, lr: float = 1e-3,
                    locality: float = .1, reach: float = 30., cross: float = .8, self_: float = .8, steps: int = 25,
                    scale: float = 3., seed: int = 0, progress: bool = False) -> Tensor:
     """Prompt-to-Prompt on pictures `image` (b 3 H W) with the network tuned to each; returns (b 3 H W).
@@ -123,6 +123,8 @@ def pivotal_tuning(pipe: Pipe, image: Tensor, source: str, target: str, *, updat
         raise ValueError(f"{pipe.name or 'this model'} reads no text: pivotal tuning needs a text-to-image model")
     if updates < 0 or locality < 0 or reach < 0:
         raise ValueError(f"updates={updates}, locality={locality}, reach={reach}: none of them can be negative")
+    if not 0 <= cross <= 1 or not 0 <= self_ <= 1:
+        raise ValueError(f"cross={cross}, self_={self_}: shares of the steps, 0..1, were expected")
     b = len(image)
     sources, targets = ([p] * b if isinstance(p, str) else list(p) for p in (source, target))
     if not len(sources) == len(targets) == b:

@@ -94,7 +94,7 @@ def gradients(pipe: Pipe, seed: int, b: int = 1, rounds: int = 3) -> list[Row]:
         for run in runs:
             for steps in (6, 50):
                 one(run, steps)
-    (p6, p50), (o6, o50) = ((median(mb[run, steps]) for steps in (6, 50)) for run in runs)
+    p6, p50, o6, o50 = [median(mb[run, steps]) for run in runs for steps in (6, 50)]
     off = max(((a - b).norm() / a.norm().clamp_min(1e-12)).item() for a, b in zip(*(grads[run] for run in runs)))
     slower = median(b / a for a, b in zip(*(seconds[run, 50] for run in runs)))
     print(f"  peak MB above the base at 6 and 50 steps: plain {p6:.0f}, {p50:.0f}; ours {o6:.0f}, {o50:.0f}. "
