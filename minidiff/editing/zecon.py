@@ -13,7 +13,7 @@ Each place of the new picture must resemble the same place of the source more th
 
 The contrast forbids that places change places or blur into each other. It allows that all of them change alike: a style.
 
-Try: `content` 0, and watch what goes lost; `style` 0 (the picture comes back) to 3; one crop, which invites tricks.
+Try: `content` 0, and watch what goes lost; `style` 0 (the picture comes back) to 6; one crop, which invites tricks.
 
 Weakness: balanced by loss values, as published (10000, 20000, 500, 5000, 100), weights mean something for one CLIP and one
 denoiser only. Here the whole gradient is brought to the size of the noise that the step would draw, picture by picture, and
@@ -68,8 +68,8 @@ def crops(images: Tensor, k: int, streams: list[torch.Generator], least: float =
     return [F.grid_sample(x.repeat_interleave(k, 0), grid, padding_mode="border", align_corners=False) for x in images]
 
 
-def zecon(pipe: Pipe, image: Tensor, source: str, target: str, *, strength: float = .7, style: float = 1.,
-          content: float = .5, mse: float = .5, crops_: int = 4, places: int = 64, eta: float = 0., steps: int = 25,
+def zecon(pipe: Pipe, image: Tensor, source: str, target: str, *, strength: float = .8, style: float = 3.,
+          content: float = .4, mse: float = .1, crops_: int = 4, places: int = 64, eta: float = 0., steps: int = 25,
           seed: int = 0, progress: bool = False) -> Tensor:
     """Give pictures `image` (b 3 H W) in [-1, 1] the style that `target` has and `source` has not; returns (b 3 H W).
 
