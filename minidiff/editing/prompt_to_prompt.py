@@ -140,8 +140,8 @@ def blend_mask(maps: Tensor, words: tuple[list[int], list[int]], size: tuple[int
 # ---- the edit ---------------------------------------------------------------------------------------------------------
 
 @torch.no_grad()
-def prompt_to_prompt(pipe: Pipe, source: str, target: str, *, kind: str | None = None, cross: float | None = .5,
-                     self_: float = 1., weights: dict[str, float] | None = None, blend: tuple[str, str] | None = None,
+def prompt_to_prompt(pipe: Pipe, source: str, target: str, *, kind: str | None = None, cross: float | None = .3,
+                     self_: float = .9, weights: dict[str, float] | None = None, blend: tuple[str, str] | None = None,
                      blend_from: float = .2, image: Tensor | None = None, inverted: Inverted | None = None,
                      self_side: int | None = None, steps: int = 50, scale: float = 5., seed: int = 0,
                      progress: bool = False) -> Tensor:
@@ -149,7 +149,7 @@ def prompt_to_prompt(pipe: Pipe, source: str, target: str, *, kind: str | None =
 
     kind        "replace", "refine", or None: replace if the prompts have equally many words
     cross       share of the steps in which cross-attention is the source's; None: measured (`auto_cross`)
-    self_       the same for self-attention (1 suits recolouring; to change a shape give the edit more freedom, .2)
+    self_       the same for self-attention (.9 suits recolouring; to change a shape give the edit more freedom, .2)
     weights     {target word: factor}, to say a word louder or softer
     blend       (word of source, word of target): edit only where these are, after `blend_from` of the steps
     image       (b 3 H W) given pictures: inverted first (scale 1), and the source rows follow their inversion exactly
