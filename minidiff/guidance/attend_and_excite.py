@@ -10,11 +10,12 @@ word that must not be lost, find the one whose strongest pixel is weakest, and m
     z_t <- z_t - alpha_t grad_z L,       alpha_t from `strength` to strength / sqrt 2 over the run
     refine at a few steps: repeat until every word's maximum has reached a level that rises from step to step
 
-Try: `words` with the nouns, with the colours too; `strength` 0 (plain sampling with the same seed), 20, 60; refine={}.
+Try: `words` with the nouns, with the colours too; `strength` 0 (plain sampling with the same seed), 20, 80; `most=5`.
 
 Weakness: one gradient is a backward pass through the network, and a refinement up to twenty of them; too large a step
 leaves the states the model knows, so pictures break before words appear. A word attended to is not yet bound to its
-neighbour: "red" may be looked at by the wrong object. Each row takes its own decision when to stop, and a budget ends it.
+neighbour: "red" may be looked at by the wrong object. Refinement broke the tiny transformer's pictures, so it is off unless
+asked for (`most`); then each row decides on its own when to stop, and a budget ends it.
 """
 import torch
 import torch.nn.functional as F
@@ -78,7 +79,7 @@ def excite(pipe: Pipe, x: Tensor, t: int, cond: Cond, step: float, **look) -> tu
 
 @torch.no_grad()
 def attend_and_excite(pipe: Pipe, prompt: str, words: tuple[str, ...] | None = None, *, strength: float = 20.,
-                      until: float = .5, refine: dict[float, float] | None = None, most: int = 20,
+                      until: float = .5, refine: dict[float, float] | None = None, most: int = 0,
                       side: int | None = None, steps: int = 50, scale: float = 3., seed: int = 0,
                       progress: bool = False) -> Tensor:
     """Pictures (b 3 H W) of `prompt` in which none of `words` is forgotten; row i starts from the noise of seed + i.
@@ -86,10 +87,10 @@ def attend_and_excite(pipe: Pipe, prompt: str, words: tuple[str, ...] | None = N
     words     words of the prompt, for a list of prompts a list of tuples; default: all but articles and prepositions
     strength  step size of the first gradient; 0 is plain sampling
     until     share of the steps in which the state is moved
-    most      gradient steps per refinement, at most
+    most      gradient steps per refinement, at most (the authors': 20; 0 is none)
     side      of the maps that are looked at (default: a quarter of the latent, at least 8)
 
-    `refine`: {share of the steps: level} (default .05 at once, .5 after a fifth, .8 after two fifths; {} for none).
+    `refine`: {share of the steps: level} for `most` > 0 (default: .05 at once, .5 after a fifth, .8 after two fifths).
     ValueError: shares outside 0..1, a negative strength, a word that is not in the prompt.
     """
     refine = REFINE if refine is None else refine
@@ -124,13 +125,13 @@ def attend_and_excite(pipe: Pipe, prompt: str, words: tuple[str, ...] | None = N
 
 
 def beside(pipe: Pipe, prompt: str, words: tuple[str, ...] | None, *, strength: float = 20., until: float = .5,
-           most: int = 20, steps: int = 50, scale: float = 3., seed: int = 0, progress: bool = False) -> Tensor:
+           most: int = 0, steps: int = 50, scale: float = 3., seed: int = 0, progress: bool = False) -> Tensor:
     """Pictures (2 3 H W) of one prompt from one noise: sampled as usual, and with `attend_and_excite`.
 
     words     what must not be forgotten, words of the prompt
     strength  step size of the first gradient
     until     share of the steps in which the state is moved
-    most      gradient steps per refinement, at most
+    most      gradient steps per refinement, at most (the authors': 20; 0 is none)
     """
     run = dict(steps=steps, scale=scale, seed=seed, progress=progress)
     return torch.cat([pipe.generate(prompt, **run),

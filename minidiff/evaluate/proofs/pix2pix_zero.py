@@ -15,12 +15,12 @@ STEPS = 20
 
 
 def sentences(item: Item, rng: np.random.Generator, n: int = 60) -> tuple[list[str], list[str]]:
-    """n captions of other scenes that hold the word which changes, and the same with the other word: the paper's set."""
+    """n captions of other scenes with the word that changes in the same place, and the same with the other word."""
     old, new = item.words
-    before = []
+    before, place = [], item.source.split().index(old)
     while len(before) < n:
-        text = shapes.random_caption(shapes.scene(rng, objects=len(item.scene.objects), split="train"), rng)
-        if old in text.split() and new not in text.split() and text.split().count(old) == 1:
+        text = shapes.short_caption(shapes.scene(rng, objects=len(item.scene.objects), split="train"))
+        if text.split()[place] == old and new not in text.split():
             before.append(text)
     return before, [" ".join(new if w == old else w for w in t.split()) for t in before]
 
