@@ -83,7 +83,7 @@ def diffedit(pipe: Pipe, image: Tensor, source: str, target: str, *, mask: Tenso
         raise ValueError(f"threshold={threshold}, grow={grow}: expected a threshold between 0 and 1 and 0 or more cells")
     mask = None if mask is None else check_mask(mask, image)
     guided = cfg_batched(pipe.eps, pipe.null(), scale)
-    z, sch = pipe.encode(image), pipe.schedule                                            # b c h w
+    z, sch, given, wanted = pipe.encode(image), pipe.schedule, pipe.embed(source), pipe.embed(target)     # z: b c h w
     if mask is None:
         m = threshold_mask(difference(pipe, z, source, target, level=level, samples=samples, seed=seed), threshold, grow)
         mask = F.interpolate(m, image.shape[-2:], mode="nearest").to(image)
@@ -91,9 +91,9 @@ def diffedit(pipe: Pipe, image: Tensor, source: str, target: str, *, mask: Tenso
         m = to_latent_mask(mask, pipe)
     xs = [z]
     for s, t in moves(ts[::-1], progress):
-        xs.append(invert_step(pipe.eps, sch, xs[-1], s, t, pipe.embed(source)))           # C04.3
+        xs.append(invert_step(pipe.eps, sch, xs[-1], s, t, given))                        # C04.3
     x = xs.pop()
     for t, s in moves(ts, progress):
-        x = ddim_step(sch, x, guided(x, t, pipe.embed(target)), t, s)
+        x = ddim_step(sch, x, guided(x, t, wanted), t, s)
         x = m * x + (1 - m) * xs.pop()                                                    # C04.4: both are at time s
     return paste(pipe.decode(x), image, mask)

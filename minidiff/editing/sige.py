@@ -13,14 +13,14 @@ and scatter the result into the map that was kept.
 Layers are exchanged for watched ones for the length of a block, and are themselves again afterwards.
 
 Try: a small and a large change; tile 1, 2, 4 (a finer one saves more multiplications, and copies more); `compare`, which
-both ways and counts.
+does it both ways and counts.
 
 Weakness: the first run's statistics are not the second's, and what attention carries far is dropped outside D: this is an
 approximation, and `compare` measures it. Attention's own products stay dense. On a CPU and a tiny network gathering costs
 more than it saves, so the figures are multiply-adds, and seconds beside them. The maps of every step are kept in memory.
 """
 from collections import defaultdict
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -34,6 +34,7 @@ from minidiff.core.taps import tap, tap_names
 from minidiff.editing.sdedit import sdedit
 
 LAYERS = (nn.Conv2d, nn.Linear, nn.GroupNorm)
+QK = r"\.(q|k)$"                                                         # taps of every attention
 
 
 class Watched(nn.Module):
@@ -172,10 +173,10 @@ def compare(pipe: Pipe, image: Tensor, source: str, target: str, *, changed: Ten
     memory.mask = changed_mask(pipe, image, changed, grow=grow)
     with watched(pipe.net, memory.record):
         sdedit(pipe, image, source, **run)                                                # C26.1
-    names, start = tap_names(pipe.net, r"attn\w*\.(q|k)$"), perf_counter()
-    with watched(pipe.net, memory.sparse):
-        with tap(pipe.net, r"attn\w*\.(q|k)$", memory.attention) if names else watched(pipe.net, None, ()):
-            out = {"sparse": sdedit(pipe, changed, target, **run)}
+    names, start = tap_names(pipe.net, QK), perf_counter()
+    seen = tap(pipe.net, QK, memory.attention) if names else nullcontext()
+    with watched(pipe.net, memory.sparse), seen:
+        out = {"sparse": sdedit(pipe, changed, target, **run)}
     seconds, start = [perf_counter() - start], perf_counter()
     if dense:
         out["dense"] = sdedit(pipe, changed, target, **run)
