@@ -103,7 +103,7 @@ def latest(folder: Path) -> list[dict]:
 
 
 def run(pipe: Pipe, name: str, out: Path, *, split: str, n: int, seeds: int = 1, kinds: tuple[str, ...] = KINDS,
-        options: dict | None = None, progress: bool = False) -> list[dict]:
+        options: dict | None = None, batch: int = 8, progress: bool = False) -> list[dict]:
     """Run one method, or what is missing of it, into out/NAME.jsonl; its rows. `options` replace the fitted ones."""
     m, path, rows = method(name), Path(out) / f"{name}.jsonl", []
     seeds = seeds if "seed" in inspect.signature(m.fn).parameters else 1
@@ -115,7 +115,7 @@ def run(pipe: Pipe, name: str, out: Path, *, split: str, n: int, seeds: int = 1,
         cfg = knobs.digest(name, f"{pipe.name}, scores {VERSION}", m.fn, how)
         for k in range(seeds):
             have = {i: done[kind, i, k, split, cfg] for i in range(n) if (kind, i, k, split, cfg) in done}
-            for some in chunks([i for i in range(n) if i not in have], knobs.sweep(name).batch):
+            for some in chunks([i for i in range(n) if i not in have], batch):
                 mine = [its[i] for i in some]
                 tried = attempts(pipe, m, mine, [its[i + 1].target for i in some], SEEDS * k + some[0], how)
                 images = torch.cat([image for image, _ in tried])
@@ -133,12 +133,13 @@ def run(pipe: Pipe, name: str, out: Path, *, split: str, n: int, seeds: int = 1,
     return rows
 
 
-def tune(pipe: Pipe, name: str, out: Path, *, n: int, kinds: tuple[str, ...] = KINDS, progress: bool = False) -> dict:
+def tune(pipe: Pipe, name: str, out: Path, *, n: int, kinds: tuple[str, ...] = KINDS, batch: int = 8,
+         progress: bool = False) -> dict:
     """Try all that evaluate/knobs.py lists for a method, on dev, and write the best into knobs.json; the line written."""
     tries, scores = knobs.combinations(name), {}
     for o in tries:
         folder = Path(out) / "fit" / ",".join(f"{k}={v}" for k, v in o.items())
-        rows = run(pipe, name, folder, split="dev", n=n, kinds=kinds, options=o, progress=progress)
+        rows = run(pipe, name, folder, split="dev", n=n, kinds=kinds, options=o, batch=batch, progress=progress)
         scores[id(o)] = {kind: sum(r["score"] for r in rows if r["kind"] == kind) / n for kind in kinds}
     best_for = lambda some: max(tries, key=lambda o: sum(scores[id(o)][k] for k in some))  # noqa: E731
     per_kind = knobs.sweep(name).per_kind
@@ -150,7 +151,7 @@ def tune(pipe: Pipe, name: str, out: Path, *, n: int, kinds: tuple[str, ...] = K
 
 def bench(pipe: Pipe | None, *, methods: tuple[str, ...] = (), split: Literal["dev", "test"] = "dev",
           items: int | None = None, seeds: int = 1, kinds: tuple[str, ...] = (), out: Path = Path("out/bench"),
-          smoke: bool = False, fit: str = "", report: Path | None = None, page: Path | None = None,
+          batch: int = 8, smoke: bool = False, fit: str = "", report: Path | None = None, page: Path | None = None,
           progress: bool = True) -> dict:
     """Score editing methods against the true edited pictures of known scenes.
 
@@ -160,6 +161,7 @@ def bench(pipe: Pipe | None, *, methods: tuple[str, ...] = (), split: Literal["d
     seeds    noise seeds for each scene
     kinds    kinds of edits (default: all eight)
     out      folder of the results; what is there already is not run again
+    batch    scenes per call; the first of a kind always goes alone, for its time and memory
     smoke    only a few controls, on two dev scenes of each kind: do they come in the expected order?
     fit      a method: choose its knobs on dev (evaluate/knobs.py), write them down, and stop
     report   a folder of results: write its table, JSON and picture again, and stop
@@ -171,14 +173,14 @@ def bench(pipe: Pipe | None, *, methods: tuple[str, ...] = (), split: Literal["d
         return leaderboard.write(latest(report), Path(report), split=split, page=page)
     kinds, split = tuple(kinds) or KINDS, "dev" if smoke or fit else split
     n = (2 if smoke else 4 if fit else ITEMS[split]) if items is None else items
-    if n < 1 or seeds < 1:
-        raise ValueError(f"items={n}, seeds={seeds}: both must be 1 or more")
+    if min(n, seeds, batch) < 1:
+        raise ValueError(f"items={n}, seeds={seeds}, batch={batch}: all must be 1 or more")
     if fit:
-        return tune(pipe, fit, Path(out), n=n, kinds=kinds, progress=progress)
+        return tune(pipe, fit, Path(out), n=n, kinds=kinds, batch=batch, progress=progress)
     names = list(methods) or (list(SMOKE) if smoke else everything())
     for name in names:                                                     # a wrong name is told before any work
         method(name)
     mine = [r for name in names
-            for r in run(pipe, name, Path(out), split=split, n=n, seeds=seeds, kinds=kinds, progress=progress)]
+            for r in run(pipe, name, Path(out), split=split, n=n, seeds=seeds, kinds=kinds, batch=batch, progress=progress)]
     rest = [r for r in latest(out) if r["method"] not in names]            # what other runs left in the folder
     return leaderboard.write(mine + rest, Path(out), split=split, page=page)

@@ -21,22 +21,21 @@ HERE = Path(__file__).with_name("knobs.json")
 
 @dataclass(frozen=True)
 class Sweep:
-    """`tries`: {option: values}. `per_kind`: one choice for each kind of edit. `batch`: pictures per call, for a method
-    that takes lists of prompts. `curve`: (option, values) of the knob that trades the edit against the rest."""
+    """`tries`: {option: values}. `per_kind`: one choice for each kind of edit. `curve`: (option, values) of
+    the knob that trades the edit against the rest."""
     tries: dict = field(default_factory=dict)
     per_kind: bool = False
-    batch: int = 1
     curve: tuple[str, tuple] = ("", ())
 
 
-def strength(*values: float, batch: int = 1, **more: tuple) -> Sweep:
+def strength(*values: float, **more: tuple) -> Sweep:
     """A method whose `strength` says how much of the picture is forgotten: one value for each kind, and a curve."""
-    return Sweep({"strength": values} | more, True, batch, ("strength", (.2, .3, .4, .5, .6, .7, .8, .9)))
+    return Sweep({"strength": values} | more, True, ("strength", (.2, .3, .4, .5, .6, .7, .8, .9)))
 
 
 SHARES = {"cross": (.4, .8), "self_": (.2, .5, .8)}                        # of the steps with the source's attention maps
 SWEEPS = {
-    "sdedit": strength(.3, .4, .5, .6, .7, .8, batch=8),
+    "sdedit": strength(.3, .4, .5, .6, .7, .8),
     "edict": strength(.5, .65, .8, .95), "edit-friendly": strength(.5, .64, .8, .9), "zecon": strength(.5, .7, .9),
     "diffedit": strength(.6, .8, 1., threshold=(.3, .5)), "blended-latent": strength(.75, .9, 1.),
     "blended-diffusion": strength(.6, .75), "unitune": strength(.6, .8, .95),
@@ -51,14 +50,12 @@ SWEEPS = {
     "asyrp": Sweep({"strength": (.5, 1., 2.)}, True), "boundary": Sweep({"distance": (1., 2., 4.)}, True),
     "classifier-guidance": Sweep({"strength": (.5, 1., 2.)}, True),
     "semantic-guidance": Sweep({"text": (300., 1000.)}, True), "ddib": Sweep({"scale": (1., 3.)}),
-    "inpaint": Sweep({"scale": (1., 3., 5.)}, batch=8), "repaint": Sweep({"scale": (1., 3.)})}
-BATCHED = ("copy", "vae-copy", "truth", "vae-truth", "resample", "inverted", "wrong-inpaint", "hacker")
+    "inpaint": Sweep({"scale": (1., 3., 5.)}), "repaint": Sweep({"scale": (1., 3.)})}
 
 
 def sweep(method: str) -> Sweep:
     """By name, with or without "+mask" and "@..."."""
-    name = method.split("@")[0].removesuffix("+mask")
-    return Sweep(batch=8) if name in BATCHED else SWEEPS.get(name, Sweep())
+    return SWEEPS.get(method.split("@")[0].removesuffix("+mask"), Sweep())
 
 
 def combinations(method: str) -> list[dict]:

@@ -22,7 +22,7 @@ from minidiff.io import grid, read_image, write_bytes, write_json
 
 BLOCK = re.compile(r"(<!-- leaderboard -->\n).*?(<!-- end -->)", re.S)
 MEANS = ("T", "K", "B", "C", "P", "D", "Q1", "Q2", "B_vae", "C_vae", "B_floor", "B_pie", "Bn", "Cn", "score", "disagree",
-         "T1", "T2", "nfe", "mb")
+         "T1", "T2", "nfe")
 
 
 # ---- numbers ------------------------------------------------------------------------------------------------------------
@@ -54,13 +54,14 @@ def difference(a: list[dict], b: list[dict]) -> tuple[float, float, float]:
 
 def summary(rows: list[dict]) -> dict:
     """One method's line."""
-    first, alone = rows[0], [r["seconds"] for r in rows if r["batch"] == 1 and not r.get("refused")]
+    first, alone = rows[0], [r for r in rows if r["batch"] == 1 and not r.get("refused")] or rows
     cfgs = sorted({r["cfg"] for r in rows})
     kinds = {k: [r for r in rows if r["kind"] == k] for k in KINDS}
     return {"method": first["method"], "inputs": first["inputs"], "fitted": first["fitted"], "rows": len(rows),
             "refused": sum(bool(r.get("refused")) for r in rows),
             "cfg": cfgs[0] if len(cfgs) == 1 else sha256("".join(cfgs).encode()).hexdigest()[:8],
-            **{k: mean(r[k] for r in rows) for k in MEANS}, "seconds": mean(alone or [r["seconds"] for r in rows]),
+            **{k: mean(r[k] for r in rows) for k in MEANS},
+            "seconds": mean(r["seconds"] for r in alone), "mb": mean(r["mb"] for r in alone),
             "T_ci": interval(rows, "T")[1:], "score_ci": interval(rows)[1:],
             "by_kind": {k: {"score": interval(v)[0], "ci": interval(v)[1:], "T": mean(r["T"] for r in v),
                             "K": mean(r["K"] for r in v), "first": v[0]["score"]} for k, v in kinds.items() if v},

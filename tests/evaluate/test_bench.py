@@ -215,7 +215,7 @@ def test_shipped_knobs_are_of_methods_and_options_that_exist():
 def row(name="a", kind="move", i=0, k=0, score=.5, **kw):
     zero = dict.fromkeys(leaderboard.MEANS, 0.)
     return zero | {"method": name, "inputs": "P", "split": "dev", "fitted": True, "kind": kind, "i": i, "k": k, "cfg": "x",
-                   "objects": 1 + i % 2, "batch": 1, "seconds": 1., "score": score} | kw
+                   "objects": 1 + i % 2, "batch": 1, "seconds": 1., "mb": None, "score": score} | kw
 
 
 def test_order_changes_no_mean_and_scenes_are_the_unit():
