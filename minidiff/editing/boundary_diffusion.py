@@ -12,7 +12,7 @@ z and h along the normals to the other side, and denoise. Nothing is trained but
 
     a, c = argmin |w|^2 / 2 + C sum_i max(0, 1 - y_i (w . v_i + b))       a = w / |w|,  c = b / |w|
 
-Try: `distance` 0 (on the wall) to 4 (1: as deep as the average picture of the target); space "z", "h" or "both"; `mix` .3
+Try: `distance` 0 (on the wall) to 3 (1: as deep as the average picture of the target); space "z", "h" or "both"; `mix` .3
 to .9 beside the searched one; `hold=1`, which is what the published code comes to.
 
 Weakness: distances of 150 in the published code mean something for one model only; here the unit is how deep the target's
@@ -120,15 +120,18 @@ def boundaries(pipe: Pipe, before: Tensor, after: Tensor, ts: list[int], *, step
 
 
 def mixing_step(planes: Planes, share: float = .95) -> int:
-    """The noisiest time at which h still tells unseen pictures apart nearly (`share`) as well as at the best time: the more
-    noise, the more there is left to draw after the push."""
-    best = max(p[1].accuracy for p in planes.values())
-    return max(t for t, p in planes.items() if p[1].accuracy >= share * best)
+    """The middle one of the times at which z tells unseen pictures apart nearly (`share`) as well as at the best time.
+
+    Noisier ones lose more of the picture, cleaner ones leave less to draw after the push.
+    """
+    best = max(p[0].accuracy for p in planes.values())
+    good = sorted(t for t, p in planes.items() if p[0].accuracy >= share * best)
+    return good[(len(good) - 1) // 2]
 
 
 # ---- the edit --------------------------------------------------------------------------------------------------------
 
-def boundary(pipe: Pipe, image: Tensor, source: str, target: str, *, distance: float = 2.,
+def boundary(pipe: Pipe, image: Tensor, source: str, target: str, *, distance: float = 1.,
              space: Literal["both", "z", "h"] = "both", mix: float | None = None, hold: int = 5, eta: float = 0.,
              pictures: int = 16, planes: Planes | None = None, steps: int = 50, seed: int = 0,
              progress: bool = False) -> Tensor:
@@ -156,8 +159,8 @@ def boundary(pipe: Pipe, image: Tensor, source: str, target: str, *, distance: f
         planes = boundaries(pipe, *(drawn(pipe, p, pictures, seed=seed) for p in (source, target)), wanted,
                             steps=steps)
     t_m = near(mix or .5) if planes is None else mixing_step(planes)
-    if planes and planes[t_m][1].accuracy < .7:
-        warnings.warn(f"boundary: at t={t_m} only {planes[t_m][1].accuracy:.0%} of unseen pictures fall on their side of "
+    if planes and planes[t_m][0].accuracy < .7:
+        warnings.warn(f"boundary: at t={t_m} only {planes[t_m][0].accuracy:.0%} of unseen pictures fall on their side of "
                       "the plane: what it parts may not be what the prompts say; draw more pictures", stacklevel=2)
     z = pipe.encode(image)
     x = states(pipe, z, pipe.null(len(z)), [t_m], steps)[t_m][0]

@@ -105,10 +105,10 @@ def test_a_push_lands_at_the_distance_asked_for_and_nowhere_else_to_go(planes):
     assert (moved - along).abs().max() < 1e-5                                             # only along the normal
 
 
-def test_the_search_takes_the_noisiest_time_that_still_tells_them_apart():
-    scores = {300: .9, 500: 1., 700: .96, 900: .6}
-    walls = {t: (None, Plane(torch.zeros(1, 1, 1), 0., 1., score)) for t, score in scores.items()}
-    assert mixing_step(walls) == 700 and mixing_step(walls, share=1.) == 500 and mixing_step(walls, share=.5) == 900
+def test_the_search_takes_the_middle_of_the_times_that_tell_them_apart():
+    scores = {900: .6, 700: 1., 300: .96, 500: .95}
+    walls = {t: (Plane(torch.zeros(1, 1, 1), 0., 1., score), None) for t, score in scores.items()}
+    assert mixing_step(walls) == 500 and mixing_step(walls, share=1.) == 700 and mixing_step(walls, share=.96) == 300
 
 
 # ---- the edit ----

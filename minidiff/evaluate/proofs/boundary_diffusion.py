@@ -13,14 +13,14 @@ from minidiff.evaluate.oracle import ATTRIBUTES, oracle
 from minidiff.evaluate.prove import Row, draw
 
 WHAT, OLD, NEW = "background", "white", "black"
-KNOBS = dict(distance=2., steps=25, hold=5)
+KNOBS = dict(distance=1., steps=25)
 
 
 def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
-    """The ground from white to black: planes from 24 labelled renders of each kind, n other scenes pushed."""
-    known, scenes = _pairs(draw(24, seed + 1)), _pairs(draw(n, seed))
+    """The ground from white to black: planes from 16 labelled renders of each kind, n other scenes pushed."""
+    known, scenes = _pairs(draw(16, seed + 1)), _pairs(draw(n, seed))
     before, after = (pipe.encode(shapes.render(side)) for side in zip(*known))
-    walls = boundaries(pipe, before, after, [520, 1000], steps=25)
+    walls = boundaries(pipe, before, after, [400, 520], steps=25)
     red, blue = ([shapes.edit(a, "color", c) for a, _ in known] for c in ("red", "blue"))
     hue = boundaries(pipe, *(pipe.encode(shapes.render(s)) for s in (red, blue)), [520, 1000], steps=25)
     image, truth, judge = shapes.render([a for a, _ in scenes]), [b for _, b in scenes], oracle()
@@ -29,9 +29,9 @@ def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
         out = boundary(pipe, image, "", "", space=space, planes=planes, seed=seed, **KNOBS).cpu()
         right = judge.judge(out, truth)
         return right[WHAT].float().mean().item(), np.mean([right[a].float().mean() for a in ATTRIBUTES if a != WHAT])
-    middle = {520: walls[520]}
-    (hit, kept), (z_only, _), (h_only, _) = (score(space, middle) for space in ("both", "z", "h"))
-    chance, _ = score("both", {520: tuple(_turned(w, seed + i) for i, w in enumerate(walls[520]))})
+    chosen = {400: walls[400]}
+    (hit, kept), (z_only, _), (h_only, _) = (score(space, chosen) for space in ("both", "z", "h"))
+    chance, _ = score("both", {400: tuple(_turned(w, seed + i) for i, w in enumerate(walls[400]))})
     return [Row("colour: unseen pictures on their side of h's plane at .5 T", hue[520][1].accuracy, .9, .5),
             Row("colour at T: share on the wrong side (half is chance)", 1 - hue[1000][1].accuracy, .35, .5),
             Row("ground: unseen pictures on their side of h's plane at .5 T", walls[520][1].accuracy, .9, .5),
