@@ -30,9 +30,9 @@ class Sheet:
 
 
 SHEETS = {"sdedit": Sheet("recolour", "strength", (.2, .4, .6, .8, 1.)),
-          "asyrp": Sheet("background", "strength", (0., .5, 1., 2.), {"learn": 10, "steps": 20}, rows=2),
-          "boundary": Sheet("background", "distance", (0., 1., 2., 4.), {"steps": 20, "mix": .6}, rows=2),
-          "zecon": Sheet("background", "style", (0., 1., 2., 4.), rows=2),
+          "asyrp": Sheet("background", "strength", (0., .5, 1., 2.), {"learn": 10, "steps": 20}, rows=1),
+          "boundary": Sheet("background", "distance", (0., .5, 1., 2.), {"steps": 20, "mix": .4}, rows=2),
+          "zecon": Sheet("texture", "style", (0., 1., 2., 3., 5.), rows=2),
           "anagram": Sheet("move", "view", ("rotate180", "mirror", "flip", "jigsaw"),
                            {"other": "a blue circle on a white background", "steps": 25}, rows=2),
           "inpaint": Sheet("recolour", "strength", (.2, .4, .6, .8, 1.), {"steps": 25}, rows=2),
