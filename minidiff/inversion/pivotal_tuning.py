@@ -34,6 +34,8 @@ from minidiff.guidance.cfg import cfg_batched
 from minidiff.inversion.ddim import Inverted, invert
 from minidiff.train.finetune import READS_TEXT, picture_batch, tuned
 
+BANK = 24                                                                 # points around the pivot
+
 
 def leading(sch: Schedule, x_t: Tensor, x_s: Tensor, t: Tensor, s: Tensor) -> Tensor:
     """The eps whose DDIM move from time t to time s (b,) takes x_t to x_s, exactly (b c h w)."""
@@ -69,10 +71,10 @@ def pivot_loss(pipe: Pipe, denoise, states: list[Tensor], ts: Tensor, rows: Tens
 class Near:
     """Points around the pivot and what the untuned network says there: asked once, so no second network is kept."""
 
-    def __init__(self, pipe: Pipe, z: Tensor, cond: Cond, reach: float, n: int, noise: Tensor, g: torch.Generator):
+    def __init__(self, pipe: Pipe, z: Tensor, cond: Cond, reach: float, noise: Tensor, g: torch.Generator):
         rows = picture_batch(pipe, z, noise, g)
-        self.x, self.t = q_sample(pipe.schedule, z.expand(n, -1, -1, -1), rows["t"], noise), rows["t"]
-        self.text = near(cond.text, random_words(pipe, n, g), reach)
+        self.x, self.t = q_sample(pipe.schedule, rows["x0"], rows["t"], noise), rows["t"]
+        self.text = near(cond.text, random_words(pipe, len(noise), g), reach)
         self.eps = pipe.eps(self.x, self.t, Cond(text=self.text))
 
     def loss(self, pipe: Pipe, k: Tensor) -> Tensor:
@@ -91,12 +93,12 @@ def tune(pipe: Pipe, weights: list[Tensor], states: list[Tensor], source: str, *
     ts = torch.tensor(pipe.schedule.timesteps(steps, spacing="trailing"), device=pipe.device)
     cond, denoise = pipe.embed(source), cfg_batched(pipe.eps, pipe.null(), scale)
     with torch.no_grad():
-        others = Near(pipe, states[0], cond, reach, 32, noise((32, *states[0].shape[1:]), seed).to(states[0]), g)
+        others = Near(pipe, states[0], cond, reach, noise((BANK, *states[0].shape[1:]), seed).to(states[0]), g)
     optimizer = torch.optim.Adam(weights, lr=lr)
     for _ in moves(list(range(updates + 1)), progress):
         rows = ((torch.arange(batch) + torch.rand(batch, generator=g)) * steps / batch).long()
         pivot = pivot_loss(pipe, denoise, states, ts, rows, cond)
-        kept = others.loss(pipe, torch.randperm(32, generator=g)[:batch]) if locality else torch.zeros(())
+        kept = others.loss(pipe, torch.randperm(BANK, generator=g)[:batch]) if locality else torch.zeros(())
         optimizer.zero_grad()
         (pivot + locality * kept).backward()
         optimizer.step()

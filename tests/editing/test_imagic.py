@@ -164,6 +164,6 @@ def test_learning_brings_the_picture_back():
     s = shapes.Scene((shapes.Obj("star", "green", "large"),), "left", "white", "striped")
     image, pipe, found = shapes.render(s), minidiff.load("tiny"), []
     for n in (0, 15):
-        with learned(pipe, image, "a red star on a white background", text_updates=n, net_updates=n, steps=10) as w:
+        with learned(pipe, image, "a red star on a white background", text_updates=n, net_updates=n, batch=4, steps=6) as w:
             found.append(psnr(w([0.]), image).item())
     assert found[1] > found[0] + 1 and len(ETAS) == 5, found

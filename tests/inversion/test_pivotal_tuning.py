@@ -80,7 +80,7 @@ def test_random_words_are_framed_prompts(pipe, monkeypatch):
 def test_the_locality_term_starts_at_zero_and_then_does_not_stay_there(pipe, image):
     states = invert(pipe, image[:1], A, steps=3)
     with tuned(pipe.net, READS_TEXT) as weights:
-        losses = tune(pipe, weights, states, A, updates=3, lr=1e-2, locality=.1)
+        losses = tune(pipe, weights, states, A, updates=3, lr=1e-2, locality=.1, batch=2)
     assert losses[0][1] < 1e-10 < 1e-8 < losses[2][1]
 
 
@@ -88,7 +88,7 @@ def test_locality_holds_the_network(pipe, image):
     states, found = invert(pipe, image[:1], A, steps=3), []
     for locality in (1e-6, 100.):
         with tuned(pipe.net, READS_TEXT) as weights:
-            found.append(tune(pipe, weights, states, A, updates=5, lr=1e-2, locality=locality)[-1][1])
+            found.append(tune(pipe, weights, states, A, updates=3, lr=1e-2, locality=locality, batch=2)[-1][1])
     assert found[1] < found[0]
 
 
@@ -114,7 +114,7 @@ def test_each_picture_is_tuned_alone(pipe, image):
 
 
 @pytest.mark.parametrize("bad", [dict(updates=-1), dict(locality=-1.), dict(reach=-1.), dict(steps=0), dict(cross=2.),
-                                 dict(source=[A] * 3)])
+                                 dict(self_=-1.), dict(source=[A] * 3)])
 def test_bad_arguments_are_refused(pipe, image, bad):
     with pytest.raises(ValueError):
         pivotal_tuning(pipe, image, **{"source": A, "target": B} | FAST | bad)
@@ -130,7 +130,7 @@ def test_tuning_brings_the_guided_replay_back():
     s = shapes.Scene((shapes.Obj("star", "green", "large"),), "left", "white", "striped")
     image, pipe, prompt = shapes.render(s), minidiff.load("tiny"), "a green star on a white background"
     copy, states, found = pipe.decode(pipe.encode(image)), invert(pipe, image, prompt, steps=10), []
-    for updates in (0, 25):
+    for updates in (0, 8):
         with tuned(pipe.net, READS_TEXT) as weights:
             tune(pipe, weights, states, prompt, updates=updates)
             found.append(psnr(replay(pipe, states[-1], prompt, steps=10, scale=3.), copy).item())
