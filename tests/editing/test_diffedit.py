@@ -6,7 +6,7 @@ import minidiff
 from minidiff.core.denoise import noises, sample
 from minidiff.core.process import q_sample
 from minidiff.editing import diffedit as module
-from minidiff.editing.diffedit import difference, diffedit, threshold_mask
+from minidiff.editing.diffedit import diffedit, difference, threshold_mask
 from minidiff.guidance.cfg import cfg_batched
 from minidiff.inversion.ddim import invert
 
