@@ -4,7 +4,7 @@ from importlib import import_module
 
 from minidiff.learn.exercise import Exercise
 
-TOPICS = ()
+TOPICS = ("process",)
 
 
 @cache
@@ -17,3 +17,12 @@ def exercises() -> dict[str, Exercise]:
                 raise ValueError(f"two exercises are called {e.name}")
             found[e.name] = e
     return found
+
+
+def find(name: str) -> Exercise:
+    """The exercise of that name; KeyError lists the nearest there are."""
+    if name not in exercises():
+        from difflib import get_close_matches
+        near = get_close_matches(name, exercises(), 4, .4) or list(exercises())[:6]
+        raise KeyError(f"no exercise is called {name!r}; some that exist: {', '.join(near)}")
+    return exercises()[name]
