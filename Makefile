@@ -18,7 +18,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full train bench bench-sd notebooks figures lint clean
+.PHONY: help demo test test-full train bench bench-sd notebooks figures check verify-exercises lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /	/' | expand -t 12
@@ -46,6 +46,12 @@ notebooks: $(VENV)/.done  ## run every notebook, without network, 180 s each
 
 figures: $(VENV)/.done  ## every figure of README and tutorials, drawn by the shipped model -> tutorials/figures/
 	$(BIN)/python tutorials/figures.py
+
+check: $(VENV)/.done  ## grade a file of your own functions: MINIDIFF_SOLUTIONS=mywork.py make check
+	$(BIN)/python -m pytest -q tests/learn/test_solutions.py
+
+verify-exercises: $(VENV)/.done  ## every exercise: the stub fails, the reference passes, every known mistake is named
+	$(BIN)/python -m minidiff.learn.verify
 
 lint: $(VENV)/.done  ## ruff
 	$(BIN)/python -m ruff check .

@@ -50,7 +50,7 @@ def picture(name: str, out, want) -> str:
     figure = Figure(figsize=(6, 2.2), dpi=120, layout="constrained")
     for axes, v, title, lo, hi in zip(figure.subplots(1, 3), (x, y, (x - y).abs()), ("yours", "target", "difference"),
                                       (low, low, 0), (high, high, None)):
-        axes.imshow(torch.nan_to_num(v), cmap="gray", vmin=lo, vmax=hi)
+        axes.imshow(torch.nan_to_num(v).numpy(), cmap="gray", vmin=lo, vmax=hi)
         axes.set(title=title, xticks=[], yticks=[])
     try:
         folder().mkdir(parents=True, exist_ok=True)

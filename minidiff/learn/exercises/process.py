@@ -34,8 +34,9 @@ def slow_q_sample(sch, x0, t, eps):
 
 q_sample = Exercise(
     "q_sample", "warm-up",
-    "Noise a picture to time t: return $x_t = \\alpha_t x_0 + \\sigma_t \\epsilon$. `sch.at(t, x0)` gives the two coefficients; `x0` "
-    "and `eps` have the same shape (b ..), and so has the answer.",
+    "Noise a picture to time t: return $x_t = \\alpha_t x_0 + \\sigma_t \\epsilon$. "
+    "`sch.at(t, x0)` gives the two coefficients; "
+    "`x0` and `eps` have the same shape (b ..), and so has the answer.",
     process.q_sample, slow_q_sample, lambda seed: [(sch, x, t, e) for sch, x, e, t, _ in states(seed)],
     facts=(Fact("at t = 0 the picture comes back", lambda fn: (fn(LINEAR, ONE, 0, 2 * ONE), ONE)),),
     mutants=(
@@ -77,7 +78,7 @@ def draws(fn) -> tuple[float, float, str]:
     for t, s in pairwise(LINEAR.timesteps(50)):
         x = fn(LINEAR, x, eps(x, t), t, s)
     true = toy.sample(4000, seed=1).T.cov()
-    return 1 - ((x.T.cov() - true).norm() / true.norm()).item(), .9, "likeness of the drawn points' covariance to the true one"
+    return 1 - ((x.T.cov() - true).norm() / true.norm()).item(), .9, "likeness of the drawn covariance to the true one"
 
 
 def variances(sch, x_t, eps, t, s):
@@ -103,18 +104,18 @@ ddim_step = Exercise(
                                                               there_and_back)),
     behaviour=draws,
     mutants=(
-        Mutant("no square root", variances, "A widely copied version multiplies by alpha_bar and 1 - alpha_bar themselves. "
+        Mutant("no square root", variances, "A widely copied version multiplies by alpha_bar and 1 - alpha_bar. "
                "Pictures come out washed out, and too dark or too light."),
-        Mutant("sigma_t for sigma_s", keeps_time, "The noise is put back at the level it came from, so the state is noisier "
-               "than its time says and the picture never gets clean."),
+        Mutant("sigma_t for sigma_s", keeps_time, "The noise is put back at the level it came from, so the state is "
+               "noisier than its time says and the picture never gets clean."),
         Mutant("t and s exchanged", lambda sch, x, e, t, s: process.ddim_step(sch, x, e, s, t),
-               "The move goes the other way: alpha_bar of the present step was read where that of the previous one belongs."),
+               "The move goes the other way: alpha_bar of the present step stands where that of the next one belongs."),
         Mutant("eps added where it is taken off", lambda sch, x, e, t, s: process.ddim_step(sch, x, -e, t, s),
                "A sign: the guess of x0 gets twice the noise. Loops that train a network to predict -eps do not mix with "
                "samplers that expect eps."),
         Mutant("the noise is not put back", lambda sch, x, e, t, s: sch.at(s)[0] * process.eps_to_x0(sch, x, e, t),
-               "Only the first term: every step shrinks the picture towards grey, and the next network call sees a state with "
-               "no noise in it.")),
+               "Only the first term: every step shrinks the picture towards grey, and the next call of the network sees a "
+               "state without noise.")),
     hints=("Two lines: what x0 does this noise imply, and what does that x0 look like at time s?",
            "`(a_t, s_t), (a_s, s_s) = sch.at(t, x_t), sch.at(s, x_t)`; then x0 by solving x_t = a_t x0 + s_t eps.",
            "`x0 = (x_t - s_t * eps) / a_t` and `return a_s * x0 + s_s * eps`."), page=PAGE)
