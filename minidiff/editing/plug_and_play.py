@@ -18,8 +18,9 @@ Try: `features` and `attention` from 0 (the inverted noise replayed with the new
 old look shines through; the same with model tiny-dit.
 
 Weakness: the layout is copied, so nothing can move; that is measured, and printed, beside what works. (A shape can change
-on the tiny model, whose features at this layer are 8x8.) And features are only as good as the inversion: the authors take 999 steps of it. Here the source row is never propagated,
-it is read from the inversion's own states, so errors of the inversion cannot pile up in what is copied.
+on the tiny model, whose features at this layer are 8x8.) And features are only as good as the inversion: the authors take
+999 steps of it. Here the source row is never propagated, it is read from the inversion's own states, so errors of the
+inversion cannot pile up in what is copied.
 """
 import re
 
