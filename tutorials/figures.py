@@ -22,11 +22,13 @@ from minidiff.editing.sdedit import sdedit, strokes
 from minidiff.evaluate.evaluate import learning_figure
 from minidiff.evaluate.metrics import masked_psnr
 from minidiff.evaluate.proofs.repaint import half_holes
+from minidiff.evaluate.prove import draw as some_scenes
 from minidiff.inversion.ddim import ddim_invert
 from minidiff.io import grid, write_bytes
 from minidiff.restoration.ddnm import ddnm
 from minidiff.restoration.ddrm import restore as ddrm_restore
 from minidiff.restoration.operators import measure
+from minidiff.restoration.repaint import repaint
 from minidiff.train.autoencoder import psnr
 from minidiff.weights.store import TINY
 
@@ -164,6 +166,20 @@ def draw_restoration(pipe) -> None:
         pictures += [image[0], *rows.values()]
         titles += ["original", *(f"{k}: {psnr(x[None].clamp(-1, 1), image).item():.1f} dB" for k, x in rows.items())]
     grid(pictures, titles, 5, HERE / "restoration.png", side=128)
+
+
+def draw_repaint(pipe) -> None:
+    """Half of an object is gone: RePaint with more and more jumps, told nothing; then told the caption."""
+    scenes = [SCENE, *some_scenes(2, seed=7)]
+    image, mask = shapes.render(scenes), half_holes(scenes)
+    ways = [(1, 25), (2, 45), (3, 65), (5, 105)]
+    out = [repaint(pipe, image, mask=mask, repeats=r, seed=7) for r, _ in ways]
+    captions = [shapes.short_caption(s) for s in scenes]
+    out += [repaint(pipe, image, captions, mask=mask, repeats=2, scale=3., seed=7)]
+    pictures = [x for i in range(3) for x in (image[i], image[i] * (1 - mask[i]), *(o[i] for o in out))]
+    titles = ["original", "half of it", *(f"repeats {r}: {n} evaluations" for r, n in ways)]
+    titles += ["repeats 2, told the caption, scale 3: 90"]
+    grid(pictures, titles * 3, 7, HERE / "repaint.png", side=128)
 
 
 def draw_learning(pipe) -> None:
