@@ -82,7 +82,7 @@ class Near:
         return (pipe.eps(self.x[k], self.t[k], Cond(text=self.text[k])) - self.eps[k]).pow(2).mean()
 
 
-def tune(pipe: Pipe, weights: list[Tensor], states: list[Tensor], source: str, *, updates: int = 40, lr: float = 1e-3,
+def tune(pipe: Pipe, weights: list[Tensor], states: list[Tensor], source: str, *, updates: int = 25, lr: float = 1e-3,
          locality: float = .1, reach: float = 30., scale: float = 3., batch: int = 5, seed: int = 0,
          progress: bool = False) -> list[tuple[float, float]]:
     """Teach `weights` to return along `states` (one picture's, clean first); (pivot, locality) loss of each update.
@@ -106,7 +106,7 @@ def tune(pipe: Pipe, weights: list[Tensor], states: list[Tensor], source: str, *
     return losses
 
 
-def pivotal_tuning(pipe: Pipe, image: Tensor, source: str, target: str, *, updates: int = 40, lr: float = 1e-3,
+def pivotal_tuning(pipe: Pipe, image: Tensor, source: str, target: str, *, updates: int = 25, lr: float = 1e-3,
                    locality: float = .1, reach: float = 30., cross: float = .8, self_: float = .8, steps: int = 25,
                    scale: float = 3., seed: int = 0, progress: bool = False) -> Tensor:
     """Prompt-to-Prompt on pictures `image` (b 3 H W) with the network tuned to each; returns (b 3 H W).
