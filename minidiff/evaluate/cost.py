@@ -3,6 +3,8 @@
 An evaluation is one row of one forward pass of the denoising network, guided or not; a backward pass through it counts two
 more. Passes that gradient checkpointing repeats are repeated work, and count. Autoencoder and text tower do not.
 """
+import ctypes
+import gc
 import time
 from pathlib import Path
 
@@ -38,6 +40,11 @@ class Cost:
             return None
 
     def __enter__(self):
+        gc.collect()
+        try:
+            ctypes.CDLL(None).malloc_trim(0)                             # pages that malloc kept would be reused unseen
+        except (AttributeError, OSError, TypeError):                         # not glibc
+            pass
         if self.pipe.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.pipe.device)
         else:

@@ -21,6 +21,7 @@ from minidiff.evaluate.metrics import bootstrap_ci
 from minidiff.io import grid, read_image, write_bytes, write_json
 
 BLOCK = re.compile(r"(<!-- leaderboard -->\n).*?(<!-- end -->)", re.S)
+FEW = 6                                                  # scenes below which no interval says anything
 MEANS = ("T", "K", "B", "C", "P", "D", "Q1", "Q2", "B_vae", "C_vae", "B_floor", "B_pie", "Bn", "Cn", "score", "disagree",
          "T1", "T2", "nfe")
 
@@ -61,7 +62,8 @@ def summary(rows: list[dict]) -> dict:
             "refused": sum(bool(r.get("refused")) for r in rows),
             "cfg": cfgs[0] if len(cfgs) == 1 else sha256("".join(cfgs).encode()).hexdigest()[:8],
             **{k: mean(r[k] for r in rows) for k in MEANS},
-            "seconds": mean(r["seconds"] for r in alone), "mb": mean(r["mb"] for r in alone),
+            "seconds": mean(r["seconds"] for r in alone),
+            "mb": max((r["mb"] for r in alone if r["mb"] is not None), default=None),
             "T_ci": interval(rows, "T")[1:], "score_ci": interval(rows)[1:],
             "by_kind": {k: {"score": interval(v)[0], "ci": interval(v)[1:], "T": mean(r["T"] for r in v),
                             "K": mean(r["K"] for r in v), "first": v[0]["score"]} for k, v in kinds.items() if v},
@@ -81,7 +83,7 @@ def winners(groups: dict[str, list[dict]], masked: bool) -> dict[str, dict]:
         order = sorted((n for n, v in mine.items() if v), key=lambda n: -np.mean([r["score"] for r in mine[n]]))
         if order:
             best, second = order[0], order[1] if len(order) > 1 else None
-            out[kind] = {"best": best, "score": interval(mine[best]), "second": second,
+            out[kind] = {"best": best, "score": interval(mine[best]), "second": second, "scenes": len(by_scene(mine[best])),
                          "difference": difference(mine[best], mine[second]) if second else None}
     return out
 
@@ -116,7 +118,7 @@ def controls(lines: dict[str, dict]) -> list[tuple[str, bool]]:
               ("a copy of the source scores 0", ("copy",), lambda c: c["T"] == c["score"] == 0),
               ("so does the autoencoder's copy", ("vae-copy",), lambda c: c["score"] <= .02),
               ("the truth through the autoencoder scores 0.95 or more", ("vae-truth",), lambda v: v["score"] >= .95),
-              ("drawing the prompt anew scores next to nothing (below 0.15)", ("resample",), lambda r: r["score"] < .15),
+              ("drawing the prompt anew scores at most 0.2", ("resample",), lambda r: r["score"] <= .2),
               ("climbing CLIP raises Q1 over the copy's", ("hacker", "copy"), lambda h, c: h["Q1"] > c["Q1"] + .05),
               ("and not T (at most 0.05)", ("hacker",), lambda h: h["T"] <= .05)]
     return [(claim, bool(holds(*[by[n] for n in names]))) for claim, names, holds in claims if set(names) <= by.keys()]
@@ -160,10 +162,13 @@ def kind_table(lines: list[dict]) -> str:
 
 
 def winner_table(found: dict[str, dict]) -> str:
-    say = lambda d: "-" if d is None else f"{num(d[0], 3)} ({ci(d[1:])}): {'yes' if d[1] > 0 else 'not shown'}"  # noqa: E731
-    return table(["kind", "best", "EditScore (95%)", "second", "difference (95%): better?"], [[
-        kind, w["best"], f"{num(w['score'][0], 3)} ({ci(w['score'][1:])})", w["second"] or "-", say(w["difference"])]
-        for kind, w in found.items()])
+    def better(w: dict) -> str:
+        d, enough = w["difference"], w["scenes"] >= FEW
+        return "-" if d is None else f"{num(d[0], 3)} ({ci(d[1:])}): " + (
+            "too few scenes" if not enough else "yes" if d[1] > 0 else "not shown")
+    return table(["kind", "best", "EditScore (95%)", "second", "difference (95%): better?"], [
+        [kind, w["best"], f"{num(w['score'][0], 3)} ({ci(w['score'][1:])})", w["second"] or "-", better(w)]
+        if w["score"][0] > 0 else [kind, "none", "0", "-", "-"] for kind, w in found.items()])
 
 
 def markdown(facts: dict) -> str:

@@ -238,6 +238,8 @@ def test_better_needs_the_same_scenes_and_a_difference_that_chance_does_not_expl
     a, b = [[row(n, i=i, score=float(v)) for i, v in enumerate(base + d)] for n, d in (("a", .05), ("b", 0.))]
     mean, low, _ = leaderboard.difference(a, b)
     assert mean == pytest.approx(.05) and low > .04                           # though single scores spread over 0..1
+    few = leaderboard.winners({"a": a[:4], "b": b[:4]}, False)
+    assert "too few scenes" in leaderboard.winner_table(few)                  # though all four differ by the same
     found = leaderboard.winners({"a": a, "b": b, "copy": [row("copy", score=9.)], "a@x=1": [row("a@x=1", score=9.)]}, False)
     assert found["move"]["best"] == "a" and found["move"]["second"] == "b"
     assert "yes" in leaderboard.winner_table(found)
