@@ -45,6 +45,8 @@ def prove_masked(pipe: Pipe, n: int, seed: int, strength: float = .9) -> list[Ro
                 masked_psnr(bare, image, 1 - mask).mean().item()),
             Row("inside: colour right", share(a, "color"), .9, share(before, "color")),
             Row("inside: shape still right", share(a, "shape"), .9, share(b, "shape")),
+            Row("inside: overlap with the object's place (IoU), which a fragment has not", _layout(ours, wanted), .7,
+                _layout(bare, wanted)),
             Row("position and background kept", share(a, "position") * share(a, "background"), .95,
                 share(b, "position") * share(b, "background"))]
 

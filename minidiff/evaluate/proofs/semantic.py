@@ -25,7 +25,7 @@ def prove(pipe: Pipe, n: int, seed: int, steps: int = 25) -> list[Row]:
     right = lambda x, what, truth=scenes: judge.judge(x, truth)[what].float().mean().item()  # noqa: E731
     alike = lambda x: (clip.embed_image(x) * clip.embed_image(image)).sum(1).mean().item()  # noqa: E731
     free, text, content, form, style = run(), run(words), run(content=1000), run(structure=1000), run(style=1000)
-    both = run([shapes.short_caption(e) for e in other], structure=1000)
+    both = run([shapes.short_caption(e) for e in other], text=2000, structure=500)
     verdict = judge.judge(both, other)
     plain = _by_state(pipe, image, steps, seed, clip)
     tuned = _by_tuned(pipe, image, steps, seed)
