@@ -28,7 +28,7 @@ from minidiff.core.pipe import Pipe
 from minidiff.core.process import ddim_step, q_sample
 from minidiff.guidance.cfg import cfg_batched
 
-GRID = ((.1, .9, .6), (.1, .9, .75), (.3, .9, .5), (.1, .6, .8), (.3, .6, .7), (.6, .6, 1.))          # kmin, kmax, nu
+GRID = ((.1, .9, .6), (.3, .9, .5), (.1, .6, .8), (.3, .6, .7), (.2, .6, .85), (.6, .6, 1.))          # kmin, kmax, nu
 
 
 def blur(x: Tensor, cells: int = 2) -> Tensor:
@@ -37,7 +37,7 @@ def blur(x: Tensor, cells: int = 2) -> Tensor:
 
 
 @torch.no_grad()
-def magicmix(pipe: Pipe, image: Tensor, target: str, *, kmin: float = .1, kmax: float = .9, nu: float = .7,
+def magicmix(pipe: Pipe, image: Tensor, target: str, *, kmin: float = .2, kmax: float = .6, nu: float = .85,
              band: Literal["full", "low", "ramp"] = "full", steps: int = 50, scale: float = 4., seed: int = 0,
              progress: bool = False) -> Tensor:
     """Draw what `target` says with the layout of pictures `image` (b 3 H W) in [-1, 1]; returns (b 3 H W).
