@@ -109,6 +109,8 @@ def contract(out, want) -> None:
         raise Wrong(f"It returned {kind(out)}; expected {kind(want)}{more}")
     got, due = list(leaves(out)), list(leaves(want))
     if [p for p, _ in got] != [p for p, _ in due]:
+        if isinstance(want, list):                                         # of another length: wrong, but of the right kind
+            return
         raise Wrong(f"It returned {kind(out)}; expected {kind(want)}.")
     for (path, x), (_, y) in zip(got, due):
         at = f" at {path}" if path else ""
@@ -128,7 +130,7 @@ def grade(e: Exercise, fn: Callable) -> Verdict:
     if not callable(fn):
         return Verdict(e.name, False, "contract", f"A function was expected, got {kind(fn)}.")
     cases = [args for seed in SEEDS for args in e.cases(seed)]
-    wrong = []                                                             # (args, out, want) of every case that is off
+    rows = []                                                              # (args, out, want) of every case
     for args in cases:
         want = e.spec(*clone(args))
         try:
@@ -136,14 +138,15 @@ def grade(e: Exercise, fn: Callable) -> Verdict:
             contract(out, want)
         except Wrong as w:
             return Verdict(e.name, False, "contract", str(w))
-        if not close(out, want, e.tolerance):
-            wrong.append((args, out, want))
+        rows.append((args, out, want))
+    wrong = [r for r in rows if not close(r[1], r[2], e.tolerance)]
     if wrong:
         args, out, want = wrong[0]
         error, where = difference(out, want)
         says = (f"{len(wrong)} of {len(cases)} cases are off; in the first the largest error is {error:.3g}"
                 f"{' at ' + where if where else ''} (values reach {scale(want):.3g}).")
-        return Verdict(e.name, False, "facts", says, error, where, mistake(e, wrong), home.picture(e.name, out, want))
+        return Verdict(e.name, False, "facts", says, error, where, mistake(e, rows) or mistake(e, wrong),
+                       home.picture(e.name, out, want))
     for fact in e.facts:
         try:
             got, want = fact.test(lambda *args: called(fn, args))
@@ -164,11 +167,11 @@ def grade(e: Exercise, fn: Callable) -> Verdict:
     return Verdict(e.name, True)
 
 
-def mistake(e: Exercise, wrong: list[tuple]) -> Mutant | None:
-    """The mutant that gives the learner's answers wherever they are wrong."""
+def mistake(e: Exercise, rows: list[tuple]) -> Mutant | None:
+    """The mutant that gives the learner's answers in all of these (args, out, want)."""
     for m in e.mutants:
         try:
-            if all(close(out, m.fn(*clone(args)), e.tolerance) for args, out, _ in wrong):
+            if all(close(out, m.fn(*clone(args)), e.tolerance) for args, out, _ in rows):
                 return m
         except Exception:                                                  # a mutant that cannot run here is not the one
             continue
