@@ -15,7 +15,7 @@ P2P = "tutorials/editing/prompt_to_prompt.md"
 
 def slow_align(source, target):
     @cache
-    def score(i, j):                                                       # of the best alignment of the first i and j tokens
+    def score(i, j):                                          # of the best alignment of the first i and j tokens
         if not i or not j:
             return 0
         pair = score(i - 1, j - 1) + (1 if source[i - 1] == target[j - 1] else -1)

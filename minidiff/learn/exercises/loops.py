@@ -9,7 +9,6 @@ from minidiff.learn.exercise import Exercise, Fact, Mutant
 from minidiff.learn.exercises.process import LINEAR, states
 from minidiff.restoration.jumps import jumps
 
-
 # ---- ILVR -----------------------------------------------------------------------------------------------------------
 
 def slow_refine(x, y, factor):
