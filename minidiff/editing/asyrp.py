@@ -120,7 +120,7 @@ def by_clip(pipe: Pipe, image: Tensor, source: str | list[str], target: str | li
     return loss
 
 
-def by_prompt(pipe: Pipe, image: Tensor, source: str | list[str], target: str | list[str], scale: float = 2.):
+def by_prompt(pipe: Pipe, image: Tensor, source: str | list[str], target: str | list[str], scale: float = 1.):
     """The same from the network: x0 is to move `scale` times as far as it moves between the two prompts, at the same x."""
     conds = [pipe.embed(p).expand(len(image)) for p in (source, target)]
 
