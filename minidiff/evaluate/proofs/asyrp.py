@@ -36,7 +36,8 @@ def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
             Row("one shift, scenes it never saw: the stripes are read", right["texture"].float().mean().item(), .6,
                 judge.judge(runs[0], truth)["texture"].float().mean().item()),
             Row("at the same strength: other attributes kept", kept, .85),
-            Row("two shifts added, stripes and black: both read", (both["background"] & both["texture"]).float().mean().item(), .4),
+            Row("two shifts added, stripes and black: both read",
+                (both["background"] & both["texture"]).float().mean().item(), .4),
             Row("the symmetric control: share of the change in pixels that is gone", 1 - lost / moved, 2 / 3)]
 
 
