@@ -30,7 +30,7 @@ class Sheet:
 
 
 SHEETS = {"sdedit": Sheet("recolour", "strength", (.2, .4, .6, .8, 1.)),
-          "asyrp": Sheet("texture", "strength", (0., .5, 1., 2.), {"learn": 10, "until": .1, "steps": 15}, rows=2),
+          "asyrp": Sheet("texture", "strength", (0., .5, 1., 2.), {"steps": 15}, rows=1),
           "boundary": Sheet("background", "distance", (0., .5, 1., 2.), {"steps": 20, "mix": .4}, rows=2),
           "zecon": Sheet("texture", "style", (0., 1., 2., 3., 5.), rows=2),
           "anagram": Sheet("move", "view", ("rotate180", "mirror", "flip", "jigsaw"),
