@@ -4,7 +4,7 @@ from importlib import import_module
 
 from minidiff.learn.exercise import Exercise
 
-TOPICS = ("tables", "process", "moves", "networks", "blocks", "tokens", "edits", "loops")
+TOPICS = ("tables", "process", "moves", "solvers", "guides", "networks", "blocks", "tokens", "edits", "loops")
 
 
 @cache

@@ -201,8 +201,7 @@ gate = Exercise(
                "checkpoint draws noise: the order of the halves is part of the file format."),
         Mutant("the tanh approximation", gated(lambda g: F.gelu(g, approximate="tanh")),
                "DiT's layers want it, Stable Diffusion's do not. Off by less than a thousandth a layer: too little to "
-               "see, "
-               "enough to fail every comparison."),
+               "see, enough to fail every comparison."),
         Mutant("a sigmoid gate", gated(torch.sigmoid), "That is GLU. Its gate never passes zero and never grows.")),
     hints=("Project, halve, multiply.", "`F.linear(x, weight, bias)` is the projection, "
            "`.chunk(2, -1)` gives the halves.", "`return a * F.gelu(g)`."), page=UNET)
