@@ -11,9 +11,10 @@ noise again, some steps' worth, and come down once more, now with the surroundin
 
 Try: `repeats` 1 (no jumps), 2, 5; `length` 1 against 5 at the same number of evaluations; `window` (.2, .8).
 
-Weakness: the paper's way down has 250 steps, and every stretch of 10 is walked 10 times: 2,410 evaluations a picture. But
-the network needs far fewer steps than that, and a jump counts by how far it goes in noise, not in steps: on 25 steps a
-jump of 5 goes five times as far as the paper's, and two walks are enough: 45 evaluations. `window` leaves out some jumps.
+Weakness: the paper's way down has 250 steps, and every stretch of 10 is walked 10 times: 2,410 evaluations a picture. A
+jump counts by how far it goes in noise, not in steps, so on 25 steps we jump 5, five times as far, and walk twice: 45
+evaluations. That mends the seam; it does not replace all that many walks decide. Telling the model what the picture shows
+does: with `prompt` 45 evaluations complete more objects than 410 without (measured on the page of this file).
 Steps are DDPM's: coming down without fresh noise, a jump would only walk the same way twice. (Correcting the network's
 guess of the clean picture outside the hole, as DDNM does, changes nothing here: the outside is replaced after the step.)
 """
