@@ -16,6 +16,7 @@ from minidiff.core import schedule
 from minidiff.core.cond import Cond
 from minidiff.core.schedule import Schedule
 from minidiff.data.toy2d import Mixture, gaussian_flow_map, gmm8
+from minidiff.evaluate.metrics import frechet, frechet_gaussians
 from minidiff.guidance.cfg import cfg
 from minidiff.guidance.classifier import pull
 
@@ -301,3 +302,25 @@ def test_cfg():
     for scale in (0., 1., 3.):
         want = [[2 * v + scale * (k * v - 2 * v) for v in row] for k, row in zip((5, 7, 11), x.tolist())]
         near(cfg(denoise, null, scale)(x, 500, cond), torch.tensor(want, dtype=torch.float64))
+
+
+# ---- measuring ------------------------------------------------------------------------------------------------------
+
+@formula
+def test_frechet():
+    """By the eigenvalues of C1 C2, which is not symmetric, and on one feature by deviations."""
+    d, (m1, m2) = 3, rand(2, 3)
+    a, b = rand(2, d, d, seed=1)
+    c1, c2 = a @ a.T + .2 * torch.eye(d), b @ b.T + .2 * torch.eye(d)
+    w = torch.linalg.eigvals(c1 @ c2)
+    want = sum((p - q) ** 2 for p, q in zip(m1.tolist(), m2.tolist())) + (c1 + c2).trace() - 2 * w.real.sqrt().sum()
+    near(frechet_gaussians(m1, c1, m2, c2), want.item(), 1e-8)
+    near(frechet_gaussians(m1[:1], c1[:1, :1], m2[:1], c2[:1, :1]),
+         ((m1[0] - m2[0]) ** 2 + (c1[0, 0].sqrt() - c2[0, 0].sqrt()) ** 2).item())
+
+
+@formula
+def test_frechet_bias():
+    for d, n in ((8, 500), (32, 1000)):
+        got = [frechet(rand(n, d, seed=2 * i), rand(n, d, seed=2 * i + 1)) for i in range(20)]
+        assert abs(sum(got) / len(got) / (d * (d + 5) / (2 * n)) - 1) < .08

@@ -200,6 +200,67 @@ def draw_binding(pipe) -> None:
     _save(figure, "binding.png")
 
 
+def draw_fid(pipe) -> None:
+    """What moves a Frechet distance although no model changed: the number of samples, and how the pictures were kept."""
+    import numpy as np
+
+    from minidiff.evaluate.metrics import frechet, frechet_gaussians
+    from minidiff.evaluate.oracle import oracle
+    figure = Figure(figsize=(11, 3.4), dpi=130, layout="constrained")
+    bias, rank, bars = figure.subplots(1, 3, width_ratios=(1, 1, 1.25))
+    g = torch.Generator().manual_seed(0)
+    draw = lambda n, d: torch.randn(n, d, generator=g, dtype=torch.float64)  # noqa: E731
+    for d in (8, 32, 128):
+        ns = [n for n in (32, 64, 128, 256, 512, 1024, 2048, 4096) if n >= d]
+        got = [sum(frechet(draw(n, d), draw(n, d)) for _ in range(4)) / 4 for n in ns]
+        line, = bias.loglog(ns, got, "o", markersize=4, label=f"{d} features")
+        bias.loglog(ns, [d * (d + 5) / (2 * n) for n in ns], color=line.get_color(), linewidth=1)
+    bias.set(title="two samples of ONE Gaussian", xlabel="n of each", ylabel="Frechet distance")
+    d, ns = 64, (64, 128, 256, 512, 1024, 2048, 4096, 8192)
+    shift, still, eye = torch.zeros(d).index_fill(0, torch.tensor(0), .3 ** .5), torch.zeros(d), torch.eye(d)
+    for name, scale, move, true in (("A: shifted", 1., shift, .3), ("B: too narrow", .9, still, .64)):
+        samples = [[draw(n, d) * scale + move for _ in range(4)] for n in ns]
+        got = [sum(frechet_gaussians(x.mean(0), x.T.cov(), still, eye) for x in xs) / 4 for xs in samples]
+        line, = rank.loglog(ns, got, "o-", markersize=4, label=name)
+        rank.axhline(true, color=line.get_color(), linestyle=":")
+    rank.set(title="which model is better?", xlabel="n (exact reference)")
+    rngs = [(np.random.default_rng(1), "test"), (np.random.default_rng(2), "test"), (np.random.default_rng(3), "train")]
+    a, other, train = (shapes.render([shapes.scene(r, objects=1, split=s) for _ in range(384)]) for r, s in rngs)
+    size = torch.nn.functional.interpolate
+    half = lambda **how: size(size(a, (32, 32), **how), (64, 64), mode="bicubic").clamp(-1, 1)  # noqa: E731
+    kept = {"8 bits, cut off": ((a + 1) * 127.5).floor() / 127.5 - 1, "halved: means": half(mode="area"),
+            "halved: bicubic, smoothed": half(mode="bicubic", antialias=True),
+            "halved: bilinear, smoothed": half(mode="bilinear", antialias=True), "halved: nearest": half(mode="nearest"),
+            "JPEG 95": _jpeg(a, 95), "JPEG 75": _jpeg(a, 75), "JPEG 50": _jpeg(a, 50),
+            "OTHER renders, same law": other, "the half of them nearest the mean": None, "training scenes": train}
+    f = {k: oracle().features(x) for k, x in {"": a, **kept}.items() if x is not None}
+    near = f["OTHER renders, same law"]
+    f["the half of them nearest the mean"] = near[(near - near.mean(0)).norm(dim=1).argsort()[:192]]
+    share = {k: 100 * frechet(f[k], f[""]) / f[""].double().var(0).sum().item() for k in kept}
+    bars.barh(list(share), list(share.values()))
+    bars.bar_label(bars.containers[0], [f"{v:.2g}" for v in share.values()], fontsize=7, padding=2)
+    bars.set(title="384 renders against themselves", xscale="log", xlabel="% of the features' variance", xlim=(1e-4, 60))
+    bars.tick_params(axis="y", labelsize=7)
+    bars.invert_yaxis()
+    for axes in (bias, rank):
+        axes.legend(fontsize=8)
+        axes.grid(alpha=.3)
+    _save(figure, "fid.png")
+
+
+def _jpeg(x: torch.Tensor, quality: int) -> torch.Tensor:
+    from io import BytesIO
+
+    import numpy as np
+    from PIL import Image
+    out = []
+    for picture in x:
+        array = ((picture.permute(1, 2, 0) + 1) * 127.5).round().byte().numpy()
+        Image.fromarray(array).save(b := BytesIO(), "JPEG", quality=quality)
+        out.append(torch.from_numpy(np.array(Image.open(b))).permute(2, 0, 1) / 127.5 - 1)
+    return torch.stack(out)
+
+
 def _save(figure: Figure, name: str) -> None:
     from io import BytesIO
     figure.savefig(buffer := BytesIO(), format="png")
