@@ -133,7 +133,7 @@ def test_each_space_is_pushed_to_its_own_distance(pipe, image, planes, monkeypat
         reached["z"].clear(), reached["h"].clear()
         with monkeypatch.context() as m:
             m.setattr(pipe, "eps", eps, raising=False)
-            boundary(pipe, image, A, B, space=space, planes=planes, distance=3., hold=2, steps=4)
+            boundary(pipe, image, A, B, space=space, planes={750: planes[750]}, distance=3., hold=2, steps=4)
         z = {t: d for t, d in reached["z"]}[750] - 12                                     # 3 times the depth of 4
         h = [(d - 12).abs().max() < 1e-3 for _, d in reached["h"][-3:]]                   # the three steps from 750 to 0
         assert (z.abs().max() < 1e-3) == (space != "h"), space
