@@ -29,6 +29,7 @@ class Sheet:
     model: str = "tiny"
 
 
+HELD = {"cross": .8, "self_": .8}
 SHEETS = {"sdedit": Sheet("recolour", "strength", (.2, .4, .6, .8, 1.)),
           "asyrp": Sheet("texture", "strength", (0., .5, 1., 2.), {"steps": 15}, rows=1),
           "boundary": Sheet("background", "distance", (0., .5, 1., 2.), {"steps": 20, "mix": .4}, rows=2),
@@ -40,9 +41,9 @@ SHEETS = {"sdedit": Sheet("recolour", "strength", (.2, .4, .6, .8, 1.)),
           "classifier-guidance": Sheet("move", "scale", (0., 1., 3., 6., 20.), {"steps": 40}, rows=2),
           "semantic-guidance": Sheet("recolour", "structure", (0., 300., 1000., 3000.), {"steps": 25}, rows=2),
           "prompt-to-prompt": Sheet("recolour", "self_", (0., .2, .4, .6, .8), {"cross": .4}),
-          "null-text": Sheet("recolour", "inner", (0, 1, 3, 10), {"steps": 25, "scale": 7.5}, rows=2),
-          "negative-prompt": Sheet("recolour", "scale", (1., 2., 3., 5., 7.5), {"steps": 25}, rows=2),
-          "direct-inversion": Sheet("recolour", "share", (0., .25, .5, .75, 1.), {"steps": 25}, rows=2),
+          "null-text": Sheet("recolour", "inner", (0, 1, 3, 10), {"steps": 25, "scale": 7.5} | HELD, rows=2),
+          "negative-prompt": Sheet("recolour", "scale", (1., 2., 3., 5., 7.5), {"steps": 25} | HELD, rows=2),
+          "direct-inversion": Sheet("recolour", "share", (0., .25, .5, .75, 1.), {"steps": 25} | HELD, rows=2),
           "edict": Sheet("recolour", "strength", (.2, .4, .6, .8, 1.), {"steps": 25}, rows=2),
           "edit-friendly": Sheet("recolour", "strength", (.4, .5, .6, .7, .8), {"steps": 25}),
           "ddib": Sheet("recolour", "scale", (1., 1.5, 2., 3., 5.), {"steps": 50}),

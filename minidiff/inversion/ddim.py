@@ -40,10 +40,6 @@ class Inverted:
     nulls: list[Cond] | None = None
     share: float | None = None
 
-    def __getitem__(self, i: int) -> "Inverted":
-        """Picture i alone."""
-        return Inverted([x[i:i + 1] for x in self.states], self.nulls and [n[i] for n in self.nulls], self.share)
-
     def follow(self, x: Tensor, i: int) -> Tensor:
         """Rows [sources, edits] (2b c h w) after step i, corrected."""
         if self.share is None:

@@ -33,10 +33,10 @@ def edit_each(pipe: Pipe, inverted: Inverted, source: str | list[str], target: s
     if not len(sources) == len(targets) == b:
         raise ValueError(f"{b} picture(s) with {len(sources)} source and {len(targets)} target prompts: give one each, or "
                          "one for all")
-    return prompt_to_prompt(pipe, sources, targets, inverted=inverted, **knobs)[b:]
+    return prompt_to_prompt(pipe, sources, targets, inverted=inverted, **knobs)[b:]      # rows: [sources, edits]
 
 
-def negative_prompt(pipe: Pipe, image: Tensor, source: str, target: str, *, cross: float = .8, self_: float = .8,
+def negative_prompt(pipe: Pipe, image: Tensor, source: str, target: str, *, cross: float = .3, self_: float = .9,
                     steps: int = 50, scale: float = 3., progress: bool = False, **knobs) -> Tensor:
     """Prompt-to-prompt on pictures `image` (b 3 H W), guided away from `source` instead of from ""; returns (b 3 H W).
 
@@ -51,8 +51,8 @@ def negative_prompt(pipe: Pipe, image: Tensor, source: str, target: str, *, cros
                      scale=scale, progress=progress, **knobs)
 
 
-def direct_inversion(pipe: Pipe, image: Tensor, source: str, target: str, *, share: float = 0., cross: float = .8,
-                     self_: float = .8, steps: int = 50, scale: float = 3., progress: bool = False, **knobs) -> Tensor:
+def direct_inversion(pipe: Pipe, image: Tensor, source: str, target: str, *, share: float = 0., cross: float = .3,
+                     self_: float = .9, steps: int = 50, scale: float = 3., progress: bool = False, **knobs) -> Tensor:
     """Prompt-to-prompt on pictures `image` (b 3 H W), each source row put back on its inversion; returns (b 3 H W).
 
     share   of the source row's correction that the edit gets too, 0..1: 0 direct inversion, 1 the closed form

@@ -80,7 +80,7 @@ def edict_sample(denoise: Denoise, sch: Schedule, x: Tensor, y: Tensor, ts: list
     return x, y
 
 
-def edict(pipe: Pipe, image: Tensor, source: str, target: str, *, strength: float = .8, p: float = .93,
+def edict(pipe: Pipe, image: Tensor, source: str, target: str, *, strength: float = .7, p: float = .93,
           leapfrog: bool = True, steps: int = 50, scale: float = 3., progress: bool = False) -> Tensor:
     """Edit pictures `image` (b 3 H W) from what `source` says to what `target` says; returns (b 3 H W).
 

@@ -41,19 +41,21 @@ def learn_null(pipe: Pipe, x: Tensor, goal: Tensor, t: int, s: int, cond: Cond, 
     text = text.clone().requires_grad_()
     best, land, error, errors = text.detach().clone(), x, torch.full((len(x),), torch.inf, device=x.device), []
     optimizer = torch.optim.Adam([text], lr=lr)
-    with torch.enable_grad():
-        for k in range(inner + 1):
+    for k in range(inner + 1):
+        with torch.set_grad_enabled(k < inner):                                           # the last one is only measured
             e_null = pipe.eps(x, t, Cond(text=text))
             y = ddim_step(pipe.schedule, x, e_null + scale * (e_cond - e_null), t, s)     # card C08.1
             loss = (y - goal).pow(2).mean((1, 2, 3))                                      # b
-            better = (loss.detach() < error) & (error >= enough)
-            best[better], error = text.detach()[better], torch.where(better, loss.detach(), error)
-            land = torch.where(better.view(-1, 1, 1, 1), y.detach(), land)
-            errors.append(error)
-            if k == inner or (error < enough).all():
-                return best, land, torch.stack(errors)
-            text.grad, = torch.autograd.grad(loss.sum(), text)                            # of the tokens alone
-            optimizer.step()
+            total = loss.sum()
+        better = (loss.detach() < error) & (error >= enough)
+        best[better], error = text.detach()[better], torch.where(better, loss.detach(), error)
+        land = torch.where(better.view(-1, 1, 1, 1), y.detach(), land)
+        errors.append(error)
+        if k == inner or (error < enough).all():
+            break
+        text.grad, = torch.autograd.grad(total, text)                                     # of the tokens alone
+        optimizer.step()
+    return best, land, torch.stack(errors)
 
 
 @torch.no_grad()
@@ -79,7 +81,7 @@ def learn_nulls(pipe: Pipe, states: list[Tensor], source: str, *, scale: float =
 
 
 def null_text(pipe: Pipe, image: Tensor, source: str, target: str, *, inner: int = 10, lr: float = .01,
-              tolerance: float = 1e-5, cross: float = .8, self_: float = .8, steps: int = 50, scale: float = 3.,
+              tolerance: float = 1e-5, cross: float = .3, self_: float = .9, steps: int = 50, scale: float = 3.,
               progress: bool = False, **knobs) -> Tensor:
     """Prompt-to-prompt on pictures `image` (b 3 H W) with nulls learned for each; returns (b 3 H W).
 

@@ -16,7 +16,7 @@ from minidiff.inversion.edit_friendly import edit_friendly
 from minidiff.inversion.null_text import learn_nulls
 from minidiff.train.autoencoder import psnr
 
-STEPS = 25
+STEPS, ATTENTION = 25, dict(cross=.5, self_=1.)
 
 
 def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
@@ -52,12 +52,13 @@ def measure(pipe: Pipe, its: list[Item], scale: float) -> dict[str, dict[str, fl
                         "negative-prompt": Inverted(states, [cond] * STEPS), "direct": Inverted(states, share=0.),
                         "half the share": Inverted(states, share=.5), "closed form": Inverted(states, share=1.)}.items():
         count[0] = 0
-        edit = edit_each(spy, found, source, target, steps=STEPS, scale=scale)
+        edit = edit_each(spy, found, source, target, steps=STEPS, scale=scale, **ATTENTION)
         used = base + count[0] + (learning if name == "null-text" else 0)
         if found.share is None:                                       # both rows of identical prompts are the guided replay
             one = two = db(guided(pipe, found, cond, scale))
         else:
-            one, two = db(pipe.decode(states[0])), db(edit_each(pipe, found, source, source, steps=STEPS, scale=scale))
+            one, two = db(pipe.decode(states[0])), db(edit_each(pipe, found, source, source, steps=STEPS,
+                                                                         scale=scale, **ATTENTION))
         out[name] = dict(source=one, same=two, score=score(edit, its, ceiling), evaluations=used / len(its))
     count[0] = 0
     edit = edit_friendly(spy, image, source, target, steps=STEPS, scale=scale, source_scale=scale)
@@ -71,7 +72,7 @@ def counted(pipe: Pipe) -> tuple[Pipe, list[int]]:
     spy, count, eps = replace(pipe), [0], pipe.eps
 
     def counting(x: Tensor, t, cond) -> Tensor:
-        count[0] += len(x) * (3 if cond.text.requires_grad else 1)
+        count[0] += len(x) * (3 if cond.text.requires_grad and torch.is_grad_enabled() else 1)
         return eps(x, t, cond)
     spy.eps = counting
     return spy, count
