@@ -18,7 +18,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full train bench bench-sd notebooks figures check verify-exercises lint clean
+.PHONY: help demo test test-full train bench bench-sd notebooks figures check verify-exercises site check-site lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /	/' | expand -t 12
@@ -53,6 +53,12 @@ check: $(VENV)/.done  ## grade a file of your own functions: MINIDIFF_SOLUTIONS=
 verify-exercises: $(VENV)/.done  ## every exercise: the stub fails, the reference passes, every known mistake is named
 	$(BIN)/python -m minidiff.learn.verify
 
+site: $(VENV)/.site  ## tutorials, gallery, leaderboard, code beside its explanation -> out/site/index.html
+	$(BIN)/python site/build.py $(ARGS)
+
+check-site: site  ## open every page of the site in headless Chromium (Debian: apt-get install chromium)
+	$(BIN)/python site/check.py
+
 lint: $(VENV)/.done  ## ruff
 	$(BIN)/python -m ruff check .
 
@@ -82,4 +88,9 @@ $(VENV)/.done: requirements.lock
 $(VENV)/.oracles: $(VENV)/.done requirements-oracles.lock
 	@echo "adding diffusers and transformers, which the tests compare with"
 	@$(PIP) -r requirements-oracles.lock
+	@touch $@
+
+$(VENV)/.site: $(VENV)/.done requirements-site.lock
+	@echo "adding Sphinx and a theme, which the site is built with, and playwright, which checks it"
+	@$(PIP) -r requirements-site.lock
 	@touch $@
