@@ -4,21 +4,35 @@ A page marks an equation by `<!-- formula NAME -->`, beside its pass mark, on th
 it. A mark without a test, a test without a mark, or a mark with no equation below it, fails.
 """
 import re
-from itertools import product
+from itertools import pairwise, product
 from math import log, pi, sqrt
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+import minidiff
 from minidiff.core import process as P
 from minidiff.core import schedule
 from minidiff.core.cond import Cond
 from minidiff.core.schedule import Schedule
 from minidiff.data.toy2d import Mixture, gaussian_flow_map, gmm8
+from minidiff.editing.delta_denoising import score_gradient
+from minidiff.editing.diffedit import difference, threshold_mask
+from minidiff.editing.prompt_to_prompt import edit_cross
+from minidiff.editing.sdedit import sdedit
 from minidiff.evaluate.metrics import frechet, frechet_gaussians
 from minidiff.guidance.cfg import cfg
 from minidiff.guidance.classifier import pull
+from minidiff.guidance.ilvr import refine
+from minidiff.inversion.ddim import Inverted, invert_step
+from minidiff.inversion.edict import down as edict_down
+from minidiff.inversion.edict import up as edict_up
+from minidiff.inversion.edit_friendly import noise_maps, replay_maps, scattered
+from minidiff.restoration.ddnm import trust
+from minidiff.restoration.ddrm import _mix
+from minidiff.restoration.operators import blur, lossy
 
 ROOT = Path(__file__).parents[1]
 MARK = re.compile(r"^<!-- formula (\w+) -->(.*)\n\n(\$\$)?", re.M)
@@ -302,6 +316,235 @@ def test_cfg():
     for scale in (0., 1., 3.):
         want = [[2 * v + scale * (k * v - 2 * v) for v in row] for k, row in zip((5, 7, 11), x.tolist())]
         near(cfg(denoise, null, scale)(x, 500, cond), torch.tensor(want, dtype=torch.float64))
+
+
+# ---- editing, inversion, restoration --------------------------------------------------------------------------------
+
+def by_rows(x_t, t, cond):
+    """A network that is no special case: curved in x, different in every t and row of the condition."""
+    k = cond.extra["k"].view(-1, *[1] * (x_t.ndim - 1)) if cond is not None and cond.extra else 0.
+    return torch.sin(x_t * 1.3 + k) * .5 + x_t.roll(1, -1) * .2 + torch.as_tensor(t).double().sin() * .1
+
+
+def words(*k):
+    return Cond(extra={"k": torch.tensor(k, dtype=torch.float64)})
+
+
+@formula
+@pytest.mark.parametrize("sch", TABLES, ids=lambda s: s.name)
+def test_ddim_move(sch):
+    x, eps = rand(2, 6), rand(2, 6, seed=1)
+    for t, s in (*MOVES, (30, 0), (10, 20)):
+        al_s, sg_s, al, sg = tables(sch, s, t)
+        want = [[al_s * (v - sg * e) / al + sg_s * e for v, e in zip(*rows)] for rows in zip(x.tolist(), eps.tolist())]
+        near(P.ddim_step(sch, x, eps, t, s), torch.tensor(want, dtype=torch.float64), 1e-8)
+
+
+@formula
+def test_sdedit_start():
+    """What the network is shown first: the picture's latents, noised to the time that `strength` says."""
+    pipe, seen = minidiff.build("tiny", seed=0), []
+    net = pipe.net.forward
+    pipe.net.forward = lambda x, t, cond: seen.append((x, t)) or net(x, t, cond)
+    image = rand(1, 3, 64, 64).clamp(-1, 1).float()
+    sdedit(pipe, image, "a red circle on a blue background", strength=.5, steps=4, scale=1., seed=3)
+    t0 = pipe.schedule.timesteps(4, spacing=pipe.spacing)[2]
+    z, n = pipe.encode(image), torch.randn(pipe.shape, generator=torch.Generator().manual_seed(3))
+    near(seen[0][0][0], pipe.schedule.alpha[t0].item() * z[0] + pipe.schedule.sigma[t0].item() * n, 1e-5)
+    assert len(seen) == 2 and seen[0][1].item() == t0 - 1
+
+
+@formula
+def test_inversion_step():
+    """Iterated, `invert_step` ends at the x_t that solves the equation; not iterated, eps is of x_s at time t."""
+    sch, x_s, s, t, c = schedule.linear(), rand(2, 6), 480, 500, words(.3, .7)
+    al_s, sg_s, al, sg = tables(sch, s, t)
+    A = al_s / al
+    B = sg_s - A * sg
+    near(invert_step(by_rows, sch, x_s, s, t, c), (x_s - B * by_rows(x_s, t, c)) / A)
+    x_t = invert_step(by_rows, sch, x_s, s, t, c, fixed_point=60)
+    near(x_t, (x_s - B * by_rows(x_t, t, c)) / A)
+    near(P.ddim_step(sch, x_t, by_rows(x_t, t, c), t, s), x_s)             # which is: a step down returns
+
+
+@formula
+def test_prompt_to_prompt_maps():
+    h, n, m = 2, 4, 3
+    probs, M = rand(2, h, n, m).softmax(-1), rand(m, m, seed=1).abs()
+    alpha, weight = torch.tensor([1., 0., 1.]).double(), torch.tensor([1., 2., .5]).double()
+    for a in (0., 1.):
+        got = edit_cross(M, alpha, torch.tensor(a), weight)(probs, "")
+        near(got[0], probs[0])
+        for i, j, k in product(range(h), range(n), range(m)):
+            moved = sum(probs[0, i, j, q] * M[q, k] for q in range(m))
+            own = probs[1, i, j, k]
+            near(got[1, i, j, k], (a * (alpha[k] * moved + (1 - alpha[k]) * own) + (1 - a) * own) * weight[k])
+
+
+def guided_landing(w=3.):
+    """A guided DDIM move and the state of an inversion that it should have reached."""
+    sch, t, s = schedule.linear(), 500, 480
+    goal, c, null = rand(1, 6), words(.3), words(0.)
+    z_t = invert_step(by_rows, sch, goal, s, t, c, fixed_point=60)
+    e_c, e_null = by_rows(z_t, t, c), by_rows(z_t, t, null)
+    al_s, sg_s, al, sg = tables(sch, s, t)
+    A = al_s / al
+    B = sg_s - A * sg
+    return sch, t, s, goal, z_t, e_c, e_null, A, B, w
+
+
+@formula
+def test_closed_form_null():
+    sch, t, s, goal, z_t, e_c, _, A, B, w = guided_landing()
+    u = ((goal - A * z_t) / B - w * e_c) / (1 - w)                         # eps* from the first equation
+    near(P.ddim_step(sch, z_t, u + w * (e_c - u), t, s), goal, 1e-8)
+
+
+@formula
+def test_closed_form_offset():
+    """The share of the null's change that an edit row gets is the share of d that `Inverted.follow` gives it."""
+    sch, t, s, goal, z_t, e_c, e_null, A, B, w = guided_landing()
+    u = ((goal - A * z_t) / B - w * e_c) / (1 - w)
+    source, edit = P.ddim_step(sch, z_t, e_null + w * (e_c - e_null), t, s), rand(1, 6, seed=5)
+    for g in (0., .3, 1.):
+        left = (1 - w) * B * g * (u - e_null)
+        near(left, g * (goal - source), 1e-8)
+        near(Inverted([goal, z_t], share=g).follow(torch.cat([source, edit]), 0), torch.cat([goal, edit + left]), 1e-8)
+
+
+@formula
+def test_edict_step():
+    sch, t, s, c, p = schedule.linear(), 500, 480, words(.3), .9
+    x0, y0 = rand(1, 6), rand(1, 6, seed=1)
+    al_s, sg_s, al, sg = tables(sch, s, t)
+    A = al_s / al
+    B = sg_s - A * sg
+    x = A * x0 + B * by_rows(y0, t, c)
+    y = A * y0 + B * by_rows(x, t, c)
+    x = p * x + (1 - p) * y
+    y = p * y + (1 - p) * x
+    got = edict_down(by_rows, sch, x0, y0, t, s, c, p, False)
+    near(torch.cat(got), torch.cat([x, y]))
+    near(torch.cat(edict_up(by_rows, sch, *got, s, t, c, p, False)), torch.cat([x0, y0]))
+
+
+@formula
+def test_null_space():
+    """A as a matrix, and its pseudo-inverse by torch: the operator of the method must agree."""
+    mask = (rand(1, 1, 2, 2) > 0).double()
+    op = lossy(mask, factor=2, grey=True)
+    basis = torch.eye(48, dtype=torch.float64).view(48, 3, 4, 4)
+    A = op.A(basis).flatten(1).T                                           # 4 48
+    x, y = rand(2, 3, 4, 4), op.A(rand(2, 3, 4, 4, seed=1))
+    plus = torch.linalg.pinv(A)
+    want = [plus @ v.flatten() + u.flatten() - plus @ (A @ u.flatten()) for u, v in zip(x, y)]
+    near(op.project(x, y).flatten(1), torch.stack(want), 1e-8)
+    near(op.A(op.project(x, y)), y, 1e-8)
+
+
+@formula
+def test_ddnm_plus():
+    op, a, eta, sigma, sigma_y = blur(4, 4), .8, .85, .4, .1
+    lam, d = trust(op, sigma_y, a, eta * sigma, rand(1, 1, 4, 4))
+    for i, j in product(range(4), range(4)):
+        s = op.s[i, j].item()
+        theirs = a * sigma_y / s if s else 0.
+        want = min(1., eta * sigma / theirs) if s else 1.
+        near([lam[i, j], d[i, j] ** 2], [want, max((eta * sigma) ** 2 - (want * theirs) ** 2, 0.)], 1e-7)
+    assert lam.min() < 1
+
+
+@formula
+def test_ddrm_lines():
+    op = blur(4, 4, sigma=1., cut=.2)
+    x0, eps, n, ybar = (rand(1, 1, 4, 4, seed=k) for k in range(4))
+    a, sigma, sigma_y, eta, eta_b, used = .8, .3, .15, .85, .7, set()
+    got = _mix(op, ybar, x0, eps, n, a, sigma, sigma_y, eta, eta_b)
+    h0, he, hn = (op.Vt(v) for v in (x0, eps, n))
+    for i, j in product(range(4), range(4)):
+        s, p, q, r, y = (v[..., i, j].item() for v in (op.s, h0, he, hn, ybar))
+        if s == 0:
+            line, want = "unseen", a * p + sigma * (sqrt(1 - eta ** 2) * q + eta * r)
+        elif a * sigma_y / s > sigma:
+            line, want = "noisy", a * p + sigma * (sqrt(1 - eta ** 2) * (y - p) / (sigma_y / s) + eta * r)
+        else:
+            left = sqrt(sigma ** 2 - (eta_b * a * sigma_y / s) ** 2)
+            line, want = "clean", a * ((1 - eta_b) * p + eta_b * y) + left * r
+        used.add(line)
+        near(got[0, 0, i, j], want, 1e-8)
+    assert used == {"unseen", "noisy", "clean"}
+
+
+@formula
+def test_ilvr_exchange():
+    x, y, N = rand(1, 2, 4, 4), rand(1, 2, 4, 4, seed=1), 2
+    got = refine(x, y, N)
+    for c, i, j in product(range(2), range(4), range(4)):
+        block = (0, c, slice(i // N * N, i // N * N + N), slice(j // N * N, j // N * N + N))
+        near(got[0, c, i, j], x[0, c, i, j] - x[block].mean() + y[block].mean())
+        near(got[block].mean(), y[block].mean())
+
+
+@formula
+def test_edit_friendly_maps():
+    sch, ts, x0 = schedule.linear(), [800, 500, 200, 0], rand(1, 6)
+    xs, said, wanted = scattered(sch, x0, ts, seed=1), words(.3), words(1.1)
+
+    def mu(x, t, s, c):
+        al_s, sg_s, al, sg = tables(sch, s, t)
+        var = sg ** 2 - (al / al_s * sg_s) ** 2
+        return al / al_s * sg_s ** 2 / sg ** 2 * x + al_s * var / sg ** 2 * (x - sg * by_rows(x, t, c)) / al
+    noises_ = [(x - sch.alpha[t] * x0) / sch.sigma[t] for x, t in zip(xs, ts[:-1])]
+    assert all((a - b).abs().max() > .1 for a, b in pairwise(noises_))     # one noise each
+    maps, x = noise_maps(by_rows, sch, xs, ts, said), xs[0]
+    for r, x_t, x_s, t, s in zip(maps, xs, xs[1:], ts, ts[1:]):
+        near(r, x_s - mu(x_t, t, s, said), 1e-8)
+        x = mu(x, t, s, wanted) + r
+    near(replay_maps(by_rows, sch, xs[0], maps, ts, wanted), x, 1e-8)
+
+
+@formula
+def test_edit_friendly_variance():
+    """With a model that knows x0: k from the mean's own weights, and the variance of many maps."""
+    sch, t, s, x0 = schedule.linear(), 500, 450, .4
+    al_s, sg_s, al, sg = tables(sch, s, t)
+    k = al / al_s * sg_s ** 2 / sg
+    n_t, n_s = rand(40000, 1), rand(40000, 1, seed=1)
+    x_t, x_s = al * x0 + sg * n_t, al_s * x0 + sg_s * n_s
+    r = noise_maps(lambda x, t, c: n_t, sch, [x_t, x_s], [t, s])[0]
+    near(r, sg_s * n_s - k * n_t, 1e-8)
+    near(P.posterior(sch, x_t, x_t, t, s)[1], sg_s ** 2 - k ** 2)           # where a sampler has the difference
+    assert abs(r.var() / (sg_s ** 2 + k ** 2) - 1) < .03
+
+
+@formula
+def test_diffedit_mask():
+    pipe = SimpleNamespace(schedule=schedule.linear(), eps=by_rows, embed=lambda p: words(float(p)))
+    z, total = rand(1, 2, 4, 4), 0.
+    g = torch.Generator().manual_seed(7)
+    torch.randn(2, 4, 4, generator=g)                                      # a stream's first draw is for a start
+    for _ in range(3):
+        z_t = P.q_sample(pipe.schedule, z, 500, torch.randn(2, 4, 4, generator=g)[None])
+        total = total + (by_rows(z_t, 500, words(1.1)) - by_rows(z_t, 500, words(.3))).abs().sum(1, keepdim=True) / 2
+    near(difference(pipe, z, ".3", "1.1", level=.5, samples=3, seed=7), total / 3, 1e-6)
+    d, theta = rand(3, 1, 4, 4).abs() ** 3, .5
+    got = threshold_mask(d, theta)
+    for row, m in zip(d, got):
+        mean = sum(row.flatten().tolist()) / 16
+        near(m.flatten(), torch.tensor([float(min(v, 3 * mean) / (3 * mean) > theta) for v in row.flatten().tolist()]))
+    assert 0 < got.mean() < 1
+
+
+@formula
+def test_delta_denoising():
+    pipe = SimpleNamespace(schedule=schedule.linear())
+    z, z0, n, t = rand(1, 2, 4, 4), rand(1, 2, 4, 4, seed=1), rand(1, 2, 4, 4, seed=2), torch.tensor([400])
+    al, sg = tables(pipe.schedule, 400)
+    shown = lambda x, c: by_rows(al * x + sg * n, 400, c)  # noqa: E731
+    y, y0 = words(1.1), words(.3)
+    run = lambda given: score_gradient(lambda x, t, c: by_rows(x, 400, c), pipe, z, z0, y, given, t, n)    # noqa: E731
+    near(run(None), al * sg * (shown(z, y) - n), 1e-8)
+    near(run(y0), al * sg * (shown(z, y) - shown(z0, y0)), 1e-8)
 
 
 # ---- measuring ------------------------------------------------------------------------------------------------------

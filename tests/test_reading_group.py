@@ -1,10 +1,11 @@
-"""The plan of twelve weeks names exercises that there are; surveys.md and the plan are checked for files by test_tutorials."""
+"""The plan of twelve weeks names exercises that there are; its files and pages are checked by test_tutorials."""
 import re
 from pathlib import Path
 
 from minidiff.learn.exercises import exercises
 
-ROWS = re.findall(r"^\| (\d+) \|.*\| ([^|]+) \|$", (Path(__file__).parents[1] / "tutorials/reading_group.md").read_text(), re.M)
+PAGE = (Path(__file__).parents[1] / "tutorials/reading_group.md").read_text()
+ROWS = re.findall(r"^\| (\d+) \|.*\| ([^|]+) \|$", PAGE, re.M)
 
 
 def test_every_week_has_exercises_that_exist():
