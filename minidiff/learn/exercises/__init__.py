@@ -4,7 +4,8 @@ from importlib import import_module
 
 from minidiff.learn.exercise import Exercise
 
-TOPICS = ("tables", "process", "moves", "solvers", "guides", "networks", "blocks", "tokens", "edits", "loops")
+TOPICS = ("tables", "process", "moves", "solvers", "guides", "networks", "blocks", "tokens", "training", "edits", "words",
+          "paths", "loops", "inverse", "builds", "control")
 
 
 @cache
