@@ -102,6 +102,7 @@ def anagram(pipe: Pipe, prompt: str, other: str, *,
         raise ValueError(f"{len(a)} prompt(s) for the picture upright, {len(b)} for the other view: give pairs")
     denoise = cfg_batched(pipe.eps, pipe.null(), pipe.scale if scale is None else scale)
     x = pipe.noise(len(a), seed)
+    v.do(x)                                                               # a jigsaw that does not fit says so now
     for i, (t, s) in enumerate(moves(pipe.timesteps(steps), progress)):
         sides = []
         if not alternate or i % 2 == 0:

@@ -105,6 +105,7 @@ def test_pixels_turn_exactly_and_latents_do_not():
 
 
 @pytest.mark.parametrize("bad, said", [(dict(view="blur"), "choose one of"), (dict(view="negative"), "pixel model"),
+                                       (dict(view="pixels"), "16 x 16 cannot be cut into 32 x 32"),
                                        (dict(steps=0), "steps"), (dict(scale=-1.), "scale"),
                                        (dict(other=[A, B]), r"1 prompt\(s\) .* 2")])
 def test_bad_arguments_are_refused(bad, said):
