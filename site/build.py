@@ -98,9 +98,9 @@ def build(out: Path, sources: Path, bench: Path | None, strict: bool = True) -> 
     """Sphinx's exit code: with `strict`, 1 if there was any warning (the site is written all the same)."""
     from sphinx.cmd.build import main
     made = lay_out(sources, bench)
-    args = ["-q", "-b", "html", "-c", str(HERE), "-d", str(sources) + "-doctrees", "-D",
+    args = ["-q", "-a", "-b", "html", "-c", str(HERE), "-d", str(sources) + "-doctrees", "-D",
             f"html_static_path={HERE / 'static'},{sources / 'static'}", *(["-W", "--keep-going"] if strict else [])]
-    started = time.time()
+    started = time.time()                                                  # -a: pages depend on site/ too
     code = main([*args, str(sources), str(out)])
     print(f"{len(made)} pages, {time.time() - started:.0f} s: {out / 'index.html'}")
     return code

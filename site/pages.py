@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-BENCH = (ROOT / "tutorials/editing/bench.json", ROOT / "out/bench/bench.json")       # the first that exists is shown
+BENCH = tuple(ROOT / p / "bench.json" for p in ("tutorials/editing", "runs/bench", "out/bench"))     # the first there is
 ROOMS = {"samplers": "Samplers", "guidance": "Guidance", "inversion": "Inversion", "editing": "Editing",
          "restoration": "Restoration", "control": "Control", "weights": "Real weights"}
 FENCE = re.compile(r"^(```|~~~).*?^\1\s*$", re.S | re.M)
@@ -203,7 +203,7 @@ def leaderboard(facts: dict | None) -> str:
             "on the [page of the bench](editing/leaderboard.md).\n\n")
     if facts is None:
         return head + ("No results yet. This writes them (hours; it resumes where it was); the next build shows them:\n\n"
-                       "```\npython -m minidiff bench --split test --seeds 3\n```\n")
+                       "```\npython -m minidiff bench --split test --seeds 3 --out runs/bench\n```\n")
     checks = "\n".join(f"- {'holds' if ok else '**fails**'}: {claim}" for claim, ok in facts.get("controls", []))
     return (head + f"Split {facts['split']}, up to {facts['scenes']} scenes of each kind, {facts['seeds']} noise seed(s). "
             "Click a column to sort by it; again for the other way. Intervals are 95%.\n\n"
