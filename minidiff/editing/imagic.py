@@ -36,7 +36,7 @@ from minidiff.train.finetune import READS_TEXT, fit_picture, tuned
 from minidiff.weights.store import load_clip
 
 GOLDEN = (5 ** .5 - 1) / 2
-STILL = .5                                                                # of what moved; at 1 a sudden change gains nothing
+STILL = .5                                                                # of what moved; at 1 sudden changes gain nothing
 ETAS = (0., .25, .5, .75, 1.)                                             # where the walk is looked at first
 GAIN = .03                                                                # of CLIP's cosine: less is no edit it can see
 
