@@ -87,11 +87,12 @@ def curves(said, moved, asked):
 
 
 def test_the_knee_of_known_curves_is_found_in_seven_looks():
+    """To half the distance of the five points."""
     for at in (.3, .5, .8):
         asked = []
         eta, gain = choose_eta(curves(lambda e, at=at: min(e / at, 1.), lambda e: e ** 2, asked))
         true = max(range(1001), key=lambda i: min(i / 1000 / at, 1.) - .5 * (i / 1000) ** 2) / 1000
-        assert abs(eta - true) <= .1 and gain == pytest.approx(1, abs=.2)
+        assert abs(eta - true) <= .125 and gain == pytest.approx(1, abs=.2)
         assert len(asked) == 7 and all(0 <= e <= 1 for e in asked)
 
 

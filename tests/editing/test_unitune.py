@@ -62,9 +62,9 @@ def test_models_without_text_are_refused(image):
 
 
 @pytest.mark.weights
-def test_tuning_holds_what_the_noise_destroys():
-    """From the same noise with the same words, the tuned network ends nearer to the picture."""
+def test_the_word_alone_brings_the_picture_back():
+    """With no other words, and from mostly noise, the tuned network ends nearer to the picture it was shown."""
     s = shapes.Scene((shapes.Obj("star", "green", "large"),), "left", "white", "striped")
-    image, pipe, prompt = shapes.render(s), minidiff.load("tiny"), "a green star on a white background"
-    found = [psnr(unitune(pipe, image, prompt, updates=u, steps=6), image).item() for u in (0, 16)]
-    assert found[1] > found[0], found
+    image, pipe = shapes.render(s), minidiff.load("tiny")
+    found = [psnr(unitune(pipe, image, "", updates=u, strength=.9, steps=6), image).item() for u in (0, 16)]
+    assert found[1] > found[0] + 1, found
