@@ -142,7 +142,8 @@ def browse(site: Path, shots: Path) -> tuple[int, list[str]]:
         page.on("console", lambda m: wrong.append(f"{page.url}: {m.type}: {m.text}") if m.type == "error" else None)
         page.on("pageerror", lambda e: wrong.append(f"{page.url}: {e}"))
         page.on("request", lambda r: r.url.startswith(("file:", "data:")) or wrong.append(f"{page.url}: asks {r.url}"))
-        page.on("requestfailed", lambda r: wrong.append(f"{page.url}: {r.url} failed"))
+        page.on("requestfailed", lambda r: "ABORTED" in (r.failure or "") or          # left while a lazy picture was coming
+                wrong.append(f"{page.url}: {r.url} failed"))
         opened = sorted(site.rglob("*.html"))
         for file in opened:
             page.goto(file.resolve().as_uri())
