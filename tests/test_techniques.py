@@ -16,6 +16,7 @@ from minidiff.models.tokenizer import Tokenizer
 from minidiff.models.unet import UNet
 from minidiff.models.vae import VAE
 from minidiff.techniques import EDITS, PROOFS
+from minidiff.weights.store import load_clip
 
 CHEAP = {"imagic": dict(text_updates=1, net_updates=1, batch=2, eta=.5), "unitune": dict(updates=1, batch=2),
          "pivotal-tuning": dict(updates=1), "diffusion-clip": dict(updates=1, train_steps=2, batch=1),
@@ -23,7 +24,8 @@ CHEAP = {"imagic": dict(text_updates=1, net_updates=1, batch=2, eta=.5), "unitun
          "null-text": dict(inner=1), "edict": dict(p=.98), "anagram": dict(other="a red square"),
          "attend-and-excite": dict(words=("cyan", "ring"), most=1), "ddnm": dict(task="sr2"), "ddrm": dict(task="sr2")}
 ELSEWHERE = {"instruct-pix2pix": "its eight channels: test_sd_parity.py",
-             "ddnm": "its operators act on pixels", "ddrm": "its operators act on pixels"}
+             "ddnm": "its operators act on pixels", "ddrm": "its operators act on pixels",
+             "classifier-guidance": "its classifier reads the tiny model's latents, and one object: test_classifier.py"}
 LATENT = [n for n in EDITS if n not in ELSEWHERE]
 
 
@@ -72,7 +74,7 @@ def test_every_edit_has_a_proof_or_is_proved_by_another():
 @pytest.mark.weights
 @pytest.mark.parametrize("name", LATENT)
 def test_it_runs_unchanged_on_stable_diffusions_networks(sd15, name):
-    out = call(sd15, name)
+    out = call(sd15, name, **{"clip": load_clip()} if name == "semantic-guidance" else {})
     assert out.shape[1:] == (3, 64, 64) and out.isfinite().all() and not any(p.requires_grad for p in sd15.net.parameters())
 
 
