@@ -41,8 +41,8 @@ bench: $(VENV)/.done  ## score the shipped model against the right answers -> ou
 bench-sd: $(VENV)/.oracles  ## Stable Diffusion's time and memory against diffusers; ARGS="--width .1 --latent 16" is quick
 	$(BIN)/python benchmarks/bench_sd.py $(ARGS)
 
-notebooks: $(VENV)/.done  ## run every notebook, without network, 180 s each
-	$(BIN)/python notebooks/run.py
+notebooks: $(VENV)/.lab  ## JupyterLab with all notebooks, solved and blank, and the kernel ready
+	$(BIN)/jupyter lab --notebook-dir notebooks $(ARGS)
 
 figures: $(VENV)/.done  ## every figure of README and tutorials, drawn by the shipped model -> tutorials/figures/
 	$(BIN)/python tutorials/figures.py
@@ -50,8 +50,9 @@ figures: $(VENV)/.done  ## every figure of README and tutorials, drawn by the sh
 check: $(VENV)/.done  ## grade a file of your own functions: MINIDIFF_SOLUTIONS=mywork.py make check
 	$(BIN)/python -m pytest -q tests/learn/test_solutions.py
 
-verify-exercises: $(VENV)/.done  ## every exercise: the stub fails, the reference passes, every known mistake is named
+verify-exercises: $(VENV)/.done  ## every exercise: stub fails, reference passes, mistakes are named; every notebook runs
 	$(BIN)/python -m minidiff.learn.verify
+	$(BIN)/python notebooks/run.py
 
 site: $(VENV)/.site  ## tutorials, gallery, leaderboard, code beside its explanation -> out/site/index.html
 	$(BIN)/python site/build.py $(ARGS)
@@ -88,6 +89,11 @@ $(VENV)/.done: requirements.lock
 $(VENV)/.oracles: $(VENV)/.done requirements-oracles.lock
 	@echo "adding diffusers and transformers, which the tests compare with"
 	@$(PIP) -r requirements-oracles.lock
+	@touch $@
+
+$(VENV)/.lab: $(VENV)/.done requirements-lab.lock
+	@echo "adding JupyterLab"
+	@$(PIP) -r requirements-lab.lock
 	@touch $@
 
 $(VENV)/.site: $(VENV)/.done requirements-site.lock

@@ -29,6 +29,13 @@ class Wrong(Exception):
     """What is wrong with an answer, in a sentence."""
 
 
+class NotYet(Exception):
+    """What `check(..., must=True)` raises: a notebook stops there, and shows its sentence alone."""
+
+    def _render_traceback_(self) -> list[str]:                             # IPython asks for this instead of its own
+        return [str(self)]
+
+
 class TimeUp(BaseException):
     """Not an Exception, so that a learner's `except Exception` does not swallow it."""
 
@@ -189,11 +196,16 @@ def failing(e: Exercise, fact) -> Mutant | None:
     return found[0] if len(found) == 1 else None
 
 
-def check(name: str, fn: Callable) -> Verdict:
-    """Grade `fn` as the exercise `name`, print the verdict and remember it. KeyError: no exercise of that name."""
+def check(name: str, fn: Callable, must: bool = False) -> Verdict:
+    """Grade `fn` as the exercise `name`, print the verdict and remember it. KeyError: no exercise of that name.
+
+    `must`: do not go on with a wrong one (`NotYet`); in a notebook what follows needs it.
+    """
     verdict = grade(find(name), fn)
     home.remember(name, verdict.passed)
     print(verdict)
     if verdict.picture:
         home.show(verdict.picture)
+    if must and not verdict.passed:
+        raise NotYet(f"The notebook stops here until {name} is right.")
     return verdict

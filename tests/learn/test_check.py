@@ -8,7 +8,7 @@ import torch
 from minidiff.core.process import ddim_step
 from minidiff.learn import check, hint, progress, reveal, task
 from minidiff.learn import check as package
-from minidiff.learn.check import grade
+from minidiff.learn.check import NotYet, grade
 from minidiff.learn.exercises import exercises, find
 from minidiff.learn.stub import stub
 from minidiff.learn.values import clone, difference
@@ -131,3 +131,9 @@ def test_differences_are_found_in_nested_answers():
     b[1]["k"][1][1] += 2
     assert difference(a, b) == (2., "[1]['k'][1][1]") and difference(a, a)[0] == 0
     assert difference(torch.zeros(2), torch.zeros(3))[0] == float("inf") and difference([1], 1)[0] == float("inf")
+
+
+def test_a_notebook_can_insist(capsys):
+    with pytest.raises(NotYet, match="The notebook stops here until ddim_step is right"):
+        check("ddim_step", raises, must=True)
+    assert check("ddim_step", right, must=True).passed
