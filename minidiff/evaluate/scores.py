@@ -20,7 +20,8 @@ agree by chance, and a cube root makes much of little.)
 Where a caption leaves something open there are several right answers: it does not say how large the added object is. B is
 then taken where all of them agree, and C is that of the nearest one.
 
-Weakness: both oracles must choose from a list; what is none of it (half a star) is read as what it is nearest to.
+Weakness: the learned oracle must choose from a list and calls half a star a star; the drawing one refuses fragments
+(sight.py), so T does too.
 """
 from dataclasses import replace
 from functools import cache
@@ -42,7 +43,7 @@ from minidiff.models.attribute_net import canonical
 FLOOR_B, FLOOR_C, CAP = 15., 10., 50.                    # dB
 REDRAWS, RANGE = 16, 10.                                 # renders for B0; dB that Bn spans at least
 HALF_CELL = 6.5                                          # px; the five places of one object are 13 apart
-VERSION = 2                                              # of this file's arithmetic: rows of another one are not reused
+VERSION = 3                                              # of this file's arithmetic: rows of another one are not reused
 GROUND = ("background", "texture")
 PLACES = {"left": ("left", "right"), "above": ("top", "bottom")}          # of two objects, by their relation
 

@@ -7,7 +7,7 @@ the fitted ground does not explain, has a colour of the palette and is more than
 
 and each is then drawn again in the likeliest shapes, every size, place and angle, as `synthesis` does; the drawing nearest
 to the picture says what it is. A shape whose runner-up fits almost as well (error below 1.1 of the best) is "unsure", and
-counts as wrong.
+counts as wrong; so does a fragment, which shares less than three quarters of its silhouette with the nearest whole shape.
 
 Weakness: an object of a colour that is not near the palette is no object, and one painted in two colours is two.
 """
@@ -23,6 +23,7 @@ from minidiff.evaluate.synthesis import GROUND_TOLERANCE, INK, PALETTE, coverage
 
 LEAST = 20                                               # pixels of an object, eroded; the smallest has about 60
 SURE = 1.1                                               # error of the second-best shape over that of the best
+WHOLE = .75                                              # IoU with it: copies of the autoencoder .86 or more, half rings .6
 
 
 def see(images: Tensor) -> list[dict]:
@@ -106,5 +107,5 @@ def candidates(cover: Tensor, n: int = 3) -> list[str]:
 def _describe(x: Tensor, ground: Tensor, word: str, ink: Tensor, region: Tensor) -> dict:
     cover = coverage_map(x, ground, ink) * region
     fits = sorted((drawn._measure(x, ground, cover, k) for k in candidates(cover)), key=lambda f: f.error)
-    sure = fits[1].error >= SURE * fits[0].error
+    sure = fits[1].error >= SURE * fits[0].error and fits[0].iou >= WHOLE
     return {"shape": fits[0].shape if sure else None, "color": word, "size": fits[0].size, "x": fits[0].x, "y": fits[0].y}

@@ -149,6 +149,17 @@ def test_analysis_by_synthesis_reads_clean_renders_without_being_told(seed):
         assert f == told(s)
 
 
+@pytest.mark.parametrize("shape", ["ring", "circle", "star", "cross"])
+def test_a_fragment_is_no_shape(shape):
+    one = shapes.scene(np.random.default_rng(3), objects=1)
+    red = replace(one.objects[0], shape=shape, color="red", size="large")
+    whole = replace(one, objects=(red,), texture="plain", background="yellow", position="center")
+    image, ground = shapes.render(whole), shapes.render(replace(whole, objects=()))
+    assert see(image)[0]["objects"][0]["shape"] == shape
+    image[..., :34] = ground[..., :34]
+    assert [o["shape"] for o in see(image)[0]["objects"]] == [None]
+
+
 def test_what_was_seen_is_where_it_is():
     s = next(s for i in range(99) if len((s := shapes.scene(np.random.default_rng(i), objects=2)).objects) == 2)
     for o, (x, y) in zip(see(shapes.render(s))[0]["objects"], shapes.centers(canonical(s))):
