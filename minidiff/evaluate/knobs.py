@@ -33,15 +33,15 @@ def strength(*values: float, **more: tuple) -> Sweep:
     return Sweep({"strength": values} | more, True, ("strength", (.2, .3, .4, .5, .6, .7, .8, .9)))
 
 
-SHARES = {"cross": (.4, .8), "self_": (.2, .5, .8)}                        # of the steps with the source's attention maps
+SHARES = {"cross": (.1, .4), "self_": (.2, .9)}                          # of the steps with the source's attention maps
+LIKE = {"null-text": "direct-inversion", "negative-prompt": "direct-inversion"}   # the same edit, on another inversion
 SWEEPS = {
-    "sdedit": strength(.3, .4, .5, .6, .7, .8),
-    "edict": strength(.5, .65, .8, .95), "edit-friendly": strength(.5, .64, .8, .9), "zecon": strength(.5, .7, .9),
-    "diffedit": strength(.6, .8, 1., threshold=(.3, .5)), "blended-latent": strength(.75, .9, 1.),
+    "sdedit": strength(.4, .55, .7, .85),
+    "edict": strength(.5, .7, .9), "edit-friendly": strength(.5, .64, .8, .9), "zecon": strength(.5, .7, .9),
+    "diffedit": strength(.7, 1., threshold=(.3, .5)), "blended-latent": strength(.75, .9, 1.),
     "blended-diffusion": strength(.6, .75), "unitune": strength(.6, .8, .95),
-    "prompt-to-prompt": Sweep({"cross": (.2, .5, .8), "self_": (.2, .6, 1.)}, True),
-    "null-text": Sweep(SHARES, True), "negative-prompt": Sweep(SHARES, True), "direct-inversion": Sweep(SHARES, True),
-    "plug-and-play": Sweep({"features": (.4, .8), "attention": (.2, .5, .8)}, True),
+    "prompt-to-prompt": Sweep(SHARES, True), "direct-inversion": Sweep(SHARES, True),
+    "plug-and-play": Sweep({"features": (.4, .8), "attention": (.2, .5)}, True),
     "masactrl": Sweep({"start": (.1, .3), "layer": (.3, .6)}, True),
     "pix2pix-zero": Sweep({"hold": (0., .05, .1, .2)}, True),
     "magicmix": Sweep({"nu": (.5, .7, .9), "kmax": (.6, .9)}, True),
@@ -53,9 +53,17 @@ SWEEPS = {
     "inpaint": Sweep({"scale": (1., 3., 5.)}), "repaint": Sweep({"scale": (1., 3.)})}
 
 
+def names(method: str) -> list[str]:
+    """Under which names the knobs of a method may stand, the first that is known counts: its own, that without a mask, that
+    of the method it shares its knobs with."""
+    base = method.split("@")[0]
+    plain = base.removesuffix("+mask")
+    return [base, plain, LIKE.get(plain, plain)]
+
+
 def sweep(method: str) -> Sweep:
     """By name, with or without "+mask" and "@..."."""
-    return SWEEPS.get(method.split("@")[0].removesuffix("+mask"), Sweep())
+    return next((SWEEPS[name] for name in names(method) if name in SWEEPS), Sweep())
 
 
 def combinations(method: str) -> list[dict]:
@@ -72,11 +80,9 @@ def load(path: Path = HERE) -> dict:
 
 
 def chosen(method: str, kind: str, known: dict | None = None) -> dict:
-    """The options a method runs with on one kind: fitted ones (those of the method without a mask, if with one it was not
-    fitted), then what its name says after "@"."""
-    base, _, said = method.partition("@")
-    known = load() if known is None else known
-    row = known.get(base) or known.get(base.removesuffix("+mask")) or {"chosen": {}}
+    """The options a method runs with on one kind: fitted ones, then what its name says after "@"."""
+    said, known = method.partition("@")[2], load() if known is None else known
+    row = next((known[name] for name in names(method) if name in known), {"chosen": {}})
     found = row["chosen"]
     found = found.get(kind, {}) if row.get("per_kind") else found
     return found | {k: number(v) for k, v in (part.split("=") for part in said.split(",") if part)}
@@ -99,8 +105,7 @@ def digest(method: str, model: str, fn, options: dict) -> str:
 
 def fitted(method: str) -> bool:
     """Are the knobs of a method those that `--fit` chose? (One without knobs has nothing to fit.)"""
-    base = method.split("@")[0]
-    return not sweep(method).tries or bool({base, base.removesuffix("+mask")} & load().keys())
+    return not sweep(method).tries or bool({*names(method)} & load().keys())
 
 
 def save(method: str, row: dict, path: Path = HERE) -> dict:

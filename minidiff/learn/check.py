@@ -132,8 +132,8 @@ def contract(out, want) -> None:
             raise Wrong(f"The answer{at} holds {what}: is there a division by zero, or a root of something negative?")
 
 
-def grade(e: Exercise, fn: Callable) -> Verdict:
-    """The three layers, stopping at the first that fails; nothing is printed or remembered."""
+def grade(e: Exercise, fn: Callable, draw: bool = False) -> Verdict:
+    """The three layers, stopping at the first that fails; nothing is printed or remembered (`draw`: a picture is)."""
     if not callable(fn):
         return Verdict(e.name, False, "contract", f"A function was expected, got {kind(fn)}.")
     cases = [args for seed in SEEDS for args in e.cases(seed)]
@@ -153,7 +153,7 @@ def grade(e: Exercise, fn: Callable) -> Verdict:
         says = (f"{len(wrong)} of {len(cases)} cases are off; in the first the largest error is {error:.3g}"
                 f"{' at ' + where if where else ''} (values reach {scale(want):.3g}).")
         return Verdict(e.name, False, "facts", says, error, where, mistake(e, rows) or mistake(e, wrong),
-                       home.picture(e.name, out, want))
+                       home.picture(e.name, out, want) if draw else "")
     for fact in e.facts:
         try:
             got, want = fact.test(lambda *args: called(fn, args))
@@ -201,7 +201,7 @@ def check(name: str, fn: Callable, must: bool = False) -> Verdict:
 
     `must`: do not go on with a wrong one (`NotYet`); in a notebook what follows needs it.
     """
-    verdict = grade(find(name), fn)
+    verdict = grade(find(name), fn, draw=True)
     home.remember(name, verdict.passed)
     print(verdict)
     if verdict.picture:

@@ -91,7 +91,7 @@ def test_an_unknown_mistake_is_not_named_and_its_place_is_shown():
 
 
 def test_a_wrong_picture_is_drawn(tmp_path):
-    verdict = grade(STEP, lambda sch, x, e, t, s: x if x.shape[-1] == 8 else ddim_step(sch, x, e, t, s))
+    verdict = grade(STEP, lambda sch, x, e, t, s: x if x.shape[-1] == 8 else ddim_step(sch, x, e, t, s), draw=True)
     assert verdict.picture and (tmp_path / "ddim_step.png").stat().st_size > 1000
 
 
