@@ -33,21 +33,20 @@ image, truth, mask = stack("image"), stack("answer"), stack("mask")       # mask
 target = [i.target for i in asked]
 
 
-def show(columns, titles, height=1.9):
-    """One row for each title, one column for each picture (or map, b 1 h w)."""
-    n = len(columns[0])
-    _, axes = plt.subplots(len(columns), n, figsize=(2 * n + 1.5, height * len(columns)), layout="constrained", squeeze=False)
-    for line, pictures, title in zip(axes, columns, titles):
-        line[0].set_ylabel(title, fontsize=9)
+def show(columns, size=1.7):
+    """One column for each entry, one row for each picture (b 3 h w) or map (b 1 h w)."""
+    n = max(len(v) for v in columns.values())
+    _, axes = plt.subplots(n, len(columns), figsize=(size * len(columns), size * n + .4), layout="constrained", squeeze=False)
+    for line, (title, pictures) in zip(axes.T, columns.items()):
+        line[0].set_title(title, fontsize=8)
         for a, x in zip(line, pictures):
             a.imshow(((x.permute(1, 2, 0) + 1) / 2).clamp(0, 1) if len(x) == 3 else x[0], interpolation="nearest")
             a.set(xticks=[], yticks=[])
-    return axes
 
 
-axes = show([image, truth, mask], ["picture", "true answer", "mask"])
-for a, i in zip(axes[0], asked):
-    a.set_title(f"{i.source}\n-> {i.target}".replace(" on a", "\non a"), fontsize=6)
+for i in asked:
+    print(f"{i.source}  ->  {i.target}")
+show({"picture": image, "true answer": truth, "mask": mask})
 
 # %% [markdown]
 # ## 1. A mask for latents
@@ -201,7 +200,7 @@ print(f"{'':30}outside the mask, dB   inside, dB     seam   right (of 4)")
 for name, v in made.items():
     out, within = (masked_psnr(v, truth, k).mean() for k in (1 - mask, mask))
     print(f"{name:30}{out:14.1f}{within:19.1f}{seam(v, mask):12.3f}{right[name]:10.0f}")
-show(list(made.values()), list(made))
+show(made)
 keep = {k: masked_psnr(v, image, 1 - mask).mean() for k, v in made.items()}
 assert keep["blended, pixels pasted"] == 50 and keep["no mask"] + 5 < keep["latents blended"]
 
@@ -211,7 +210,7 @@ assert keep["blended, pixels pasted"] == 50 and keep["no mask"] + 5 < keep["late
 # of freed cells and the decoder's reach. Pasting keeps the outside exactly, and the seam grows, since it cuts through a
 # smooth transition.
 #
-# Look at the first column, where all of it fails. Without a mask one sees what the prompt wanted to draw from this noise:
+# Look at the first row, where all of it fails. Without a mask one sees what the prompt wanted to draw from this noise:
 # a ring twice as large, further up. The mask cuts off all but a crumb of it, and the true ring is gone too. (In the crumb
 # the oracle still reads a cyan ring once: it must choose something.) A mask says where may be drawn, not what fits there.
 #
@@ -244,8 +243,8 @@ for name, v in {"as found": score(found), "recolouring": score(found)[:4], "resh
     print(f"   {name:30}{v.mean():.2f}")
 thetas = (.2, .35, .5, .65, .8)
 print("by threshold:", {th: round(score(threshold_mask(d, th)).mean().item(), 2) for th in thetas})
-show([torch.cat([i.image for i in more])[::2], d[::2], pixels(found)[::2], exact[::2]],
-     ["picture", "disagreement D", "mask found", "exact mask"])
+show({"picture": torch.cat([i.image for i in more])[::2], "disagreement D": d[::2], "mask found": pixels(found)[::2],
+      "exact mask": exact[::2]})
 assert score(found).mean() > .45 and score(scattered).mean() < .25
 
 # %% [markdown]
@@ -267,7 +266,7 @@ for name, v in edits.items():
     out, within = (masked_psnr(v, truth, k).mean() for k in (1 - mask, mask))
     count = judge.judge(v, [i.truth for i in asked], NAME)["joint"].sum().item()
     print(f"{name:26}{out:10.1f}{within:13.1f}{count:12.0f}")
-show([image, *edits.values(), truth], ["picture", *edits, "true answer"], height=1.7)
+show({"picture": image} | edits | {"true answer": truth})
 
 # %% [markdown]
 # The ring of the first picture is back in its place: that is the inversion's doing, not the mask's, as the column with
