@@ -1,15 +1,23 @@
 """What the pages copy from the code: tables of names, and the lines of an algorithm. `make figures` runs this too.
 
     python tutorials/tables.py            # rewrites what stands between <!-- table NAME --> and <!-- end -->,
-                                          # and between <!-- code FILE NAME --> and <!-- end -->
+                                          # and between <!-- code FILE NAME --> and <!-- end -->,
+                                          # and between <!-- output --> and <!-- end -->
 
-A table is the one that the converter itself uses. Code is a function of minidiff/FILE without its docstring.
+A table is the one that the package itself uses. Code is a function of minidiff/FILE without its docstring. Output is what
+the Python block right above prints.
 """
 import ast
+import contextlib
+import io
+import os
 import re
+import tempfile
 import textwrap
 from pathlib import Path
 
+from minidiff.learn.exercise import LADDERS
+from minidiff.learn.exercises import exercises
 from minidiff.weights.family import DROPPED, VARIANTS
 from minidiff.weights.keymaps import RESNET, TABLES
 from minidiff.weights.layouts import MINIDIFF, ORIGINAL, TOWERS
@@ -17,6 +25,7 @@ from minidiff.weights.layouts import MINIDIFF, ORIGINAL, TOWERS
 HERE = Path(__file__).parent
 SOURCE = HERE.parent / "minidiff"
 CODE = re.compile(r"(<!-- code ([\w/.]+) (\w+) -->\n).*?(<!-- end -->)", re.S)
+OUTPUT = re.compile(r"(```python\n([^`]*)```\n\n<!-- output -->\n).*?(<!-- end -->)", re.S)
 BLOCK = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 
 
@@ -51,7 +60,19 @@ def variants() -> str:
     return lines(("channels in", "model"), [(str(n), what) for n, what in VARIANTS.items()])
 
 
-MADE = {"unet": lambda: names("unet", "original"), "vae": lambda: names("vae", "original"),
+def ladders() -> str:
+    """All exercises, by length."""
+    rows = []
+    for ladder, time in LADDERS.items():
+        some = [e for e in exercises().values() if e.ladder == ladder]
+        rows.append((f"{ladder}, {time} each", str(len(some)), str(sum(len(e.mutants) for e in some)),
+                     " ".join(f"`{e.name}`" for e in some)))
+    every = exercises().values()
+    rows.append(("all", str(len(every)), str(sum(len(e.mutants) for e in every)), ""))
+    return lines(("ladder", "exercises", "known mistakes", "names"), rows)
+
+
+MADE = {"ladders": ladders, "unet": lambda: names("unet", "original"), "vae": lambda: names("vae", "original"),
         "text": lambda: names("text", "original"), "controlnet": lambda: names("controlnet", "original"),
         "t2i": lambda: names("t2i", "original"), "t2i-light": lambda: names("t2i-light", "original"),
         "dit": lambda: names("dit", "diffusers"), "resnet": lambda: lines(("ours", "theirs"), RESNET.items()),
@@ -69,8 +90,19 @@ def code(file: str, name: str) -> str:
     return f"```python\n{shown}\n```"
 
 
+def output(program: str) -> str:
+    """What a block of Python prints, as a Markdown block. A reader's record of exercises is left alone."""
+    said, before = io.StringIO(), os.environ.get("MINIDIFF_HOME")
+    with tempfile.TemporaryDirectory() as home, contextlib.redirect_stdout(said):
+        os.environ["MINIDIFF_HOME"] = home
+        exec(compile(program, "page", "exec"), {})
+        os.environ.pop("MINIDIFF_HOME") if before is None else os.environ.update(MINIDIFF_HOME=before)
+    return f"```text\n{said.getvalue().rstrip()}\n```"
+
+
 def filled(text: str) -> str:
-    """A page with its tables and its code as they are now. KeyError: no table, no function of that name."""
+    """A page with its tables, code and output as they are now. KeyError: no table, no function of that name."""
+    text = OUTPUT.sub(lambda m: f"{m[1]}{output(m[2])}\n{m[3]}", text)
     text = BLOCK.sub(lambda m: f"{m[1]}{MADE[m[2]]()}\n{m[3]}", text)
     return CODE.sub(lambda m: f"{m[1]}{code(m[2], m[3])}\n{m[4]}", text)
 
