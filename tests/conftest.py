@@ -1,9 +1,10 @@
 """Rules for the whole suite: what may be skipped, and that no test reaches for the network.
 
 `--no-skips` (or MINIDIFF_NO_SKIPS=1) turns every skipped test into a failure, unless its reason names something that is
-truly absent: data that is not part of the repository, or an accelerator. Pytest lists the reasons at the end.
+truly absent: data that is not part of the repository, an accelerator, or Node.js. Pytest lists the reasons at the end.
 """
 import os
+import shutil
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -40,7 +41,8 @@ def no_gpu() -> bool:
 
 def excused(reason: str) -> bool:
     """Does a reason name what is truly absent?"""
-    return ("not part of the repository" in reason and not SHARED.is_dir()) or ("GPU" in reason and no_gpu())
+    return (("not part of the repository" in reason and not SHARED.is_dir()) or ("GPU" in reason and no_gpu())
+            or ("Node.js" in reason and not shutil.which("node")))
 
 
 def judge(report, config):
@@ -59,3 +61,20 @@ def pytest_runtest_makereport(item, call):
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report(collector):
     return judge((yield), collector.config)
+
+
+@pytest.fixture(scope="session")
+def awake():
+    """awake(size, spread): a pipe of random weights whose zero-initialised layers are perturbed, so that every branch and
+    every prompt matters."""
+    import torch
+
+    import minidiff
+
+    def make(size: str, spread: float = .05):
+        p, g = minidiff.build(size, seed=0), torch.Generator().manual_seed(1)
+        for w in p.net.parameters():
+            if w.abs().max() == 0:
+                w.data.normal_(0, spread, generator=g)
+        return p
+    return make

@@ -12,14 +12,8 @@ A, B = "a red circle on the left on a blue background", "a red square on the rig
 
 
 @pytest.fixture(scope="module", params=["tiny", "tiny-dit"])
-def pipe(request):
-    """Random weights, with the zero-initialised layers perturbed so that every branch matters."""
-    p = minidiff.build(request.param, seed=0)
-    g = torch.Generator().manual_seed(1)
-    for w in p.net.parameters():
-        if w.abs().max() == 0:
-            w.data.normal_(0, .05, generator=g)
-    return p
+def pipe(request, awake):
+    return awake(request.param)
 
 
 @pytest.fixture(scope="module")

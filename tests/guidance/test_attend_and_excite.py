@@ -13,14 +13,8 @@ WORDS = ("circle", "star")
 
 
 @pytest.fixture(scope="module", params=["tiny", "tiny-dit"])
-def pipe(request):
-    """Random weights, with the zero-initialised layers perturbed so that every branch matters."""
-    p = minidiff.build(request.param, seed=0)
-    g = torch.Generator().manual_seed(1)
-    for w in p.net.parameters():
-        if w.abs().max() == 0:
-            w.data.normal_(0, .05, generator=g)
-    return p
+def pipe(request, awake):
+    return awake(request.param)
 
 
 def look(pipe, prompts, words):

@@ -2,7 +2,6 @@
 import pytest
 import torch
 
-import minidiff
 from minidiff.core import schedule
 from minidiff.core.denoise import sample
 from minidiff.guidance.cfg import cfg_batched
@@ -13,18 +12,9 @@ from minidiff.inversion.edict import down, edict, edict_invert, edict_sample, up
 A, B = "a red circle on a blue background", "a green circle on a blue background"
 
 
-def build(dtype):
-    p = minidiff.build("tiny", seed=0).to(dtype=dtype)
-    g = torch.Generator().manual_seed(1)
-    for w in p.net.parameters():
-        if w.abs().max() == 0:
-            w.data.normal_(0, .1, generator=g)
-    return p
-
-
 @pytest.fixture(scope="module")
-def pipe():
-    return build(torch.float64)
+def pipe(awake):
+    return awake("tiny", .1).to(dtype=torch.float64)
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +29,7 @@ def round_trip(pipe, z, steps, scale, **knobs):
     return max((v - z).abs().max().item() for v in back), (x - z).abs().max().item()
 
 
-@pytest.mark.parametrize("scale", [1., 3., 7.])
-@pytest.mark.parametrize("steps", [10, 25, 50])
+@pytest.mark.parametrize("steps, scale", [(10, 1.), (25, 3.), (50, 7.)])
 def test_the_round_trip_is_exact_on_a_random_network(pipe, image, steps, scale):
     error, moved = round_trip(pipe, pipe.encode(image[:1]), steps, scale)
     assert error < 1e-9 and moved > .1, (error, moved)
@@ -58,8 +47,8 @@ def test_every_variant_inverts(pipe, image, knobs):
     assert round_trip(pipe, pipe.encode(image), 11, 3., **knobs)[0] < 1e-9         # an odd number: parity from the noise
 
 
-def test_only_the_states_need_float64(image):
-    pipe = build(torch.float32)
+def test_only_the_states_need_float64(image, awake):
+    pipe = awake("tiny", .1)
     error, _ = round_trip(pipe, pipe.encode(image).double(), 25, 3.)
     assert pipe.dtype == torch.float32 and error < 1e-9, error
 

@@ -2,7 +2,6 @@
 import pytest
 import torch
 
-import minidiff
 from minidiff.core import schedule
 from minidiff.core.process import posterior, x0_to_eps
 from minidiff.inversion.edit_friendly import edit_friendly, noise_maps, replay_maps, scattered
@@ -12,14 +11,8 @@ SCH = schedule.scaled_linear()
 
 
 @pytest.fixture(scope="module")
-def pipe():
-    """Random weights in float64, the zero-initialised layers perturbed so that prompts matter."""
-    p = minidiff.build("tiny", seed=0).to(dtype=torch.float64)
-    g = torch.Generator().manual_seed(1)
-    for w in p.net.parameters():
-        if w.abs().max() == 0:
-            w.data.normal_(0, .1, generator=g)
-    return p
+def pipe(awake):
+    return awake("tiny", .1).to(dtype=torch.float64)
 
 
 @pytest.fixture(scope="module")
