@@ -81,8 +81,12 @@ def claim(offset, size, stride, ident=("storage", torch.FloatStorage, "0", "cpu"
 
 
 def refused(path, *words, read=open_tensors, traced=True):
-    """Reading fails in one line with the file's name and these words; it costs little time, or little memory."""
+    """Reading fails in one line with the file's name and these words; it costs little memory, or little time: that of 200
+    plain loops over as many steps as a pickle may have, measured here and now, for machines differ and are busy."""
     start = time.process_time()
+    for _ in range(400_000):
+        pass
+    floor, start = time.process_time() - start, time.process_time()
     if traced:
         tracemalloc.start()
     with pytest.raises(ValueError) as e:
@@ -91,7 +95,8 @@ def refused(path, *words, read=open_tensors, traced=True):
     tracemalloc.stop()
     text = str(e.value)
     assert "\n" not in text and len(text) < 700 and all(w in text for w in (str(path), *words)), text
-    assert peak < 30e6 and (traced or time.process_time() - start < 2), (peak, time.process_time() - start)
+    spent = time.process_time() - start
+    assert peak < 30e6 and (traced or spent < 200 * floor), (peak, spent, floor)
 
 
 # ---- honest files: what torch reads ---------------------------------------------------------------------------------
@@ -416,7 +421,7 @@ def test_a_pickle_made_to_exhaust_memory_or_time_is_refused(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("name", ["sets", "tuples"])
-def test_the_largest_bombs_take_less_than_two_seconds(tmp_path, name):
+def test_the_largest_bombs_cost_little_time(tmp_path, name):
     path = write(tmp_path / "x.pt", "zip", BOMBS[name][0][:3] + BOMBS[name][0][3:4] * 8_000_000)
     refused(path, "more than 400,000 steps", traced=False)
 
