@@ -72,7 +72,19 @@ def ladders() -> str:
     return lines(("ladder", "exercises", "known mistakes", "names"), rows)
 
 
-MADE = {"ladders": ladders, "unet": lambda: names("unet", "original"), "vae": lambda: names("vae", "original"),
+def notebooks() -> str:
+    """Every notebook, with the functions that its blank version asks for."""
+    rows = []
+    for path in sorted((HERE.parent / "notebooks/source").glob("*.py")):
+        text, link = path.read_text(), f"../notebooks/{path.stem}.ipynb"
+        title = re.search(r"^# # (.+)$", text, re.M)[1]
+        asked = re.findall(r'^# %% exercise="(\w+)"', text, re.M)
+        blank = f"[to fill in](../notebooks/blank/{path.stem}.ipynb)" if asked else ""
+        rows.append((f"[{title}]({link})", blank, " ".join(f"`{a}`" for a in asked)))
+    return lines(("notebook", "", "you write"), rows)
+
+
+MADE = {"ladders": ladders, "notebooks": notebooks, "unet": lambda: names("unet", "original"), "vae": lambda: names("vae", "original"),
         "text": lambda: names("text", "original"), "controlnet": lambda: names("controlnet", "original"),
         "t2i": lambda: names("t2i", "original"), "t2i-light": lambda: names("t2i-light", "original"),
         "dit": lambda: names("dit", "diffusers"), "resnet": lambda: lines(("ours", "theirs"), RESNET.items()),
