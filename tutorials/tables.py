@@ -84,7 +84,8 @@ def notebooks() -> str:
     return lines(("notebook", "", "you write"), rows)
 
 
-MADE = {"ladders": ladders, "notebooks": notebooks, "unet": lambda: names("unet", "original"), "vae": lambda: names("vae", "original"),
+MADE = {"ladders": ladders, "notebooks": notebooks,
+        "unet": lambda: names("unet", "original"), "vae": lambda: names("vae", "original"),
         "text": lambda: names("text", "original"), "controlnet": lambda: names("controlnet", "original"),
         "t2i": lambda: names("t2i", "original"), "t2i-light": lambda: names("t2i-light", "original"),
         "dit": lambda: names("dit", "diffusers"), "resnet": lambda: lines(("ours", "theirs"), RESNET.items()),
