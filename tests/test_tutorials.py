@@ -1,9 +1,13 @@
 """The pages say what the code says: tables of names, files and modules that are mentioned."""
+import ast
 import importlib.util
 import re
+import time
 from pathlib import Path
 
 import pytest
+
+from minidiff.learn.exercises import exercises
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "tutorials").rglob("*.md"))
@@ -31,3 +35,49 @@ def test_files_and_pages_that_a_page_names_exist(page):
     files = re.findall(r"`((?:minidiff|tests|tutorials|notebooks)/[\w/.]+\.(?:py|ipynb|md))`", text)
     missing = [t for t in links if not (page.parent / t).exists()] + [f for f in files if not (ROOT / f).exists()]
     assert not missing
+
+
+# ---- the 20-minute tasks ----------------------------------------------------------------------------------------------
+
+FOLDERS = ("samplers", "guidance", "inversion", "editing", "restoration")
+TECHNIQUES = sorted(p for f in FOLDERS for p in (ROOT / "tutorials" / f).glob("*.md"))
+TASK, FENCE = "## A 20-minute task", re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
+
+
+def task(page) -> str:
+    """The section that ends a page, "" if there is none."""
+    _, found, rest = page.read_text().partition(f"\n{TASK}\n")
+    return rest if found and "\n## " not in rest else ""
+
+
+def answers_and_checks(section: str) -> tuple[list[str], list[str]]:
+    """Blocks of Python that are folded away, and those that are not."""
+    folded = "".join(re.findall(r"<details>.*?</details>", section, re.S))
+    return FENCE.findall(folded), [b for b in FENCE.findall(section) if b not in folded]
+
+
+@pytest.mark.parametrize("page", TECHNIQUES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_technique_s_page_has_five_questions_and_ends_with_a_task(page):
+    questions = re.findall(r"^\d\. .+<details><summary>answer</summary>.+</details>$", page.read_text(), re.M)
+    assert len(questions) == 5
+    assert task(page), f"the last section is not {TASK!r}"
+    answers, checks = answers_and_checks(task(page))
+    for block in answers + checks:
+        ast.parse(block)
+    named = set(re.findall(r'check\("(\w+)"', task(page))) | set(re.findall(r"learn task (\w+)", task(page)))
+    assert named <= exercises().keys()
+    assert named or (answers and any("assert" in b for b in checks)), "nothing says whether the task is done"
+
+
+def test_the_answer_of_every_task_passes_its_check_and_without_it_nothing_does():
+    """All in one go: they take under a second each, and the whole must stay below 30. Exercises have their own proof."""
+    tried, begun = 0, time.perf_counter()
+    for page in TECHNIQUES:
+        answers, checks = answers_and_checks(task(page))
+        if not answers:
+            continue
+        with pytest.raises(NameError):
+            exec("\n".join(checks), {})
+        exec("\n".join(answers + checks), {})
+        tried += 1
+    assert tried >= 15 and time.perf_counter() - begun < 30
