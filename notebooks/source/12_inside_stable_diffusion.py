@@ -217,7 +217,7 @@ costs = {"text tower, once": reading.get_total_flops() / 2e12, "UNet, 50 steps o
          "decoder, once": decoder.get_total_flops() / 2e12}
 for name, n in costs.items():
     print(f"{name:26}{n:8.2f} million million multiplications")
-print(f"a processor that does {100} thousand million a second needs {sum(costs.values()) * 10 / 60:.0f} minutes for one picture")
+print(f"a processor that does 100 thousand million a second needs {sum(costs.values()) * 10 / 60:.0f} minutes for one picture")
 assert len(skips) == 12 and costs["UNet, 50 steps of 2 rows"] > 20 * costs["decoder, once"]
 
 # %% [markdown]
