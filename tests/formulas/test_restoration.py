@@ -1,0 +1,54 @@
+"""Restoration."""
+from itertools import product
+from math import sqrt
+
+import torch
+from by_hand import near, rand
+
+from minidiff.restoration.ddnm import trust
+from minidiff.restoration.ddrm import _mix
+from minidiff.restoration.operators import blur, lossy
+
+
+def test_null_space():
+    """A as a matrix, and its pseudo-inverse by torch: the operator of the method must agree."""
+    mask = (rand(1, 1, 2, 2) > 0).double()
+    op = lossy(mask, factor=2, grey=True)
+    basis = torch.eye(48, dtype=torch.float64).view(48, 3, 4, 4)
+    A = op.A(basis).flatten(1).T                                           # 4 48
+    x, y = rand(2, 3, 4, 4), op.A(rand(2, 3, 4, 4, seed=1))
+    plus = torch.linalg.pinv(A)
+    want = [plus @ v.flatten() + u.flatten() - plus @ (A @ u.flatten()) for u, v in zip(x, y)]
+    near(op.project(x, y).flatten(1), torch.stack(want), 1e-8)
+    near(op.A(op.project(x, y)), y, 1e-8)
+
+
+def test_ddnm_plus():
+    op, a, eta, sigma, sigma_y = blur(4, 4), .8, .85, .4, .1
+    lam, d = trust(op, sigma_y, a, eta * sigma, rand(1, 1, 4, 4))
+    for i, j in product(range(4), range(4)):
+        s = op.s[i, j].item()
+        theirs = a * sigma_y / s if s else 0.
+        want = min(1., eta * sigma / theirs) if s else 1.
+        near([lam[i, j], d[i, j] ** 2], [want, max((eta * sigma) ** 2 - (want * theirs) ** 2, 0.)], 1e-7)
+    assert lam.min() < 1
+
+
+def test_ddrm_lines():
+    op = blur(4, 4, sigma=1., cut=.2)
+    x0, eps, n, ybar = (rand(1, 1, 4, 4, seed=k) for k in range(4))
+    a, sigma, sigma_y, eta, eta_b, used = .8, .3, .15, .85, .7, set()
+    got = _mix(op, ybar, x0, eps, n, a, sigma, sigma_y, eta, eta_b)
+    h0, he, hn = (op.Vt(v) for v in (x0, eps, n))
+    for i, j in product(range(4), range(4)):
+        s, p, q, r, y = (v[..., i, j].item() for v in (op.s, h0, he, hn, ybar))
+        if s == 0:
+            line, want = "unseen", a * p + sigma * (sqrt(1 - eta ** 2) * q + eta * r)
+        elif a * sigma_y / s > sigma:
+            line, want = "noisy", a * p + sigma * (sqrt(1 - eta ** 2) * (y - p) / (sigma_y / s) + eta * r)
+        else:
+            left = sqrt(sigma ** 2 - (eta_b * a * sigma_y / s) ** 2)
+            line, want = "clean", a * ((1 - eta_b) * p + eta_b * y) + left * r
+        used.add(line)
+        near(got[0, 0, i, j], want, 1e-8)
+    assert used == {"unseen", "noisy", "clean"}
