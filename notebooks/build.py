@@ -29,7 +29,9 @@ TODO = ("*Blank version: fill in the functions that raise `NotImplementedError`.
 def imports(e: Exercise, known: set[str]) -> list[str]:
     """The lines that bring what the reference calls, but not what this notebook defines itself (`known`)."""
     fn = inspect.unwrap(e.reference)
-    used = {n.id for n in ast.walk(ast.parse(source(fn))) if isinstance(n, ast.Name)} - {fn.__name__, e.name} - known
+    nodes = list(ast.walk(ast.parse(source(fn))))
+    own = {n.arg for n in nodes if isinstance(n, ast.arg)} | {fn.__name__, e.name}           # `spacing` may be both
+    used = {n.id for n in nodes if isinstance(n, ast.Name)} - own - known
     found = {name: fn.__globals__[name] for name in sorted(used & fn.__globals__.keys())}
     modules = [f"import {v.__name__}" + (f" as {k}" if k != v.__name__ else "") for k, v in found.items()
                if isinstance(v, ModuleType)]

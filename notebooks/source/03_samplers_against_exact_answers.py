@@ -232,7 +232,7 @@ for a, (name, z) in zip(ax, {"60 second-order steps": best, **runs}.items()):
 assert off["DDIM, 20 steps"] < off["DDIM, 5 steps"]
 
 # %% [markdown]
-# Five steps are already this picture: 0.20 apart, on latents of size 1. DPM-Solver++ is ahead, but its error only halves with twice the steps, where section 3 promised a quarter: the last move to clean is long on this grid, and of first order. With $\eta = 1$ it is *another* star. That is no error: the dice drew it, and no distance to a single solution can grade it. What can is a judge of many pictures, such as the oracle of the next but one notebook.
+# Five steps are already this picture: 0.20 apart, on latents of size 1. DPM-Solver++ is ahead, but its error only halves with twice the steps, where section 3 promised a quarter. (A likely reason: a network's guess is less smooth than a Gaussian's, and the last move, to clean, is of first order.) With $\eta = 1$ it is *another* star. That is no error: the dice drew it, and no distance to a single solution can grade it. What can is a judge of many pictures, such as the oracle of the next but one notebook.
 #
 # ## 6. Outlook: a sampler has a derivative
 #
