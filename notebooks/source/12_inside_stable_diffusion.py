@@ -145,8 +145,8 @@ assert share(levels, (8, 16)) > .7 and share(work, (64,)) > .35
 
 # %% [markdown]
 # The model *knows* at the bottom and *works* at the top. A block at 8x8 is large and nearly free; one at 64x64 is small
-# and dear. Leave out a block at 8x8, and
-# the file is smaller and a step hardly faster; thin out the places at 64x64, and it is the other way round.
+# and dear. Leave out a block at 8x8, and the file is smaller and a step hardly faster; thin out the places at 64x64, and
+# it is the other way round.
 #
 # ## 3. Attention, and all of its maps
 #
