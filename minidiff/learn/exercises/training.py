@@ -84,8 +84,8 @@ dropped = Exercise(
 # ---- min-SNR --------------------------------------------------------------------------------------------------------
 
 def min_snr_weight(sch: Schedule, t: Tensor, gamma: float, prediction: str) -> Tensor:
-    """Weights (b,) in float64 of the squared errors at times t (b,) in 1 .. T, for targets "
-      ""eps" or "v" (VP schedules)."""
+    """Weights (b,) in float64 of the squared errors at times t (b,) in 1 .. T, for the targets "eps" or "v" of a variance
+    preserving schedule."""
     snr = (sch.alpha / sch.sigma).square()[t]
     return snr.clamp(max=gamma) / (snr if prediction == "eps" else snr + 1)
 
