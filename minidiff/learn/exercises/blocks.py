@@ -53,14 +53,16 @@ norm = Exercise(
     "and variance 1 over its channels and all pixels, $(x - \\mu) / \\sqrt{\\mathrm{var} + \\epsilon}$ with the variance "
     "divided by n, then scaled and shifted per channel by `weight` and `bias` (c,).",
     group_norm, slow_group_norm, maps, mutants=(
-        Mutant("divided by n - 1", normed(correction=1), "The default of `var` and `std`. Norms of every framework "
-               "divide by n; on a small map the difference shows."),
-        Mutant("eps outside the root", normed(outside=True), "Harmless until a group is nearly constant; there it is the "
-               "square of what was meant."),
-        Mutant("statistics of the whole batch", normed(dims=(0, 2, 3, 4)), "Then a picture depends on its neighbours in "
-               "the batch, and guidance, which puts two conditions in one batch, mixes them."),
-        Mutant("groups interleaved", normed(interleaved=True), "Channel i in group i mod g: another layout than the one "
-               "checkpoints were trained with.")),
+        Mutant("divided by n - 1", normed(correction=1),
+               "The default of `var` and `std`. Norms of every framework divide by n; on a small map the difference "
+               "shows."),
+        Mutant("eps outside the root", normed(outside=True),
+               "Harmless until a group is nearly constant; there it is the square of what was meant."),
+        Mutant("statistics of the whole batch", normed(dims=(0, 2, 3, 4)),
+               "Then a picture depends on its neighbours in the batch, and guidance, which puts two conditions in one "
+               "batch, mixes them."),
+        Mutant("groups interleaved", normed(interleaved=True),
+               "Channel i in group i mod g: another layout than the one checkpoints were trained with.")),
     hints=("Give the channels an axis for the group: `x.unflatten(1, (groups, -1))`.",
            "Mean and variance over the axes (2, 3, 4), with keepdim and correction=0.",
            "`y = (y - mean) / (var + eps).sqrt()`; flatten(1, 2); `* weight[:, None, None] + bias[:, None, None]`."),
@@ -121,12 +123,14 @@ residual = Exercise(
     "SiLU of `temb` (b e), for every pixel the same; norm2, SiLU, conv2; plus the input, through conv_shortcut where the "
     "block has one (the number of channels changes). x (b c_in h w) -> (b c_out h w).",
     res_block, slow_res_block, res_cases, facts=(Fact("it is the network's own block", as_the_unet),), mutants=(
-        Mutant("time after the norm", block_like(late=True), "Some networks scale and shift there. In this one the norm "
-               "comes after the sum, and trained weights rely on it."),
-        Mutant("time without its SiLU", block_like(bare=True), "The embedding network ends in a linear layer; the SiLU "
-               "is each block's own. Easily forgotten, since shapes fit."),
-        Mutant("time not added", block_like(timeless=True), "The block no longer knows how noisy its input is, and "
-               "removes the average amount of noise at every time."),
+        Mutant("time after the norm", block_like(late=True),
+               "Some networks scale and shift there. In this one the norm comes after the sum, and trained weights rely on "
+               "it."),
+        Mutant("time without its SiLU", block_like(bare=True),
+               "The embedding network ends in a linear layer; the SiLU is each block's own. Easily forgotten, since shapes "
+               "fit."),
+        Mutant("time not added", block_like(timeless=True),
+               "The block no longer knows how noisy its input is, and removes the average amount of noise at every time."),
         Mutant("the activated input in the shortcut", block_like(activated=True),
                "The variable x was overwritten by silu(norm1(x)): the residual path is no longer a path around.")),
     hints=("Two halves of norm, SiLU, convolution; a sum in the middle and one at the end.",
@@ -147,17 +151,17 @@ def slow_modulate(x, shift, scale):
 
 adaln = Exercise(
     "modulate", "warm-up",
-    "How a condition speaks to a DiT: tokens x (b n d), normalised before, are scaled and shifted, all tokens of a "
-    "picture alike: $x (1 + \\text{scale}) + \\text{shift}$, with shift and scale (b d).",
+    "How a condition speaks to a DiT: tokens x (b n d), normalised before, are scaled and shifted, all tokens of a picture "
+    "alike: $x (1 + \\text{scale}) + \\text{shift}$, with shift and scale (b d).",
     modulate, slow_modulate, lambda seed: [draws(seed, (1, 2, 3), (1, 3), (1, 3)), draws(seed, (3, 3, 4), (3, 4), (3, 4))],
     facts=(Fact("with zeros nothing happens", lambda fn: (fn(torch.ones(1, 2, 3), torch.zeros(1, 3), torch.zeros(1, 3)),
                                                          torch.ones(1, 2, 3))),), mutants=(
-        Mutant("scale for 1 + scale", lambda x, b, s: x * s[:, None] + b[:, None], "The layer that makes these numbers "
-               "starts at zero; then the network would begin by deleting its input."),
-        Mutant("shift and scale exchanged", lambda x, b, s: modulate(x, s, b), "One of the six chunks for another: "
-               "nothing complains, and a trained network draws noise."),
-        Mutant("shifted first", lambda x, b, s: (x + b[:, None]) * (1 + s[:, None]), "Then the shift is scaled as "
-                                                                                     "well.")),
+        Mutant("scale for 1 + scale", lambda x, b, s: x * s[:, None] + b[:, None],
+               "The layer that makes these numbers starts at zero; then the network would begin by deleting its input."),
+        Mutant("shift and scale exchanged", lambda x, b, s: modulate(x, s, b),
+               "One of the six chunks for another: nothing complains, and a trained network draws noise."),
+        Mutant("shifted first", lambda x, b, s: (x + b[:, None]) * (1 + s[:, None]),
+               "Then the shift is scaled as well.")),
     hints=("A missing axis: tokens.", "`scale[:, None]` is (b 1 d).", "`x * (1 + scale[:, None]) + shift[:, None]`."),
     page=DIT)
 
@@ -202,16 +206,18 @@ def as_the_dit(fn):
 adaln_zero = Exercise(
     "dit_block", "core",
     "A DiT block. c (b 6d) holds shift, scale and gate for `attn`, then for `mlp`, each (b d). Twice: LayerNorm without "
-    "weights over the channels (eps 1e-6), modulate, the layer, times the gate, added to x (b n d). The second branch "
-    "sees what the first one made.",
+    "weights over the channels (eps 1e-6), modulate, the layer, times the gate, added to x (b n d). The second branch sees "
+    "what the first one made.",
     dit_block, slow_dit_block, dit_cases,
     facts=(Fact("gates of zero: the block is the identity", lambda fn: (
         fn(torch.ones(1, 2, 2).cumsum(1), torch.zeros(1, 12), mix_tokens, torch.tanh), torch.ones(1, 2, 2).cumsum(1))),
         Fact("it is the network's own block", as_the_dit)), tolerance=2e-5, mutants=(
-        Mutant("scale, shift, gate", adaln_like(order=(1, 0, 2)), "Public DiTs store shift first. Some later models "
-               "store scale first in their last layer; taking one order for both is a common conversion bug."),
-        Mutant("1 + gate", adaln_like(one=1.), "Scale gets the 1, the gate does not: with it the block does not start as "
-               "the identity, which is the Zero in the name."),
+        Mutant("scale, shift, gate", adaln_like(order=(1, 0, 2)),
+               "Public DiTs store shift first. Some later models store scale first in their last layer; taking one order "
+               "for both is a common conversion bug."),
+        Mutant("1 + gate", adaln_like(one=1.),
+               "Scale gets the 1, the gate does not: with it the block does not start as the identity, which is the Zero "
+               "in the name."),
         Mutant("both branches from the same x", adaln_like(parallel=True), "Parallel blocks exist, but trained as such."),
         Mutant("no norm", adaln_like(norm=False), "The modulation then scales whatever size the tokens have grown to.")),
     hints=("`c.chunk(6, 1)` in the order b1, s1, g1, b2, s2, g2.",

@@ -81,16 +81,17 @@ sampling = Exercise(
     "takes the mean.",
     ddpm_sample, slow_ddpm, chains, behaviour=spread_of, tolerance=1e-7, mutants=(
         Mutant("the network told the loop's index", lambda *a: slow_ddpm(*a, clock=lambda i, t: len(a[3]) - 1 - i),
-               "Strided loops count 49, 48, ... while the times are 981, 961, ...: the network believes there is "
-               "hardly any noise."),
-        Mutant("the variance for its root", lambda *a: slow_ddpm(*a, spread=1.), "Too little noise is put back, and "
-               "the spread of the data is lost."),
-        Mutant("no noise", lambda *a: slow_ddpm(*a, noisy=0.), "The mean of every draw. It is not DDIM: noise is taken "
-               "away that nothing replaces, and all samples move to the middle."),
-        Mutant("one step's posterior", lambda *a: slow_ddpm(*a, stride=False), "The coefficients of t to t - 1 while "
-               "the loop jumps to s: at the end most of the noise is still there.")),
-    hints=("`itertools.pairwise(ts)` gives the moves.", "x0 by `process.eps_to_x0`, then `process.posterior(sch, x, "
-           "x0, t, s)`.",
+               "Strided loops count 49, 48, ... while the times are 981, 961, ...: the network believes there is hardly "
+               "any noise."),
+        Mutant("the variance for its root", lambda *a: slow_ddpm(*a, spread=1.),
+               "Too little noise is put back, and the spread of the data is lost."),
+        Mutant("no noise", lambda *a: slow_ddpm(*a, noisy=0.),
+               "The mean of every draw. It is not DDIM: noise is taken away that nothing replaces, and all samples move to "
+               "the middle."),
+        Mutant("one step's posterior", lambda *a: slow_ddpm(*a, stride=False),
+               "The coefficients of t to t - 1 while the loop jumps to s: at the end most of the noise is still there.")),
+    hints=("`itertools.pairwise(ts)` gives the moves.",
+           "x0 by `process.eps_to_x0`, then `process.posterior(sch, x, x0, t, s)`.",
            "`x = mean + var ** .5 * zs[i] if s > 0 else mean`."), page=PAGE)
 
 
@@ -137,21 +138,21 @@ def sdedit_like(**how):
 stroke = Exercise(
     "sdedit_picture", "build",
     "SDEdit from picture to picture. Encode (`pipe.encode`); take the share `strength` of the model's grid "
-    "(`pipe.timesteps(steps, strength)`); noise the latents with n to its first time; DDIM down to 0 with guidance "
-    "`scale` against `pipe.null()`; decode. `pipe.eps(x, t, cond)` is the network, `pipe.embed(prompt)` the condition.",
-    sdedit_picture, slow_sdedit, pictures, facts=(Fact("it is the project's "
-           "sdedit", as_the_project),), tolerance=2e-5, mutants=(
-        Mutant("noised to T", sdedit_like(late=True), "The state is pure noise while the network is told a middle "
-               "time: the layout of the picture is gone, and grain stays."),
-        Mutant("the strength upside down", sdedit_like(share=lambda a: 1 - a), "A small strength then redraws nearly "
-               "everything."),
-        Mutant("not noised", sdedit_like(clean=True), "Noise is taken from a picture that has none: it gets flat and "
-               "harsh."),
+    "(`pipe.timesteps(steps, strength)`); noise the latents with n to its first time; DDIM down to 0 with guidance `scale` "
+    "against `pipe.null()`; decode. `pipe.eps(x, t, cond)` is the network, `pipe.embed(prompt)` the condition.",
+    sdedit_picture, slow_sdedit, pictures, facts=(Fact(
+    "it is the project's sdedit", as_the_project),), tolerance=2e-5, mutants=(
+        Mutant("noised to T", sdedit_like(late=True),
+               "The state is pure noise while the network is told a middle time: the layout of the picture is gone, and "
+               "grain stays."),
+        Mutant("the strength upside down", sdedit_like(share=lambda a: 1 - a),
+               "A small strength then redraws nearly everything."),
+        Mutant("not noised", sdedit_like(clean=True),
+               "Noise is taken from a picture that has none: it gets flat and harsh."),
         Mutant("guided away from the prompt", sdedit_like(null=True), "The two guesses were split in the wrong order.")),
-    hints=("Three lines before the loop, one in it, one after it.", "`cfg_batched(pipe.eps, pipe.null(), scale)` is "
-           "the guided network.",
-           "`x = q_sample(pipe.schedule, z, ts[0], n)`, then `ddim_step` for every pair of times, then "
-           "`pipe.decode(x)`."),
+    hints=("Three lines before the loop, one in it, one after it.",
+           "`cfg_batched(pipe.eps, pipe.null(), scale)` is the guided network.",
+           "`x = q_sample(pipe.schedule, z, ts[0], n)`, then `ddim_step` for every pair of times, then `pipe.decode(x)`."),
     page="tutorials/editing/sdedit.md")
 
 
@@ -183,19 +184,20 @@ def editor_like(**how):
 
 editor = Exercise(
     "invert_and_edit", "build",
-    "Edit a given picture: encode; climb to noise by DDIM inversion with the prompt `source` and no guidance (scale 1, "
-    "the network asked at the higher time of each move); come down with `target`, guided by `scale`. Both on "
+    "Edit a given picture: encode; climb to noise by DDIM inversion with the prompt `source` and no guidance (scale 1, the "
+    "network asked at the higher time of each move); come down with `target`, guided by `scale`. Both on "
     "`pipe.schedule.timesteps(steps, spacing=\"trailing\")`. Decode.",
     invert_and_edit, slow_invert_and_edit,
     lambda seed: [] if seed else [(tiny(), picture(0), SOURCE, TARGET, 2, 6.)], tolerance=5e-5, mutants=(
-        Mutant("guided on the way up", editor_like(guided=True), "Guided inversion runs out of the range of states: "
-               "its noise is no Gaussian, and what comes back is burnt."),
-        Mutant("inverted under the target", lambda *a: slow_invert_and_edit(*a, told=a[3]), "The new prompt explains "
-               "the old picture badly, and the noise has to hold what it cannot: it comes back as artefacts."),
-        Mutant("asked at the lower time", editor_like(low=True), "The way down asks at the higher time, so the way up "
-               "must too.")),
-    hints=("Two loops over the same times, one of them backwards.", "Up: `ddim_step(sch, x, pipe.eps(x, t, cond), s, "
-           "t)` for s < t.",
+        Mutant("guided on the way up", editor_like(guided=True),
+               "Guided inversion runs out of the range of states: its noise is no Gaussian, and what comes back is burnt."),
+        Mutant("inverted under the target", lambda *a: slow_invert_and_edit(*a, told=a[3]),
+               "The new prompt explains the old picture badly, and the noise has to hold what it cannot: it comes back as "
+               "artefacts."),
+        Mutant("asked at the lower time", editor_like(low=True),
+               "The way down asks at the higher time, so the way up must too.")),
+    hints=("Two loops over the same times, one of them backwards.",
+           "Up: `ddim_step(sch, x, pipe.eps(x, t, cond), s, t)` for s < t.",
            "The project has both halves: `invert(...)[-1]` and `replay(...)` in minidiff.inversion.ddim."),
     page="tutorials/inversion/ddim.md")
 

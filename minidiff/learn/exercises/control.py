@@ -93,27 +93,27 @@ pair = Exercise(
     "edit_pair", "build",
     "Prompt-to-prompt. From one noise x_T (1 c h w) draw source and edit side by side on `pipe.schedule.timesteps(steps, "
     "spacing=\"trailing\")`, DDIM, guidance `scale` against `pipe.null(2)`. In the conditional evaluation of the first "
-    "cross x steps steps the edit's cross-attention maps are the source's, carried over by the project's `token_map`; "
-    "in the first self_ x steps its self-attention maps are the source's as they are. Taps: `tap(pipe.net, CROSS, fn)` "
-    "and SELF, where fn(probs, name) gets (b h n m) and returns what to go on with. Return latents, rows [source, edit].",
+    "cross x steps steps the edit's cross-attention maps are the source's, carried over by the project's `token_map`; in "
+    "the first self_ x steps its self-attention maps are the source's as they are. Taps: `tap(pipe.net, CROSS, fn)` and "
+    "SELF, where fn(probs, name) gets (b h n m) and returns what to go on with. Return latents, rows [source, edit].",
     edit_pair, slow_pair, pair_cases, tolerance=5e-5, facts=(
-        Fact("the same words draw the same picture twice", the_same_words), Fact("it is the project's "
-               "own", as_the_project)),
+        Fact("the same words draw the same picture twice", the_same_words), Fact(
+             "it is the project's own", as_the_project)),
     mutants=(
-        Mutant("the unconditional maps too", pair_like(null_too=True), "A widely copied controller edits \"the second "
-               "half of the batch\", which is the conditional one only while both are in one batch. Called twice, it "
-               "also edits the empty prompt's."),
-        Mutant("cross-attention alone", pair_like(no_self=True), "Words stay in place and shapes do not: "
-               "self-attention says which pixels belong together."),
-        Mutant("until the end", pair_like(ever=True), "The counter of steps is never reset or never looked at: the new "
-               "word gets the old shape down to the last detail."),
-        Mutant("words by their place", pair_like(by_place=True), "After an inserted word all maps are one place off: "
-               "the circle is where \"red\" looked."),
-        Mutant("source and edit exchanged", pair_like(swapped=True), "The source is drawn with the edit's maps: the "
-               "picture that should stay is the one that changes.")),
+        Mutant("the unconditional maps too", pair_like(null_too=True),
+               "A widely copied controller edits \"the second half of the batch\", which is the conditional one only while "
+               "both are in one batch. Called twice, it also edits the empty prompt's."),
+        Mutant("cross-attention alone", pair_like(no_self=True),
+               "Words stay in place and shapes do not: self-attention says which pixels belong together."),
+        Mutant("until the end", pair_like(ever=True),
+               "The counter of steps is never reset or never looked at: the new word gets the old shape down to the last "
+               "detail."),
+        Mutant("words by their place", pair_like(by_place=True),
+               "After an inserted word all maps are one place off: the circle is where \"red\" looked."),
+        Mutant("source and edit exchanged", pair_like(swapped=True),
+               "The source is drawn with the edit's maps: the picture that should stay is the one that changes.")),
     hints=("Two rows, one noise; a `with tap(...)` around the conditional evaluation only.",
-           "`M, alpha = token_map(tok, source, target, kind_of(tok, source, target))`; `source_maps @ M` where alpha "
-           "is 1.",
+           "`M, alpha = token_map(tok, source, target, kind_of(tok, source, target))`; `source_maps @ M` where alpha is 1.",
            "`edit_cross(M, alpha, on, weight)` and `edit_self(limit)` in minidiff.editing.prompt_to_prompt are the two "
            "functions."),
     page=P2P)

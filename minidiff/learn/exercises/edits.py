@@ -47,11 +47,9 @@ def replaced_too(source, target):
 
 aligned = Exercise(
     "align", "core",
-    "For every token of `target` (a list) the index of its partner in `source`, or -1: the Needleman-Wunsch alignment "
-    "with match 1, "
-    "mismatch -1, gap 0. So a replaced word is unmatched. Where several alignments are equally good, walking back "
-    "from the two "
-    "ends, an insertion in the target goes first, then a deletion, then a pair.",
+    "For every token of `target` (a list) the index of its partner in `source`, or -1: the Needleman-Wunsch alignment with "
+    "match 1, mismatch -1, gap 0. So a replaced word is unmatched. Where several alignments are equally good, walking back "
+    "from the two ends, an insertion in the target goes first, then a deletion, then a pair.",
     align, slow_align,
     lambda seed: [("a b".split(), "a b".split()), ("a red cat".split(), "a blue cat".split()),
                   ("a cat on a mat".split(), "a small cat on a red mat".split()), ([], ["x"]),
@@ -69,8 +67,8 @@ aligned = Exercise(
                "Then \"refine\" keeps the old word's maps for the new one, which is what \"replace\" is for.")),
     hints=("A table of (len(source) + 1) x (len(target) + 1) scores, filled row by row.",
            "score[i+1][j+1] = max(score[i+1][j], score[i][j+1], score[i][j] + (1 if equal else -1)).",
-           "Walk back from the last cell: if it equals its left neighbour, j -= 1; elif the upper one, i -= 1; else "
-           "pair them."),
+           "Walk back from the last cell: if it equals its left neighbour, j -= 1; elif the upper one, i -= 1; else pair "
+           "them."),
     page=P2P)
 
 
@@ -104,15 +102,13 @@ def blended(joined=torch.any, grow=1, relative=True):
 
 blend = Exercise(
     "blend_mask", "core",
-    "Local blend: where may the picture change? `maps` (2 tokens s s) are the averaged attention maps of source and "
-    "edit, `words` the "
-    "token positions of the blend word in each. Sum a word's tokens, grow with a 3x3 maximum, resize to `size` "
-    "(nearest), divide "
-    "by the largest value, keep what exceeds `threshold`: 1 where either row does, as (1 1 h w).",
+    "Local blend: where may the picture change? `maps` (2 tokens s s) are the averaged attention maps of source and edit, "
+    "`words` the token positions of the blend word in each. Sum a word's tokens, grow with a 3x3 maximum, resize to `size` "
+    "(nearest), divide by the largest value, keep what exceeds `threshold`: 1 where either row does, as (1 1 h w).",
     blend_mask, slow_blend, some_maps,
     mutants=(
-        Mutant("both rows", blended(torch.all), "The edit may then happen only where old and new object overlap. "
-               "Published: either."),
+        Mutant("both rows", blended(torch.all),
+               "The edit may then happen only where old and new object overlap. Published: either."),
         Mutant("not grown", blended(grow=0), "Attention peaks are narrow; without the maximum the mask has holes."),
         Mutant("an absolute threshold", blended(relative=False),
                "Maps are probabilities over tokens and layers: how large they get depends on the number of words.")),
@@ -147,9 +143,8 @@ def cut_by(mean, absolute=False):
 
 diffedit_mask = Exercise(
     "threshold_mask", "core",
-    "DiffEdit: from the two prompts' disagreement d (b 1 h w) to a mask. Cut every picture's values at 3 times its "
-    "own mean; 1 "
-    "where more than `threshold` of that cut is reached; grown by `grow` cells in every direction.",
+    "DiffEdit: from the two prompts' disagreement d (b 1 h w) to a mask. Cut every picture's values at 3 times its own "
+    "mean; 1 where more than `threshold` of that cut is reached; grown by `grow` cells in every direction.",
     threshold_mask, slow_mask, differences,
     facts=(Fact("where the prompts agree everywhere, nothing is edited",
                 lambda fn: (fn(torch.zeros(1, 1, 4, 4), .5, 1).sum(), 0.)),),

@@ -41,20 +41,21 @@ def plms_cases(seed):
 plms = Exercise(
     "plms_noise", "warm-up",
     "What PLMS moves along: not the last noise, but the course of the last four continued. `old` is a list of 1 to 4 "
-    "tensors, newest first. Return their combination with the Adams-Bashforth weights: (1), (3, -1) / 2, (23, -16, 5) "
-    "/ 12, (55, -59, 37, -9) / 24.",
+    "tensors, newest first. Return their combination with the Adams-Bashforth weights: (1), (3, -1) / 2, (23, -16, 5) / "
+    "12, (55, -59, 37, -9) / 24.",
     plms_noise, slow_plms, plms_cases, facts=(
         Fact("what never changed stays", lambda fn: (fn([torch.ones(2)] * 3), torch.ones(2))),
         Fact("a cubic is continued "
              "exactly", lambda fn: (fn([torch.tensor(-float(k)) ** 3 for k in range(4)]), .25))), mutants=(
-        Mutant("oldest first", lambda old: plms_noise(old[::-1]), "A list that grows by `append` is read from its end. "
-               "From the front, the oldest noise counts two and a half times."),
+        Mutant("oldest first", lambda old: plms_noise(old[::-1]),
+               "A list that grows by `append` is read from its end. From the front, the oldest noise counts two and a half "
+               "times."),
         Mutant("four weights from the start", lambda old: sum(w / 24 * e for w, e in zip((55, -59, 37, -9), old)),
                "The weights sum to 1 only together. With one value, the first step is more than twice too long."),
-        Mutant("never more than two", lambda old: plms_noise(old[:2]), "The list is cut too short: second order at "
-               "most.")),
-    hints=("A table of four rows, chosen by len(old).", "Each row sums to 1.", "`sum(w * e for w, e in zip(row, "
-           "old))`."), page=PAGE)
+        Mutant("never more than two", lambda old: plms_noise(old[:2]),
+               "The list is cut too short: second order at most.")),
+    hints=("A table of four rows, chosen by len(old).", "Each row sums to 1.",
+           "`sum(w * e for w, e in zip(row, old))`."), page=PAGE)
 
 
 # ---- flow -----------------------------------------------------------------------------------------------------------
@@ -81,17 +82,18 @@ def straight(fn):
 
 euler = Exercise(
     "euler_step", "warm-up",
-    "Flow matching: the way from picture to noise is a straight line, $x = (1 - \\sigma) x_0 + \\sigma \\epsilon$, and "
-    "the network says its direction, $v = \\epsilon - x_0$. Walk from time t to time s: sigma changes from sigma_t to "
-    "sigma_s. The tables need not be even in t.",
-    euler_step, slow_euler, flow_cases, facts=(Fact("with the true v one step finds the "
-           "picture", straight),), tolerance=1e-5,
+    "Flow matching: the way from picture to noise is a straight line, $x = (1 - \\sigma) x_0 + \\sigma \\epsilon$, and the "
+    "network says its direction, $v = \\epsilon - x_0$. Walk from time t to time s: sigma changes from sigma_t to sigma_s. "
+    "The tables need not be even in t.",
+    euler_step, slow_euler, flow_cases, facts=(Fact(
+    "with the true v one step finds the picture", straight),), tolerance=1e-5,
     mutants=(
         Mutant("the wrong way", lambda sch, x, v, t, s: x + (sch.at(t)[1] - sch.at(s)[1]) * v,
-               "Papers let time run from noise to data as often as from data to noise. Half of all public flow code "
-               "has the other sign, so signs cannot be copied."),
-        Mutant("t / T for sigma", lambda sch, x, v, t, s: x + (s - t) / sch.T * v, "True for the plain straight table. "
-               "Large models shift it towards noise; then steps are too long or too short."),
+               "Papers let time run from noise to data as often as from data to noise. Half of all public flow code has "
+               "the other sign, so signs cannot be copied."),
+        Mutant("t / T for sigma", lambda sch, x, v, t, s: x + (s - t) / sch.T * v,
+               "True for the plain straight table. Large models shift it towards noise; then steps are too long or too "
+               "short."),
         Mutant("v read as noise", lambda sch, x, v, t, s: process.ddim_step(sch, x, v, t, s),
                "A flow network plugged into a sampler for eps.")),
     hints=("dx / d sigma = v.", "`sch.at(t)[1]` is sigma_t.", "`x_t + (sigma_s - sigma_t) * v`."), page=PAGE)
@@ -130,8 +132,8 @@ rescaled = Exercise(
     mutants=(
         Mutant("the spread of the batch", lambda g, c, phi: (1 - phi + phi * c.std() / g.std()) * g,
                "One number for all rows: which pictures share a batch then changes each of them."),
-        Mutant("phi and 1 - phi exchanged", lambda g, c, phi: rescale(g, c, 1 - phi), "The published .7 then rescales "
-               "by .3."),
+        Mutant("phi and 1 - phi exchanged", lambda g, c, phi: rescale(g, c, 1 - phi),
+               "The published .7 then rescales by .3."),
         Mutant("the ratio upside down", lambda g, c, phi: (1 - phi + phi * g.std((1, 2, 3), keepdim=True) / c.std(
             (1, 2, 3), keepdim=True)) * g, "What was too large gets larger.")),
     hints=("A ratio of two standard deviations for each row.", "`x.std((1, 2, 3), keepdim=True)`.",
@@ -157,23 +159,22 @@ def within_cases(seed):
 
 interval = Exercise(
     "guide_within", "warm-up",
-    "Guidance only where it helps: rows with lo < t <= hi (`t` is a LongTensor (b,)) get $e_\\varnothing + "
-    "scale\\,(e_c - e_\\varnothing)$, all others the conditional guess, which saves the second evaluation there.",
+    "Guidance only where it helps: rows with lo < t <= hi (`t` is a LongTensor (b,)) get $e_\\varnothing + scale\\,(e_c - "
+    "e_\\varnothing)$, all others the conditional guess, which saves the second evaluation there.",
     guide_within, slow_within, within_cases, mutants=(
-        Mutant("off means unconditional", lambda *a: slow_within(*a, off="null"), "Outside the interval the prompt "
-               "would be forgotten: scale 0, where scale 1 was meant."),
-        Mutant("the time of the first "
-               "row", lambda n, c, w, t, lo, hi: guide_within(n, c, w, t[:1].expand(len(t)), lo, hi),
+        Mutant("off means unconditional", lambda *a: slow_within(*a, off="null"),
+               "Outside the interval the prompt would be forgotten: scale 0, where scale 1 was meant."),
+        Mutant("the time of the first row", lambda n, c, w, t, lo, hi: guide_within(n, c, w, t[:1].expand(len(t)), lo, hi),
                "True in a sampler, where all rows are at one time, and wrong in a batch of frames or in training."),
-        Mutant("lo included, hi not", lambda n, c, w, t, lo, hi: guide_within(n, c, w, t + 1, lo, hi), "Two neighbouring "
-               "intervals then still fit together, but results differ from the published ones by a step.")),
-    hints=("A choice per row.", "`on.view(-1, 1, 1, 1)` goes with pictures.", "`torch.where(on, guided, "
-           "e_cond)`."), page=PAGE)
+        Mutant("lo included, hi not", lambda n, c, w, t, lo, hi: guide_within(n, c, w, t + 1, lo, hi),
+               "Two neighbouring intervals then still fit together, but results differ from the published ones by a "
+               "step.")),
+    hints=("A choice per row.", "`on.view(-1, 1, 1, 1)` goes with pictures.",
+           "`torch.where(on, guided, e_cond)`."), page=PAGE)
 
 
 def threshold(x0: Tensor, p: float) -> Tensor:
-    """Dynamic thresholding: each picture (b c h w) cut at the p-quantile of its |values|, at least 1, and divided by "
-      "it."""
+    """Dynamic thresholding: each picture (b c h w) cut at the p-quantile of its |values|, at least 1, and divided by it."""
     s = x0.flatten(1).abs().quantile(p, 1).clamp(min=1).view(-1, *[1] * (x0.ndim - 1))
     return x0.clamp(-s, s) / s
 
@@ -203,22 +204,22 @@ def quantile(x0, p):
 dynamic = Exercise(
     "threshold", "core",
     "Imagen's remedy for strong guidance in pixels, where guesses of x0 leave [-1, 1]. For each picture of (b c h w) "
-    "alone: s is the p-quantile of the absolute values (linear interpolation, as `torch.quantile`), but at least 1; "
-    "cut at -s and s, divide by s.",
+    "alone: s is the p-quantile of the absolute values (linear interpolation, as `torch.quantile`), but at least 1; cut at "
+    "-s and s, divide by s.",
     threshold, slow_threshold,
     lambda seed: [(3 * draws(seed, (1, 1, 2, 2))[0], .5),
                   (draws(seed, (3, 3, 4, 4))[0] * torch.tensor([.2, 1., 4.])[:, None, None, None], .9)],
     mutants=(
-        Mutant("clamped to [-1, 1]", cut_at(lambda x0, p: torch.ones(1)), "The static cut: whatever exceeds 1 becomes "
-               "a flat, saturated patch."),
-        Mutant("not at least 1", cut_at(quantile), "A dim picture is stretched until it fills the range: no picture "
-               "stays dark."),
+        Mutant("clamped to [-1, 1]", cut_at(lambda x0, p: torch.ones(1)),
+               "The static cut: whatever exceeds 1 becomes a flat, saturated patch."),
+        Mutant("not at least 1", cut_at(quantile),
+               "A dim picture is stretched until it fills the range: no picture stays dark."),
         Mutant("the quantile of the batch", cut_at(lambda x0, p: x0.abs().flatten().quantile(p).clamp(min=1)),
                "One glaring picture dims all others."),
         Mutant("not divided", cut_at(lambda x0, p: quantile(x0, p).clamp(min=1), divide=False),
                "The guess is still outside the range in which the network was trained.")),
-    hints=("One number s for each picture.", "`x0.flatten(1).abs().quantile(p, 1)`.", "`x0.clamp(-s, s) / s` with s as "
-           "(b 1 1 1)."),
+    hints=("One number s for each picture.", "`x0.flatten(1).abs().quantile(p, 1)`.",
+           "`x0.clamp(-s, s) / s` with s as (b 1 1 1)."),
     page=PAGE)
 
 EXERCISES = (plms, euler, rescaled, interval, dynamic)

@@ -40,9 +40,9 @@ def enlarged(v, factor, mode="nearest"):
 
 average = Exercise(
     "project_average", "warm-up",
-    "DDNM's correction for a small picture y of block means: $x - A^+(A x - y)$, where A takes means over factor x "
-    "factor blocks and $A^+$, its pseudo-inverse, gives every pixel of a block the block's value. Then the means of x "
-    "are y, and its detail has not changed.",
+    "DDNM's correction for a small picture y of block means: $x - A^+(A x - y)$, where A takes means over factor x factor "
+    "blocks and $A^+$, its pseudo-inverse, gives every pixel of a block the block's value. Then the means of x are y, and "
+    "its detail has not changed.",
     project_average, slow_project, lambda seed: [(*draws(seed, (1, 1, 2, 2), (1, 1, 1, 1)), 2),
                                                  (*draws(seed, (2, 3, 8, 4), (2, 3, 4, 2)), 2),
                                                  (*draws(seed, (1, 2, 8, 8), (1, 2, 2, 2)), 4)],
@@ -52,15 +52,15 @@ average = Exercise(
                 "operator", lambda fn: (fn(*draws(1, (1, 3, 4, 4), (1, 3, 2, 2)), 2), superres(2).project(
                *draws(1, (1, 3, 4, 4), (1, 3, 2, 2)))))), tolerance=2e-5, mutants=(
         Mutant("the transpose for the pseudo-inverse", lambda x, y, f: x - enlarged(F.avg_pool2d(x, f) - y, f) / f ** 2,
-               "A^T spreads a block's value over its pixels as shares. Only a part of the error is corrected; the "
-               "bigger the blocks, the smaller."),
-        Mutant("replaced", lambda x, y, f: enlarged(y, f), "A^+ y alone has the right means and no detail at all: what "
-               "the model drew is thrown away."),
+               "A^T spreads a block's value over its pixels as shares. Only a part of the error is corrected; the bigger "
+               "the blocks, the smaller."),
+        Mutant("replaced", lambda x, y, f: enlarged(y, f),
+               "A^+ y alone has the right means and no detail at all: what the model drew is thrown away."),
         Mutant("smoothly enlarged", lambda x, y, f: x - enlarged(F.avg_pool2d(x, f) - y, f, "bilinear"),
-               "It looks better, but is no pseudo-inverse of the mean: the result does not have the means y, and the "
-               "error comes back at each step.")),
-    hints=("The error of each block, taken off all its pixels.", "`F.interpolate(..., scale_factor=factor)` repeats "
-           "values.",
+               "It looks better, but is no pseudo-inverse of the mean: the result does not have the means y, and the error "
+               "comes back at each step.")),
+    hints=("The error of each block, taken off all its pixels.",
+           "`F.interpolate(..., scale_factor=factor)` repeats values.",
            "`x - F.interpolate(F.avg_pool2d(x, factor) - y, scale_factor=factor)`."), page=DDNM)
 
 
@@ -86,12 +86,12 @@ luma = Exercise(
         (fn(torch.ones(1, 1, 2, 2), torch.tensor([.2, .7, .1])) * torch.tensor([.2, .7, .1])[:, None, None]).sum(1),
         torch.ones(1, 2, 2))),), mutants=(
         Mutant("the same grey in each channel", lambda y, w: y.expand(-1, len(w), -1, -1).clone(),
-               "Right for the plain mean. With luma weights it explains y too, but is not the smallest: A^+ A is then "
-               "no projection at a right angle, and the correction also moves what was not measured."),
-        Mutant("the transpose", lambda y, w: y * w[:, None, None], "w y in place of w y / |w|^2: measured again, it is "
-               "a third."),
-        Mutant("each channel's share undone", lambda y, w: y / (len(w) * w[:, None, None]), "It explains y, and makes "
-               "the channel that counts least the brightest.")),
+               "Right for the plain mean. With luma weights it explains y too, but is not the smallest: A^+ A is then no "
+               "projection at a right angle, and the correction also moves what was not measured."),
+        Mutant("the transpose", lambda y, w: y * w[:, None, None],
+               "w y in place of w y / |w|^2: measured again, it is a third."),
+        Mutant("each channel's share undone", lambda y, w: y / (len(w) * w[:, None, None]),
+               "It explains y, and makes the channel that counts least the brightest.")),
     hints=("A is one row: w. What is the pseudo-inverse of a row?", "Of all solutions the smallest is a multiple of w.",
            "`y * (w / w.square().sum())[:, None, None]`."), page=DDNM)
 
@@ -122,14 +122,14 @@ latent_mask = Exercise(
     "change if any of its pixels may. Called as `to_latent_mask(mask, pipe)`; of the pipe only `factor` matters here.",
     to_latent_mask, slow_latent_mask, mask_cases, mutants=(
         Mutant("every f-th pixel", lambda m, pipe: m[..., ::pipe.factor, ::pipe.factor].clone(),
-               "The default of most resizing, and how inpainting models were trained. For a blend it loses thin "
-               "strokes altogether."),
-        Mutant("the mean", lambda m, pipe: F.avg_pool2d(m, pipe.factor), "A soft mask: at the border old and new are "
-               "mixed, and the mixture of two states is no state of a picture."),
-        Mutant("the majority", lambda m, pipe: (F.avg_pool2d(m, pipe.factor) > .5).float(), "Lines thinner than half a "
-               "latent vanish."),
-        Mutant("only whole latents", lambda m, pipe: 1 - F.max_pool2d(1 - m, pipe.factor), "The minimum: a seam of "
-               "unedited pixels stays along the border.")),
+               "The default of most resizing, and how inpainting models were trained. For a blend it loses thin strokes "
+               "altogether."),
+        Mutant("the mean", lambda m, pipe: F.avg_pool2d(m, pipe.factor),
+               "A soft mask: at the border old and new are mixed, and the mixture of two states is no state of a picture."),
+        Mutant("the majority", lambda m, pipe: (F.avg_pool2d(m, pipe.factor) > .5).float(),
+               "Lines thinner than half a latent vanish."),
+        Mutant("only whole latents", lambda m, pipe: 1 - F.max_pool2d(1 - m, pipe.factor),
+               "The minimum: a seam of unedited pixels stays along the border.")),
     hints=("\"Any\" is a maximum.", "A pooling layer.", "`F.max_pool2d(mask, pipe.factor)`."), page=INPAINT)
 
 
@@ -152,8 +152,8 @@ pasted = Exercise(
     "The last line of every local edit: `out` where `mask` (1 or b, 1, H, W) is 1, the pixels of `image` elsewhere, "
     "unchanged to the last bit. Pictures are (b 3 H W).",
     paste, slow_paste, paste_cases, tolerance=0., mutants=(
-        Mutant("the mask means keep", lambda out, image, m: paste(image, out, m), "Half of public code marks what "
-               "stays. The edit then happens everywhere but where it should."),
+        Mutant("the mask means keep", lambda out, image, m: paste(image, out, m),
+               "Half of public code marks what stays. The edit then happens everywhere but where it should."),
         Mutant("added", lambda out, image, m: image + m * out, "The old content was not taken out: a double exposure."),
         Mutant("a hole in the picture", lambda out, image, m: m * out + (1 - m) * image * (1 - m) + m * image * .5,
                "The network's input has a grey hole; the picture to paste into must not.")),
@@ -184,20 +184,20 @@ def blended_at(time):
 
 known = Exercise(
     "blend_known", "core",
-    "RePaint, blended diffusion, SDEdit with a mask: a move has carried the state from time t to s; now its outside "
-    "(mask 0) is replaced by the picture that is `known` there, noised with `noise` to the time the state is at NOW. "
-    "x_s and known are (b c h w), mask (1 1 h w).",
+    "RePaint, blended diffusion, SDEdit with a mask: a move has carried the state from time t to s; now its outside (mask "
+    "0) is replaced by the picture that is `known` there, noised with `noise` to the time the state is at NOW. x_s and "
+    "known are (b c h w), mask (1 1 h w).",
     blend_known, slow_blend_known, known_cases, facts=(
         Fact("at the end the outside is the picture itself", lambda fn: (
             fn(LINEAR, ONE, 3 * ONE, 0 * ONE, 20, 0, ONE), 3 * ONE)),), mutants=(
         Mutant("noised to t", blended_at(lambda sch, z, t, s, n: process.q_sample(sch, z, t, n)),
-               "The loop's variable still holds the time before the move. Several published loops do this: the outside "
-               "is one step too noisy throughout, and at the end grain is left, which a final paste hides."),
-        Mutant("not noised", blended_at(lambda sch, z, t, s, n: z), "A clean outside around a noisy inside: the "
-               "network has never seen such a state, and draws the seam."),
+               "The loop's variable still holds the time before the move. Several published loops do this: the outside is "
+               "one step too noisy throughout, and at the end grain is left, which a final paste hides."),
+        Mutant("not noised", blended_at(lambda sch, z, t, s, n: z),
+               "A clean outside around a noisy inside: the network has never seen such a state, and draws the seam."),
         Mutant("the mask means keep", lambda sch, x, z, m, t, s, n: blend_known(sch, x, z, 1 - m, t, s, n),
                "Masks of both polarities are published. This one keeps the hole and redraws the picture.")),
-    hints=("At which time is x_s?", "`process.q_sample(sch, known, s, noise)`.", "`mask * x_s + (1 - mask) * "
-           "q_sample(...)`."), page=REPAINT)
+    hints=("At which time is x_s?", "`process.q_sample(sch, known, s, noise)`.",
+           "`mask * x_s + (1 - mask) * q_sample(...)`."), page=REPAINT)
 
 EXERCISES = (average, luma, latent_mask, pasted, known)

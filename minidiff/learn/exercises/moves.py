@@ -52,8 +52,7 @@ def slow_v(sch, x0, eps, t):
 velocity = Exercise(
     "v_target", "warm-up",
     "v-prediction (Salimans and Ho 2022): $v = \\alpha_t \\epsilon - \\sigma_t x_0$. Near the noise it asks for the "
-    "picture, near the "
-    "picture for the noise: never for what is already known.",
+    "picture, near the picture for the noise: never for what is already known.",
     v_target, slow_v, lambda seed: [(sch, x, e, t) for sch, x, e, t, _ in states(seed)],
     facts=(Fact("at time 0 it is the noise", lambda fn: (fn(LINEAR, 3 * ONE, ONE, 0), ONE)),
            Fact("read back, it gives the noise", lambda fn: (process.to_eps(
@@ -61,8 +60,9 @@ velocity = Exercise(
     mutants=(
         Mutant("the sign", lambda sch, x, e, t: sch.at(t)[1] * x - sch.at(t)[0] * e,
                "A network trained to -v learns just as well, and then meets a sampler that adds what should be taken off."),
-        Mutant("v for eps", lambda sch, x, e, t: e, "An eps model's target under the name of v: each is read wrongly by "
-               "samplers of the other kind, most of all at the noisy end."),
+        Mutant("v for eps", lambda sch, x, e, t: e,
+               "An eps model's target under the name of v: each is read wrongly by samplers of the other kind, most of all "
+               "at the noisy end."),
         Mutant("alpha and sigma exchanged", lambda sch, x, e, t: sch.at(t)[1] * e - sch.at(t)[0] * x,
                "Then it is the state itself, turned by 90 degrees too little: mostly known already.")),
     hints=("Two products and a difference.", "At t = 0, alpha is 1 and sigma 0: what must be left?",
@@ -86,9 +86,9 @@ def spread(fn):
 
 renoise = Exercise(
     "renoise", "core",
-    "Jump forward, from a state at time s to one at t >= s, with fresh noise: $x_t = a\\,x_s + \\sqrt{\\sigma_t^2 - "
-    "a^2 \\sigma_s^2}\\;n$ "
-    "with $a = \\alpha_t / \\alpha_s$. RePaint undoes its moves so. It is called as `renoise(sch, x_s, s, t, noise)`.",
+    "Jump forward, from a state at time s to one at t >= s, with fresh noise: $x_t = a\\,x_s + \\sqrt{\\sigma_t^2 - a^2 "
+    "\\sigma_s^2}\\;n$ with $a = \\alpha_t / \\alpha_s$. RePaint undoes its moves so. It is called as `renoise(sch, x_s, "
+    "s, t, noise)`.",
     process.renoise, slow_renoise, lambda seed: [(sch, x, s, t, e) for sch, x, e, t, s in states(seed)],
     facts=(Fact("from s to s nothing happens", lambda fn: (fn(LINEAR, ONE, 300, 300, ONE), ONE)),
            Fact("noise twice has the spread of noise once", spread)),
@@ -103,8 +103,8 @@ renoise = Exercise(
                "The noise that is there already shrinks together with the picture, by a, and so its variance by a "
                "squared.")),
     hints=("The state shrinks by alpha_t / alpha_s. How much noise is then missing?",
-           "Variances add: sigma_t^2 = a^2 sigma_s^2 + what is new.", "`a * x_s + (sig_t**2 - a**2 * sig_s**2) ** .5 "
-               "* noise`."),
+           "Variances add: sigma_t^2 = a^2 sigma_s^2 + what is new.",
+           "`a * x_s + (sig_t**2 - a**2 * sig_s**2) ** .5 * noise`."),
     page=PAGE)
 
 
@@ -124,11 +124,10 @@ def slow_posterior(sch, x_t, x0, t, s):
 
 posterior = Exercise(
     "posterior", "core",
-    "Where ancestral sampling draws the next state from: mean and variance of $q(x_s \\mid x_t, x_0)$, s < t (DDPM, "
-    "eq. 7, for any "
-    "stride). With $a = \\alpha_t / \\alpha_s$ and $\\beta = \\sigma_t^2 - a^2 \\sigma_s^2$: mean "
-    "$\\frac{a \\sigma_s^2}{\\sigma_t^2} x_t + \\frac{\\alpha_s \\beta}{\\sigma_t^2} x_0$, variance $\\beta "
-    "\\sigma_s^2 / \\sigma_t^2$.",
+    "Where ancestral sampling draws the next state from: mean and variance of $q(x_s \\mid x_t, x_0)$, s < t (DDPM, eq. 7, "
+    "for any stride). With $a = \\alpha_t / \\alpha_s$ and $\\beta = \\sigma_t^2 - a^2 \\sigma_s^2$: mean $\\frac{a "
+    "\\sigma_s^2}{\\sigma_t^2} x_t + \\frac{\\alpha_s \\beta}{\\sigma_t^2} x_0$, variance $\\beta \\sigma_s^2 / "
+    "\\sigma_t^2$.",
     process.posterior, slow_posterior, lambda seed: [(sch, x, e, t, s) for sch, x, e, t, s in states(seed)],
     facts=(Fact("at s = 0 it is the picture, surely", lambda fn: (fn(LINEAR, 5 * ONE, ONE, 9, 0), (ONE, 0.))),),
     mutants=(
@@ -170,9 +169,8 @@ def to_a_class(fn) -> tuple[float, float, str]:
 
 guidance = Exercise(
     "guide", "warm-up",
-    "Classifier-free guidance: from what the network says without the condition, `e_null`, go `scale` times as far as "
-    "to what it "
-    "says with it, `e_cond`. Scale 1 is the conditional guess, 0 the unconditional one.",
+    "Classifier-free guidance: from what the network says without the condition, `e_null`, go `scale` times as far as to "
+    "what it says with it, `e_cond`. Scale 1 is the conditional guess, 0 the unconditional one.",
     guide, lambda n, c, w: (n.double() + w * (c.double() - n.double())).to(n.dtype), pairs,
     facts=(Fact("scale 1 is the conditional guess", lambda fn: (fn(ONE, 4 * ONE, 1.), 4 * ONE)),),
     behaviour=to_a_class,
@@ -216,17 +214,14 @@ def round_trip(fn) -> tuple[float, float, str]:
 
 inversion = Exercise(
     "invert_step", "core",
-    "One DDIM move up, from a state at time s to the noisier time t, by the explicit approximation: the noise is "
-    "asked for at the "
-    "state you have and the time you GO TO, `denoise(x_s, t, cond)`, and then used in both terms of the DDIM step. "
-    "Called as "
-    "`invert_step(denoise, sch, x_s, s, t, cond)`; the project's own can iterate on top.",
+    "One DDIM move up, from a state at time s to the noisier time t, by the explicit approximation: the noise is asked for "
+    "at the state you have and the time you GO TO, `denoise(x_s, t, cond)`, and then used in both terms of the DDIM step. "
+    "Called as `invert_step(denoise, sch, x_s, s, t, cond)`; the project's own can iterate on top.",
     invert_step, slow_invert_step, climbs, behaviour=round_trip,
     mutants=(
         Mutant("asked at the lower time", lambda d, sch, x, s, t, c: process.ddim_step(sch, x, d(x, s, c), s, t),
-               "The way back asks at t, so the way up must too. Asked at s, the round trip is several times worse; "
-               "and s = 0 is "
-               "a time no network was trained on."),
+               "The way back asks at t, so the way up must too. Asked at s, the round trip is several times worse; and s = "
+               "0 is a time no network was trained on."),
         Mutant("moved down", lambda d, sch, x, s, t, c: process.ddim_step(sch, x, d(x, t, c), t, s),
                "t and s exchanged: the picture is denoised a second time."),
         Mutant("fresh noise", lambda d, sch, x, s, t, c: process.renoise(sch, x, s, t, torch.ones_like(x)),

@@ -55,8 +55,8 @@ def tokens(seed):
 heads = Exercise(
     "attention", "core",
     "Queries q (b n c), keys and values k, v (b m c), already projected. Cut the c channels into `heads` equal blocks "
-    "(head h owns channels h c/heads and following), in each form $\\mathrm{softmax}(q k^T / \\sqrt{d})\\,v$ with d = "
-    "c / heads, and put the blocks side by side again: (b n c).",
+    "(head h owns channels h c/heads and following), in each form $\\mathrm{softmax}(q k^T / \\sqrt{d})\\,v$ with d = c / "
+    "heads, and put the blocks side by side again: (b n c).",
     attention, slow_attention, tokens,
     facts=(Fact("if all keys are equal, everyone gets the mean of the values", lambda fn: (
         fn(torch.ones(1, 2, 4), torch.ones(1, 3, 4), torch.arange(12.).view(1, 3, 4), 2),
@@ -122,20 +122,20 @@ def attend_like(look=True, mask_late=False, normed=False):
 tap = Exercise(
     "attend", "core",
     "The same with five places to listen in. `module.q`, `.k`, `.v` are called with the split tensors (b h n d), "
-    "`module.logits` with the scaled products (b h n m) before any mask, `module.probs` with the softmax; each returns "
-    "the tensor to go on with, which a listener may have replaced. `mask` (b m) is 1 for tokens that may be seen, or "
-    "None. All of prompt-to-prompt enters through `probs`.",
+    "`module.logits` with the scaled products (b h n m) before any mask, `module.probs` with the softmax; each returns the "
+    "tensor to go on with, which a listener may have replaced. `mask` (b m) is 1 for tokens that may be seen, or None. All "
+    "of prompt-to-prompt enters through `probs`.",
     attend, slow_attend, tapped, mutants=(
-        Mutant("nobody is asked", attend_like(look=False), "A fused kernel is fast and shows no maps: an edit of them "
-               "then silently does nothing. So the maps must be formed while somebody listens."),
+        Mutant("nobody is asked", attend_like(look=False),
+               "A fused kernel is fast and shows no maps: an edit of them then silently does nothing. So the maps must be "
+               "formed while somebody listens."),
         Mutant("masked after the softmax", attend_like(mask_late=True),
                "Hidden tokens take their share away: the rest no longer sums to 1, and the output shrinks with padding."),
         Mutant("renormalised after the tap", attend_like(normed=True),
                "What the listener does to the sum of a row, such as a word said louder, is undone at once.")),
     hints=("Five calls: q, k, v, logits, probs, in that order.",
            "A hidden token has a logit of minus infinity: `torch.where(mask.bool(), 0., -torch.inf)`.",
-           "`probs = module.probs((module.logits(q @ k.mT * d ** -.5) + bias).softmax(-1))`; then `probs @ "
-           "v`."), page=P2P)
+           "`probs = module.probs((module.logits(q @ k.mT * d ** -.5) + bias).softmax(-1))`; then `probs @ v`."), page=P2P)
 
 
 # ---- causal mask ----------------------------------------------------------------------------------------------------
@@ -193,17 +193,17 @@ def against_module(fn):
 gate = Exercise(
     "geglu", "warm-up",
     "The feed-forward gate of Stable Diffusion's transformer blocks: one projection of x (b n d) by weight (2m, d) and "
-    "bias (2m,); its first half a and second half g give $a \\cdot \\mathrm{gelu}(g)$, (b n m), with the exact (erf) "
-    "gelu.",
+    "bias (2m,); its first half a and second half g give $a \\cdot \\mathrm{gelu}(g)$, (b n m), with the exact (erf) gelu.",
     geglu, slow_geglu, lambda seed: [draws(seed, (1, 1, 2), (4, 2), (4,)), draws(seed, (2, 3, 5), (12, 5), (12,))],
     facts=(Fact("it is the network's own layer", against_module),), tolerance=1e-6, mutants=(
-        Mutant("the first half is the gate", gated(F.gelu, first=True), "Shapes fit, nothing complains, and a loaded "
-               "checkpoint draws noise: the order of the halves is part of the file format."),
+        Mutant("the first half is the gate", gated(F.gelu, first=True),
+               "Shapes fit, nothing complains, and a loaded checkpoint draws noise: the order of the halves is part of the "
+               "file format."),
         Mutant("the tanh approximation", gated(lambda g: F.gelu(g, approximate="tanh")),
-               "DiT's layers want it, Stable Diffusion's do not. Off by less than a thousandth a layer: too little to "
-               "see, enough to fail every comparison."),
+               "DiT's layers want it, Stable Diffusion's do not. Off by less than a thousandth a layer: too little to see, "
+               "enough to fail every comparison."),
         Mutant("a sigmoid gate", gated(torch.sigmoid), "That is GLU. Its gate never passes zero and never grows.")),
-    hints=("Project, halve, multiply.", "`F.linear(x, weight, bias)` is the projection, "
-           "`.chunk(2, -1)` gives the halves.", "`return a * F.gelu(g)`."), page=UNET)
+    hints=("Project, halve, multiply.", "`F.linear(x, weight, bias)` is the projection, `.chunk(2, -1)` gives the "
+                                        "halves.", "`return a * F.gelu(g)`."), page=UNET)
 
 EXERCISES = (heads, tap, causal, gate)

@@ -48,31 +48,29 @@ def null_from(wanted=None, formula=None):
 
 landing = Exercise(
     "landing_null", "core",
-    "Null-text inversion learns, by hundreds of gradient steps, which unconditional guess makes the guided move from "
-    "x_t land on the next state of the inverted path, `goal`. It can be solved for. First: which noise carries x_t to "
-    "goal by a DDIM move from t to s? Then: which $e_\\varnothing$ makes $e_\\varnothing + scale\\,(e_c - "
-    "e_\\varnothing)$ that noise? All (b c h w).",
-    landing_null, slow_landing, landings, facts=(Fact("the guided move lands on the "
-           "goal", it_lands),), tolerance=1e-7, mutants=(
-        Mutant("the wanted noise itself", null_from(formula=lambda eps, e, w: eps), "It leads there without guidance; "
-               "guided, the move goes as many times too far as `scale` says."),
-        Mutant("the paper's w", null_from(formula=lambda eps, e, w: ((1 + w) * e - eps) / w), "scale = 1 + w: with the "
-               "other convention the null is the one for a guidance one unit stronger."),
-        Mutant("the sign", null_from(formula=lambda eps, e, w: (eps - w * e) / (w - 1)), "1 - scale, not scale - 1: "
-               "above scale 1 the denominator is negative."),
+    "Null-text inversion learns, by hundreds of gradient steps, which unconditional guess makes the guided move from x_t "
+    "land on the next state of the inverted path, `goal`. It can be solved for. First: which noise carries x_t to goal by "
+    "a DDIM move from t to s? Then: which $e_\\varnothing$ makes $e_\\varnothing + scale\\,(e_c - e_\\varnothing)$ that "
+    "noise? All (b c h w).",
+    landing_null, slow_landing, landings, facts=(Fact(
+    "the guided move lands on the goal", it_lands),), tolerance=1e-7, mutants=(
+        Mutant("the wanted noise itself", null_from(formula=lambda eps, e, w: eps),
+               "It leads there without guidance; guided, the move goes as many times too far as `scale` says."),
+        Mutant("the paper's w", null_from(formula=lambda eps, e, w: ((1 + w) * e - eps) / w),
+               "scale = 1 + w: with the other convention the null is the one for a guidance one unit stronger."),
+        Mutant("the sign", null_from(formula=lambda eps, e, w: (eps - w * e) / (w - 1)),
+               "1 - scale, not scale - 1: above scale 1 the denominator is negative."),
         Mutant("noise that links x_t and goal as a clean picture", null_from(
             lambda sch, x, goal, t: process.x0_to_eps(sch, x, goal, t), lambda eps, e, w: (eps - w * e) / (1 - w)),
                "The goal is a state at time s, with noise of its own, not x0.")),
-    hints=("Both questions are linear equations.", "`ddim_step` is A x_t + B eps with A = a_s / a_t, B = sig_s - A "
-           "sig_t.",
+    hints=("Both questions are linear equations.", "`ddim_step` is A x_t + B eps with A = a_s / a_t, B = sig_s - A sig_t.",
            "`wanted = (goal - A * x_t) / B`; `(wanted - scale * e_cond) / (1 - scale)`."), page=NULL)
 
 
 # ---- direct inversion -----------------------------------------------------------------------------------------------
 
 def follow(x: Tensor, goal: Tensor, share: float) -> Tensor:
-    """Rows x = [sources, edits] (2b c h w) after a move: sources put on `goal` (b c h w), edits given that offset's "
-      "share."""
+    """Rows x = [sources, edits] (2b c h w) after a move: sources put on `goal` (b c h w), edits given a share of that."""
     source, edit = x.chunk(2)
     return torch.cat([goal, edit + share * (goal - source)])
 
@@ -88,20 +86,21 @@ def slow_follow(x, goal, share):
 
 following = Exercise(
     "follow", "warm-up",
-    "Direct inversion: rows [sources, edits] were moved together (2b c h w). Put each source on the inverted path, "
-    "`goal` (b c h w), exactly; its edit gets the share `share` of the same offset, goal - source.",
+    "Direct inversion: rows [sources, edits] were moved together (2b c h w). Put each source on the inverted path, `goal` "
+    "(b c h w), exactly; its edit gets the share `share` of the same offset, goal - source.",
     follow, slow_follow,
     lambda seed: [(*draws(seed, (2 * b, 2, 3, 3), (b, 2, 3, 3)), w) for b, w in ((1, 0.), (1, 1.), (3, .4))],
     facts=(Fact("share 0 leaves the edits alone", lambda fn: (fn(*draws(0, (2, 1, 2, 2), (1, 1, 2, 2)), 0.)[1],
                                                               draws(0, (2, 1, 2, 2))[0][1])),), mutants=(
-        Mutant("the whole offset for both", lambda x, goal, w: follow(x, goal, 1.), "That is the closed form of "
-               "null-text inversion; direct inversion leaves the edit free. The papers differ in this one number."),
+        Mutant("the whole offset for both", lambda x, goal, w: follow(x, goal, 1.),
+               "That is the closed form of null-text inversion; direct inversion leaves the edit free. The papers differ "
+               "in this one number."),
         Mutant("edits on the path", lambda x, goal, w: torch.cat([goal, (1 - w) * x.chunk(2)[1] + w * goal]),
                "The edit is drawn towards the source itself instead of being shifted beside it."),
         Mutant("rows alternate", lambda x, goal, w: torch.stack([goal, x[1::2] + w * (goal - x[::2])], 1).flatten(0, 1),
                "[source, edit, source, edit]: the same for one picture, and another order for more.")),
-    hints=("`x.chunk(2)` gives both halves.", "The offset is goal - source.", "`torch.cat([goal, edit + share * (goal "
-           "- source)])`."),
+    hints=("`x.chunk(2)` gives both halves.", "The offset is goal - source.",
+           "`torch.cat([goal, edit + share * (goal - source)])`."),
     page=DIRECT)
 
 
@@ -128,16 +127,16 @@ def replayed(fn):
 
 friendly = Exercise(
     "noise_map", "core",
-    "Edit-friendly inversion: two states of one picture, x_t and x_s (s < t), noised independently. Whatever lies "
-    "between them is called the step's noise and kept: x_s minus the mean of $q(x_s \\mid x_t, \\hat x_0)$, with the "
-    "guess of x0 that the network's `eps` implies. All (b c h w); s may be 0.",
+    "Edit-friendly inversion: two states of one picture, x_t and x_s (s < t), noised independently. Whatever lies between "
+    "them is called the step's noise and kept: x_s minus the mean of $q(x_s \\mid x_t, \\hat x_0)$, with the guess of x0 "
+    "that the network's `eps` implies. All (b c h w); s may be 0.",
     noise_map, slow_noise_map,
     lambda seed: [(sch, x, draws(seed + 1, x.shape)[0], e, t, to) for sch, x, e, t, s in states(seed) for to in (s, 0)],
     tolerance=1e-4,
     facts=(Fact("the step with that noise gives x_s back", replayed),), mutants=(
         Mutant("the deterministic step's mean", lambda sch, x, y, e, t, s: y - process.ddim_step(sch, x, e, t, s),
-               "DDIM's end point holds all the old noise; the ancestral mean less. Replayed by another sampler than it "
-               "was read with, the noise does not fit."),
+               "DDIM's end point holds all the old noise; the ancestral mean less. Replayed by another sampler than it was "
+               "read with, the noise does not fit."),
         Mutant("the state's own noise", lambda sch, x, y, e, t, s: y - process.q_sample(
             sch, process.eps_to_x0(sch, x, e, t), s, torch.zeros_like(x)),
                "Counted from the guess of x0 instead of from the mean: then x_t has no part in the step."),
@@ -150,8 +149,7 @@ friendly = Exercise(
 # ---- MagicMix -------------------------------------------------------------------------------------------------------
 
 def mix(sch: Schedule, x_s: Tensor, layout: Tensor, nu: float, t: int, s: int, noise: Tensor) -> Tensor:
-    """After a move from t to s: share nu of the state x_s, the rest the clean `layout` with `noise` of the state's "
-      "time."""
+    """After a move from t to s: share nu of the state x_s, the rest the clean `layout` with `noise` of the state's time."""
     return nu * x_s + (1 - nu) * process.q_sample(sch, layout, s, noise)
 
 
@@ -165,8 +163,8 @@ def slow_mix(sch, x_s, layout, nu, t, s, noise):
 magic = Exercise(
     "mix", "warm-up",
     "MagicMix: the prompt draws, and at each time a share of the picture whose layout is wanted is mixed in. After the "
-    "move from t to s: `nu` parts of x_s, 1 - nu parts of `layout`, noised with `noise` to the time x_s is at. All (b "
-    "c h w).",
+    "move from t to s: `nu` parts of x_s, 1 - nu parts of `layout`, noised with `noise` to the time x_s is at. All (b c h "
+    "w).",
     mix, slow_mix, lambda seed: [(sch, x, e, nu, t, s, draws(seed + 1, x.shape)[0])
                                  for nu, (sch, x, e, t, s) in zip((.5, .9, .3), states(seed))],
     facts=(Fact("nu = 1 mixes nothing in", lambda fn: (fn(LINEAR, *draws(0, (1, 1, 2, 2), (1, 1, 2, 2)), 1., 500, 400,
@@ -174,8 +172,7 @@ magic = Exercise(
         Mutant("nu of the layout", lambda sch, x, z, nu, t, s, n: mix(sch, x, z, 1 - nu, t, s, n),
                "The shares are exchanged: .9 then means hardly any prompt."),
         Mutant("noised to t", lambda sch, x, z, nu, t, s, n: nu * x + (1 - nu) * process.q_sample(sch, z, t, n),
-               "The time before the move: two states of different noise are mixed, and the network is told only one "
-               "time."),
+               "The time before the move: two states of different noise are mixed, and the network is told only one time."),
         Mutant("the layout clean", lambda sch, x, z, nu, t, s, n: nu * x + (1 - nu) * z,
                "Its details come along, which noise was to hide; only the layout was wanted.")),
     hints=("A weighted mean of two states of one time.", "`process.q_sample(sch, layout, s, noise)`.",
@@ -199,22 +196,22 @@ def slow_strength(ts, strength):
 
 strength = Exercise(
     "times_of_strength", "warm-up",
-    "SDEdit noises a picture to a middle time and runs only what lies below. `ts` are the n + 1 falling times of n "
-    "steps; keep the last int(n strength) steps. The first of the returned times is the one the picture is noised to; "
-    "strength 0 leaves only the end.",
+    "SDEdit noises a picture to a middle time and runs only what lies below. `ts` are the n + 1 falling times of n steps; "
+    "keep the last int(n strength) steps. The first of the returned times is the one the picture is noised to; strength 0 "
+    "leaves only the end.",
     times_of_strength, slow_strength, lambda seed: [([100, 75, 50, 25, 0], .5), ([*range(1000, -1, -20)], .3 + .2 * seed),
                                                     ([*range(50, -1, -1)], .58), ([3, 2, 1, 0], 1.), ([3, 2, 1, 0], 0.)],
     mutants=(
-        Mutant("rounded", lambda ts, a: ts[len(ts) - 1 - round((len(ts) - 1) * a):], "In floating point .58 of 50 is a "
-               "hair below 29; public pipelines cut that off. With rounding the same strength starts one step earlier."),
-        Mutant("the share that is skipped", lambda ts, a: ts[int((len(ts) - 1) * a):], "Strength upside down: .2 "
-               "redraws nearly everything."),
+        Mutant("rounded", lambda ts, a: ts[len(ts) - 1 - round((len(ts) - 1) * a):],
+               "In floating point .58 of 50 is a hair below 29; public pipelines cut that off. With rounding the same "
+               "strength starts one step earlier."),
+        Mutant("the share that is skipped", lambda ts, a: ts[int((len(ts) - 1) * a):],
+               "Strength upside down: .2 redraws nearly everything."),
         Mutant("noised one time later than run", lambda ts, a: ts[max(len(ts) - 2 - int((len(ts) - 1) * a), 0):],
-               "A widely copied script noises to index k and denoises from k - 1: the state is noisier than the "
-               "network is told."),
+               "A widely copied script noises to index k and denoises from k - 1: the state is noisier than the network is "
+               "told."),
         Mutant("the end left out", lambda ts, a: ts[len(ts) - 1 - int((len(ts) - 1) * a):-1] or ts[-1:],
-               "The last move never "
-               "happens, and a film of noise stays.")),
+               "The last move never happens, and a film of noise stays.")),
     hints=("A slice of a list.", "How many times have k steps?", "`ts[n - int(n * strength):]` with n = len(ts) - 1."),
     page="tutorials/editing/sdedit.md")
 

@@ -34,9 +34,8 @@ def slow_q_sample(sch, x0, t, eps):
 
 q_sample = Exercise(
     "q_sample", "warm-up",
-    "Noise a picture to time t: return $x_t = \\alpha_t x_0 + \\sigma_t \\epsilon$. "
-    "`sch.at(t, x0)` gives the two coefficients; "
-    "`x0` and `eps` have the same shape (b ..), and so has the answer.",
+    "Noise a picture to time t: return $x_t = \\alpha_t x_0 + \\sigma_t \\epsilon$. `sch.at(t, x0)` gives the two "
+    "coefficients; `x0` and `eps` have the same shape (b ..), and so has the answer.",
     process.q_sample, slow_q_sample, lambda seed: [(sch, x, t, e) for sch, x, e, t, _ in states(seed)],
     facts=(Fact("at t = 0 the picture comes back", lambda fn: (fn(LINEAR, ONE, 0, 2 * ONE), ONE)),),
     mutants=(
@@ -95,8 +94,8 @@ def keeps_time(sch, x_t, eps, t, s):
 ddim_step = Exercise(
     "ddim_step", "core",
     "Move a state from time t to time s without noise (eta = 0). First the clean picture that `x_t` and `eps` imply, "
-    "$\\hat x_0 = (x_t - \\sigma_t \\epsilon) / \\alpha_t$; then put the same noise back at the level of s, "
-    "$x_s = \\alpha_s \\hat x_0 + \\sigma_s \\epsilon$. s may lie above t: that inverts. Your function is called as "
+    "$\\hat x_0 = (x_t - \\sigma_t \\epsilon) / \\alpha_t$; then put the same noise back at the level of s, $x_s = "
+    "\\alpha_s \\hat x_0 + \\sigma_s \\epsilon$. s may lie above t: that inverts. Your function is called as "
     "`ddim_step(sch, x_t, eps, t, s)`; the project's own knows noise (`eta`) too, which is not asked here.",
     process.ddim_step, slow_ddim_step, lambda seed: [c for sch, x, e, t, s in states(seed)
                                                      for c in ((sch, x, e, t, s), (sch, x, e, s, t))],
@@ -104,10 +103,12 @@ ddim_step = Exercise(
                                                               there_and_back)),
     behaviour=draws,
     mutants=(
-        Mutant("no square root", variances, "A widely copied version multiplies by alpha_bar and 1 - alpha_bar. "
-               "Pictures come out washed out, and too dark or too light."),
-        Mutant("sigma_t for sigma_s", keeps_time, "The noise is put back at the level it came from, so the state is "
-               "noisier than its time says and the picture never gets clean."),
+        Mutant("no square root", variances,
+               "A widely copied version multiplies by alpha_bar and 1 - alpha_bar. Pictures come out washed out, and too "
+               "dark or too light."),
+        Mutant("sigma_t for sigma_s", keeps_time,
+               "The noise is put back at the level it came from, so the state is noisier than its time says and the "
+               "picture never gets clean."),
         Mutant("t and s exchanged", lambda sch, x, e, t, s: process.ddim_step(sch, x, e, s, t),
                "The move goes the other way: alpha_bar of the present step stands where that of the next one belongs."),
         Mutant("eps added where it is taken off", lambda sch, x, e, t, s: process.ddim_step(sch, x, -e, t, s),

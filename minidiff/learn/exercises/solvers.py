@@ -64,17 +64,18 @@ def ancestral(fn):
 
 ddpm = Exercise(
     "ddpm_step", "core",
-    "Ancestral sampling from t to s: the guess $\\hat x_0$ that `eps` implies, then a draw from $q(x_s \\mid x_t, "
-    "\\hat x_0)$: its mean plus the root of the variance times `noise`; no noise if s is 0. variance \"small\": the "
-    "posterior's $\\beta \\sigma_s^2 / \\sigma_t^2$; \"large\": $\\beta = \\sigma_t^2 - (\\alpha_t / \\alpha_s)^2 "
-    "\\sigma_s^2$. `process.posterior` and `process.transition` may be used.",
+    "Ancestral sampling from t to s: the guess $\\hat x_0$ that `eps` implies, then a draw from $q(x_s \\mid x_t, \\hat "
+    "x_0)$: its mean plus the root of the variance times `noise`; no noise if s is 0. variance \"small\": the posterior's "
+    "$\\beta \\sigma_s^2 / \\sigma_t^2$; \"large\": $\\beta = \\sigma_t^2 - (\\alpha_t / \\alpha_s)^2 \\sigma_s^2$. "
+    "`process.posterior` and `process.transition` may be used.",
     ddpm_step, slow_ddpm_step, ddpm_cases, behaviour=ancestral, tolerance=1e-4, mutants=(
-        Mutant("the variance for its root", ddpm_like(root=False), "Variances are far below 1, so almost no noise is "
-               "added and pictures come out smooth and all alike."),
-        Mutant("noise at the last step", ddpm_like(always=True), "With the large variance a film of grain stays on every "
-               "picture. Loops that add noise at every index forget that the last one returns the mean."),
-        Mutant("small and large exchanged", ddpm_like(swap=True), "In many steps nobody notices; in few, one gives too "
-               "little spread and the other grain.")),
+        Mutant("the variance for its root", ddpm_like(root=False),
+               "Variances are far below 1, so almost no noise is added and pictures come out smooth and all alike."),
+        Mutant("noise at the last step", ddpm_like(always=True),
+               "With the large variance a film of grain stays on every picture. Loops that add noise at every index forget "
+               "that the last one returns the mean."),
+        Mutant("small and large exchanged", ddpm_like(swap=True),
+               "In many steps nobody notices; in few, one gives too little spread and the other grain.")),
     hints=("Three quantities: x0, mean and variance.", "`mean, var = process.posterior(sch, x_t, x0, t, s)`.",
            "`process.transition(sch, s, t, x_t)[1]` is the large variance; `mean + var ** .5 * noise` unless s is "
            "0."), page=PAGE)
@@ -104,17 +105,18 @@ eta_step = Exercise(
     "ddim_noisy_step", "core",
     "DDIM with noise, from t to s < t. $\\sigma_\\eta = \\eta \\sqrt{\\beta}\\,\\sigma_s / \\sigma_t$ with $\\beta = "
     "\\sigma_t^2 - (\\alpha_t / \\alpha_s)^2 \\sigma_s^2$; then $x_s = \\alpha_s \\hat x_0 + \\sqrt{\\sigma_s^2 - "
-    "\\sigma_\\eta^2}\\,\\epsilon + \\sigma_\\eta\\,n$. Called as `ddim_noisy_step(sch, x_t, eps, t, s, eta, noise)`, "
-    "eta in 0..1.",
+    "\\sigma_\\eta^2}\\,\\epsilon + \\sigma_\\eta\\,n$. Called as `ddim_noisy_step(sch, x_t, eps, t, s, eta, noise)`, eta "
+    "in 0..1.",
     process.ddim_step, slow_noisy, lambda seed: [(sch, x, e, t, s, eta, draws(seed + 3, x.shape)[0])
                                                  for sch, x, e, t, s in states(seed) for eta in (0., .5, 1.)],
     facts=(Fact("eta = 1 is ancestral sampling", as_ddpm),), tolerance=1e-4, mutants=(
-        Mutant("the old noise kept whole", noisy_like(kept=True), "Noise is added and none taken away to make room: "
-               "every state is noisier than its time, and grain is left at the end."),
-        Mutant("eta squared", noisy_like(squared=True), "The papers' eta multiplies a standard deviation, not a "
-               "variance; right at 0 and 1, wrong between."),
-        Mutant("the large deviation", noisy_like(large=True), "Without sigma_s / sigma_t the noise may exceed the "
-               "level of s, and the root of the rest is cut at 0.")),
+        Mutant("the old noise kept whole", noisy_like(kept=True),
+               "Noise is added and none taken away to make room: every state is noisier than its time, and grain is left "
+               "at the end."),
+        Mutant("eta squared", noisy_like(squared=True),
+               "The papers' eta multiplies a standard deviation, not a variance; right at 0 and 1, wrong between."),
+        Mutant("the large deviation", noisy_like(large=True),
+               "Without sigma_s / sigma_t the noise may exceed the level of s, and the root of the rest is cut at 0.")),
     hints=("How much noise is fresh, and how much room is left for the old?", "Variances add up to sigma_s^2.",
            "`a_s * x0 + (sig_s**2 - sig**2) ** .5 * eps + sig * noise`, sig from the formula."), page=PAGE)
 
@@ -164,17 +166,17 @@ def second_order(fn):
 
 dpm = Exercise(
     "dpm_step", "core",
-    "One step of DPM-Solver++(2M) from t to s, with the guesses of the clean picture at t (`x0`) and at the time r "
-    "before (`x0_before`), r > t > s > 0. With $\\lambda = \\log(\\alpha / \\sigma)$, $h = \\lambda_s - \\lambda_t$ "
-    "and $h' = \\lambda_t - \\lambda_r$: $D = \\hat x_0 + \\frac{h}{2h'}(\\hat x_0 - \\hat x_0^{before})$ and $x_s = "
+    "One step of DPM-Solver++(2M) from t to s, with the guesses of the clean picture at t (`x0`) and at the time r before "
+    "(`x0_before`), r > t > s > 0. With $\\lambda = \\log(\\alpha / \\sigma)$, $h = \\lambda_s - \\lambda_t$ and $h' = "
+    "\\lambda_t - \\lambda_r$: $D = \\hat x_0 + \\frac{h}{2h'}(\\hat x_0 - \\hat x_0^{before})$ and $x_s = "
     "\\frac{\\sigma_s}{\\sigma_t} x_t + \\alpha_s (1 - e^{-h}) D$.",
     dpm_step, slow_dpm_step, dpm_cases, behaviour=second_order, tolerance=1e-4, mutants=(
         Mutant("first order", dpm_like(order=1), "Without the line through both guesses it is DDIM."),
-        Mutant("the ratio upside down", dpm_like(inverted=True), "Equal strides in lambda hide it; real grids have "
-               "none."),
+        Mutant("the ratio upside down", dpm_like(inverted=True),
+               "Equal strides in lambda hide it; real grids have none."),
         Mutant("the sign of the slope", dpm_like(sign=-1), "The line is followed backwards: worse than DDIM."),
-        Mutant("strides in t", dpm_like(in_time=True), "The line is drawn over lambda. Over t it bends, and the order "
-               "falls back to one.")),
+        Mutant("strides in t", dpm_like(in_time=True),
+               "The line is drawn over lambda. Over t it bends, and the order falls back to one.")),
     hints=("lambda of a time is one logarithm.", "`h / (2 * h_before)` is how far the line is followed.",
            "`sig_s / sig_t * x_t - a_s * math.expm1(-h) * D`."), page=PAGE)
 

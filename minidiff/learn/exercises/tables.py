@@ -28,24 +28,23 @@ def slow_alpha_bar(T, beta0, beta1):
 
 alpha_bar = Exercise(
     "alpha_bar_linear", "warm-up",
-    "The share of the picture's variance that is left at every time: $\\bar\\alpha_t = \\prod_{s \\le t} (1 - "
-    "\\beta_s)$ with betas "
-    "that grow evenly from `beta0` to `beta1` in T steps. Return (T + 1,) in float64; index 0 is the clean picture, 1.",
+    "The share of the picture's variance that is left at every time: $\\bar\\alpha_t = \\prod_{s \\le t} (1 - \\beta_s)$ "
+    "with betas that grow evenly from `beta0` to `beta1` in T steps. Return (T + 1,) in float64; index 0 is the clean "
+    "picture, 1.",
     alpha_bar_linear, slow_alpha_bar, lambda seed: [(4, .1, .4), (10 + seed, 1e-4, .02), (1000, 1e-4, .02)],
     facts=(Fact("the published chain ends at noise", lambda fn: (fn(1000, 1e-4, .02)[-1].sqrt(),
                                                                  schedule.linear().alpha[-1])),
            Fact("it never grows", lambda fn: ((fn(50, .01, .3).diff() < 0).all(), torch.tensor(True)))),
     mutants=(
         Mutant("no clean time", lambda T, a, b: torch.cat([slow_alpha_bar(T, a, b)[1:], slow_alpha_bar(T, a, b)[-1:]]),
-               "The table starts at the first noisy time. Code that mixes such tables with an index for clean is one "
-               "step off."),
+               "The table starts at the first noisy time. Code that mixes such tables with an index for clean is one step "
+               "off."),
         Mutant("a sum in place of a product", lambda T, a, b: torch.cat([torch.ones(1, dtype=D),
                                                                          1 - torch.linspace(a, b, T, dtype=D).cumsum(0)]),
                "It is the first term of the expansion: right for small betas and few steps, negative later."),
         Mutant("the root already taken", lambda T, a, b: slow_alpha_bar(T, a, b).sqrt(),
-               "alpha and alpha_bar: papers and code use the same letter for a number and for its square. Here "
-               "alpha_bar is "
-               "the variance."),
+               "alpha and alpha_bar: papers and code use the same letter for a number and for its square. Here alpha_bar "
+               "is the variance."),
         Mutant("scaled_linear betas", lambda T, a, b: torch.cat([torch.ones(1, dtype=D), (1 - torch.linspace(
             a ** .5, b ** .5, T, dtype=D) ** 2).cumprod(0)]),
                "That is Stable Diffusion's: the roots of the betas grow evenly. With DDPM's end points it is another "
@@ -70,15 +69,14 @@ def slow_cosine(T, s):
 
 cosine = Exercise(
     "alpha_bar_cosine", "warm-up",
-    "$\\bar\\alpha_t = f(t) / f(0)$ with $f(t) = \\cos^2\\big(\\tfrac{t/T + s}{1 + s} \\tfrac\\pi2\\big)$, t = 0 .. "
-    "T, as (T + 1,) in "
-    "float64.",
+    "$\\bar\\alpha_t = f(t) / f(0)$ with $f(t) = \\cos^2\\big(\\tfrac{t/T + s}{1 + s} \\tfrac\\pi2\\big)$, t = 0 .. T, as "
+    "(T + 1,) in float64.",
     alpha_bar_cosine, slow_cosine, lambda seed: [(4, .1), (10 + seed, .008), (1000, .008)],
     facts=(Fact("it begins at 1", lambda fn: (fn(7, .3)[0], 1.)),),
     mutants=(
         Mutant("not divided by f(0)", lambda T, s: slow_cosine(T, s) * math.cos(s / (1 + s) * math.pi / 2) ** 2,
-               "With s = .008 the difference is a ten-thousandth, so nobody sees it; the clean picture is then not "
-               "quite clean."),
+               "With s = .008 the difference is a ten-thousandth, so nobody sees it; the clean picture is then not quite "
+               "clean."),
         Mutant("cos, not its square", lambda T, s: slow_cosine(T, s).sqrt(),
                "That is alpha, the root of alpha_bar. Used as alpha_bar it keeps far too much of the picture in the "
                "middle."),
@@ -110,10 +108,8 @@ def slow_times(n, start, spacing):
 spacing = Exercise(
     "times", "warm-up",
     "Which n + 1 times does a sampler of n steps visit? Decreasing ints that end in 0. \"trailing\": $T - i T / n$, "
-    "rounded, "
-    "i = 0 .. n - 1, then 0. \"leading\", as Stable Diffusion does: $i \\lfloor T / n \\rfloor + 2$ for i = n - 1 .. "
-    "0, then 0 (the 2 "
-    "is the published offset 1 plus one, since index 0 is clean here).",
+    "rounded, i = 0 .. n - 1, then 0. \"leading\", as Stable Diffusion does: $i \\lfloor T / n \\rfloor + 2$ for i = n - 1 "
+    ".. 0, then 0 (the 2 is the published offset 1 plus one, since index 0 is clean here).",
     times, slow_times, lambda seed: [(4, 1000, "trailing"), (50, 1000, "leading"), (7 + seed, 999, "trailing"),
                                      (3 + seed, 640, "leading")],
     facts=(Fact("trailing begins at the noise", lambda fn: (fn(13, 1000, "trailing")[0], 1000)),
@@ -122,13 +118,11 @@ spacing = Exercise(
     mutants=(
         Mutant("the offset is missing", lambda n, T, kind: slow_times(n, T, kind) if kind == "trailing" else
                [i * (T // n) + 1 for i in reversed(range(n))] + [0],
-               "Stable Diffusion was sampled one time later. Without the offset pictures differ a little, and the "
-               "last step "
-               "starts from almost nothing."),
+               "Stable Diffusion was sampled one time later. Without the offset pictures differ a little, and the last "
+               "step starts from almost nothing."),
         Mutant("the loop's index for the time", lambda n, T, kind: [*reversed(range(n + 1))],
-               "An encoder that was widely used passes i where the i-th time belongs: the network is then told that "
-               "there is "
-               "hardly any noise."),
+               "An encoder that was widely used passes i where the i-th time belongs: the network is then told that there "
+               "is hardly any noise."),
         Mutant("cut off, not rounded", lambda n, T, kind: [int(T - i * T / n) for i in range(n)] + [0] if kind == "trailing"
                else slow_times(n, T, kind),
                "Truncation shifts some times by one. Nothing breaks; results just differ from everybody else's.")),
@@ -164,8 +158,7 @@ def interleaved(t, dim, cos_first=True, shift=0.):
 embedding = Exercise(
     "timestep_embedding", "warm-up",
     "Times (b,) -> (b, dim): `dim / 2` frequencies $\\omega_k = 10000^{-k / (dim/2 - shift)}$, then all cosines of "
-    "$t\\,\\omega_k$ "
-    "followed by all sines (`cos_first`), or the other way round. float32.",
+    "$t\\,\\omega_k$ followed by all sines (`cos_first`), or the other way round. float32.",
     timestep_embedding, slow_embedding,
     lambda seed: [(torch.tensor([0, 3]), 4, True, 0), (torch.tensor([1, 500, 999]), 32, True, 0),
                   (torch.tensor([7 + seed, 30]), 16, False, 1)],
@@ -173,15 +166,13 @@ embedding = Exercise(
                                                           torch.tensor([[1., 1, 1, 0, 0, 0]]))),),
     mutants=(
         Mutant("sines first", lambda t, dim, c, s: slow_embedding(t, dim, not c, s),
-               "The DDPM code of 2020 puts sines first, Stable Diffusion cosines. With trained weights the wrong "
-               "order gives "
-               "noise, and no error."),
-        Mutant("interleaved", interleaved, "The transformer paper alternates sine and cosine. Diffusion networks were "
-               "trained "
-               "on two blocks."),
-        Mutant("2 k / dim twice", frequencies(100.), "The exponent halved (or the base a root): frequencies fall too "
-               "slowly, so "
-               "near times look alike and far ones do too.")),
+               "The DDPM code of 2020 puts sines first, Stable Diffusion cosines. With trained weights the wrong order "
+               "gives noise, and no error."),
+        Mutant("interleaved", interleaved,
+               "The transformer paper alternates sine and cosine. Diffusion networks were trained on two blocks."),
+        Mutant("2 k / dim twice", frequencies(100.),
+               "The exponent halved (or the base a root): frequencies fall too slowly, so near times look alike and far "
+               "ones do too.")),
     hints=("An outer product of times and frequencies, then two functions of it.",
            "`freq = torch.exp(-log(10000) * torch.arange(half) / (half - shift))`.",
            "`angle = t[:, None].float() * freq`; `torch.cat([angle.cos(), angle.sin()], -1)` or "

@@ -26,21 +26,22 @@ def slow_ema(shadow, weights, decay, step, warm=True):
 
 ema = Exercise(
     "ema_update", "warm-up",
-    "Pictures are drawn with an average of the weights over many steps. After step `step` (from 0) the average keeps "
-    "the share k = min(decay, (1 + step) / (10 + step)) of itself and takes 1 - k of the weights. Both are lists of "
-    "tensors; return a new list.",
+    "Pictures are drawn with an average of the weights over many steps. After step `step` (from 0) the average keeps the "
+    "share k = min(decay, (1 + step) / (10 + step)) of itself and takes 1 - k of the weights. Both are lists of tensors; "
+    "return a new list.",
     ema_update, slow_ema, lambda seed: [([*draws(seed, (2,), (3, 2))], [*draws(seed + 9, (2,), (3, 2))], .999, step)
                                         for step in (0, 5 + seed, 50_000)],
     facts=(Fact("equal weights "
                 "stay", lambda fn: (fn([torch.ones(2)], [torch.ones(2)], .9, 3), [torch.ones(2)])),), mutants=(
-        Mutant("no warm-up", lambda s, w, d, k: slow_ema(s, w, d, k, warm=False), "With decay .9999 the average "
-               "remembers the random start for ten thousand steps: early samples are noise though the network is fine."),
-        Mutant("the roles exchanged", lambda s, w, d, k: ema_update(w, s, d, k), "It keeps a thousandth of itself: the "
-               "plain weights, a step late. Nothing warns, samples are just worse."),
+        Mutant("no warm-up", lambda s, w, d, k: slow_ema(s, w, d, k, warm=False),
+               "With decay .9999 the average remembers the random start for ten thousand steps: early samples are noise "
+               "though the network is fine."),
+        Mutant("the roles exchanged", lambda s, w, d, k: ema_update(w, s, d, k),
+               "It keeps a thousandth of itself: the plain weights, a step late. Nothing warns, samples are just worse."),
         Mutant("the larger of the two", lambda s, w, d, k: slow_ema(s, w, max(d, (1 + k) / (10 + k)), k, warm=False),
                "max for min: it never warms up, and late in training hardly moves any more.")),
-    hints=("One share for all tensors.", "`keep = min(decay, (1 + step) / (10 + step))`.", "`keep * old + (1 - keep) * "
-           "new`."), page=PAGE)
+    hints=("One share for all tensors.", "`keep = min(decay, (1 + step) / (10 + step))`.",
+           "`keep * old + (1 - keep) * new`."), page=PAGE)
 
 
 # ---- dropped conditions ---------------------------------------------------------------------------------------------
@@ -63,22 +64,21 @@ def drop_cases(seed):
 dropped = Exercise(
     "drop_condition", "warm-up",
     "Guidance needs a network that also knows pictures without a caption. So in a share of the rows the caption's text "
-    "states (b n d) are replaced by those of the empty prompt, `empty` (n d): where u (b,), drawn uniformly from 0..1, "
-    "is below `share`.",
+    "states (b n d) are replaced by those of the empty prompt, `empty` (n d): where u (b,), drawn uniformly from 0..1, is "
+    "below `share`.",
     drop_condition, slow_drop, drop_cases, facts=(
         Fact("share 0 drops "
              "none", lambda fn: (fn(torch.ones(2, 1, 1), torch.zeros(1, 1), torch.zeros(2), 0.), torch.ones(2, 1, 1))),),
     mutants=(
         Mutant("zeros for the empty prompt", lambda x, e, u, p: drop_condition(x, torch.zeros_like(e), u, p),
-               "The tower's answer to \"\" is not zero. If training drops to zeros and sampling asks with \"\", "
-               "guidance compares with something never learned."),
+               "The tower's answer to \"\" is not zero. If training drops to zeros and sampling asks with \"\", guidance "
+               "compares with something never learned."),
         Mutant("one draw for the batch", lambda x, e, u, p: drop_condition(x, e, u[:1].expand(len(u)), p),
-               "Whole batches lose their captions at once: gradients get noisier, and the share is only right on "
-               "average."),
-        Mutant("the share is kept", lambda x, e, u, p: drop_condition(x, e, 1 - u, 1 - p), "Nine captions in ten are "
-               "dropped, and the prompt means next to nothing.")),
-    hints=("A choice per row.", "`(u < share)[:, None, None]` goes with (b n d).", "`torch.where(..., empty, "
-           "text)`."), page=PAGE)
+               "Whole batches lose their captions at once: gradients get noisier, and the share is only right on average."),
+        Mutant("the share is kept", lambda x, e, u, p: drop_condition(x, e, 1 - u, 1 - p),
+               "Nine captions in ten are dropped, and the prompt means next to nothing.")),
+    hints=("A choice per row.", "`(u < share)[:, None, None]` goes with (b n d).",
+           "`torch.where(..., empty, text)`."), page=PAGE)
 
 
 # ---- min-SNR --------------------------------------------------------------------------------------------------------
@@ -107,17 +107,17 @@ def snr_cases(seed):
 
 min_snr = Exercise(
     "min_snr_weight", "core",
-    "Min-SNR (Hang et al. 2023): every time should weigh min(SNR, gamma) as an error of x0, $\\mathrm{SNR} = \\alpha^2 "
-    "/ \\sigma^2$. An error of eps is $\\alpha / \\sigma$ times that of x0, one of v is $1 / \\sigma$ times it "
-    "(variance preserving). Return the weights (b,) of the squared errors for `prediction` \"eps\" or \"v\" at times t "
-    "(b,), float64.",
+    "Min-SNR (Hang et al. 2023): every time should weigh min(SNR, gamma) as an error of x0, $\\mathrm{SNR} = \\alpha^2 / "
+    "\\sigma^2$. An error of eps is $\\alpha / \\sigma$ times that of x0, one of v is $1 / \\sigma$ times it (variance "
+    "preserving). Return the weights (b,) of the squared errors for `prediction` \"eps\" or \"v\" at times t (b,), "
+    "float64.",
     min_snr_weight, slow_min_snr, snr_cases, mutants=(
-        Mutant("v weighted as eps", lambda sch, t, g, p: min_snr_weight(sch, t, g, "eps"), "A known bug of training "
-               "scripts: SNR for SNR + 1. At the noisy end, where SNR is nearly 0, weights stay at 1 that "
-               "should vanish."),
+        Mutant("v weighted as eps", lambda sch, t, g, p: min_snr_weight(sch, t, g, "eps"),
+               "A known bug of training scripts: SNR for SNR + 1. At the noisy end, where SNR is nearly 0, weights stay at "
+               "1 that should vanish."),
         Mutant("the larger of the two", lambda sch, t, g, p: (sch.alpha / sch.sigma).square()[t].clamp(min=g) / (
-            (sch.alpha / sch.sigma).square()[t] + (p == "v")), "max for min: the clean end weighs most, as SNR itself "
-                   "would."),
+            (sch.alpha / sch.sigma).square()[t] + (p == "v")),
+             "max for min: the clean end weighs most, as SNR itself would."),
         Mutant("the ratio without its square", lambda sch, t, g, p: (sch.alpha / sch.sigma)[t].clamp(max=g) / (
             (sch.alpha / sch.sigma)[t] + (p == "v")), "SNR is a ratio of variances.")),
     hints=("Write the loss as weight times |x0 error|^2 first.", "|eps error|^2 = SNR |x0 error|^2; for v it is SNR + 1.",
@@ -157,15 +157,16 @@ def loss_cases(seed):
 loss = Exercise(
     "training_loss", "build",
     "The whole of DDPM training but for the optimiser. Noise the pictures x0 (b c h w) with `eps` to their own times t "
-    "(b,), indices 1 .. T of the schedule; ask `net(x_t, t - 1)` (networks count from 0); return the mean squared "
-    "error on the target: eps, x0, or $v = \\alpha_t \\epsilon - \\sigma_t x_0$.",
+    "(b,), indices 1 .. T of the schedule; ask `net(x_t, t - 1)` (networks count from 0); return the mean squared error on "
+    "the target: eps, x0, or $v = \\alpha_t \\epsilon - \\sigma_t x_0$.",
     training_loss, slow_loss, loss_cases, tolerance=1e-8, mutants=(
-        Mutant("the network told the index", lambda *a: slow_loss(*a, shift=0), "One time off between training and "
-               "sampling: a slight haze over everything, and an index out of range at T."),
-        Mutant("one time for the batch", lambda *a: slow_loss(*a, one=True), "All rows get the time of the first. It "
-               "learns, slowly and with noisy gradients."),
-        Mutant("a sum over pixels", lambda *a: slow_loss(*a, mean=False), "Then the learning rate depends on the size "
-               "of pictures."),
+        Mutant("the network told the index", lambda *a: slow_loss(*a, shift=0),
+               "One time off between training and sampling: a slight haze over everything, and an index out of range at "
+               "T."),
+        Mutant("one time for the batch", lambda *a: slow_loss(*a, one=True),
+               "All rows get the time of the first. It learns, slowly and with noisy gradients."),
+        Mutant("a sum over pixels", lambda *a: slow_loss(*a, mean=False),
+               "Then the learning rate depends on the size of pictures."),
         Mutant("eps whatever is predicted", lambda net, sch, x0, t, eps, p: slow_loss(net, sch, x0, t, eps, "eps"),
                "A v-model fine-tuned on eps: it worsens from the first step on.")),
     hints=("`process.q_sample` and `process.target` take t (b,) as well as an int.", "The network's time is t - 1.",

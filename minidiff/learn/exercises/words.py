@@ -1,5 +1,4 @@
-"""Words and weights: whose map a new word gets, what is done to the maps, how a LoRA is merged, a word that is "
-  "learned."""
+"""Words and weights: whose map a new word gets, what is done to the maps, how a LoRA is merged, a word that is learned."""
 import torch
 from torch import Tensor
 
@@ -62,23 +61,24 @@ def spans_like(share=lambda a, b: 1 / len(a), pairs=None):
 replaced = Exercise(
     "span_map", "core",
     "Prompt-to-prompt's \"replace\": target word k takes over the attention of source word k. Words are lists of token "
-    "positions (`source`, `target`, equally many words). Return M (n n) so that maps (.. n) @ M are the target's: "
-    "words of equal length pair token by token; otherwise each target token gets the mean over the source word's "
-    "tokens. Unused columns are 0.",
+    "positions (`source`, `target`, equally many words). Return M (n n) so that maps (.. n) @ M are the target's: words of "
+    "equal length pair token by token; otherwise each target token gets the mean over the source word's tokens. Unused "
+    "columns are 0.",
     span_map, slow_span_map, spans, facts=(
         Fact("a column sums to 1 where there is a partner", lambda fn: (fn([[1, 2, 3]], [[1, 2]], 5).sum(0),
                                                                        torch.tensor([0., 1, 1, 0, 0]))),), mutants=(
-        Mutant("divided by the target's tokens", spans_like(lambda a, b: 1 / len(b)), "A widely copied version does "
-               "this: two tokens replaced by one then give it twice the attention there is, one replaced by three a "
-               "third of it."),
-        Mutant("not shared out", spans_like(lambda a, b: 1.), "A word of three tokens hands over three times its "
-               "attention."),
+        Mutant("divided by the target's tokens", spans_like(lambda a, b: 1 / len(b)),
+               "A widely copied version does this: two tokens replaced by one then give it twice the attention there is, "
+               "one replaced by three a third of it."),
+        Mutant("not shared out", spans_like(lambda a, b: 1.),
+               "A word of three tokens hands over three times its attention."),
         Mutant("as many tokens as both have", spans_like(lambda a, b: 1., pairs=True),
                "Further tokens of the new word look nowhere, since their columns stay 0."),
-        Mutant("transposed", lambda s, t, n: span_map(s, t, n).T, "Rows are source tokens. The other way round, "
-               "nothing fails as long as all words have one token at equal places.")),
-    hints=("Two loops: words, then tokens.", "`zip(a, b)` for equal lengths, all pairs otherwise.", "The value is 1, "
-           "or 1 / len(a)."),
+        Mutant("transposed", lambda s, t, n: span_map(s, t, n).T,
+               "Rows are source tokens. The other way round, nothing fails as long as all words have one token at equal "
+               "places.")),
+    hints=("Two loops: words, then tokens.", "`zip(a, b)` for equal lengths, all pairs otherwise.",
+           "The value is 1, or 1 / len(a)."),
     page=P2P)
 
 
@@ -109,22 +109,22 @@ def map_cases(seed):
 
 injection = Exercise(
     "edited_maps", "core",
-    "All that prompt-to-prompt does to cross-attention, in one function. `source`, `edit`: maps (b h n m) over m "
-    "tokens. Where a target token has a partner (`alpha` (m,) is 1) the edit takes the source's maps, carried over by "
-    "`M` (m m); elsewhere it keeps its own. `on` is 1 in the steps in which maps are injected, 0 later. At all times "
-    "each token's column is multiplied by its `weight` (m,), and rows are left as they then are.",
+    "All that prompt-to-prompt does to cross-attention, in one function. `source`, `edit`: maps (b h n m) over m tokens. "
+    "Where a target token has a partner (`alpha` (m,) is 1) the edit takes the source's maps, carried over by `M` (m m); "
+    "elsewhere it keeps its own. `on` is 1 in the steps in which maps are injected, 0 later. At all times each token's "
+    "column is multiplied by its `weight` (m,), and rows are left as they then are.",
     edited_maps, slow_edited, map_cases, mutants=(
-        Mutant("renormalised", lambda *a: slow_edited(*a, normal=True), "Rows that sum to 1 again take back most of "
-               "the weight; the published method leaves them."),
-        Mutant("M transposed", lambda s, e, M, a, on, w: edited_maps(s, e, M.T, a, on, w), "Symmetric for swapped "
-               "single tokens, so short tests pass."),
+        Mutant("renormalised", lambda *a: slow_edited(*a, normal=True),
+               "Rows that sum to 1 again take back most of the weight; the published method leaves them."),
+        Mutant("M transposed", lambda s, e, M, a, on, w: edited_maps(s, e, M.T, a, on, w),
+               "Symmetric for swapped single tokens, so short tests pass."),
         Mutant("all tokens from the source", lambda s, e, M, a, on, w: edited_maps(s, e, M, torch.ones_like(a), on, w),
                "New words have empty columns: they are attended to nowhere, and do not appear."),
         Mutant("weights only while maps are "
                "injected", lambda s, e, M, a, on, w: edited_maps(s, e, M, a, on, w if on else 1. + 0 * w),
                "A louder word falls silent when injection ends.")),
-    hints=("First what the source offers, then who takes it, then when, then how loud.", "`source @ M` carries maps "
-           "over.",
+    hints=("First what the source offers, then who takes it, then when, then how loud.",
+           "`source @ M` carries maps over.",
            "`mixed = alpha * (source @ M) + (1 - alpha) * edit`; `(on * mixed + (1 - on) * edit) * weight`."), page=P2P)
 
 
@@ -155,23 +155,24 @@ def lora_like(scale):
 
 merged = Exercise(
     "lora_weight", "warm-up",
-    "Merge a LoRA: $W' = W + strength \\cdot \\frac{\\alpha}{r} B A$. A (r in) maps down, B (out r) up, r is the rank. "
-    "For a convolution W is (out in kh kw), A (r in kh kw), B (out r 1 1), and all count as matrices with what is "
-    "behind the first axis laid flat.",
+    "Merge a LoRA: $W' = W + strength \\cdot \\frac{\\alpha}{r} B A$. A (r in) maps down, B (out r) up, r is the rank. For "
+    "a convolution W is (out in kh kw), A (r in kh kw), B (out r 1 1), and all count as matrices with what is behind the "
+    "first axis laid flat.",
     lora_weight, slow_lora, lora_cases, facts=(
         Fact("strength 0 changes "
              "nothing", lambda fn: (fn(*draws(1, (2, 3), (1, 3), (2, 1)), 4., 0.), draws(1, (2, 3))[0])),),
     mutants=(
-        Mutant("alpha forgotten", lora_like(lambda a, b, al, s: 1.), "Right for files with alpha = r, such as some "
-               "trainers write. Others have alpha 1 at rank 128: then the picture falls apart."),
-        Mutant("alpha not divided by the rank", lora_like(lambda a, b, al, s: al), "Files of different rank then "
-               "differ in strength, which the division was invented for."),
-        Mutant("the rank from the wrong axis", lora_like(lambda a, b, al, s: al / len(b)), "The first axis of B is the "
-               "output."),
-        Mutant("the strength in both factors", lora_like(lambda a, b, al, s: al / len(a) * s), "Scaled A and scaled B: "
-               ".7 becomes .49, and -1 does the same as 1.")),
-    hints=("One matrix product.", "`flatten(1)` makes a matrix of a kernel.", "`W + strength * alpha / len(A) * "
-           "(B.flatten(1) @ A.flatten(1)).view_as(W)`."), tolerance=2e-5, page=LORA)
+        Mutant("alpha forgotten", lora_like(lambda a, b, al, s: 1.),
+               "Right for files with alpha = r, such as some trainers write. Others have alpha 1 at rank 128: then the "
+               "picture falls apart."),
+        Mutant("alpha not divided by the rank", lora_like(lambda a, b, al, s: al),
+               "Files of different rank then differ in strength, which the division was invented for."),
+        Mutant("the rank from the wrong axis", lora_like(lambda a, b, al, s: al / len(b)),
+               "The first axis of B is the output."),
+        Mutant("the strength in both factors", lora_like(lambda a, b, al, s: al / len(a) * s),
+               "Scaled A and scaled B: .7 becomes .49, and -1 does the same as 1.")),
+    hints=("One matrix product.", "`flatten(1)` makes a matrix of a kernel.",
+           "`W + strength * alpha / len(A) * (B.flatten(1) @ A.flatten(1)).view_as(W)`."), tolerance=2e-5, page=LORA)
 
 
 # ---- textual inversion ----------------------------------------------------------------------------------------------
@@ -194,8 +195,8 @@ def slow_expand(ids, word, first, count):
 
 expanded = Exercise(
     "expand_word", "warm-up",
-    "Textual inversion may learn several vectors for one word. They are rows first, first + 1, ... of the table. In a "
-    "list of token ids replace every `word` by the ids of its `count` vectors, in order.",
+    "Textual inversion may learn several vectors for one word. They are rows first, first + 1, ... of the table. In a list "
+    "of token ids replace every `word` by the ids of its `count` vectors, in order.",
     expand_word, slow_expand,
     lambda seed: [([5, 9, 6], 9, 100, 2), ([9, 1, 9, 9], 9, 50, 3), ([1, 2], 9, 50, 3),
                   (torch.randint(4, (8,), generator=torch.Generator().manual_seed(seed)).tolist(), 2, 4, 1)],
@@ -204,10 +205,10 @@ expanded = Exercise(
                if w in ids else list(ids), "\"<cat> and <cat>\": the second one stays an unknown token."),
         Mutant("one vector repeated", lambda ids, w, f, n: [j for i in ids for j in ([f] * n if i == w else [i])],
                "As long as it should be, but all of them are the first vector."),
-        Mutant("one vector", lambda ids, w, f, n: [f if i == w else i for i in ids], "The other vectors of the file "
-               "are never used.")),
-    hints=("A list grows while another is read.", "`range(first, first + count)`.", "Two `for` in one "
-           "comprehension."), page=EMBED)
+        Mutant("one vector", lambda ids, w, f, n: [f if i == w else i for i in ids],
+               "The other vectors of the file are never used.")),
+    hints=("A list grows while another is read.", "`range(first, first + count)`.",
+           "Two `for` in one comprehension."), page=EMBED)
 
 
 def keep_rows(table: Tensor, before: Tensor, learned: list[int]) -> Tensor:
@@ -219,20 +220,20 @@ def keep_rows(table: Tensor, before: Tensor, learned: list[int]) -> Tensor:
 
 frozen = Exercise(
     "keep_rows", "warm-up",
-    "In textual inversion only the new word's rows may change. But optimisers with momentum or weight decay move every "
-    "row of the table. Return the table (n d) after the step with all rows except `learned` (a list of indices) as "
-    "they were `before`.",
+    "In textual inversion only the new word's rows may change. But optimisers with momentum or weight decay move every row "
+    "of the table. Return the table (n d) after the step with all rows except `learned` (a list of indices) as they were "
+    "`before`.",
     keep_rows,
     lambda new, old, learned: torch.stack([new[i] if i in learned else old[i] for i in range(len(new))]),
     lambda seed: [(*draws(seed, (3, 2), (3, 2)), [2]), (*draws(seed, (8, 4), (8, 4)), [5, 7])], tolerance=0., mutants=(
-        Mutant("the learned rows put back", lambda new, old, rows: keep_rows(old, new, rows), "The mask is used the "
-               "wrong way round: all other words drift, and nothing is learned."),
-        Mutant("nothing put back", lambda new, old, rows: new.clone(), "Zero gradients are not enough: weight decay "
-               "shrinks the whole vocabulary a little at each step."),
+        Mutant("the learned rows put back", lambda new, old, rows: keep_rows(old, new, rows),
+               "The mask is used the wrong way round: all other words drift, and nothing is learned."),
+        Mutant("nothing put back", lambda new, old, rows: new.clone(),
+               "Zero gradients are not enough: weight decay shrinks the whole vocabulary a little at each step."),
         Mutant("all put back", lambda new, old, rows: old.clone(), "The loss never falls."),
         Mutant("everything before the first one", lambda new, old, rows: torch.cat([old[:rows[0]], new[rows[0]:]]),
                "True for rows at the end of the table, one after the other; not for words among others.")),
-    hints=("A mask over rows.", "`keep[learned] = False`.", "`torch.where(keep, before, table)` with keep (n "
-           "1)."), page=EMBED)
+    hints=("A mask over rows.", "`keep[learned] = False`.",
+           "`torch.where(keep, before, table)` with keep (n 1)."), page=EMBED)
 
 EXERCISES = (replaced, injection, merged, expanded, frozen)
