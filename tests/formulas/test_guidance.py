@@ -1,15 +1,18 @@
 """Guidance."""
 from itertools import product
+from math import exp, sqrt
 
 import torch
-from by_hand import near, rand, tables
+from by_hand import Judge, Reader, Stack, foreseen, guided, move, near, picture, rand, slope, small, stack, tables
 
 from minidiff.core import schedule
 from minidiff.core.cond import Cond
 from minidiff.data.toy2d import Mixture
+from minidiff.guidance.attend_and_excite import attend_and_excite
 from minidiff.guidance.cfg import cfg
 from minidiff.guidance.classifier import pull
 from minidiff.guidance.ilvr import refine
+from minidiff.guidance.semantic import look_ahead, wish
 
 
 def test_classifier_guidance():
@@ -42,3 +45,82 @@ def test_ilvr_exchange():
         block = (0, c, slice(i // N * N, i // N * N + N), slice(j // N * N, j // N * N + N))
         near(got[0, c, i, j], x[0, c, i, j] - x[block].mean() + y[block].mean())
         near(got[block].mean(), y[block].mean())
+
+
+def test_attend_and_excite():
+    """Two steps: maps pixel by pixel, and their slope by differences."""
+    pipe, prompt, alpha = small(Stack()), "a red circle left of a green star", 30.
+    pipe.text.weight.data *= .1                                            # words nearly alike: no softmax is saturated
+    cond, said = pipe.embed(prompt), prompt.split()
+    mirror, g = (1, 0, 1, 2, 3, 2), exp(-2)                                # beyond an edge stands what is before it
+    kernel = [g / (1 + 2 * g), 1 / (1 + 2 * g), g / (1 + 2 * g)]
+
+    def loss(x, t):
+        seen = stack(pipe, x, t, cond)[1]
+        mean = sum(seen[(i, "text"), "probs", head] for i in range(3) for head in range(2)) / 6        # pixels tokens
+        maps = (100 * mean[:, 1:1 + len(said)]).softmax(1).view(4, 4, -1)  # of the prompt's words alone
+        worst = 0.
+        for w in ("circle", "star"):
+            a = maps[..., said.index(w)]
+            smooth = [sum(kernel[p] * kernel[q] * a[mirror[i + p], mirror[j + q]].item()
+                          for p, q in product(range(3), range(3))) for i, j in product(range(4), range(4))]
+            worst = max(worst, 1 - max(smooth))
+        return worst
+    x, first = pipe.noise(1, 5), 0.
+    for t, s, size in ((1000, 500, alpha), (500, 0, alpha / sqrt(2))):
+        pull = slope(lambda x: loss(x, t), x)  # noqa: B023
+        first, x = max(first, (alpha * pull).abs().max()), x - size * pull
+        x = move(pipe.schedule, x, guided(pipe, x, t, cond, 2.), t, s)
+    run = dict(strength=alpha, until=1., side=4, steps=2, scale=2., seed=5)
+    near(attend_and_excite(pipe, prompt, ("circle", "star"), **run), pipe.decode(x), 1e-5)
+    assert first > .05
+
+
+def f_by_hand(judge, x, r, words, w_t, w_c, w_s, w_y):
+    """F of one picture: towers, products and Gram matrices by sums."""
+    def tower(p):
+        f, states = torch.cat([torch.ones(1, 3), p.flatten(1).T]), []
+        for w in judge.weights():
+            f = torch.tanh(f @ w)
+            states.append(f[1:].tolist())                                  # 16 patches
+        v = sum((k + 1) * row for k, row in enumerate(f))
+        return v / v.norm(), states
+
+    def gram(f):
+        return [sum(row[i] * row[j] for row in f) / len(f) for i, j in product(range(len(f[0])), repeat=2)]
+
+    def apart(a, b):
+        return sum((p - q) ** 2 for p, q in zip(a, b)) / sum(q ** 2 for q in b)
+    (v, f), (v_r, f_r) = tower(x), tower(r)
+    first = [[u for row in states[0] for u in row] for states in (f, f_r)]
+    return (w_t * (v @ words).item() + w_c * (v @ v_r).item() - w_s * apart(*first)
+            - w_y * sum(apart(gram(a), gram(b)) for a, b in zip(f, f_r)))
+
+
+def test_semantic_wish():
+    judge, weights = Judge(), dict(text=2., content=1.5, structure=.7, style=.4)
+    x, r, words, sch = picture(2, 1), picture(1, 2), torch.nn.functional.normalize(rand(1, 4)), schedule.linear()
+    score, by_hand = wish(judge, words=words, reference=r, **weights), lambda p: f_by_hand(
+        judge, p, r[0], words[0], *weights.values())
+    near(score(x), [by_hand(p) for p in x], 1e-8)
+
+    pipe, cond = small(Reader()), small().embed("a red circle")
+    eps = lambda x: pipe.eps(x, 400, cond).detach()  # noqa: E731
+    x_t, (_, sg) = rand(1, 3, 4, 4), tables(sch, 400)
+    g = slope(lambda x: by_hand(foreseen(sch, x, eps(x), 400)[0]), x_t)
+    near(look_ahead(pipe.eps, sch, score, through=True)(x_t, 400, cond), eps(x_t) - sg * g, 1e-6)
+
+
+def test_semantic_jacobian():
+    """Data of unit variance and an exact denoiser: a difference, the formula, the shortcut and the long way agree."""
+    mix, x, h = Mixture([[.3, -.2]], [[[1., 0.], [0., 1.]]]), rand(3, 2), 1e-5
+    for sch in (schedule.linear(), schedule.flow()):
+        for t in (100, 500, 900):
+            (al, sg), denoise = tables(sch, t), mix.denoise(sch)
+            ahead = [foreseen(sch, x + d, denoise(x + d, t, None), t) for d in (h, -h)]
+            near((ahead[0] - ahead[1]) / (2 * h), torch.full_like(x, al / (al ** 2 + sg ** 2)), 1e-6)
+            score = lambda x0: torch.sin(3 * x0).sum(1)  # noqa: E731
+            short, long = (look_ahead(denoise, sch, score, through)(x, t, None) for through in (False, True))
+            near(short, long, 1e-6)
+            want = 3 * torch.cos(3 * foreseen(sch, x, denoise(x, t, None), t)) * al / (al ** 2 + sg ** 2)
+            near(denoise(x, t, None) - short, sg * want, 1e-6)

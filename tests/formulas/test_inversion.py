@@ -2,14 +2,31 @@
 from itertools import pairwise
 
 import torch
-from by_hand import by_rows, near, rand, tables, words
+from by_hand import (
+    Descent,
+    by_rows,
+    guided,
+    move,
+    near,
+    picture,
+    rand,
+    slope,
+    small,
+    tables,
+    weight_slope,
+    words,
+)
 
 from minidiff.core import process as P
 from minidiff.core import schedule
-from minidiff.inversion.ddim import Inverted, invert_step
+from minidiff.core.cond import Cond
+from minidiff.core.denoise import noise
+from minidiff.inversion.ddim import Inverted, invert, invert_step
 from minidiff.inversion.edict import down as edict_down
 from minidiff.inversion.edict import up as edict_up
 from minidiff.inversion.edit_friendly import noise_maps, replay_maps, scattered
+from minidiff.inversion.null_text import learn_null
+from minidiff.inversion.pivotal_tuning import BANK, Near, leading, tune
 
 
 def test_inversion_step():
@@ -96,3 +113,69 @@ def test_edit_friendly_variance():
     near(r, sg_s * n_s - k * n_t, 1e-8)
     near(P.posterior(sch, x_t, x_t, t, s)[1], sg_s ** 2 - k ** 2)           # where a sampler has the difference
     assert abs(r.var() / (sg_s ** 2 + k ** 2) - 1) < .03
+
+
+def test_null_text(monkeypatch):
+    """In place of Adam one plain step down the distance, which a difference foretells; and what it ends in."""
+    monkeypatch.setattr(torch.optim, "Adam", Descent)
+    pipe, x, goal, w, lr = small(), rand(1, 3, 4, 4), rand(1, 3, 4, 4, seed=1), 3., 1.
+    sch, t, s, cond, null = pipe.schedule, 500, 400, pipe.embed("a red circle"), pipe.null().text
+    al_s, sg_s, al, sg = tables(sch, s, t)
+    A = al_s / al
+    B = sg_s - A * sg
+
+    def landed(null):
+        e, e_c = (pipe.eps(x, t, c).detach() for c in (Cond(text=null), cond))
+        return A * x + B * (e + w * (e_c - e))
+
+    def distance(null):
+        return sum(v * v for v in (landed(null) - goal).flatten().tolist()) / 48
+    want = null - lr * slope(distance, null)
+    got, land, errors = learn_null(pipe, x, goal, t, s, cond, null, scale=w, inner=1, lr=lr, enough=0.)
+    near(got, want, 1e-6)
+    near(land, landed(want), 1e-6)
+    near(errors[:, 0], [distance(null), distance(want)], 1e-6)
+    assert distance(want) < distance(null) - 1e-4
+
+
+def test_pivotal_tuning(monkeypatch):
+    """The noise that leads from state to state; then two plain steps down L, foretold by differences."""
+    sch = schedule.cosine()
+    x_t, x_s, t, s = rand(2, 3, 4, 4), rand(2, 3, 4, 4, seed=1), torch.tensor([600, 300]), torch.tensor([500, 100])
+    found = leading(sch, x_t, x_s, t, s)
+    for i in range(2):
+        near(move(sch, x_t[i], found[i], t[i].item(), s[i].item()), x_s[i], 1e-8)
+
+    monkeypatch.setattr(torch.optim, "Adam", Descent)
+    pipe, image, prompt, w, lam, lr, reach, seed = small(), picture(), "a red circle", 3., 5., .1, 2., 1
+    states, cond, g = invert(pipe, image, prompt, steps=4), pipe.embed(prompt), torch.Generator().manual_seed(seed)
+    weight, ts = pipe.net.attn2.to_k.weight, [1000, 750, 500, 250, 0]
+    others = Near(pipe, states[0], cond, reach, noise((BANK, 3, 4, 4), seed, dtype=torch.float64), g)
+    near((others.text - cond.text).flatten(1).norm(dim=1), torch.full((BANK,), reach), 1e-6)
+    untuned, losses, want = weight.data, [], weight.data
+
+    def said(at, k):
+        weight.data = at
+        return [pipe.eps(others.x[j:j + 1], others.t[j], Cond(text=others.text[j:j + 1])).detach() for j in k]
+    for _ in range(2):
+        rows = [int((k + v) * 4 / 5) for k, v in enumerate(torch.rand(5, generator=g).tolist())]
+        k = torch.randperm(BANK, generator=g)[:5]
+        before = said(untuned, k)
+        weight.data = want
+
+        def terms(rows=rows, k=k, before=before):
+            pivot = 0.
+            for i in rows:
+                z_t, z_s, (al_s, sg_s, al, sg) = states[-1 - i], states[-2 - i], tables(pipe.schedule, ts[i + 1], ts[i])
+                A = al_s / al
+                eps = (z_s - A * z_t) / (sg_s - A * sg)
+                pivot += (guided(pipe, z_t, ts[i], cond, w) - eps).square().mean().item() / 5
+            kept = sum((a - b).square().mean().item() for a, b in zip(said(weight.data, k), before)) / 5
+            return pivot, kept
+        losses.append(terms())
+        want = weight.data - lr * weight_slope(lambda: terms()[0] + lam * terms()[1], weight)
+    weight.data = untuned
+    got = tune(pipe, [weight], states, prompt, updates=2, lr=lr, locality=lam, reach=reach, scale=w, seed=seed)
+    near(got, losses, 1e-6)
+    near(weight, want, 1e-6)
+    assert losses[0][1] == 0 < losses[1][1] and (want - untuned).abs().max() > .01

@@ -33,7 +33,7 @@ def wrong(pages: dict[str, str], tests: dict[str, str]) -> list[str]:
 def test_every_mark_has_a_test_and_every_test_a_mark():
     pages = {str(p.relative_to(ROOT)): p.read_text() for p in sorted((ROOT / "tutorials").rglob("*.md"))}
     tests = formulas({p.name: p.read_text() for p in sorted(HERE.glob("test_*.py")) if p.name != Path(__file__).name})
-    assert not wrong(pages, tests) and len(tests) >= 32
+    assert not wrong(pages, tests) and len(tests) >= 65
 
 
 def test_a_mark_that_is_not_kept_is_found():

@@ -1,8 +1,11 @@
 """Measuring."""
+from itertools import product
+
 import torch
 from by_hand import near, rand
 
 from minidiff.evaluate.metrics import frechet, frechet_gaussians
+from minidiff.evaluate.scores import edit_score
 
 
 def test_frechet():
@@ -21,3 +24,13 @@ def test_frechet_bias():
     for d, n in ((8, 500), (32, 1000)):
         got = [frechet(rand(n, d, seed=2 * i), rand(n, d, seed=2 * i + 1)) for i in range(20)]
         assert abs(sum(got) / len(got) / (d * (d + 5) / (2 * n)) - 1) < .08
+
+
+def test_bench_shares():
+    """How far up from the floor to the autoencoder's ceiling, in steps of a twentieth: below and above it is cut."""
+    for b_floor, b_vae, c_vae, k in product((15., 18.5), (31., 40.), (22., 36.), range(-3, 24)):
+        b, c = b_floor + k / 20 * (b_vae - b_floor), 10 + (20 - k) / 20 * (c_vae - 10)
+        up, down = (sorted((0., v / 20, 1.))[1] for v in (k, 20 - k))
+        for t, kept in ((1., .8), (0., 1.)):
+            got = edit_score(t, kept, b, c, b_floor, b_vae, c_vae)
+            near([got["Bn"], got["Cn"], got["score"] ** 3], [up, down, t * kept * up * (1 + down) / 2])

@@ -1,13 +1,15 @@
 """Restoration."""
-from itertools import product
+from itertools import pairwise, product
 from math import sqrt
 
 import torch
-from by_hand import near, rand
+from by_hand import foreseen, middle, near, noised, picture, rand, small, tables
 
+from minidiff.core.denoise import noise, noises
 from minidiff.restoration.ddnm import trust
 from minidiff.restoration.ddrm import _mix
 from minidiff.restoration.operators import blur, lossy
+from minidiff.restoration.repaint import repaint
 
 
 def test_null_space():
@@ -52,3 +54,24 @@ def test_ddrm_lines():
         used.add(line)
         near(got[0, 0, i, j], want, 1e-8)
     assert used == {"unseen", "noisy", "clean"}
+
+
+def test_repaint_step():
+    """A way down that turns back once, state by state: the hole by DDIM with eta 1, which is DDPM, written with eps."""
+    pipe, image, mask, seed = small(), picture(2), middle(), 3
+    sch, null, x = pipe.schedule, pipe.embed(""), noise((2, 3, 4, 4), seed, dtype=torch.float64)
+    inside, outside, asked = noises(x, seed), noises(x, seed + 2 ** 32), []
+    repaint(pipe, image, mask=mask, length=2, repeats=2, window=(.2, .3), steps=4, seed=seed)
+    seen = list(pipe.net.asked)
+    for t, s in pairwise([1000, 750, 500, 250, 750, 500, 250, 0]):
+        al_s, sg_s, al, sg = tables(sch, s, t)
+        n = next(inside)
+        if s > t:
+            x = al_s / al * x + sqrt(sg_s ** 2 - (al_s / al * sg) ** 2) * n
+            continue
+        asked.append(x)
+        eps = pipe.eps(x, t, null).detach()
+        var = (sg_s / sg) ** 2 * (sg ** 2 - (al / al_s * sg_s) ** 2)
+        drawn = al_s * foreseen(sch, x, eps, t) + sqrt(sg_s ** 2 - var) * eps + sqrt(var) * n
+        x = torch.where(mask > 0, drawn, noised(sch, 1.5 * image, s, next(outside)))
+    near(torch.stack(seen), torch.stack(asked), 1e-8)
