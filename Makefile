@@ -54,7 +54,7 @@ verify-exercises: $(VENV)/.done  ## every exercise: stub fails, reference passes
 	$(BIN)/python -m minidiff.learn.verify
 	$(BIN)/python notebooks/run.py
 
-site: $(VENV)/.site  ## tutorials, gallery, leaderboard, code beside its explanation -> out/site/index.html
+site: $(VENV)/.site  ## tutorials, playground, gallery, leaderboard, code beside its explanation -> out/site/index.html
 	$(BIN)/python site/build.py $(ARGS)
 
 check-site: site  ## open every page of the site in headless Chromium (Debian: apt-get install chromium)
@@ -97,6 +97,6 @@ $(VENV)/.lab: $(VENV)/.done requirements-lab.lock
 	@touch $@
 
 $(VENV)/.site: $(VENV)/.done requirements-site.lock
-	@echo "adding Sphinx and a theme, which the site is built with, and playwright, which checks it"
+	@echo "adding what the site is built with (Sphinx, a theme, onnx) and playwright, which checks it"
 	@$(PIP) -r requirements-site.lock
 	@touch $@

@@ -13,7 +13,9 @@ import time
 from pathlib import Path
 
 import beside
+import live
 import pages
+import playground
 
 ROOT, HERE = pages.ROOT, Path(__file__).resolve().parent
 WIDE = "---\nhide-toc: true\n---\n\n"
@@ -31,8 +33,11 @@ def write(file: Path, text: str) -> None:
         file.write_text(text)
 
 
-def lay_out(to: Path, bench: Path | None) -> list[Path]:
-    """All sources of the site, below `to`; returns the pages. What an earlier build left there is removed."""
+def lay_out(to: Path, bench: Path | None, drawing: dict[str, Path] | None = None, missing: str = "") -> list[Path]:
+    """All sources of the site, below `to`; returns the pages. What an earlier build left there is removed.
+
+    `drawing`: the scripts that let the playground draw; or else `missing` says why there are none.
+    """
     code, made = set(pages.code_files()), {}
     for file in sorted((ROOT / "tutorials").rglob("*.md")):
         path = str(file.relative_to(ROOT))
@@ -53,8 +58,9 @@ def lay_out(to: Path, bench: Path | None) -> list[Path]:
                                  "of its knob; above each picture its likeness to the true answer. Open one to read how it "
                                  "works.\n\n````{raw} html\n" + pages.gallery(pages.cards(), code) + "\n````\n")
     made["leaderboard.md"] = WIDE + pages.leaderboard(bench and json.loads(bench.read_text()))
-    tutorials = sorted(w for w in made if not w.startswith("code/") and w not in ("gallery.md", "leaderboard.md"))
-    listed = ["00_the_six_words.md", "gallery.md", "leaderboard.md", "papers.md"]
+    made["playground.md"] = playground.page(json.loads(playground.SWEEPS.read_text()), missing, code)
+    listed = ["00_the_six_words.md", "playground.md", "gallery.md", "leaderboard.md", "papers.md"]
+    tutorials = sorted(w for w in made if not w.startswith("code/"))
     trees = [toctree("Start here", [*listed[:-1], "Papers, file by file <papers.md>"])]
     rooms = dict.fromkeys([*pages.ROOMS, *[w.split("/")[0] for w in tutorials if "/" in w]])
     for room in rooms:
@@ -78,7 +84,8 @@ def lay_out(to: Path, bench: Path | None) -> list[Path]:
     sheets = sorted((ROOT / "tutorials/figures/sheets").glob("*.png"))     # twice: on their page, and in the gallery
     files = [(p, to / p.relative_to(ROOT / "tutorials")) for p in (ROOT / "tutorials").rglob("*.png")]
     files += [(p, to / "static/sheets" / p.name) for p in sheets]
-    files += [(p, to / "notebooks" / p.name) for p in (ROOT / "notebooks").glob("*.ipynb")]
+    files += [(p, to / p.relative_to(ROOT)) for p in (ROOT / "notebooks").rglob("*.ipynb") if "checkpoints" not in str(p)]
+    files += [(p, to / "static/live" / name) for name, p in (drawing or {}).items()]
     for source, target in files:
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
@@ -94,10 +101,16 @@ def in_place(lead: str, path: str, code: set[str]) -> str:
     return pages.relinked(lead, path, code) + "\n\n"
 
 
-def build(out: Path, sources: Path, bench: Path | None, strict: bool = True) -> int:
+def build(out: Path, sources: Path, bench: Path | None, strict: bool = True, draws: bool = True) -> int:
     """Sphinx's exit code: with `strict`, 1 if there was any warning (the site is written all the same)."""
     from sphinx.cmd.build import main
-    made = lay_out(sources, bench)
+    drawing, missing = {}, "" if draws else "it was built without the model"
+    try:
+        drawing = live.make(ROOT / "out/live") if draws else {}
+    except live.Missing as e:
+        missing = str(e)
+        print(f"the playground will not draw: {missing}")
+    made = lay_out(sources, bench, drawing, missing)
     args = ["-q", "-a", "-b", "html", "-c", str(HERE), "-d", str(sources) + "-doctrees", "-D",
             f"html_static_path={HERE / 'static'},{sources / 'static'}", *(["-W", "--keep-going"] if strict else [])]
     started = time.time()                                                  # -a: pages depend on site/ too
@@ -111,11 +124,13 @@ def main() -> int:
     p.add_argument("--out", type=Path, default=ROOT / "out/site")
     p.add_argument("--sources", type=Path, help="where the sources are laid out (default: OUT-src)")
     p.add_argument("--bench", type=Path, help="a bench.json (default: the first there is of pages.BENCH)")
+    p.add_argument("--no-live", action="store_true", help="leave out the model that draws in the browser (14 MB)")
     p.add_argument("--lenient", action="store_true", help="warnings do not fail")
     a = p.parse_args()
     bench = a.bench or next((b for b in pages.BENCH if b.exists()), None)
     out = a.out.resolve()
-    return build(out, (a.sources or out.with_name(out.name + "-src")).resolve(), bench, not a.lenient)
+    return build(out, (a.sources or out.with_name(out.name + "-src")).resolve(), bench, not a.lenient,
+                 not a.no_live)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,11 @@
     make check-site                               # or: python site/check.py [SITE] [--shots DIR]
 
 Every page: no console error, no failed script, nothing asked for outside the site. Every link and every picture: what it
-names exists, the #place on a page too. The gallery filters, the leaderboard sorts, the search finds. Screenshots of some
-pages at 1280 and 390 pixels, light and dark, for eyes. Needs Chromium: MINIDIFF_CHROMIUM=PATH, or `chromium` on the PATH
-(Debian: apt-get install chromium), or what `playwright install chromium` brought.
+names exists, the #place on a page too. The gallery filters, the leaderboard sorts, the search finds. The playground's
+sliders change picture and number, by keys, too; its model draws from given noise what Python draws, says which words it
+does not know, stops, and needs at most DRAW_SECONDS for 20 steps. Screenshots of some pages at 1280, 390 and 360 pixels,
+light and dark, for eyes. Needs Chromium: MINIDIFF_CHROMIUM=PATH, or `chromium` on the PATH (Debian: apt-get install
+chromium), or what `playwright install chromium` brought.
 """
 import argparse
 import os
@@ -19,7 +21,10 @@ from urllib.parse import unquote
 
 ROOT = Path(__file__).resolve().parent.parent
 SHOTS = ("index.html", "gallery.html", "leaderboard.html", "editing/prompt_to_prompt.html",
-         "code/editing/prompt_to_prompt.html")
+         "code/editing/prompt_to_prompt.html", "playground.html")
+VIEWS = ((1280, "light", SHOTS), (390, "light", SHOTS), (1280, "dark", SHOTS[1::2]), (390, "dark", SHOTS[-1:]),
+         (360, "light", SHOTS[-1:]))
+DRAW_SECONDS, TOLERANCE = 10, 1e-3                                         # of 20 steps; of pixels in [-1, 1]
 MADE_UP = {"split": "made up, to try the table", "scenes": 1, "seeds": 1, "controls": [], "methods": [
     {"method": m, "inputs": "P", "T": t, "T_ci": [t / 2, t], "K": .5, "score": s, "score_ci": [0, s],
      "seconds": None if s == .4 else 9.5 * s}
@@ -131,6 +136,90 @@ def finds(page, url: str) -> list[str]:
     return []
 
 
+def slides(page, url: str) -> list[str]:
+    """What is wrong with the playground's sliders."""
+    page.goto(url)
+    wrong = []
+    now = """box => { const c = getComputedStyle(box.querySelector(".cell[data-kind=now]"));
+                      return [c.backgroundImage, c.backgroundPosition].join(" "); }"""
+    sweeps = page.locator(".sweep")
+    for i in range(sweeps.count()):
+        box = sweeps.nth(i)
+        name, says = box.get_attribute("id"), box.locator(".says")
+        for knob in box.locator("input[type=range]").all():
+            seen = []
+            knob.focus()
+            page.keyboard.press("Home")
+            for _ in range(int(knob.get_attribute("max")) + 1):
+                dot = box.locator("circle")
+                seen.append((box.evaluate(now), dot.get_attribute("cx") + dot.get_attribute("cy"), says.inner_text(),
+                             knob.get_attribute("aria-valuetext")))
+                page.keyboard.press("ArrowRight")
+            for what, values in zip(("picture", "dot", "value"), (*list(zip(*seen))[:2], list(zip(*seen))[3])):
+                if len(set(values)) < len(values):
+                    wrong.append(f"{name}: the {what} does not change with every step of the slider: {values}")
+            if len({s[2] for s in seen}) < 2 or not all(s[2] for s in seen):
+                wrong.append(f"{name}: the words do not change")
+        before = box.evaluate(now), says.inner_text()
+        scenes = box.locator(".scenes button")
+        scenes.last.click()
+        if box.evaluate(now) == before[0] or scenes.last.get_attribute("aria-pressed") != "true":
+            wrong.append(f"{name}: another scene is the same picture")
+    broken = page.evaluate("""() => Promise.all([...document.querySelectorAll(".sweep script")].flatMap(
+        s => JSON.parse(s.textContent).scenes.map(x => { const i = new Image(); i.src = `_static/playground/${x.file}`;
+            return i.decode().then(() => i.naturalWidth % 64 + i.naturalHeight % 64, () => 1); })))
+        .then(x => x.filter(Boolean).length)""")
+    return wrong + ([f"{broken} strips do not load or are not made of cells"] if broken else [])
+
+
+def draws(page, url: str) -> tuple[list[str], list[str]]:
+    """(what is wrong with the model in the browser, what was measured)."""
+    import minidiff
+    pipe, prompt = minidiff.load("tiny"), "a red circle on a blue background"
+    noise = pipe.noise(1, seed=3)
+    page.goto(url)
+    form, wrong, told = page.locator("form.live"), [], []
+    status = form.locator(".status")
+    form.locator("[name=prompt]").fill("a red dinosaur")
+    form.locator("[name=prompt]").press("Enter")
+    page.wait_for_selector("form.live.wrong")
+    if not page.evaluate("Boolean(live.nets)"):
+        return [f"the model does not load: {status.inner_text()}"], []
+    if "dinosaur" not in status.inner_text() or "circle" not in status.inner_text():
+        wrong.append(f"an unknown word is answered by: {status.inner_text()!r}")
+    for steps in (20, 50):
+        got = page.evaluate("""async ([prompt, latents, steps]) => {
+            const at = [performance.now()];
+            const r = await live.draw({ prompt, latents, steps, scale: 3, after: () => at.push(performance.now()) });
+            return { picture: [...r.picture], seconds: r.seconds, step: Math.min(...at.slice(1).map((t, i) => t - at[i])) };
+            }""", [prompt, noise.flatten().tolist(), steps])
+        want = pipe.generate(prompt, noise=noise, steps=steps, scale=3.)
+        off = (want.flatten() - want.new_tensor(got["picture"])).abs().max().item()
+        undisturbed = steps * got["step"] / 1000                           # others may be using the machine, too
+        told.append(f"{steps} steps in {got['seconds']:.1f} s ({undisturbed:.1f} s at the pace of the fastest step), "
+                    f"{off:.0e} from Python's picture")
+        if not off < TOLERANCE:
+            wrong.append(f"{steps} steps from the same noise: {off:.1e} from Python's picture, {TOLERANCE} allowed")
+        if steps == 20 and undisturbed > DRAW_SECONDS:
+            wrong.append(f"20 steps take {undisturbed:.1f} s at the pace of the fastest, {DRAW_SECONDS} s allowed")
+    form.locator("[name=prompt]").fill("a large yellow star on a black background")
+    form.locator("[name=draw]").click()
+    form.locator(".kept canvas").wait_for()
+    pixels = form.evaluate("""form => { const c = form.querySelector(".stage canvas");
+        return [...c.getContext("2d").getImageData(0, 0, 64, 64).data]; }""")
+    picture = noise.new_tensor(pixels).view(1, 64, 64, 4).permute(0, 3, 1, 2)[:, :3] / 127.5 - 1
+    from minidiff.evaluate.oracle import oracle
+    found = oracle().read(picture)[0]
+    if [(o["shape"], o["color"]) for o in found["objects"]] != [("star", "yellow")] or found["background"] != "black":
+        wrong.append(f"asked for a yellow star on black, the oracle reads {found}")
+    form.locator("[name=draw]").click()
+    form.locator("[name=stop]").click()
+    page.wait_for_function("document.querySelector('form.live .status').textContent === 'stopped'")
+    if form.locator(".kept figure").count() != 1:
+        wrong.append("a stopped picture was kept")
+    return wrong, told
+
+
 def browse(site: Path, shots: Path) -> tuple[int, list[str]]:
     """(pages opened, what is wrong)."""
     from playwright.sync_api import sync_playwright
@@ -141,7 +230,8 @@ def browse(site: Path, shots: Path) -> tuple[int, list[str]]:
         page.set_default_timeout(60000)
         page.on("console", lambda m: wrong.append(f"{page.url}: {m.type}: {m.text}") if m.type == "error" else None)
         page.on("pageerror", lambda e: wrong.append(f"{page.url}: {e}"))
-        page.on("request", lambda r: r.url.startswith(("file:", "data:")) or wrong.append(f"{page.url}: asks {r.url}"))
+        page.on("request", lambda r: r.url.startswith(("file:", "data:", "blob:")) or
+                wrong.append(f"{page.url}: asks {r.url}"))
         page.on("requestfailed", lambda r: "ABORTED" in (r.failure or "") or          # left while a lazy picture was coming
                 wrong.append(f"{page.url}: {r.url} failed"))
         opened = sorted(site.rglob("*.html"))
@@ -149,15 +239,22 @@ def browse(site: Path, shots: Path) -> tuple[int, list[str]]:
             page.goto(file.resolve().as_uri())
         wrong += [f"gallery: {w}" for w in filters(page, url("gallery.html"))]
         wrong += [f"search: {w}" for w in finds(page, url("search.html"))]
+        wrong += [f"playground: {w}" for w in slides(page, url("playground.html"))]
+        if "form class=\"live\"" in (site / "playground.html").read_text():
+            more, told = draws(page, url("playground.html"))
+            wrong += [f"playground: {w}" for w in more]
+            print("the playground draws:", "; ".join(told))
+        else:
+            print("the playground of this build does not draw; its page says why")
         if "table class=\"sortable\"" in (site / "leaderboard.html").read_text():
             wrong += [f"leaderboard: {w}" for w in sorts(page, url("leaderboard.html"))]
         with tempfile.TemporaryDirectory() as tmp:                         # the same script on three rows that need sorting
             wrong += [f"leaderboard (made up): {w}" for w in sorts(page, stand_in(Path(tmp), site))]
         page.close()
         shots.mkdir(parents=True, exist_ok=True)
-        for width, scheme in ((1280, "light"), (390, "light"), (1280, "dark")):
+        for width, scheme, which in VIEWS:
             page = browser.new_page(viewport={"width": width, "height": 1000 if width > 500 else 844}, color_scheme=scheme)
-            for where in SHOTS if scheme == "light" else SHOTS[1::2]:
+            for where in which:
                 page.goto(url(where))
                 over = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
                 if over > 1:

@@ -1,9 +1,26 @@
 """site/: what makes pages out of code and text. Sphinx and a browser are for `make site` and `make check-site`."""
+import base64
+import gzip
+import hashlib
 import importlib.util
+import io
+import json
+import re
+import shutil
+import subprocess
 import sys
+import tarfile
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
+
+import minidiff
+from minidiff.core.process import ddim_step, to_eps
+from minidiff.data import shapes
 
 ROOT = Path(__file__).parent.parent
 
@@ -16,7 +33,8 @@ def load(name: str):
     return module
 
 
-beside, pages = load("beside"), load("pages")
+sys.path.insert(0, str(ROOT / "site"))                                     # its files import one another
+beside, pages, playground, live, sweeps = (load(n) for n in ("beside", "pages", "playground", "live", "sweeps"))
 SOURCE = '''"""A file.
 
 What it is about."""
@@ -136,3 +154,135 @@ def test_the_board_sorts_by_plain_numbers_and_marks_what_is_missing():
 
 def test_no_bench_says_how_to_make_one():
     assert "minidiff bench --split test" in pages.leaderboard(None) and "<table" not in pages.leaderboard(None)
+
+
+# ---- the playground: what moves ------------------------------------------------------------------------------------------
+
+SWEEPS = json.loads(playground.SWEEPS.read_text())
+
+
+def test_every_sweep_is_told_and_every_told_one_is_there():
+    assert [s["name"] for s in SWEEPS] == list(playground.TOLD)
+    assert all((ROOT / t.page).is_file() for t in playground.TOLD.values())
+
+
+@pytest.mark.parametrize("sweep", SWEEPS, ids=lambda s: s["name"])
+def test_a_strip_holds_a_cell_for_every_setting(sweep):
+    columns, rows = playground.shape(sweep, playground.TOLD[sweep["name"]])
+    values = [len(k["values"]) for k in sweep["knobs"]]
+    for scene in sweep["scenes"]:
+        assert Image.open(playground.SWEEPS.parent / scene["file"]).size == (64 * columns, 64 * rows)
+        assert [len(row) for row in scene["frames"]] == [values[0]] * (values[1] if len(values) > 1 else 1)
+        assert all(f["says"] and f["y"] == f["y"] for row in scene["frames"] for f in row)
+
+
+def test_neighbouring_settings_are_different_pictures():
+    for sweep in SWEEPS:
+        for scene in sweep["scenes"]:
+            strip = Image.open(playground.SWEEPS.parent / scene["file"]).convert("RGB")
+            n = len(sweep["knobs"][0]["values"])
+            cells = [strip.crop((64 * i, 0, 64 * i + 64, 64)).tobytes() for i in range(n)]
+            assert all(a != b for a, b in pairwise(cells)), scene["file"]
+
+
+@pytest.mark.parametrize("name, column, scenes", [
+    ("noise", 0, "SCENES"), ("steps", 1, "SCENES"), ("guidance", 0, "SCENES"), ("inversion", 0, "SCENES"),
+    ("strength", 0, "EDITED"), ("injection", 0, "EDITED")])
+def test_the_truth_beside_the_pictures_is_the_render(name, column, scenes):
+    """A palette must not lose the colour of the one thing that differs."""
+    files = [x["file"] for x in next(s for s in SWEEPS if s["name"] == name)["scenes"]]
+    for file, scene in zip(files, getattr(sweeps, scenes)):
+        strip = torch.from_numpy(np.array(Image.open(playground.SWEEPS.parent / file).convert("RGB"))).permute(2, 0, 1)
+        shown = strip[:, -64:, 64 * column:64 * column + 64] / 127.5 - 1
+        assert (shown - shapes.render(scene)[0]).abs().max() < 2 * 16 / 255
+
+
+def test_the_strips_are_small():
+    assert sum(f.stat().st_size for f in playground.SWEEPS.parent.iterdir()) < 600_000
+
+
+def test_the_page_begins_at_the_settings_it_names_and_says_their_words():
+    page = playground.page(SWEEPS, "", set(pages.code_files()))
+    for s in SWEEPS:
+        block = page[page.index(f'id="sweep-{s["name"]}"'):]
+        at = [k["start"] for k in s["knobs"]]
+        said = s["scenes"][0]["frames"][at[1] if len(at) > 1 else 0][at[0]]["says"]
+        assert f">{playground.html.escape(said)}</p>" in block
+        assert f'--column:{at[0]};--row:{at[1] if len(at) > 1 else 0}"' in block[:block.index("</figure>")]
+    assert page.count('type="range"') == sum(len(s["knobs"]) for s in SWEEPS) + 2                # and two of the form
+    assert 'class="live"' in page and "diffusion.js" in page
+
+
+def test_a_build_without_the_model_says_why():
+    page = playground.page(SWEEPS, "npm was <not> found", set())
+    assert "npm was &lt;not&gt; found" in page and 'class="live"' not in page
+
+
+# ---- the playground: what draws ------------------------------------------------------------------------------------------
+
+def test_the_words_on_the_page_are_the_worlds():
+    named = set(re.findall(r"[a-z]+", " ".join(which for _, which in playground.WORDS)))
+    assert named | {"a", "background"} == set(shapes.VOCAB)
+    tok = minidiff.load("tiny").tokenizer
+    assert all(tok.length(e) <= tok.context for e in playground.EXAMPLES)
+
+
+def test_a_package_with_another_hash_is_refused():
+    right = base64.b64encode(hashlib.sha512(b"archive").digest()).decode()
+    assert live.checked(b"archive", right) == b"archive"
+    with pytest.raises(ValueError, match="expected"):
+        live.checked(b"archivE", right)
+
+
+def test_the_runtime_is_packed_out_of_the_archive_without_npm(tmp_path, monkeypatch):
+    with tarfile.open(tmp_path / f"{live.PACKAGE}-{live.VERSION}.tgz", "w:gz") as tar:
+        for name in (live.API, live.GLUE, live.WASM):
+            entry = tarfile.TarInfo(f"package/dist/{name}")
+            entry.size = len(name)
+            tar.addfile(entry, io.BytesIO(name.encode()))
+    monkeypatch.setattr(live, "checked", lambda archive: archive)
+    monkeypatch.setattr(shutil, "which", lambda name: pytest.fail("npm is not needed"))
+    text = live.runtime(tmp_path)
+    packed = json.loads(text.split("globalThis.minidiffRuntime = ")[1].rstrip(";\n"))
+    assert text.startswith(live.API) and gzip.decompress(base64.b64decode(packed["wasm"])).decode() == live.WASM
+
+
+def test_without_npm_there_is_a_reason(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(live.Missing, match="npm was not found"):
+        live.make(tmp_path)
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="no Node.js here; `make check-site` runs the same in a browser")
+def test_the_loop_in_javascript_is_ours():
+    """Tokens, times, guidance and steps of diffusion.js, around a made up network, against Python's."""
+    pipe = minidiff.load("tiny")
+    prompt, negative, steps, scale = "A small, red circle on the left!", "star", 16, 2.5
+    x = pipe.noise(1, seed=5)
+    model = {"words": pipe.tokenizer.speller.names, "bos": 1, "eos": 2, "pad": 0, "context": pipe.tokenizer.context,
+             "alpha": pipe.schedule.alpha.tolist(), "sigma": pipe.schedule.sigma.tolist()}
+    script = (ROOT / "site/static/diffusion.js").read_text() + f"""
+        const model = {json.dumps(model)};
+        const nets = {{ text: async ids => ids,                               // v = a row's own share of x, times and words
+                        unet: async (x, t, ids) => x.map((v, i) => {{
+                          const row = i < x.length / 2 ? 0 : 1, words = ids.slice(20 * row, 20 * row + 20);
+                          return v * (t / 1000 - .3) + words.reduce((a, b) => a + b) / 100; }}),
+                        vae: async z => z }};
+        let failure = "";
+        try {{ diffusion.tokens("a red dinosaur", model); }} catch (e) {{ failure = e.message; }}
+        diffusion.draw({{ prompt: {json.dumps(prompt)}, negative: "{negative}", latents: {x.flatten().tolist()},
+                          steps: {steps}, scale: {scale}, nets, model }})
+          .then(z => console.log(JSON.stringify({{
+            z: [...z], failure, tokens: diffusion.tokens({json.dumps(prompt)}, model),
+            noise: [...diffusion.noise(7, 20000)], same: diffusion.noise(7, 3)[2] === diffusion.noise(7, 5)[2] }})));
+        """
+    got = json.loads(subprocess.run(["node", "-"], input=script, capture_output=True, text=True, check=True).stdout)
+    ids = pipe.tokenizer([negative, prompt])
+    assert got["tokens"] == ids[1].tolist() and "dinosaur" in got["failure"] and "circle" in got["failure"]
+    ts = pipe.timesteps(steps)
+    for t, s in pairwise(ts):
+        e0, e1 = (to_eps(pipe.schedule, x, x * ((t - 1) / 1000 - .3) + row.sum() / 100, t, "v") for row in ids)
+        x = ddim_step(pipe.schedule, x, e0 + scale * (e1 - e0), t, s)
+    assert torch.allclose(torch.tensor(got["z"]), x.flatten(), atol=1e-4)
+    noise = torch.tensor(got["noise"])
+    assert abs(noise.mean()) < .03 and abs(noise.std() - 1) < .03 and got["same"]
