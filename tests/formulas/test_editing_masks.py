@@ -141,7 +141,8 @@ def test_magicmix_mix():
 
 def test_magicmix_ghosting():
     source, free, out = picture(2, 1), picture(2, 2), picture(2, 3)
-    out[:, :, :2] = source[:, :, :2] + .4 * (free - source)[:, :, :2]      # above, an even mixture and no rest
+    for row, share in ((0, .4), (1, -.3), (2, 1.3)):                       # no rest: between the two, and beyond either
+        out[:, :, row] = source[:, :, row] + share * (free - source)[:, :, row]
     want, kinds = [], set()
     for s, g, o in zip(source, free, out):
         found = []
