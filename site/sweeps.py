@@ -53,7 +53,7 @@ class Sweep:
 
 
 def strip(rows: list[list[Tensor]]) -> Image.Image:
-    """Rows of pictures in one picture of few colours (MAXCOVERAGE keeps the rare ones); short rows are filled with white."""
+    """Rows of pictures in one of few colours (MAXCOVERAGE keeps the rare ones); short rows are filled with white."""
     wide = max(len(r) for r in rows)
     cells = [torch.cat([*r, *[torch.ones(3, 64, 64)] * (wide - len(r))], dim=2) for r in rows]
     pixels = ((torch.cat(cells, dim=1).clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
