@@ -70,7 +70,7 @@ landing = Exercise(
 # ---- direct inversion -----------------------------------------------------------------------------------------------
 
 def follow(x: Tensor, goal: Tensor, share: float) -> Tensor:
-    """Rows x = [sources, edits] (2b c h w) after a move: sources go to `goal` (b c h w), edits by a share of that offset."""
+    """Rows x = [sources, edits] (2b c h w) after a move: sources go to `goal` (b c h w), edits by a share of that move."""
     source, edit = x.chunk(2)
     return torch.cat([goal, edit + share * (goal - source)])
 
