@@ -147,7 +147,7 @@ edge = F.max_pool2d((jump(2) | jump(3)).float(), 5, 1, 2) > 0             # b 1 
 square = ((copy - images) ** 2).mean(1, keepdim=True)
 share = square[edge].sum() / square.sum()
 print(f"{edge.float().mean():.0%} of the pixels lie at an outline, and {share:.0%} of the squared error")
-print(f"mean error at outlines {square[edge].mean().sqrt():.3f}, elsewhere {square[~edge].mean().sqrt():.3f} (of a range of 2)")
+print(f"mean error at outlines {square[edge].mean().sqrt():.3f}, elsewhere {square[~edge].mean().sqrt():.3f}; range 2")
 assert share > 2 * edge.float().mean()
 
 # %% [markdown]
@@ -237,7 +237,7 @@ total = [sum(c.values()) for c in cost.values()]
 for name, c in cost.items():
     print(f"{name.replace(chr(10), ' '):32} {sum(c.values()):12,.2f} billion; " +
           ", ".join(f"{k} {v / sum(c.values()):.0%}" for k, v in c.items()))
-print(f"pixels cost {total[1] / total[0]:.0f} times as much for tiny, {total[3] / total[2]:.0f} times for Stable Diffusion 1.5")
+print(f"pixels cost {total[1] / total[0]:.0f} times as much for tiny, {total[3] / total[2]:.0f} times for Stable Diffusion")
 assert total[1] > 14 * total[0] and total[3] > 64 * total[2]
 
 # %%
@@ -279,7 +279,8 @@ def seconds(fn, times):
 
 with torch.no_grad():
     one, small, large = pipe.embed("a red circle"), pipe.noise(1), torch.zeros(1, 3, 64, 64)
-    on_pixels = UNet(**SIZES["tiny"]["unet"] | dict(in_channels=3, out_channels=3)).eval()        # random weights: same cost
+    on_pixels = UNet(**SIZES["tiny"]["unet"] | dict(in_channels=3, out_channels=3)).eval()
+    # (its weights are random, which costs the same)
     a = seconds(lambda: pipe.eps(small, 500, one), 8)
     b = seconds(lambda: on_pixels(large, torch.tensor([499]), one), 2)
     d = seconds(lambda: decode(small), 3)
@@ -361,8 +362,8 @@ kinds = {}
 for r in rows:
     kinds[r["kind"]] = kinds.get(r["kind"], 0) + r["parameters"]
 everything = sum(kinds.values())
-print("\nUNet by kind of block: " + ", ".join(f"{k} {v / everything:.0%}" for k, v in sorted(kinds.items(), key=lambda i: -i[1])
-                                             if v > .01 * everything))
+most = sorted(kinds.items(), key=lambda i: -i[1])[:4]
+print("\nUNet by kind of block: " + ", ".join(f"{k} {v / everything:.0%}" for k, v in most))
 for part in ("net", "vae", "text"):
     print(f"{part:5} {sum(r['parameters'] for r in trace('tiny', part)):10,} parameters in tiny, "
           f"{sum(r['parameters'] for r in trace('sd15', part)):12,} in Stable Diffusion 1.5")

@@ -281,7 +281,7 @@ for size in ("dit-s-2", "dit-b-2", "dit-l-2", "dit-xl-2"):
     big, d, depth = minidiff.build(size, device="meta").net, known["dim"], known["depth"]
     count = sum(p.numel() for p in big.parameters())
     ends = (16 * d + d) + 256 * d + (256 * d + d) + (d * d + d) + 1001 * d + (2 * d * d + 2 * d) + (32 * d + 32)
-    formula = depth * (18 * d * d + 15 * d) + ends        # ends: patches, places, time, classes, last modulation, last layer
+    formula = depth * (18 * d * d + 15 * d) + ends        # ends: patches, places, time, classes, last modulation and layer
     found[size] = count, multiplications(big, *inputs)
     print(f"{size:9} {d:6} {depth:6} {known['heads']:6}  {count:11,}  {formula:11,}  {found[size][1]:11.2f} billion")
     assert count == formula
