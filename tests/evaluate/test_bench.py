@@ -256,6 +256,20 @@ def test_better_needs_the_same_scenes_and_a_difference_that_chance_does_not_expl
     assert "yes" in leaderboard.winner_table(found)
 
 
+def test_a_method_that_saw_fewer_scenes_wins_nothing():
+    a, b = [row("a", i=i, score=.4) for i in range(4)], [row("b", i=0, score=.9)]
+    assert leaderboard.winners({"a": a, "b": b}, False)["move"] | {"score": 0} == {
+        "best": "a", "score": 0, "second": None, "scenes": 4, "difference": None}
+
+
+def test_a_scene_whose_truth_is_misread_grades_nobody(tmp_path):
+    rows = [row(n, i=i, score=1 - i, T=1 - (n == "truth" and i == 1), K=1., B=50., C=50.) for n in ("a", "truth")
+            for i in range(2)]
+    facts = leaderboard.write(rows, tmp_path, split="dev")
+    assert facts["unfit"] == [("move", 1)] and [m["score"] for m in facts["methods"]] == [1, 1]
+    assert "move 1" in (tmp_path / "leaderboard.md").read_text() and not facts["passed"]      # half of the truths misread
+
+
 def test_area_of_a_curve_is_what_its_settings_dominate():
     assert leaderboard.dominated([(1., 1.)]) == 1 and leaderboard.dominated([(.5, 1.), (1., .5)]) == .75
     assert leaderboard.dominated([(.5, .5), (.4, .4)]) == pytest.approx(.25) and leaderboard.dominated([(0., 1.)]) == 0
