@@ -168,10 +168,11 @@ def gallery(found: list[Card], code: set[str]) -> str:
 
 # ---- the leaderboard --------------------------------------------------------------------------------------------------
 
-COLUMNS = (("method", "method", 1, 0), ("inputs", "inputs", 1, 0), ("T", "T %", 100, 0), ("K", "K %", 100, 0),
-           ("B", "B dB", 1, 1), ("C", "C dB", 1, 1), ("P", "P", 1, 3), ("D", "D ×10³", 1000, 1), ("Q1", "Q1", 1, 2),
-           ("Q2", "Q2", 1, 2), ("score", "EditScore", 1, 3), ("disagree", "disagree %", 100, 0), ("nfe", "evals", 1, 0),
-           ("seconds", "s/edit", 1, 2), ("mb", "MB", 1, 0))                 # key, head, factor, digits
+# key of bench.json, head, factor, digits
+COLUMNS = (("method", "method", 1, 0), ("inputs", "inputs", 1, 0), ("rows", "n", 1, 0), ("T", "T %", 100, 0),
+           ("K", "K %", 100, 0), ("B", "B dB", 1, 1), ("C", "C dB", 1, 1), ("P", "P", 1, 3),
+           ("D", "D ×10³", 1000, 1), ("Q1", "Q1", 1, 2), ("Q2", "Q2", 1, 2), ("score", "EditScore", 1, 3),
+           ("disagree", "disagree %", 100, 0), ("nfe", "evals", 1, 0), ("seconds", "s/edit", 1, 2), ("mb", "MB", 1, 0))
 
 
 def board(facts: dict, kind: str = "") -> str:
