@@ -84,9 +84,12 @@ words = sum(P[span].sum(0).mean().item() for _, span in tok.token_spans(prompt))
 print(f"share of the attention that goes to words: {words:.0%}; the rest goes to the start, the end and the padding")
 
 # %% [markdown]
-# In a large model these maps look like the objects. Here they are blunt (8 × 8 places, 2.4 million parameters): "star"
-# lights up around the star, other words are read at a few spots that serve as switches. What matters for the method is
-# less that they are pretty than that they are *the source's*.
+# (Each map is scaled to its own brightest place; the number says how bright that is.) In a large model these maps look
+# like the objects. Here they are blunt (8 × 8 places, 2.4 million parameters). "star" lights up on the star; others are
+# read at a few spots that serve as switches; "yellow" and "purple" are not read here at all. They need not be: the text
+# tower of this model was taught to write each object's colour into its neighbours' states too, so that "star" already
+# says yellow (`tutorials/00_the_six_words.md`). What matters for the method is less that the maps are pretty than that
+# they are *the source's*.
 #
 # ## 2. Which word stands for which
 # The edit's prompt has other words, so the source's columns must be carried over: a matrix $M$ with $P_\text{source} M$
