@@ -21,7 +21,7 @@ from minidiff.evaluate.items import KINDS, items
 from minidiff.evaluate.metrics import bootstrap_ci
 from minidiff.io import grid, read_image, write_bytes, write_json
 
-BLOCK = re.compile(r"(<!-- leaderboard -->\n).*?(<!-- end -->)", re.S)
+BLOCK = re.compile(r"(<!-- leaderboard( in short)? -->\n).*?(<!-- end -->)", re.S)
 FEW = 6                                                  # scenes below which no interval says anything
 MEANS = ("T", "K", "B", "C", "P", "D", "Q1", "Q2", "B_vae", "C_vae", "B_floor", "B_pie", "Bn", "Cn", "score", "disagree",
          "T1", "T2", "nfe")
@@ -169,6 +169,14 @@ def kind_table(lines: list[dict]) -> str:
         *[num(s["by_objects"][o]) for o in "12"]] for s in lines])
 
 
+def short_table(lines: list[dict]) -> str:
+    """All methods in one narrow table, for a front page."""
+    score = lambda s: f"**{num(s['score'])}** ({ci(s['score_ci'], 2)})"  # noqa: E731
+    return table(["method", "inputs", "n", *KINDS, "EditScore (95%)", "evals", "s/edit"], [[
+        s["method"], s["inputs"] or "-", str(s["rows"]), *[num(s["by_kind"].get(k, {}).get("score")) for k in KINDS],
+        score(s), num(s["nfe"], 0), num(s["seconds"], 1)] for s in lines])
+
+
 def winner_table(found: dict[str, dict]) -> str:
     def better(w: dict) -> str:
         d, enough = w["difference"], w["scenes"] >= FEW
@@ -227,8 +235,9 @@ def write(rows: list[dict], out: Path, *, split: str, page: Path | None = None) 
     if page is not None:
         text = Path(page).read_text()
         if not BLOCK.search(text):
-            raise ValueError(f"{page} has no block between <!-- leaderboard --> and <!-- end -->")
-        write_bytes(BLOCK.sub(lambda m: f"{m[1]}\n{markdown(facts)}\n{m[2]}", text).encode(), page)
+            raise ValueError(f"{page} has no block between <!-- leaderboard --> (or leaderboard in short) and <!-- end -->")
+        made = {"": markdown(facts), " in short": short_table(facts["methods"]) + "\n"}
+        write_bytes(BLOCK.sub(lambda m: f"{m[1]}\n{made[m[2] or '']}\n{m[3]}", text).encode(), page)
     return facts
 
 
