@@ -242,15 +242,15 @@ def write(rows: list[dict], out: Path, *, split: str, page: Path | None = None) 
 
 
 def sheet(lines: dict[str, dict], out: Path, split: str) -> None:
-    """grid.png: source, truth and every method's picture, one row for the first scene of each kind."""
+    """grid.png: a column for the first scene of each kind; source, truth, then a row for every method."""
     shown = [n for n in lines if n not in ("copy", "truth", "vae-copy", "vae-truth") and "@" not in n] or list(lines)
-    pictures, titles, blank = [], [], torch.zeros(3, 64, 64)
-    score = lambda n, kind: num(lines[n]["by_kind"].get(kind, {}).get("first"))  # noqa: E731
-    for kind in KINDS:
-        files = [out / "pictures" / f"{n}.{kind}.png" for n in shown]
-        if any(f.exists() for f in files):
-            item = items(split, 1, (kind,))[0]
-            pictures += [item.image[0], item.answer[0], *[read_image(f)[0] if f.exists() else blank for f in files]]
-            titles += [item.source, item.target, *[f"{n} {score(n, kind)}" for n in shown]]
-    if pictures:
-        grid(pictures, titles, 2 + len(shown), out / "grid.png", side=128)
+    file = lambda n, kind: out / "pictures" / f"{n}.{kind}.png"  # noqa: E731
+    kinds = [k for k in KINDS if any(file(n, k).exists() for n in shown)]
+    first, blank = [items(split, 1, (k,))[0] for k in kinds], torch.ones(3, 64, 64)
+    pictures, titles = [i.image[0] for i in first] + [i.answer[0] for i in first], [i.source for i in first]
+    titles += [i.target for i in first]
+    for n in shown:
+        pictures += [read_image(file(n, k))[0] if file(n, k).exists() else blank for k in kinds]
+        titles += [f"{n} {num(lines[n]['by_kind'].get(k, {}).get('first'))}" for k in kinds]
+    if kinds:
+        grid(pictures, titles, len(kinds), out / "grid.png", side=128)
