@@ -38,7 +38,7 @@ SEEDS = 10_000                                           # apart: the noise seed
 def call(pipe: Pipe, m: Method, its: list[Item], wrong: list[str], seed: int, options: dict) -> tuple[torch.Tensor, Cost]:
     """The edits (b 3 64 64) of some items, and what they cost; picture i has seed + i. Of the pictures returned the last b
     are the edits: some methods return the source's reconstruction first."""
-    known = given(m.fn, its, masked=m.masked, seed=seed, truth=torch.cat([i.answer for i in its]),
+    known = given(m.fn, its, masked=m.masked, misread=m.misread, seed=seed, truth=torch.cat([i.answer for i in its]),
                   wrong=wrong[0] if len(wrong) == 1 else wrong)
     with Cost(pipe) as cost:
         out = m.fn(pipe, **known | options)
@@ -155,7 +155,7 @@ def bench(pipe: Pipe | None, *, methods: tuple[str, ...] = (), split: Literal["d
           progress: bool = True) -> dict:
     """Score editing methods against the true edited pictures of known scenes.
 
-    methods  controls, techniques, NAME+mask, NAME@option=value (default: all that the bench can run)
+    methods  controls, techniques, NAME+mask, NAME+misread, NAME@option=value (default: all that the bench can run)
     split    dev, to tune on, or test, to report
     items    scenes of each kind of edit (default: 8 of dev, 50 of test)
     seeds    noise seeds for each scene

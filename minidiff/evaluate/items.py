@@ -50,6 +50,15 @@ class Item:
         return shapes.edit_mask(self.scene, self.truth)
 
     @cached_property
+    def misread(self) -> str:
+        """The source caption with one wrong word: another ground, or another colour of the first object if the ground is
+        what the edit is about."""
+        word = self.scene.objects[0].color if self.kind == "background" else self.scene.background
+        said = self.source.split() + self.target.split()
+        wrong = next(c for c in shapes.COLORS if c not in said)
+        return " ".join(wrong if w == word else w for w in self.source.split())
+
+    @cached_property
     def words(self) -> tuple[str, str] | None:
         a, b = self.source.split(), self.target.split()
         changed = [(x, y) for x, y in zip(a, b) if x != y]
@@ -72,14 +81,15 @@ def items(split: str = "dev", n: int = 8, kinds: tuple[str, ...] = KINDS, seed: 
     return [_item(kind, split, i, seed) for kind in kinds for i in range(n)]
 
 
-def given(fn, its: Item | list[Item], *, masked: bool = False, **more) -> dict:
+def given(fn, its: Item | list[Item], *, masked: bool = False, misread: bool = False, **more) -> dict:
     """What a technique may ask for by name, of what one or several items know: prompts become lists, pictures a batch. A
-    mask goes to those that need one, or with `masked` to all that take one. `more`: what else is known."""
+    mask goes to those that need one, or with `masked` to all that take one; `misread`: the source caption has a wrong
+    word. `more`: what else is known."""
     its = [its] if isinstance(its, Item) else its
     words = lambda what: getattr(its[0], what) if len(its) == 1 else [getattr(i, what) for i in its]  # noqa: E731
     cat = lambda what: torch.cat([getattr(i, what) for i in its])  # noqa: E731
-    known = {"image": cat("image"), "source": words("source"), "target": words("target"), "prompt": words("target"),
-             "mask": cat("mask"), "seed": its[0].seed} | more
+    known = {"image": cat("image"), "source": words("misread" if misread else "source"), "target": words("target"),
+             "prompt": words("target"), "mask": cat("mask"), "seed": its[0].seed} | more
     asked = inspect.signature(fn).parameters
     return {k: v for k, v in known.items()
             if k in asked and (k != "mask" or masked or asked[k].default is inspect.Parameter.empty)}

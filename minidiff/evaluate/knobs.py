@@ -56,13 +56,13 @@ SWEEPS = {
 def names(method: str) -> list[str]:
     """Under which names the knobs of a method may stand, the first that is known counts: its own, that without a mask, that
     of the method it shares its knobs with."""
-    base = method.split("@")[0]
+    base = method.split("@")[0].removesuffix("+misread")
     plain = base.removesuffix("+mask")
     return [base, plain, LIKE.get(plain, plain)]
 
 
 def sweep(method: str) -> Sweep:
-    """By name, with or without "+mask" and "@..."."""
+    """By name, with or without "+mask", "+misread" and "@..."."""
     return next((SWEEPS[name] for name in names(method) if name in SWEEPS), Sweep())
 
 

@@ -22,6 +22,7 @@ from minidiff.evaluate.metrics import bootstrap_ci
 from minidiff.io import grid, read_image, write_bytes, write_json
 
 BLOCK = re.compile(r"(<!-- leaderboard( in short)? -->\n).*?(<!-- end -->)", re.S)
+MISREAD = "+misread"
 FEW = 6                                                  # scenes below which no interval says anything
 MEANS = ("T", "K", "B", "C", "P", "D", "Q1", "Q2", "B_vae", "C_vae", "B_floor", "B_pie", "Bn", "Cn", "score", "disagree",
          "T1", "T2", "nfe")
@@ -72,7 +73,7 @@ def summary(rows: list[dict]) -> dict:
 
 
 def ranked(name: str) -> bool:
-    return name not in CONTROLS and "@" not in name
+    return name not in CONTROLS and "@" not in name and MISREAD not in name
 
 
 def winners(groups: dict[str, list[dict]], masked: bool) -> dict[str, dict]:
@@ -107,6 +108,13 @@ def curves(groups: dict[str, list[dict]]) -> dict[str, dict]:
         if len(points) >= 3:
             out[base] = {"knob": knob, "points": points, "area": dominated([(b, t) for _, b, t in points])}
     return out
+
+
+def misread(groups: dict[str, list[dict]]) -> dict[str, dict]:
+    """{method: how it does when the source caption has a wrong word, and the paired difference to the right caption}."""
+    pairs = {n: groups.get(n.replace(MISREAD, ""), []) for n in groups if MISREAD in n}
+    return {n: {"T": mean(r["T"] for r in groups[n]), "K": mean(r["K"] for r in groups[n]), "score": interval(groups[n]),
+                "difference": difference(groups[n], right)} for n, right in pairs.items() if right}
 
 
 def dominated(points: list[tuple[float, float]]) -> float:
@@ -201,6 +209,11 @@ def markdown(facts: dict) -> str:
             ["method", "knob", "value: Bn, T", "area"],
             [[n, c["knob"], "; ".join(f"{v:g}: {b:.2f}, {t:.2f}" for v, b, t in c["points"]), num(c["area"], 3)]
              for n, c in facts["curves"].items()])]
+    if facts["misread"]:
+        parts += ["With one wrong word in the source caption:", table(
+            ["method", "T %", "K %", "EditScore (95%)", "difference to the right caption (95%)"],
+            [[n, num(100 * m["T"], 0), num(100 * m["K"], 0), f"{num(m['score'][0], 3)} ({ci(m['score'][1:])})",
+              f"{num(m['difference'][0], 3)} ({ci(m['difference'][1:])})"] for n, m in facts["misread"].items()])]
     if facts["controls"]:
         parts += ["Controls:", "\n".join(f"- {'holds' if ok else '**FAILS**'}: {claim}" for claim, ok in facts["controls"])]
     return "\n\n".join(parts) + "\n"
@@ -219,6 +232,8 @@ def write(rows: list[dict], out: Path, *, split: str, page: Path | None = None) 
     true, bad = len(groups.get("truth", [])), unfit(groups)
     groups = {n: [r for r in rows if (r["kind"], r["i"]) not in bad] for n, rows in groups.items()}
     groups = {n: rows for n, rows in groups.items() if rows}
+    wrong = misread(groups)
+    groups = {n: rows for n, rows in groups.items() if n not in wrong}
     most = max(len(by_scene(rows)) for rows in groups.values())
     order = sorted(groups, key=lambda n: (n in CONTROLS, len(by_scene(groups[n])) < most,
                                           -np.mean([r["score"] for r in groups[n]])))
@@ -226,7 +241,7 @@ def write(rows: list[dict], out: Path, *, split: str, page: Path | None = None) 
     checks = controls(lines)
     checks += [("the oracles read 95% of the true pictures right", len(bad) <= .05 * true)] if true else []
     facts = {"split": split, "scenes": 1 + max(r["i"] for r in rows), "seeds": 1 + max(r["k"] for r in rows),
-             "unfit": bad, "methods": list(lines.values()), "curves": curves(groups), "controls": checks,
+             "unfit": bad, "methods": list(lines.values()), "curves": curves(groups), "misread": wrong, "controls": checks,
              "winners": {"not told the mask": winners(groups, False), "told the exact mask": winners(groups, True)},
              "passed": all(ok for _, ok in checks)}
     write_json(facts, out / "bench.json")

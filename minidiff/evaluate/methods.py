@@ -1,7 +1,8 @@
 """Which methods ShapesEditBench can run, and what each is given: read off the functions' signatures (card C29.5).
 
-A name is a control (evaluate/controls.py) or a technique (techniques.py), one that may take a mask with "+mask"; each with
-options after "@": `sdedit+mask@strength=0.9`.
+A name is a control (evaluate/controls.py) or a technique (techniques.py), one that may take a mask with "+mask", one that
+reads the source caption with "+misread" for a caption with a wrong word; each with options after "@":
+`sdedit+mask@strength=0.9`.
 """
 import inspect
 import sys
@@ -24,6 +25,7 @@ class Method:
     name: str
     fn: Callable
     masked: bool
+    misread: bool = False
 
     @property
     def inputs(self) -> str:
@@ -48,7 +50,7 @@ def lacks(fn) -> list[str]:
 
 def method(name: str) -> Method:
     """A method by its name; ValueError if there is none, or items cannot serve it."""
-    base = name.split("@")[0]
+    base = name.split("@")[0].removesuffix("+misread")
     plain = base.removesuffix("+mask")
     if plain not in CONTROLS and plain not in EDITS:
         raise ValueError(f"no method called {plain!r}; there are: {', '.join([*CONTROLS, *EDITS])}")
@@ -56,9 +58,12 @@ def method(name: str) -> Method:
     if missing := lacks(fn):
         raise ValueError(f"{plain} cannot be asked here: it needs {', '.join(missing)}; the bench gives image, source, "
                          "target or prompt, mask, seed")
-    m, asked = Method(name, fn, base != plain), inspect.signature(fn).parameters
+    asked = inspect.signature(fn).parameters
+    m = Method(name, fn, masked=base != plain, misread=base != name.split("@")[0])
     if m.masked and "mask" not in asked:
         raise ValueError(f"{plain} takes no mask; leave +mask out")
+    if m.misread and "source" not in asked:
+        raise ValueError(f"{plain} reads no source caption; leave +misread out")
     for kind in KINDS if not any(p.kind is p.VAR_KEYWORD for p in asked.values()) else ():
         if wrong := knobs.chosen(name, kind).keys() - asked.keys():
             raise ValueError(f"{plain} has no option {', '.join(sorted(wrong))}; it has {', '.join(asked)}")

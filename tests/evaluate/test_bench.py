@@ -15,7 +15,7 @@ from minidiff.data import shapes
 from minidiff.evaluate import bench, knobs, leaderboard, methods, scores
 from minidiff.evaluate.controls import CONTROLS
 from minidiff.evaluate.cost import Cost
-from minidiff.evaluate.items import KINDS, items
+from minidiff.evaluate.items import KINDS, given, items
 from minidiff.evaluate.sight import see
 from minidiff.models.attribute_net import canonical
 
@@ -166,6 +166,18 @@ def test_what_was_seen_is_where_it_is():
         assert abs(o["x"] - x) < 1 and abs(o["y"] - y) < 1
 
 
+def test_a_misread_caption_has_one_wrong_word_and_the_wish_is_as_before():
+    for item in items("test", 4):
+        said, wrong = item.source.split(), item.misread.split()
+        changed = [(a, b) for a, b in zip(said, wrong) if a != b]
+        assert len(said) == len(wrong) and len(changed) == 1 and changed[0][1] not in said + item.target.split()
+        assert changed[0][0] in item.target.split()                           # the edit itself is about another word
+    m = methods.method("edict+misread@steps=9")
+    assert m.misread and not m.masked and m.inputs == "PS" and methods.method("diffedit+mask+misread").masked
+    assert given(m.fn, item, misread=True)["source"] == item.misread and given(m.fn, item)["source"] == item.source
+    assert knobs.chosen("edict+misread", "add") == knobs.chosen("edict", "add")
+
+
 # ---- methods, cost, knobs ------------------------------------------------------------------------------------------
 
 def test_inputs_are_read_off_the_signature():
@@ -178,7 +190,7 @@ def test_inputs_are_read_off_the_signature():
 
 @pytest.mark.parametrize("name, told", [("sdxl", "no method called"), ("instruct-pix2pix", "instruction"),
                                         ("copy+mask", "takes no mask"), ("sdedit@strenght=.5", "no option strenght"),
-                                        ("ddnm", "task")])
+                                        ("ddnm", "task"), ("sdedit+misread", "reads no source caption")])
 def test_methods_that_cannot_run_are_refused_with_the_reason(name, told):
     with pytest.raises(ValueError, match=told):
         methods.method(name)
@@ -268,6 +280,17 @@ def test_a_scene_whose_truth_is_misread_grades_nobody(tmp_path):
     facts = leaderboard.write(rows, tmp_path, split="dev")
     assert facts["unfit"] == [("move", 1)] and [m["score"] for m in facts["methods"]] == [1, 1]
     assert "move 1" in (tmp_path / "leaderboard.md").read_text() and not facts["passed"]      # half of the truths misread
+
+
+def test_the_cost_of_a_wrong_word_is_measured_on_the_same_scenes_and_stands_apart(tmp_path):
+    scores = {"a": .5, "a+misread": .3, "b+misread": .9}
+    rows = [row(n, i=i, score=score + .1 * i) for n, score in scores.items() for i in (0, 1)]
+    facts = leaderboard.write(rows, tmp_path, split="dev")
+    assert facts["misread"].keys() == {"a+misread"}                           # b never ran with the right caption
+    assert facts["misread"]["a+misread"]["difference"] == pytest.approx((-.2, -.2, -.2))
+    assert [m["method"] for m in facts["methods"]] == ["b+misread", "a"]
+    assert facts["winners"]["not told the mask"]["move"]["best"] == "a"
+    assert "one wrong word" in (tmp_path / "leaderboard.md").read_text()
 
 
 def test_area_of_a_curve_is_what_its_settings_dominate():

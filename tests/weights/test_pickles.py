@@ -81,8 +81,8 @@ def claim(offset, size, stride, ident=("storage", torch.FloatStorage, "0", "cpu"
 
 
 def refused(path, *words, read=open_tensors, traced=True):
-    """Reading fails in one line with the file's name and these words; it costs little memory, or little time: that of 200
-    plain loops over as many steps as a pickle may have, measured here and now, for machines differ and are busy."""
+    """Reading fails in one line with the file's name and these words; it costs little memory, or it ends: within the
+    time of 2,000 plain loops over as many steps as a pickle may have, where a bomb that goes off takes hours."""
     start = time.process_time()
     for _ in range(400_000):
         pass
@@ -96,7 +96,7 @@ def refused(path, *words, read=open_tensors, traced=True):
     text = str(e.value)
     assert "\n" not in text and len(text) < 700 and all(w in text for w in (str(path), *words)), text
     spent = time.process_time() - start
-    assert peak < 30e6 and (traced or spent < 200 * floor), (peak, spent, floor)
+    assert peak < 30e6 and (traced or spent < 2_000 * floor), (peak, spent, floor)
 
 
 # ---- honest files: what torch reads ---------------------------------------------------------------------------------
