@@ -12,7 +12,7 @@ import torch
 import minidiff
 from minidiff.__main__ import main
 from minidiff.data import shapes
-from minidiff.evaluate import bench, knobs, leaderboard, methods, scores
+from minidiff.evaluate import bench, knobs, leaderboard, methods, scores, summary
 from minidiff.evaluate.controls import CONTROLS
 from minidiff.evaluate.cost import Cost
 from minidiff.evaluate.items import KINDS, given, items
@@ -237,7 +237,7 @@ def test_shipped_knobs_are_of_methods_and_options_that_exist():
 # ---- files ---------------------------------------------------------------------------------------------------------
 
 def row(name="a", kind="move", i=0, k=0, score=.5, **kw):
-    zero = dict.fromkeys(leaderboard.MEANS, 0.)
+    zero = dict.fromkeys(summary.MEANS, 0.)
     return zero | {"method": name, "inputs": "P", "split": "dev", "fitted": True, "kind": kind, "i": i, "k": k, "cfg": "x",
                    "objects": 1 + i % 2, "batch": 1, "seconds": 1., "mb": None, "score": score} | kw
 
@@ -245,13 +245,13 @@ def row(name="a", kind="move", i=0, k=0, score=.5, **kw):
 def test_order_changes_no_mean_and_scenes_are_the_unit():
     rng = np.random.default_rng(0)
     rows = [row(i=i, k=k, kind=kind, score=float(rng.random())) for kind in KINDS[:3] for i in range(5) for k in range(2)]
-    a, b = leaderboard.summary(rows), leaderboard.summary([rows[j] for j in rng.permutation(len(rows))])
+    a, b = summary.line(rows), summary.line([rows[j] for j in rng.permutation(len(rows))])
     for s in (a, b):
         s["by_kind"] = {k: v["score"] for k, v in s["by_kind"].items()}
     assert all(a[c] == pytest.approx(b[c]) for c in ("score", "T", "seconds"))
     assert a["by_kind"] == pytest.approx(b["by_kind"])
-    twice = leaderboard.interval([row(i=i, k=k, score=i / 9) for i in range(10) for k in range(8)])
-    once = leaderboard.interval([row(i=i, score=i / 9) for i in range(10)])
+    twice = summary.interval([row(i=i, k=k, score=i / 9) for i in range(10) for k in range(8)])
+    once = summary.interval([row(i=i, score=i / 9) for i in range(10)])
     assert twice == pytest.approx(once)                                       # more seeds of the same scenes: no surer
 
 
@@ -259,18 +259,18 @@ def test_better_needs_the_same_scenes_and_a_difference_that_chance_does_not_expl
     rng = np.random.default_rng(1)
     base = rng.random(30)
     a, b = [[row(n, i=i, score=float(v)) for i, v in enumerate(base + d)] for n, d in (("a", .05), ("b", 0.))]
-    mean, low, _ = leaderboard.difference(a, b)
+    mean, low, _ = summary.difference(a, b)
     assert mean == pytest.approx(.05) and low > .04                           # though single scores spread over 0..1
-    few = leaderboard.winners({"a": a[:4], "b": b[:4]}, False)
+    few = summary.winners({"a": a[:4], "b": b[:4]}, False)
     assert "too few scenes" in leaderboard.winner_table(few)                  # though all four differ by the same
-    found = leaderboard.winners({"a": a, "b": b, "copy": [row("copy", score=9.)], "a@x=1": [row("a@x=1", score=9.)]}, False)
+    found = summary.winners({"a": a, "b": b, "copy": [row("copy", score=9.)], "a@x=1": [row("a@x=1", score=9.)]}, False)
     assert found["move"]["best"] == "a" and found["move"]["second"] == "b"
     assert "yes" in leaderboard.winner_table(found)
 
 
 def test_a_method_that_saw_fewer_scenes_wins_nothing():
     a, b = [row("a", i=i, score=.4) for i in range(4)], [row("b", i=0, score=.9)]
-    assert leaderboard.winners({"a": a, "b": b}, False)["move"] | {"score": 0} == {
+    assert summary.winners({"a": a, "b": b}, False)["move"] | {"score": 0} == {
         "best": "a", "score": 0, "second": None, "scenes": 4, "difference": None}
 
 
@@ -294,8 +294,8 @@ def test_the_cost_of_a_wrong_word_is_measured_on_the_same_scenes_and_stands_apar
 
 
 def test_area_of_a_curve_is_what_its_settings_dominate():
-    assert leaderboard.dominated([(1., 1.)]) == 1 and leaderboard.dominated([(.5, 1.), (1., .5)]) == .75
-    assert leaderboard.dominated([(.5, .5), (.4, .4)]) == pytest.approx(.25) and leaderboard.dominated([(0., 1.)]) == 0
+    assert summary.dominated([(1., 1.)]) == 1 and summary.dominated([(.5, 1.), (1., .5)]) == .75
+    assert summary.dominated([(.5, .5), (.4, .4)]) == pytest.approx(.25) and summary.dominated([(0., 1.)]) == 0
 
 
 def test_a_torn_line_is_dropped_and_the_next_run_appends_behind_it(tmp_path):
