@@ -20,7 +20,7 @@ from minidiff.weights.store import load_clip
 
 CHEAP = {"imagic": dict(text_updates=1, net_updates=1, batch=2, eta=.5), "unitune": dict(updates=1, batch=2),
          "pivotal-tuning": dict(updates=1), "diffusion-clip": dict(updates=1, train_steps=2, batch=1),
-         "asyrp": dict(pictures=2), "boundary": dict(pictures=4), "delta-denoising": dict(iterations=2),
+         "asyrp": dict(pictures=2, learn=1), "boundary": dict(pictures=4), "delta-denoising": dict(iterations=2),
          "null-text": dict(inner=1), "edict": dict(p=.98), "anagram": dict(other="a red square"),
          "attend-and-excite": dict(words=("cyan", "ring"), most=1), "ddnm": dict(task="sr2"), "ddrm": dict(task="sr2")}
 ELSEWHERE = {"instruct-pix2pix": "its eight channels: test_sd_parity.py",
