@@ -239,8 +239,10 @@ def train(rest: list[str]) -> int:
     p.add_argument("--out", type=Path, default=Path("runs/tiny"), metavar="FOLDER", help="default runs/tiny")
     names = arguments(p, recipe, skip=("out",))
     args = parse(p, rest[1:], pictures=())
-    recipe(args.out, **given(args, names))
-    print(args.out)
+    told = given(args, names)
+    recipe(args.out, **told)
+    folder = args.out / (name if told.get("data", "shapes") == "shapes" else f"{name}-{told['data']}")
+    print(f"{folder}: try it with --model {folder}")
     return 0
 
 

@@ -24,7 +24,7 @@ from minidiff.models.vae import VAE
 from minidiff.train.autoencoder import autoencoder_loss, image_batches, psnr, standardise
 from minidiff.train.clip import clip_batches, clip_loss, retrieval, word_distances
 from minidiff.train.ddpm import picture_batches, shape_batches
-from minidiff.train.fit import fit, save_atomic
+from minidiff.train.fit import fit, process_group, save_atomic
 from minidiff.train.latent_diffusion import (
     binding_gain,
     diffusion_loss,
@@ -34,7 +34,7 @@ from minidiff.train.latent_diffusion import (
     standardise_text,
 )
 from minidiff.train.words import Taught, told, word_batch, word_loss
-from minidiff.weights.store import PARTS, TINY, build, fill, load_weights, ship
+from minidiff.weights.store import PARTS, TINY, build, fill, keep, load_weights, ship
 
 LATENT = (4, 16, 16)
 STEPS = {"vae": 1700, "clip": 1200, "words": 400, "tiny": 6600,                    # as shipped
@@ -113,7 +113,14 @@ def train_denoiser(name: str, out: Path, vae: VAE, text: CLIPText, *, steps: int
         return {"images": step * batch, "gain": shape_gain(pipe), "binding": binding_gain(pipe)}
     fit(net, lambda n, b: diffusion_loss(n, b, pipe.schedule, pipe.prediction), batches, steps=steps, out=out / name, lr=lr,
         muon_lr=muon_lr, ema=.9995, decay=.2, seed=seed, peek=peek, peek_every=peek_every, **kw)
-    net.requires_grad_(False)
+    return finished(pipe, out / name, steps=steps, seed=seed)
+
+
+def finished(pipe, folder: Path, **facts):
+    """Freeze the network and keep the pipe in its folder, so that `minidiff.load(folder)` gives it back."""
+    pipe.net.requires_grad_(False)
+    if process_group(next(pipe.net.parameters()).device.type)[0] == 0:
+        keep(pipe, folder, **facts)
     return pipe
 
 
@@ -145,8 +152,7 @@ def train_tiny_pixel(out: Path = Path("runs/tiny"), *, data: str = "shapes", roo
     fit(pipe.net.requires_grad_(True), lambda n, b: diffusion_loss(n, b, pipe.schedule, pipe.prediction), batches,
         steps=steps, out=Path(out) / name, lr=2e-3, muon_lr=4.5e-3, ema=.9995, decay=.2, seed=seed, peek=peek,
         peek_every=500, **kw)
-    pipe.net.requires_grad_(False)
-    return pipe
+    return finished(pipe, Path(out) / name, steps=steps, seed=seed)
 
 
 def text_tower(clip: CLIP) -> CLIPText:

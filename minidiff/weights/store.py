@@ -1,7 +1,8 @@
 """Finding, checking and loading weights; building networks from `SIZES`.
 
 Shipped weights live in `weights/tiny/*.safetensors` beside `manifest.json`, which holds each file's SHA-256, the recipe
-that made it, its seed and cost. A file whose hash differs is refused. Nothing here ever unpickles code.
+that made it, its seed and cost. A file whose hash differs is refused. Nothing here ever unpickles code. A model you train
+is kept the same way, in a folder of its own (`keep`), and `load` and `--model` take that folder.
 """
 import json
 import os
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from minidiff.core import schedule
 from minidiff.core.pipe import Pipe
+from minidiff.core.process import PREDICTIONS
 from minidiff.data import shapes
 from minidiff.models.clip import CLIP
 from minidiff.models.dit import DiT
@@ -26,6 +28,7 @@ from minidiff.models.vae import VAE
 from minidiff.weights.mapped import sha256
 
 TINY = Path(__file__).parent / "tiny"
+SCHEDULES = ("linear", "scaled_linear", "cosine", "sigmoid", "flow")
 PIXEL_CLASSES = tuple(f"{color} {shape}" for shape in shapes.SHAPES for color in shapes.COLORS)
 PARTS = {"tiny": {"net": "unet", "vae": "vae", "text": "text"}, "tiny-dit": {"net": "dit", "vae": "vae", "text": "text"},
          "tiny-pixel": {"net": "pixel"}}                                # module of the pipe -> name of the shipped file
@@ -58,20 +61,48 @@ def _reads_text(spec: dict) -> bool:
 
 def load(name: str | Path = "tiny", *, device: str | torch.device | None = None, dtype: torch.dtype | None = None,
          **options) -> Pipe:
-    """A trained pipe: "tiny", "tiny-dit" or "tiny-pixel", whose weights are part of the package, or the path of a public
-    model's file or folder, with the options of `weights.real.load_model`."""
-    if str(name) not in PARTS:
+    """A trained pipe: "tiny", "tiny-dit" or "tiny-pixel", whose weights are part of the package, the folder of one that
+    `minidiff train` made, or the path of a public model's file or folder, with the options of `weights.real.load_model`."""
+    trained = (Path(name) / "manifest.json").is_file()
+    if str(name) not in PARTS and not trained:
         if not Path(name).exists():
             raise ValueError(f"model {str(name)!r} is unknown: neither one of the shipped ones ({', '.join(PARTS)}) nor a "
                              "file or folder")
         from minidiff.weights.real import load_model
         return load_model(name, device=device, dtype=dtype, **options)
     if options:
-        raise ValueError(f"{', '.join(options)}: for models read from a path; {name} is a shipped one")
-    pipe = build(name)
-    for part, file in PARTS[name].items():
-        fill(getattr(pipe, part), load_weights(file), file)
+        raise ValueError(f"{', '.join(options)}: for public models; {name} is {'trained' if trained else 'a shipped one'}")
+    pipe, folder = (_as_trained(Path(name)), Path(name)) if trained else (build(name), TINY)
+    for part, file in PARTS[pipe.name].items():
+        fill(getattr(pipe, part), load_weights(file, folder), file)
+    pipe.name = str(name)
     return pipe.to(device, dtype)
+
+
+def keep(pipe: Pipe, folder: Path, **facts) -> Path:
+    """Write a trained pipe of one of the tiny sizes, in full precision, into a folder that `load` reads; the folder."""
+    told = {"size": pipe.name, "prediction": pipe.prediction, "schedule": pipe.schedule.name, "classes": list(pipe.classes)}
+    for part, file in PARTS[pipe.name].items():
+        ship(file, getattr(pipe, part), dtype=torch.float32, folder=folder, **facts, **told if part == "net" else {})
+    return folder
+
+
+def _as_trained(folder: Path) -> Pipe:
+    """An empty pipe as the manifest of a trained model describes it."""
+    found = [row for row in manifest(folder).values() if row.get("size") in PARTS]
+    if len(found) != 1:
+        raise ValueError(f"{folder} names {len(found)} denoisers in its manifest.json; expected one folder per model, as "
+                         "`minidiff train` makes it")
+    row, predicts, tables = found[0], found[0].get("prediction"), found[0].get("schedule")
+    if predicts not in PREDICTIONS or tables not in SCHEDULES:
+        raise ValueError(f"{folder}: prediction {predicts!r} with schedule {tables!r} is not known; expected one of "
+                         f"{', '.join(PREDICTIONS)} with one of {', '.join(SCHEDULES)}")
+    pipe = build(row["size"])
+    pipe.prediction, pipe.schedule, classes = predicts, getattr(schedule, tables)(), tuple(row.get("classes", ()))
+    if classes != pipe.classes:
+        pipe.net, pipe.classes = UNet(**SIZES[row["size"]]["unet"] | {"classes": len(classes)}).eval(), classes
+        pipe.net.requires_grad_(False)
+    return pipe
 
 
 def load_clip() -> CLIP:
@@ -121,7 +152,8 @@ def load_weights(name: str, folder: Path = TINY) -> dict[str, Tensor]:
         raise ValueError(f"no shipped weights called {name!r}; there are: {', '.join(known)}")
     tensors = read_safetensors(path)
     if sha256(path) != known[name]["sha256"]:
-        raise ValueError(f"{path} is not the file that was shipped (its SHA-256 differs from manifest.json); reinstall")
+        raise ValueError(f"{path} is not the file that was shipped (its SHA-256 differs from manifest.json); "
+                         + ("reinstall" if folder == TINY else "train it again, or make the manifest anew"))
     return tensors
 
 

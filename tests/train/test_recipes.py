@@ -4,6 +4,8 @@ import json
 import pytest
 import torch
 
+import minidiff
+from minidiff.__main__ import main
 from minidiff.data import shapes
 from minidiff.train import recipes
 from minidiff.train.recipes import (
@@ -47,6 +49,14 @@ def test_the_chain_ends_in_a_pipe_that_draws(run):
     assert not any(p.requires_grad for m in (pipe.net, vae, text) for p in m.parameters()) and not pipe.net.training
 
 
+def test_what_was_trained_is_loaded_from_its_folder_and_draws_the_same(run, tmp_path):
+    out, *_, pipe = run
+    again, prompt = minidiff.load(out / "tiny"), "a red circle on a blue background"
+    assert again.name == str(out / "tiny") and not any(p.requires_grad for p in again.net.parameters())
+    assert torch.equal(again.generate(prompt, steps=2), pipe.generate(prompt, steps=2))
+    assert main(["generate", prompt, "--model", str(out / "tiny"), "--steps", "1", "--out", str(tmp_path / "x.png")]) == 0
+
+
 def test_every_stage_keeps_its_log_and_its_figures(run):
     out = run[0]
     figures = {"vae": {"psnr"}, "clip": {"top1", "twin", "nearest_shapes", "distance"},
@@ -87,7 +97,9 @@ def test_the_transformer_trains_on_the_same_latents_and_its_positions_stay(run):
     out, vae, _, text, _ = run
     start = recipes.build("tiny-dit", seed=0).net
     pipe = train_denoiser("tiny-dit", out, vae, text, steps=1, scenes=64, prediction="eps", tables="cosine", **QUICK)
-    assert pipe.prediction == "eps" and pipe.schedule.name == "cosine"
+    again = minidiff.load(out / "tiny-dit")
+    assert all(p.prediction == "eps" and p.schedule.name == "cosine" for p in (pipe, again))
+    assert torch.equal(again.schedule.alpha, pipe.schedule.alpha)
     assert torch.equal(pipe.net.pos_embed, start.pos_embed) and pipe.text is text
     assert not torch.equal(pipe.net.final_layer.linear.weight, start.final_layer.linear.weight)
 
@@ -114,4 +126,6 @@ def test_the_pixel_model_trains_on_classes(tmp_path):
     pipe = recipes.train_tiny_pixel(tmp_path, steps=1, batch=2, progress=False)
     image = pipe.generate("red circle", steps=1)
     assert image.shape == (1, 3, 32, 32) and image.isfinite().all()
-    assert sorted(p.name for p in (tmp_path / "tiny-pixel").iterdir()) == ["checkpoint.pt", "log.jsonl", "samples"]
+    assert sorted(p.name for p in (tmp_path / "tiny-pixel").iterdir()) == [
+        "checkpoint.pt", "log.jsonl", "manifest.json", "pixel.safetensors", "samples"]
+    assert torch.equal(minidiff.load(tmp_path / "tiny-pixel").generate("red circle", steps=1), image)

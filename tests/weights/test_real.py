@@ -178,7 +178,7 @@ def test_what_cannot_be_loaded_is_said_in_one_line(tmp_path, name, what):
     with pytest.raises((ValueError, FileNotFoundError), match=what) as e:
         load(tmp_path / name)
     assert "\n" not in str(e.value)
-    with pytest.raises(ValueError, match="vae: for models read from a path; tiny is a shipped one"):
+    with pytest.raises(ValueError, match="vae: for public models; tiny is a shipped one"):
         minidiff.load("tiny", vae="x")
 
 

@@ -9,6 +9,7 @@ from torch import nn
 
 import minidiff
 from minidiff.models.sizes import SIZES
+from minidiff.models.unet import UNet
 from minidiff.weights import store
 from minidiff.weights.store import PARTS, TINY, build, fill, load_weights, manifest, read_safetensors, sha256, ship
 
@@ -208,6 +209,27 @@ def test_unknown_sizes_and_models_list_the_choices():
         minidiff.load("sd15")
 
 
+@pytest.mark.parametrize("change, told", [({"size": "huge"}, "names 0 denoisers"), ({"schedule": "no"}, "is not known"),
+                                          ({"prediction": None}, "is not known"), ({"classes": ["a"]}, "of another shape"),
+                                          ({"sha256": "0" * 64}, "train it again")])
+def test_the_folder_of_a_trained_model_is_checked_before_it_is_used(tmp_path, change, told):
+    store.keep(build("tiny-pixel"), tmp_path)
+    assert minidiff.load(tmp_path).classes == store.PIXEL_CLASSES
+    rows = manifest(tmp_path)
+    rows["pixel"] |= change
+    (tmp_path / "manifest.json").write_text(json.dumps(rows))
+    with pytest.raises(ValueError, match=told) as e:
+        minidiff.load(tmp_path)
+    one_line(e)
+
+
+def test_a_trained_model_of_other_classes_comes_back(tmp_path):
+    pipe = build("tiny-pixel")
+    pipe.net, pipe.classes = UNet(**SIZES["tiny-pixel"]["unet"] | {"classes": 2}).eval(), ("cat", "dog")
+    image = pipe.generate("dog", steps=1)
+    assert torch.equal(minidiff.load(store.keep(pipe, tmp_path)).generate("dog", steps=1), image)
+
+
 def test_a_seed_decides_every_weight():
     def weights(seed):
         pipe = build("tiny-dit", seed=seed)
@@ -235,7 +257,7 @@ def test_a_pipe_loads_from_the_files_of_its_parts(size, tmp_path, monkeypatch):
     trained = build(size, seed=3)
     for part, name in PARTS[size].items():
         ship(name, getattr(trained, part), folder=tmp_path)
-    monkeypatch.setattr(store, "load_weights", lambda name: load_weights(name, tmp_path))
+    monkeypatch.setattr(store, "load_weights", lambda name, folder: load_weights(name, tmp_path))
     pipe = minidiff.load(size, dtype=torch.float64)
     for part in PARTS[size]:
         ours, theirs = getattr(pipe, part).state_dict(), getattr(trained, part).state_dict()
