@@ -40,7 +40,7 @@ def parser(command: str, *, model: str = "--model", out: str | None = None, json
     p = Parser(prog=f"minidiff {command}")
     if model:
         p.add_argument(model, metavar="MODEL", **({"default": "tiny"} if model.startswith("-") else {}),
-                       help="tiny, tiny-dit, tiny-pixel, or the file or folder of a public model")
+                       help="tiny, tiny-dit, tiny-pixel, a folder that `train` made, or a public model's file or folder")
         p.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="default auto")
         p.add_argument("--dtype", default="float32", choices=("float32", "float16", "bfloat16"), help="default float32")
         of = p.add_argument_group("a model from a file or folder")

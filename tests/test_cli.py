@@ -261,7 +261,8 @@ def test_train_passes_the_options_of_the_recipe(here, monkeypatch, capsys):
         seen.update(out=out, budget=budget, seed=seed)
     monkeypatch.setattr(app, "find", lambda address: recipe)
     assert run("train tiny --budget .01 --out runs/mine") == 0
-    assert seen == {"out": Path("runs/mine"), "budget": .01, "seed": 0} and "--model runs/mine/tiny" in capsys.readouterr().out
+    assert seen == {"out": Path("runs/mine"), "budget": .01, "seed": 0}
+    assert capsys.readouterr().out == "runs/mine/tiny: try it with --model runs/mine/tiny\n"
 
 
 def test_evaluate_passes_the_model_and_fails_for_a_failed_claim(here, monkeypatch):
