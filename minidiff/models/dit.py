@@ -7,8 +7,8 @@ Patches are tokens; the condition c (time, class) shifts, scales and gates every
 W starts at zero, so each block starts as the identity. With `classes` this is the paper's network, name for name; with
 `context` a cross-attention to the text follows each self-attention (as PixArt-alpha, Chen et al. 2023, 2310.00426, does)
 and the mean text state joins c. Taps: `blocks.i.attn.*` (self), `blocks.i.attn2.*` (cross), `blocks.i.out`, so attention
-control written for the UNet runs here unchanged. Weakness: no locality is built in, so it learns shapes later than a
-UNet of the same cost; try `patch=1`.
+control written for the UNet runs here unchanged. Weakness: nothing in it knows which tokens are neighbours, which costs
+pictures to learn; `local` builds it in. Try `patch=1`.
 """
 import math
 
@@ -49,19 +49,27 @@ class SelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    def __init__(self, dim: int, inner: int):
+    """Two layers, token by token; with `local` each inner channel also has its own 3x3 filter over the square of tokens
+    (Mix-FFN: SegFormer, Xie et al. 2021, 2105.15203; in a diffusion transformer: Sana, Xie et al. 2024, 2410.10629)."""
+
+    def __init__(self, dim: int, inner: int, local: bool = False):
         super().__init__()
         self.fc1, self.fc2 = nn.Linear(dim, inner), nn.Linear(inner, dim)
+        self.conv = nn.Conv2d(inner, inner, 3, padding=1, groups=inner) if local else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        h = self.fc1(x)                                                                           # b n inner
+        if self.conv:
+            square = rearrange(h, "b (r c) d -> b d r c", r=math.isqrt(h.shape[1]))
+            h = rearrange(self.conv(square), "b d r c -> b (r c) d")
+        return self.fc2(F.gelu(h, approximate="tanh"))
 
 
 class DiTBlock(nn.Module):
-    def __init__(self, dim: int, heads: int, context: int | None, mlp_ratio: int = 4):
+    def __init__(self, dim: int, heads: int, context: int | None, mlp_ratio: int = 4, local: bool = False):
         super().__init__()
         self.norm1, self.norm2 = (nn.LayerNorm(dim, elementwise_affine=False, eps=1e-6) for _ in range(2))
-        self.attn, self.mlp = SelfAttention(dim, heads), MLP(dim, mlp_ratio * dim)
+        self.attn, self.mlp = SelfAttention(dim, heads), MLP(dim, mlp_ratio * dim, local)
         if context:
             self.norm_cross = nn.LayerNorm(dim)
             self.attn2 = Attention(dim, heads, context)
@@ -101,11 +109,13 @@ class Embedder(nn.Module):
 class DiT(nn.Module):
     """Noisy latent (b c h w), network time (b,), Cond -> raw output (b c h w), twice the channels if `learn_sigma`.
 
-    size: latent side; patch: side of a token; classes: labels (index `classes` = none); context: width of `cond.text`.
+    size: latent side; patch: side of a token; classes: labels (index `classes` = none); context: width of `cond.text`;
+    local: 3x3 filters between neighbouring tokens inside every MLP (not in the paper).
     """
 
     def __init__(self, size: int = 32, patch: int = 2, in_channels: int = 4, dim: int = 1152, depth: int = 28,
-                 heads: int = 16, classes: int | None = 1000, context: int | None = None, learn_sigma: bool = True):
+                 heads: int = 16, classes: int | None = 1000, context: int | None = None, learn_sigma: bool = True,
+                 local: bool = False):
         super().__init__()
         self.patch, self.classes, self.in_channels = patch, classes, in_channels
         self.channels_out = in_channels * (2 if learn_sigma else 1)
@@ -116,7 +126,7 @@ class DiT(nn.Module):
         if context:
             self.text_embedder = Embedder(proj=nn.Linear(context, dim))
         self.pos_embed = nn.Parameter(position_embedding(dim, size // patch), requires_grad=False)
-        self.blocks = nn.ModuleList([DiTBlock(dim, heads, context) for _ in range(depth)])
+        self.blocks = nn.ModuleList([DiTBlock(dim, heads, context, local=local) for _ in range(depth)])
         self.final_layer = FinalLayer(dim, patch ** 2 * self.channels_out)
         self.reset()
 
@@ -137,6 +147,9 @@ class DiT(nn.Module):
         zero = [self.final_layer.linear, self.final_layer.adaLN_modulation[1]]
         for b in self.blocks:
             zero += [b.adaLN_modulation[1], *([b.attn2.to_out[0]] if hasattr(b, "attn2") else [])]
+            if b.mlp.conv:
+                nn.init.dirac_(b.mlp.conv.weight, groups=b.mlp.conv.groups)                       # the paper's MLP
+                nn.init.zeros_(b.mlp.conv.bias)
         for m in zero:
             nn.init.zeros_(m.weight)
             nn.init.zeros_(m.bias)

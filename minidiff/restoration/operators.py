@@ -1,6 +1,7 @@
 """Linear operators: what a picture lost, as y = A x + noise, and all that can be said about A without a dense matrix.
 
-The shared library of DDNM, DDRM and RePaint (cards C20, C21). Every A is kept as its singular value decomposition,
+The shared library of DDRM (Kawar et al. 2022, 2201.11793; card C20), DDNM (Wang et al. 2022, 2212.00490; card C21) and
+RePaint. Every A is kept as its singular value decomposition,
 
     A = U diag(s) V^T        A^T = V diag(s) U^T        A^+ = V diag(1/s where s > 0, else 0) U^T
 

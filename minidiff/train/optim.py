@@ -21,11 +21,11 @@ def sections(net: nn.Module) -> dict[str, str]:
     """Which optimiser takes each trainable parameter: {name: "muon" | "adamw"}.
 
     Muon: weights with two or more axes inside the network. AdamW: embeddings and conditioning layers, first and last
-    layer, norms and biases.
+    layer, norms and biases, and filters of one channel each, which are no matrix from channels to channels.
     """
     def kind(name: str, p: Tensor) -> str:
         outside = any(s in name + "." for s in FIRST_AND_LAST + CONDITIONING)
-        return "adamw" if p.ndim < 2 or outside else "muon"
+        return "adamw" if p.ndim < 2 or (p.ndim == 4 and p.shape[1] == 1) or outside else "muon"
     return {n: kind(n, p) for n, p in net.named_parameters() if p.requires_grad}
 
 

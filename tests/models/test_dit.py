@@ -214,3 +214,22 @@ def test_the_class_conditional_transformer_equals_diffusers():
     x, t, cond, _ = inputs(3)
     want = theirs(x, t, class_labels=cond.label).sample
     assert (net(x, t, cond) - want).abs().max() <= 1e-4 * want.abs().max() and want.std() > .1
+
+
+@torch.no_grad()
+def test_local_filters_start_as_nothing_and_then_reach_the_eight_neighbours():
+    """Of the MLP alone: at the start it is the paper's; later token 27 (row 3, column 3) is seen one token around."""
+    plain, near = (make(random=False, size=16, local=local).blocks[0].mlp for local in (False, True))
+    near.load_state_dict(plain.state_dict(), strict=False)
+    x = torch.randn(2, 64, 24, generator=torch.Generator().manual_seed(0))
+    assert (near(x) - plain(x)).abs().max() < 1e-6
+    torch.nn.init.normal_(near.conv.weight)
+    changed = x.clone()
+    changed[:, 27] += 1
+    seen = (near(changed) - near(x)).abs().amax((0, 2)) > 1e-6
+    assert seen.nonzero().flatten().tolist() == [18, 19, 20, 26, 27, 28, 34, 35, 36]
+
+
+def test_the_filters_are_all_that_local_adds():
+    added = make(local=True).state_dict().keys() - make().state_dict().keys()
+    assert added == {f"blocks.{i}.mlp.conv.{p}" for i in range(2) for p in ("weight", "bias")}

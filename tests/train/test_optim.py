@@ -16,6 +16,7 @@ NETS = {
     "pixel": lambda: UNet(channels=(8, 16), layers=1, attention=(None, "self"), mid="self", heads=2, context=None,
                           classes=5, groups=4),
     "dit": lambda: DiT(8, 2, 4, 24, 2, 3, classes=5), "dit-text": lambda: DiT(8, 2, 4, 24, 2, 3, None, 12),
+    "dit-local": lambda: DiT(8, 2, 4, 24, 2, 3, None, 12, local=True),
     "vae": lambda: VAE(channels=(8, 16), layers=1, groups=4, patch=2),
     "clip": lambda: CLIP(CLIPText(20, 16, 1, 2, 6, eos_id=2, project_dim=8), CLIPImage(8, 4, 16, 1, 2, 8)),
 }

@@ -1,11 +1,13 @@
 """Does a crude painting become a picture, and stay where it was?"""
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from minidiff.core.pipe import Pipe
 from minidiff.data import shapes
-from minidiff.editing.sdedit import sdedit, strokes
+from minidiff.editing.sdedit import sdedit
 from minidiff.evaluate.metrics import masked_psnr
 from minidiff.evaluate.oracle import SHORT, oracle
 from minidiff.evaluate.prove import Row, draw, object_region, rank_correlation, recoloured
@@ -13,9 +15,9 @@ from minidiff.train.autoencoder import psnr
 
 
 def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
-    """Strokes to picture: crude paintings of scenes, every strength, one noise."""
+    """Strokes to picture: every object a round blob on a plain ground, every strength, one noise."""
     scenes, judge = draw(n, seed), oracle()
-    guide, prompts = strokes(shapes.render(scenes)), [shapes.short_caption(s) for s in scenes]
+    guide, prompts = shapes.render([_blobs(s) for s in scenes]), [shapes.short_caption(s) for s in scenes]
     right = lambda x: judge.judge(x, scenes, SHORT)["joint"].float().mean().item()  # noqa: E731
     strengths = (.2, .3, .4, .5, .6, .7, .8, .9)
     pictures = [sdedit(pipe, guide, prompts, strength=s, steps=25, seed=seed) for s in strengths]
@@ -27,6 +29,11 @@ def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
             Row("strength against attributes right: rank correlation", rank_correlation(strengths, real), .9, real[0]),
             Row("at the best strength: attributes right, of text-to-image's", best[0] / base, .9, real[0]),
             Row("at the same strength: overlap with the painted object's place (IoU)", best[1], .7, _layout(fresh, scenes))]
+
+
+def _blobs(scene: shapes.Scene) -> shapes.Scene:
+    """The scene as strokes paint it: colours and places, no outline and no pattern."""
+    return replace(scene, objects=tuple(replace(o, shape="circle") for o in scene.objects), texture="plain")
 
 
 def prove_masked(pipe: Pipe, n: int, seed: int, strength: float = .9) -> list[Row]:
