@@ -18,10 +18,11 @@ from minidiff.data.shapes import Obj, Scene
 from minidiff.data.toy2d import gauss_aniso
 from minidiff.demo import demo
 from minidiff.editing.prompt_to_prompt import prompt_to_prompt, word_maps
-from minidiff.editing.sdedit import sdedit, strokes
+from minidiff.editing.sdedit import sdedit
 from minidiff.evaluate.evaluate import learning_figure
 from minidiff.evaluate.metrics import masked_psnr
 from minidiff.evaluate.proofs.repaint import half_holes
+from minidiff.evaluate.proofs.sdedit import blobs
 from minidiff.evaluate.prove import draw as some_scenes
 from minidiff.inversion.ddim import ddim_invert
 from minidiff.io import grid, write_bytes
@@ -61,13 +62,12 @@ def draw_forward(pipe) -> None:
 
 
 def draw_sdedit(pipe) -> None:
-    """Strokes to picture at six strengths, one noise."""
-    image = shapes.render(SCENE)
-    guide, prompt = strokes(image, 3), shapes.short_caption(SCENE)
+    """Blobs to picture at six strengths, one noise."""
+    image, guide, prompt = shapes.render(SCENE), shapes.render(blobs(SCENE)), shapes.short_caption(SCENE)
     strengths = (.2, .4, .5, .6, .8, 1.)
     out = [sdedit(pipe, guide, prompt, strength=s, seed=2)[0] for s in strengths]
     titles = [f"strength {s}: {psnr(o[None], guide).item():.1f} dB to the guide" for s, o in zip(strengths, out)]
-    grid([guide[0], *out, image[0]], ["guide: strokes", *titles, "the scene that was painted"], 4, HERE / "sdedit.png")
+    grid([guide[0], *out, image[0]], ["guide: blobs", *titles, "the scene that was painted"], 4, HERE / "sdedit.png")
 
 
 def draw_inversion(pipe) -> None:

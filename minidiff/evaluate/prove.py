@@ -49,8 +49,11 @@ def object_region(image: Tensor, color: str, grow: int = 2) -> Tensor:
 
 
 def rank_correlation(a, b) -> float:
-    """Spearman's rho."""
-    return float(np.corrcoef(*(np.argsort(np.argsort(v)) for v in (a, b)))[0, 1])
+    """Spearman's rho; equal values share the mean of their ranks."""
+    def ranks(v):
+        _, which, count = np.unique(np.asarray(v), return_inverse=True, return_counts=True)
+        return (count.cumsum() - count / 2)[which]
+    return float(np.corrcoef(ranks(a), ranks(b))[0, 1])
 
 
 def prove(pipe: Pipe, *, names: tuple[str, ...] = (), n: int = 24, seed: int = 100) -> dict:

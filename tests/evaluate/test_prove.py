@@ -36,6 +36,7 @@ def test_proofs_draw_scenes_training_never_saw():
 def test_rank_correlation_of_known_orders():
     assert rank_correlation([1, 2, 3], [10, 20, 90]) == pytest.approx(1)
     assert rank_correlation([1, 2, 3], [5, 4, -1]) == pytest.approx(-1)
+    assert rank_correlation([1, 2, 3, 4], [7, 7, 9, 9]) == pytest.approx(.8 ** .5)            # ties share their ranks
 
 
 def test_a_figure_that_is_not_a_number_does_not_hold():

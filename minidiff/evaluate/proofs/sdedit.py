@@ -17,7 +17,7 @@ from minidiff.train.autoencoder import psnr
 def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
     """Strokes to picture: every object a round blob on a plain ground, every strength, one noise."""
     scenes, judge = draw(n, seed), oracle()
-    guide, prompts = shapes.render([_blobs(s) for s in scenes]), [shapes.short_caption(s) for s in scenes]
+    guide, prompts = shapes.render([blobs(s) for s in scenes]), [shapes.short_caption(s) for s in scenes]
     right = lambda x: judge.judge(x, scenes, SHORT)["joint"].float().mean().item()  # noqa: E731
     strengths = (.2, .3, .4, .5, .6, .7, .8, .9)
     pictures = [sdedit(pipe, guide, prompts, strength=s, steps=25, seed=seed) for s in strengths]
@@ -31,7 +31,7 @@ def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
             Row("at the same strength: overlap with the painted object's place (IoU)", best[1], .7, _layout(fresh, scenes))]
 
 
-def _blobs(scene: shapes.Scene) -> shapes.Scene:
+def blobs(scene: shapes.Scene) -> shapes.Scene:
     """The scene as strokes paint it: colours and places, no outline and no pattern."""
     return replace(scene, objects=tuple(replace(o, shape="circle") for o in scene.objects), texture="plain")
 
