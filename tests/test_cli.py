@@ -70,6 +70,7 @@ BAD = {
     "steps 0": (f"generate {P} --steps 0", "steps=0 is outside 1..1000"),
     "steps 10000": (f"generate {P} --steps 10000", "steps=10000 is outside 1..1000"),
     "negative scale": (f"generate {P} --steps 2 --scale -1", "scale=-1.0 is negative"),
+    "interval upside down": (f"generate {P} --steps 2 --interval 900 100", "lo below hi"),
     "scale nan": (f"generate {P} --steps 2 --scale nan", "NaN or infinite"),
     "scale nan, sheet": (f"generate {P} {P} --steps 2 --scale nan", "NaN or infinite"),
     "eta 2": (f"generate {P} --steps 2 --eta 2", "eta=2.0"),

@@ -146,13 +146,15 @@ class Pipe:
 
     def generate(self, prompts: str | list[str], *, steps: int = 50, scale: float | None = None, seed: int = 0,
                  negative: str | list[str] = "", sampler: Literal["ddim", "plms", "dpm++"] = "ddim", eta: float = 0.,
-                 height: int | None = None, width: int | None = None, noise: Tensor | None = None,
-                 denoise: Denoise | None = None, decode: bool = True, progress: bool = False) -> Tensor:
+                 interval: tuple[float, float] | None = None, height: int | None = None, width: int | None = None,
+                 noise: Tensor | None = None, denoise: Denoise | None = None, decode: bool = True,
+                 progress: bool = False) -> Tensor:
         """Pictures (b 3 H W) for prompts, with classifier-free guidance.
 
         scale     1 is none; default: the model's own
         negative  what to lead away from: one prompt, or one for each picture
         eta       0 to 1: noise on the way, for ddim
+        interval  guide at times in (lo, hi] of 0..T alone, as 400 1000: what is asked for, but nothing overdrawn
         height    of the pictures in pixels, as `width`; default: the size the model was trained on
 
         `noise` (b c h w), unit Gaussian, replaces that of `seed`; `denoise` the pipe's own `eps`, such as a ControlNet's
@@ -164,6 +166,6 @@ class Pipe:
             raise ValueError(f"noise of shape {tuple(noise.shape)}: these {len(cond)} picture(s) start from {shape}")
         x = draw(shape, seed, self.device, self.dtype) if noise is None else noise.to(self.device, self.dtype)
         guided = cfg_batched(denoise or self.eps, self.embed(negative) if negative else self.null(),
-                             self.scale if scale is None else scale)
+                             self.scale if scale is None else scale, interval=interval)
         z = self.solve(guided, x, cond, steps=steps, sampler=sampler, eta=eta, seed=seed, progress=progress)
         return self.decode(z) if decode else z

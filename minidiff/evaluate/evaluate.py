@@ -85,12 +85,12 @@ def _pipe(pipe_or_name: Pipe | str) -> Pipe:
     return pipe_or_name
 
 
-def _pictures(pipe: Pipe, prompts: list[str], steps: int, scale: float, seed: int, bar: tqdm, batch: int = 32) -> Tensor:
-    """One picture a prompt; picture i depends on seed + i only."""
+def _pictures(pipe: Pipe, prompts: list[str], seed: int, bar: tqdm, batch: int = 32, **how) -> Tensor:
+    """One picture a prompt; picture i depends on seed + i only. `how`: steps, scale, interval."""
     out = []
     for i in range(0, len(prompts), batch):
         part = prompts[i:i + batch]
-        out.append(full_size(pipe.generate(part, steps=steps, scale=scale, seed=seed + i)))
+        out.append(full_size(pipe.generate(part, seed=seed + i, **how)))
         bar.update(len(part))
     return torch.cat(out)
 
@@ -138,8 +138,9 @@ def _distances(pipe: Pipe, images: Tensor, sets: list[Prompts], seed: int) -> di
     return {"samples": frechet(oracle().features(images), real) / spread, "other renders": frechet(other, real) / spread}
 
 
-def evaluate(pipe_or_name: Pipe | str = "tiny", *, n: int = 192, steps: int = 50, scale: float = 3., seed: int = 0,
-             json: str | Path | None = None, progress: bool = True) -> dict:
+def evaluate(pipe_or_name: Pipe | str = "tiny", *, n: int = 192, steps: int = 50, scale: float = 3.,
+             interval: tuple[float, float] | None = None, seed: int = 0, json: str | Path | None = None,
+             progress: bool = True) -> dict:
     """Draw about `n` pictures of a model of the toy world, score them, print a table; returns (and writes to `json`):
 
     {"sets": {set: rows}, "renders": rows, "round trips": rows, "frechet", "vae_psnr", ...}, rows as of `score`.
@@ -154,8 +155,8 @@ def evaluate(pipe_or_name: Pipe | str = "tiny", *, n: int = 192, steps: int = 50
     sets, start, images = prompt_sets(n, seed, pipe.classes), time.process_time(), []
     with tqdm(total=sum(len(p.prompts) for p in sets), disable=not progress, desc="evaluate") as bar:
         for k, p in enumerate(sets):
-            images.append(_pictures(pipe, p.prompts, steps, scale, seed + 10_000 * k, bar))
-    out = {"model": pipe.name, "n": n, "steps": steps, "scale": scale, "seed": seed,
+            images.append(_pictures(pipe, p.prompts, seed + 10_000 * k, bar, steps=steps, scale=scale, interval=interval))
+    out = {"model": pipe.name, "n": n, "steps": steps, "scale": scale, "interval": interval, "seed": seed,
            "sets": {p.name: score(x, p) for p, x in zip(sets, images)}, **_references(pipe, sets, max(n // 2, 8), seed),
            "frechet": _distances(pipe, torch.cat(images), sets, seed)}
     out["cpu_seconds"] = round(time.process_time() - start, 1)
@@ -177,8 +178,9 @@ def table(result: dict) -> str:
                 f"have {f['other renders']:.3f}")
     if v:
         text.append(f"autoencoder on held-out renders {v['mean']:.2f} dB [{v['low']:.2f}, {v['high']:.2f}]")
-    text.append(f"{result['n']} pictures, {result['steps']} steps, scale {result['scale']}, seed {result['seed']}; only "
-                "what a prompt states is counted")
+    where = " at times {:g} to {:g}".format(*result["interval"]) if result.get("interval") else ""
+    text.append(f"{result['n']} pictures, {result['steps']} steps, scale {result['scale']}{where}, seed {result['seed']}; "
+                "only what a prompt states is counted")
     return "\n".join(text)
 
 
@@ -207,7 +209,7 @@ def learning_curve(snapshots: Sequence[tuple[int, str | Path]], pipe: Pipe | str
     with tqdm(total=n * len(snapshots), disable=not progress, desc="learning curve") as bar:
         for seen, path in sorted(snapshots):
             pipe.net.load_state_dict(_state(path))
-            images = _pictures(pipe, p.prompts, steps, scale, seed, bar)
+            images = _pictures(pipe, p.prompts, seed, bar, steps=steps, scale=scale)
             points.append({"images": seen, "rows": score(images, p, outline=False)})
     out = {"model": pipe.name, "n": n, "steps": steps, "scale": scale, "seed": seed, "points": points}
     if json:

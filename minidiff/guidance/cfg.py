@@ -54,6 +54,8 @@ def _guided(denoise, both, scale, interval, rescale) -> Denoise:
     if not 0 <= rescale <= 1:
         raise ValueError(f"rescale={rescale} is outside 0..1; 0 is off, 0.7 usual")
     lo, hi = interval or (-1, float("inf"))
+    if not lo < hi:
+        raise ValueError(f"interval={interval}: two times (lo, hi] with lo below hi were expected, such as (400, 1000)")
 
     def guided(x_t, t, cond):
         on = (lo < t) & (t <= hi)  # a bool, or one per row

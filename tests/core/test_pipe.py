@@ -195,6 +195,8 @@ def test_generate_walks_from_T_to_zero_with_guidance_in_one_call_per_step():
         (4, t, [2, 2, 1, 0]) for t in (999, 749, 499, 249)]                             # rows: [null, cond]
     assert calls_of(fake(classes=classes), "dog", steps=2, scale=1.) == [(1, 999, [1]), (1, 499, [1])]
     assert calls_of(fake(classes=classes), "dog", steps=1, scale=2., negative="cat") == [(2, 999, [0, 1])]
+    assert calls_of(fake(classes=classes), "dog", steps=4, scale=2., interval=(500, 1000)) == [
+        (2, 999, [2, 1]), (2, 749, [2, 1]), (1, 499, [1]), (1, 249, [1])]               # (lo, hi]: 500 is outside
 
 
 def test_a_network_that_knows_the_noise_generates_the_picture_behind_it():

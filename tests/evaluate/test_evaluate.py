@@ -30,7 +30,8 @@ class Painter(Pipe):
     n: int = 16
     change: object = staticmethod(lambda s: s)
 
-    def generate(self, prompts, *, steps=50, scale=3., seed=0):
+    def generate(self, prompts, *, steps=50, scale=3., interval=None, seed=0):
+        self.asked = steps, scale, interval
         known = {t: s for p in prompt_sets(self.n, 0, self.classes) for t, s in zip(p.prompts, p.scenes)}
         pictures = shapes.render([self.change(known[t]) for t in prompts], self.shape[1])
         return pictures if self.net.on > 0 else -torch.ones_like(pictures)
@@ -87,6 +88,13 @@ def test_evaluate_prints_one_table_and_writes_what_it_returns(blind, tmp_path, c
     assert list(out["sets"]) == list(SETS) and all(c["silhouette"]["mean"] > 97 for c in out["sets"].values())
     assert out["frechet"]["samples"] == pytest.approx(0, abs=1e-4) and out["frechet"]["other renders"] > 0
     assert "round trips" not in out                                                     # pixels: no autoencoder
+
+
+def test_pictures_are_drawn_as_asked_and_the_table_says_how(blind, capsys):
+    pipe = painter(8)
+    evaluate(pipe, n=8, steps=7, scale=2., interval=(400., 1000.), progress=False)
+    assert pipe.asked == (7, 2., (400., 1000.))
+    assert "8 pictures, 7 steps, scale 2.0 at times 400 to 1000, seed 0;" in capsys.readouterr().out
 
 
 def test_bad_requests_are_refused_before_any_sampling(tmp_path):

@@ -138,3 +138,6 @@ def test_bad_scales_are_refused_in_one_line(guide):
         guide(EPS, NULL, -2)
     with pytest.raises(ValueError, match=r"^rescale=7 is outside 0\.\.1; .*$"):
         guide(EPS, NULL, 2, rescale=7)
+    for interval in ((400, 400), (1000, 400), (float("nan"), 1000)):
+        with pytest.raises(ValueError, match=r"^interval=\(.*lo below hi.*400, 1000\)$"):
+            guide(EPS, NULL, 2, interval=interval)
