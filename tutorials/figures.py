@@ -200,6 +200,21 @@ def draw_binding(pipe) -> None:
     _save(figure, "binding.png")
 
 
+def draw_locality(pipe) -> None:
+    """How well three networks find an object in the noise, against the pictures seen; two of the trainings lie in
+    locality.json, the third is the shipped transformer's."""
+    rows = [json.loads(line) for line in (TINY / "dit.log.jsonl").read_text().splitlines()]
+    lines = json.loads((HERE / "locality.json").read_text())
+    lines["DiT with local filters, 3.5 million (tiny-dit)"] = [(r["images"], r["gain"]) for r in rows if "gain" in r]
+    figure = Figure(figsize=(6, 3.2), dpi=150, layout="constrained")
+    axes = figure.add_subplot(xlabel="training pictures seen", ylabel="excess error, wrong shape (%)")
+    for label, points in lines.items():
+        axes.plot(*zip(*points), marker="o", markersize=3, label=label)
+    axes.legend(fontsize=8)
+    axes.grid(alpha=.3)
+    _save(figure, "locality.png")
+
+
 def draw_fid(pipe) -> None:
     """What moves a Frechet distance although no model changed: the number of samples, and how the pictures were kept."""
     import numpy as np

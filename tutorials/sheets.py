@@ -59,7 +59,7 @@ SHEETS = {"sdedit": Sheet("recolour", "strength", (.2, .4, .6, .8, 1.)),
           "plug-and-play": Sheet("background", "attention", (0., .25, .5, .75, 1.), {"steps": 20}, rows=2),
           "masactrl": Sheet("move", "start", (0., .1, .4, .7, 1.), {"steps": 20}, rows=2),
           "pix2pix-zero": Sheet("recolour", "hold", (0., .1, .3, 1., 3.), {"steps": 20}, rows=2),
-          "attend-and-excite": Sheet("add", "strength", (0., 5., 20., 60.), {"words": None, "steps": 10}, rows=2,
+          "attend-and-excite": Sheet("add", "strength", (0., 2., 5., 20.), {"words": None, "steps": 10}, rows=2,
                                      model="tiny-dit"),
           "repaint": Sheet("delete", "repeats", (1, 2, 3, 5), rows=2)}
 

@@ -10,7 +10,7 @@ word that must not be lost, find the one whose strongest pixel is weakest, and m
     z_t <- z_t - alpha_t grad_z L,       alpha_t from `strength` to strength / sqrt 2 over the run
     refine at a few steps: repeat until every word's maximum has reached a level that rises from step to step
 
-Try: `words` with the nouns, with the colours too; `strength` 0 (plain sampling with the same seed), 20, 80; `most=5`.
+Try: `words` with the nouns, with the colours too; `strength` 0 (plain sampling with the same seed), 5, 20; `most=5`.
 
 Weakness: one gradient is a backward pass through the network, and a refinement up to twenty of them; too large a step
 leaves the states the model knows, so pictures break before words appear. A word attended to is not yet bound to its
@@ -78,14 +78,14 @@ def excite(pipe: Pipe, x: Tensor, t: int, cond: Cond, step: float, **look) -> tu
 
 
 @torch.no_grad()
-def attend_and_excite(pipe: Pipe, prompt: str, words: tuple[str, ...] | None = None, *, strength: float = 20.,
+def attend_and_excite(pipe: Pipe, prompt: str, words: tuple[str, ...] | None = None, *, strength: float = 2.,
                       until: float = .5, refine: dict[float, float] | None = None, most: int = 0,
                       side: int | None = None, steps: int = 50, scale: float = 3., seed: int = 0,
                       progress: bool = False) -> Tensor:
     """Pictures (b 3 H W) of `prompt` in which none of `words` is forgotten; row i starts from the noise of seed + i.
 
     words     words of the prompt, for a list of prompts a list of tuples; default: all but articles and prepositions
-    strength  step size of the first gradient; 0 is plain sampling
+    strength  step size of the first gradient; 0 is plain sampling; the paper takes 20 for Stable Diffusion
     until     share of the steps in which the state is moved
     most      gradient steps per refinement, at most (the authors': 20; 0 is none)
     side      of the maps that are looked at (default: a quarter of the latent, at least 8)
@@ -124,12 +124,12 @@ def attend_and_excite(pipe: Pipe, prompt: str, words: tuple[str, ...] | None = N
     return pipe.decode(x)
 
 
-def beside(pipe: Pipe, prompt: str, words: tuple[str, ...] | None, *, strength: float = 20., until: float = .5,
+def beside(pipe: Pipe, prompt: str, words: tuple[str, ...] | None, *, strength: float = 2., until: float = .5,
            most: int = 0, steps: int = 50, scale: float = 3., seed: int = 0, progress: bool = False) -> Tensor:
     """Pictures (2 3 H W) of one prompt from one noise: sampled as usual, and with `attend_and_excite`.
 
     words     what must not be forgotten, words of the prompt
-    strength  step size of the first gradient
+    strength  step size of the first gradient (20 for Stable Diffusion)
     until     share of the steps in which the state is moved
     most      gradient steps per refinement, at most (the authors': 20; 0 is none)
     """

@@ -27,8 +27,8 @@ def _dit(dim: int, depth: int, heads: int, patch: int = 2) -> dict:
 SIZES = {
     "tiny": dict(unet=dict(channels=(48, 96), layers=1, attention=("cross", "cross"), heads=4, context=128, groups=8),
                  **TINY),
-    "tiny-dit": dict(dit=dict(size=16, patch=2, dim=192, depth=6, heads=6, classes=None, context=128, learn_sigma=False),
-                     **TINY),
+    "tiny-dit": dict(dit=dict(size=16, patch=2, dim=160, depth=6, heads=5, classes=None, context=128, learn_sigma=False,
+                              local=True), **TINY),
     "tiny-pixel": dict(unet=dict(in_channels=3, out_channels=3, channels=(32, 64, 96), layers=1, groups=8, heads=4,
                                  attention=(None, "self", "self"), mid="self", context=None, classes=56),
                        schedule="cosine", prediction="v", shape=(3, 32, 32)),

@@ -11,8 +11,8 @@
 # knob, size, and quality follows the work that is put in.
 #
 # You will write the patches, the modulation and the block, rebuild the paper's network from your own parts, count its
-# 675,129,632 parameters without allocating one of them, and see honestly what such a network does when it has been
-# trained too little.
+# 675,129,632 parameters without allocating one of them, and see what the paper's block lacks when there is no time to
+# learn everything: one line.
 
 # %%
 import matplotlib.pyplot as plt
@@ -61,7 +61,7 @@ def show(ax, picture, title=""):
 tokens = patchify(z, 2)                                                   # 16 64 16
 conv = net.x_embedder.proj                                                # a convolution 2 x 2, stride 2
 with torch.no_grad():
-    as_linear = tokens @ conv.weight.flatten(1).T + conv.bias             # 16 64 192
+    as_linear = tokens @ conv.weight.flatten(1).T + conv.bias             # 16 64 160
     as_conv = rearrange(conv(z), "b d h w -> b (h w) d")
 print(f"{tuple(z.shape[1:])} -> {tokens.shape[1]} tokens of {tokens.shape[2]}, widened to {as_linear.shape[2]}")
 print(f"largest difference between the two ways: {(as_linear - as_conv).abs().max():.1e}")
@@ -109,7 +109,7 @@ assert (plain[:, order] - shuffled).abs().max() < 1e-4
 # vectors depends on how far apart the places are.
 
 # %%
-pos = net.pos_embed[0]                                                    # 64 192
+pos = net.pos_embed[0]                                                    # 64 160
 _, axes = plt.subplots(1, 4, figsize=(7, 1.9), layout="constrained")
 for ax, (r, c) in zip(axes, ((0, 0), (3, 3), (3, 6), (7, 2))):
     near = F.cosine_similarity(pos, pos[8 * r + c][None], dim=1)
@@ -315,9 +315,37 @@ plt.show()
 # **Stop and think.** The paper finds that quality follows the *work*, not the parameters. Which of XL/8 and S/2 should
 # then be the better model?
 #
-# ## 7. tiny-dit against the UNet, honestly
+# ## 7. One line that is not the paper's, and the UNet beside it
 # `tiny-dit` is this architecture with words: a cross-attention after each self-attention, and the mean word state added
-# to $c$. It shares latents, words and schedule with `tiny`, so the same prompts and the same noise go into both. One
+# to $c$. Its first version was that and nothing else, with 4.9 million parameters, and after 110,400 pictures it drew
+# 44% of the shapes right, where the UNet had nearly all of them after a third of that. Attention treats every pair of
+# tokens alike. Which of them are neighbours must be learned, from sines, through noise.
+#
+# The remedy is one line in the perceptron: each of its inner channels is filtered 3 × 3 over the square of tokens
+# (*Mix-FFN*: SegFormer, [2105.15203](https://arxiv.org/abs/2105.15203); in diffusion Sana,
+# [2410.10629](https://arxiv.org/abs/2410.10629)). The filters start as the identity, so the network starts as the
+# paper's. What have they become? Below, how much of their weight lies off the centre, block by block.
+
+# %%
+filters = [b.mlp.conv.weight.detach().flatten(1) for b in net.blocks]     # 640 9 each: one 3 x 3 filter per channel
+for i, w in enumerate(filters):
+    off = 1 - (w[:, 4] ** 2).sum() / (w ** 2).sum()
+    print(f"block {i}: {len(w)} filters, {off:.0%} of their square beside the centre")
+assert all((w[:, 4] ** 2).sum() < (w ** 2).sum() for w in filters)
+count = sum(w.numel() + len(w) for w in filters)
+print(f"all filters and their biases: {count:,} of {sum(p.numel() for p in net.parameters()):,} parameters")
+
+around = filters[0] * (torch.arange(9) != 4)                              # the first block's, centres left out
+strongest = around[around.norm(dim=1).argsort(descending=True)[:12]].view(12, 3, 3)
+_, axes = plt.subplots(1, 12, figsize=(9, .9), layout="constrained")
+for ax, w in zip(axes, strongest):
+    ax.imshow(w, cmap="RdBu", vmin=-w.abs().max(), vmax=w.abs().max())
+    ax.axis("off")
+plt.suptitle("the twelve filters of the first block that look around most, centres left out", fontsize=8)
+plt.show()
+
+# %% [markdown]
+# `tiny-dit` shares latents, words and schedule with `tiny`, so the same prompts and the same noise go into both. One
 # half of these 16 prompts states everything, the other half only colour, shape and background; the oracle counts what
 # is right of what was stated.
 
@@ -337,8 +365,7 @@ for name, model in (("UNet", unet), ("DiT", pipe)):
     print("      right of 16: " + ", ".join(f"{k} {int(right[name][k].sum())}" for k in ("color", "background", "shape"))
           + f"; everything stated {int(right[name]['joint'].sum())}")
     print(f"      shapes with short captions {int(shape[::2].sum())} of 8, with full ones {int(shape[1::2].sum())} of 8")
-assert right["UNet"]["shape"].sum() > right["DiT"]["shape"].sum()
-assert right["DiT"]["color"].sum() >= 12
+assert min(right[name]["color"].sum() for name in drawn) >= 15 and right["DiT"]["shape"].sum() >= 12
 
 # %%
 _, axes = plt.subplots(2, 8, figsize=(9, 3), layout="constrained")
@@ -348,18 +375,14 @@ for i, pair in enumerate(axes.T):
         show(ax, drawn[name][i], f"{name}: {wish.color}\n{wish.shape}" + ("" if right[name]["shape"][i] else "  (no)"))
 
 # %% [markdown]
-# Colours and grounds are right. Of the shapes the oracle accepts 11 of 16, and it is kind: it has to name *some* shape,
-# and names the cross that you see only because nothing else is nearer. Next to the UNet's, all outlines are ragged. And
-# that at nearly the same work per evaluation, with twice as many parameters. Sixteen pictures are few:
-# `minidiff evaluate tiny-dit`, with 50 steps, has 44% of the shapes of single objects right (README). Two reasons, and
-# this notebook cannot tell them apart for you:
+# Colour, ground and shape are right in all 16 pictures of both, at two thirds of the UNet's work per evaluation. The
+# oracle is kind: it has to name *some* shape, and overlooks wavy outlines. What the transformer still gets wrong is the
+# number. Where the caption does not say where, two rings and two triangles stand one above the other: two places were
+# good, and nobody decided. `minidiff evaluate tiny-dit`, with 50 steps and more pictures, is in the README.
 #
-# * it has seen fewer pictures (110,400 in 89 CPU minutes, against 188,800 in 172 for the UNet; README);
-# * nothing in it is local. A convolution knows from the first step that neighbours matter; a transformer must learn it
-#   from the places' sines.
-#
-# That it *has* learned some of it can be measured: how far away does a token look, in tokens, in each block? Someone
-# who looks everywhere alike looks, on average, at the mean distance between two tokens.
+# Who looks next door now? How far away a token looks can be measured, in tokens, in each block. Someone who looks
+# everywhere alike looks, on average, at the mean distance between two tokens. The first version, without filters, had
+# 2.90, 3.34, 3.67, 3.40, 3.91 and 3.70 where everywhere alike is 4.14: attention had to do the filters' work as well.
 
 # %%
 place = torch.stack(torch.meshgrid(torch.arange(8.), torch.arange(8.), indexing="ij"), -1).view(64, 2)
@@ -375,7 +398,7 @@ with torch.no_grad(), tap(net, r"attn\.probs$", look):
     pipe.eps(q_sample(sch, z, 300, eps), 300, pipe.embed(prompts))
 print("mean distance looked at, block by block: " + ", ".join(f"{v:.2f}" for v in looks.values()) +
       f"; everywhere alike: {apart.mean():.2f}")
-assert min(looks.values()) < .9 * apart.mean()
+assert all(.85 < v / apart.mean() < 1.15 for v in looks.values())
 
 # %% [markdown]
 # ## Exercises
