@@ -144,7 +144,7 @@ def sparse_conv(conv: nn.Conv2d, x: Tensor, kept: Tensor, mask: Tensor, tile: in
     side, move = (tile - 1) * st + k, tile * st                                           # input pixels of a tile
     x = F.pad(x, (pad, (nx - 1) * move + side - x.shape[3] - pad, pad, (ny - 1) * move + side - x.shape[2] - pad))
     blocks = x.unfold(2, side, move).unfold(3, side, move).permute(0, 2, 3, 1, 4, 5)      # b ny nx c side side, a view
-    done = F.conv2d(blocks[hit], conv.weight, conv.bias, conv.stride)                     # tiles c tile tile: no padding
+    done = F.conv2d(blocks[hit], conv.weight, conv.bias, conv.stride, groups=conv.groups)  # tiles c tile tile: no padding
     y = F.pad(kept, (0, nx * tile - w, 0, ny * tile - h)).unflatten(3, (nx, tile)).unflatten(2, (ny, tile))
     y = y.permute(0, 2, 4, 1, 3, 5).clone()                                               # b ny nx c tile tile
     y[hit] = done                                                                         # C26.3

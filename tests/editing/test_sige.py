@@ -39,8 +39,9 @@ def run(net, memory, fn, *args, kinds=None):
 
 @pytest.mark.parametrize("k, stride, pad", [(3, 1, 1), (1, 1, 0), (3, 2, 1), (3, 2, 0), (5, 1, 2), (2, 2, 0)])
 @pytest.mark.parametrize("tile", [1, 2, 3, 4])
-def test_every_tile_of_a_convolution_together_is_the_convolution(k, stride, pad, tile):
-    conv, x = nn.Conv2d(3, 5, k, stride, pad), rand(2, 3, 11, 14)
+@pytest.mark.parametrize("groups", [1, 3])
+def test_every_tile_of_a_convolution_together_is_the_convolution(k, stride, pad, tile, groups):
+    conv, x = nn.Conv2d(3, 6, k, stride, pad, groups=groups), rand(2, 3, 11, 14)
     with torch.no_grad():
         y = conv(x)
         kept = torch.full_like(y, 7.)
