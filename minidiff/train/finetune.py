@@ -1,6 +1,6 @@
 """Tune some of a network's weights for one picture, and have the network back afterwards.
 
-Imagic (2210.09276), UniTune (2210.09477), pivotal tuning (2106.05744) and DiffusionCLIP (2110.02711) all change a few
+Imagic (arXiv 2210.09276), UniTune (2210.09477), pivotal tuning (2106.05744) and DiffusionCLIP (2110.02711) all change a few
 weights for a while. Here a pattern says which, nothing else gets a gradient, and when the block is left, by whatever door,
 every weight is what it was.
 

@@ -6,7 +6,7 @@
 `fit` adds what every training wants: AdamW or Muon, warm-up and linear decay, gradient clipping, EMA, mixed precision, a
 progress bar, atomic checkpoints, a sample grid every so often, and data parallelism when started by `torchrun` (each
 process takes its rows of the same global batch, so two processes equal one with the whole batch). The average of the
-weights is DDPM's (Ho et al. 2020, 2006.11239), AdamW that of Loshchilov & Hutter (2017, 1711.05101), Muon see `optim`.
+weights is DDPM's (Ho et al. 2020, arXiv 2006.11239); of AdamW and Muon see `optim`.
 """
 import json
 import os

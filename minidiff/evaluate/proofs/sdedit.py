@@ -23,6 +23,9 @@ def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
     pictures = [sdedit(pipe, guide, prompts, strength=s, steps=25, seed=seed) for s in strengths]
     fresh = pipe.generate(prompts, steps=25, seed=seed)
     faithful, real, layout = zip(*[(psnr(x, guide).mean().item(), right(x), _layout(x, scenes)) for x in pictures])
+    print(f"    the blobs     right {right(guide):.2f}  overlap {_layout(guide, scenes):.3f}")
+    for s, r, o, d in zip(strengths, real, layout, faithful):
+        print(f"    strength {s:<4} right {r:.2f}  overlap {o:.3f}  {d:.1f} dB to the blobs")
     base = max(right(fresh), .01)
     best = max(zip(real, layout), key=lambda v: min(v[0] / base / .9, v[1] / .7))
     return [Row("strength against likeness to the guide: -rank correlation", -rank_correlation(strengths, faithful), .9),
