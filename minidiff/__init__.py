@@ -1,15 +1,18 @@
-"""minidiff: image diffusion and the editing techniques built on it, small enough to read and tested against known answers.
+"""minidiff: image diffusion and the editing techniques built on it, small enough to read and tested
+against known answers.
 
     import minidiff
     pipe = minidiff.load("tiny")
-    image = pipe.generate("a red circle on a blue background", seed=0)      # (1, 3, 64, 64) in [-1, 1]
+    image = pipe.generate("a red circle on a blue background", seed=0)  # (1, 3, 64, 64) in [-1, 1]
 """
+
 __version__ = "0.1.0"
 __all__ = ["build", "load", "load_clip"]
 
 
-def __getattr__(name: str):                        # late, so that `import minidiff.core...` does not import every network
+def __getattr__(name: str):  # late, so that `import minidiff.core...` does not import every network
     if name in __all__:
         from minidiff.weights import store
+
         return getattr(store, name)
     raise AttributeError(f"module 'minidiff' has no attribute {name!r}")

@@ -1,9 +1,11 @@
 """The command line: `minidiff COMMAND` or `python -m minidiff COMMAND`.
 
-Options are read from the signature of the function a command calls (`cli.py`), and only once that command is asked for,
-so `minidiff --help` does not wait for torch. Every mistake is one line on stderr and exit code 2, with nothing written;
-1 means that a claim failed (doctor, evaluate), 130 that Ctrl-C was pressed. `--debug` shows the whole traceback.
+Options are read from the signature of the function a command calls (`cli.py`), and only once that
+command is asked for, so `minidiff --help` does not wait for torch. Every mistake is one line on
+stderr and exit code 2, with nothing written; 1 means that a claim failed (doctor, evaluate), 130
+that Ctrl-C was pressed. `--debug` shows the whole traceback.
 """
+
 import importlib
 import os
 import sys
@@ -14,12 +16,16 @@ from minidiff import __version__
 from minidiff.cli import Parser, Picture, arguments
 from minidiff.techniques import EDITS
 
-RECIPES = {"tiny": "minidiff.train.recipes:train_tiny", "tiny-dit": "minidiff.train.recipes:train_tiny_dit",
-           "tiny-pixel": "minidiff.train.recipes:train_tiny_pixel"}
-BAD_INPUT = (ValueError, KeyError, OSError)                                # FileNotFoundError is an OSError
+RECIPES = {
+    "tiny": "minidiff.train.recipes:train_tiny",
+    "tiny-dit": "minidiff.train.recipes:train_tiny_dit",
+    "tiny-pixel": "minidiff.train.recipes:train_tiny_pixel",
+}
+BAD_INPUT = (ValueError, KeyError, OSError)  # FileNotFoundError is an OSError
 
 
-# ---- what commands share --------------------------------------------------------------------------------------------
+# ---- what commands share -------------------------------------------------------------------------
+
 
 def find(address: str):
     """The function at "module:name", imported now."""
@@ -30,25 +36,57 @@ def find(address: str):
 def choose(kind: str, table: dict, rest: list[str]) -> str:
     """The first word of a command that has kinds; ValueError names them all."""
     if not rest or rest[0] not in table:
-        said = f"unknown {kind} {rest[0]!r}" if rest and not rest[0].startswith("-") else f"a {kind} is missing"
+        said = (
+            f"unknown {kind} {rest[0]!r}"
+            if rest and not rest[0].startswith("-")
+            else f"a {kind} is missing"
+        )
         raise ValueError(f"{said}; choose one of: {', '.join(table)}")
     return rest[0]
 
 
-def parser(command: str, *, model: str = "--model", out: str | None = None, json: bool = False) -> Parser:
-    """A parser with the options that commands have in common; `model`: "--model" (default tiny), "model" or ""."""
+def parser(
+    command: str, *, model: str = "--model", out: str | None = None, json: bool = False
+) -> Parser:
+    """A parser with the options that commands have in common; `model`: "--model" (default tiny),
+    "model" or "".
+    """
     p = Parser(prog=f"minidiff {command}")
     if model:
-        p.add_argument(model, metavar="MODEL", **({"default": "tiny"} if model.startswith("-") else {}),
-                       help="tiny, tiny-dit, tiny-pixel, a folder that `train` made, or a public model's file or folder")
-        p.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="default auto")
-        p.add_argument("--dtype", default="float32", choices=("float32", "float16", "bfloat16"), help="default float32")
+        p.add_argument(
+            model,
+            metavar="MODEL",
+            **({"default": "tiny"} if model.startswith("-") else {}),
+            help=(
+                "tiny, tiny-dit, tiny-pixel, a folder that `train` made, or a public model's "
+                "file or folder"
+            ),
+        )
+        p.add_argument(
+            "--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="default auto"
+        )
+        p.add_argument(
+            "--dtype",
+            default="float32",
+            choices=("float32", "float16", "bfloat16"),
+            help="default float32",
+        )
         of = p.add_argument_group("a model from a file or folder")
-        of.add_argument("--prediction", choices=("eps", "v", "x0", "flow"), help="what it predicts, if no file can tell")
-        of.add_argument("--vae", metavar="PATH", help="its autoencoder, from another file or folder")
-        of.add_argument("--tokenizer", metavar="PATH", help="a tokenizer/ folder or CLIP's merge list")
+        of.add_argument(
+            "--prediction",
+            choices=("eps", "v", "x0", "flow"),
+            help="what it predicts, if no file can tell",
+        )
+        of.add_argument(
+            "--vae", metavar="PATH", help="its autoencoder, from another file or folder"
+        )
+        of.add_argument(
+            "--tokenizer", metavar="PATH", help="a tokenizer/ folder or CLIP's merge list"
+        )
     if out:
-        p.add_argument("--out", default=out, metavar="PNG", help=f"where the picture goes (default {out})")
+        p.add_argument(
+            "--out", default=out, metavar="PNG", help=f"where the picture goes (default {out})"
+        )
     if json:
         p.add_argument("--json", metavar="FILE", help="write what was measured as JSON")
     return p
@@ -61,9 +99,10 @@ def given(args, names: list[str]) -> dict:
 def parse(p: Parser, rest: list[str], pictures: tuple[str, ...] = ("out", "sheet")):
     """Parsed options; seeds and every place to write are checked here, before any work is done."""
     args = p.parse_args(rest)
-    if not 0 <= getattr(args, "seed", 0) < 2 ** 62:
+    if not 0 <= getattr(args, "seed", 0) < 2**62:
         raise ValueError(f"seed {args.seed} is outside 0..2**62")
     from minidiff.io import FORMATS, check_target  # late: imports torch
+
     for name in (*pictures, "json"):
         if path := getattr(args, name, None):
             check_target(path, kinds=FORMATS if name in pictures else (".json",))
@@ -71,9 +110,16 @@ def parse(p: Parser, rest: list[str], pictures: tuple[str, ...] = ("out", "sheet
 
 
 def device(name: str) -> str:
-    """cuda, mps or cpu; "auto" takes the first that works. ValueError if the one asked for is absent."""
+    """cuda, mps or cpu; "auto" takes the first that works. ValueError if the one asked for is
+    absent.
+    """
     import torch
-    works = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+
+    works = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
     if name != "auto" and not works[name]:
         raise ValueError(f"device {name} is not available here; use --device cpu")
     return next(d for d in works if works[d]) if name == "auto" else name
@@ -83,13 +129,21 @@ def load(args):
     import torch
 
     import minidiff
-    said = {name: value for name in ("prediction", "vae", "tokenizer") if (value := getattr(args, name)) is not None}
-    return minidiff.load(args.model, device=device(args.device), dtype=getattr(torch, args.dtype), **said)
+
+    said = {
+        name: value
+        for name in ("prediction", "vae", "tokenizer")
+        if (value := getattr(args, name)) is not None
+    }
+    return minidiff.load(
+        args.model, device=device(args.device), dtype=getattr(torch, args.dtype), **said
+    )
 
 
 def show(pictures, titles: list[str], out: str) -> None:
     """One picture as it is, so that it can be edited next; several as a labelled sheet."""
     from minidiff.io import grid, write_image
+
     path = write_image(pictures, out) if len(pictures) == 1 else grid(pictures, titles, path=out)
     print(path)
 
@@ -97,33 +151,60 @@ def show(pictures, titles: list[str], out: str) -> None:
 def report(facts: dict, path: str | None) -> None:
     """Print measured facts, and write them if asked."""
     from minidiff.io import write_json
+
     if path:
         write_json(facts, path)
     for key, value in facts.items():
         print(f"{key:24} {value:.4g}" if isinstance(value, float) else f"{key:24} {value}")
 
 
-# ---- commands -------------------------------------------------------------------------------------------------------
+# ---- commands ------------------------------------------------------------------------------------
+
 
 def generate(rest: list[str]) -> int:
     """pictures for one or more prompts"""
     from minidiff.core.pipe import Pipe
+
     p = parser("generate", out="out/generate.png")
     p.add_argument("prompt", nargs="+", help="what to draw, quoted; a class name for tiny-pixel")
-    p.add_argument("--n", type=int, default=1, metavar="INT", help="pictures of each prompt; picture i has seed SEED+i")
-    names = arguments(p, Pipe.generate, skip=("self", "prompts", "noise", "denoise", "decode", "progress"))
+    p.add_argument(
+        "--n",
+        type=int,
+        default=1,
+        metavar="INT",
+        help="pictures of each prompt; picture i has seed SEED+i",
+    )
+    names = arguments(
+        p, Pipe.generate, skip=("self", "prompts", "noise", "denoise", "decode", "progress")
+    )
     of = p.add_argument_group("files that go with a model")
-    of.add_argument("--lora", nargs="+", default=[], metavar="FILE[=FLOAT]", help="LoRA files, each with its strength")
-    of.add_argument("--embedding", nargs="+", default=[], metavar="FILE", help="textual inversion: new words")
-    of.add_argument("--control", metavar="PATH", help="a ControlNet or T2I-Adapter, which needs a --hint")
+    of.add_argument(
+        "--lora",
+        nargs="+",
+        default=[],
+        metavar="FILE[=FLOAT]",
+        help="LoRA files, each with its strength",
+    )
+    of.add_argument(
+        "--embedding", nargs="+", default=[], metavar="FILE", help="textual inversion: new words"
+    )
+    of.add_argument(
+        "--control", metavar="PATH", help="a ControlNet or T2I-Adapter, which needs a --hint"
+    )
     of.add_argument("--hint", metavar="PICTURE", help="what steers it: edges, depth, poses, ...")
-    of.add_argument("--control-scale", type=float, default=1., metavar="FLOAT", help="default 1.0")
-    of.add_argument("--offload", action="store_true", help="one layer at a time: slower, in little memory")
+    of.add_argument("--control-scale", type=float, default=1.0, metavar="FLOAT", help="default 1.0")
+    of.add_argument(
+        "--offload", action="store_true", help="one layer at a time: slower, in little memory"
+    )
     args = parse(p, rest)
     if (args.control is None) != (args.hint is None):
-        raise ValueError("--control and --hint go together: a file of weights, and the picture that steers it")
+        raise ValueError(
+            "--control and --hint go together: a file of weights, and the picture that steers it"
+        )
     if not 1 <= args.n * len(args.prompt) <= 256:
-        raise ValueError(f"{args.n * len(args.prompt)} pictures were asked for; 1 to 256 can be drawn at once")
+        raise ValueError(
+            f"{args.n * len(args.prompt)} pictures were asked for; 1 to 256 can be drawn at once"
+        )
     prompts = [q for q in args.prompt for _ in range(args.n)]
     pipe, options = load(args), given(args, names)
     with dressed(pipe, args):
@@ -143,6 +224,7 @@ def dressed(pipe, args):
     from minidiff.weights.lora import lora
     from minidiff.weights.offload import offload
     from minidiff.weights.textual_inversion import load_embedding
+
     for path in args.embedding:
         print("new words:", *load_embedding(path, pipe), file=sys.stderr)
     with ExitStack() as stack:
@@ -164,12 +246,15 @@ def steered(pipe, args):
     from minidiff.control.t2i_adapter import adapted
     from minidiff.io import read_image
     from minidiff.weights.real import load_control
+
     control = load_control(args.control, dtype=pipe.dtype).to(pipe.device)
     height, width = pipe.image_size
     hint = (read_image(args.hint, (args.height or height, args.width or width)) + 1) / 2
     channels = 3 if isinstance(control, ControlNet) else control.in_channels
     hint = hint.mean(1, keepdim=True) if channels == 1 else hint
-    return (controlled if isinstance(control, ControlNet) else adapted)(pipe, control, hint, args.control_scale)
+    return (controlled if isinstance(control, ControlNet) else adapted)(
+        pipe, control, hint, args.control_scale
+    )
 
 
 def edit(rest: list[str]) -> int:
@@ -177,8 +262,16 @@ def edit(rest: list[str]) -> int:
     name = choose("technique", EDITS, rest)
     technique = find(EDITS[name])
     p = parser(f"edit {name}", out="out/edit.png")
-    p.add_argument("--sheet", metavar="PNG", help="also write a labelled sheet: the picture, and what became of it")
-    p.add_argument("--resize", action="store_true", help="cut and scale pictures of another size to the model's")
+    p.add_argument(
+        "--sheet",
+        metavar="PNG",
+        help="also write a labelled sheet: the picture, and what became of it",
+    )
+    p.add_argument(
+        "--resize",
+        action="store_true",
+        help="cut and scale pictures of another size to the model's",
+    )
     names = arguments(p, technique, skip=("pipe", "progress"))
     args = parse(p, rest[1:])
     options = given(args, names)
@@ -187,13 +280,16 @@ def edit(rest: list[str]) -> int:
         options[key] = read(key, value, pipe.image_size, args.resize)
     result = technique(pipe, **options, progress=sys.stderr.isatty())
     before = result[:-1] if len(result) > 1 else options["image"]
-    write_edit(before, result[-1:], args, str(options.get("target") or options.get("prompt") or name))
+    write_edit(
+        before, result[-1:], args, str(options.get("target") or options.get("prompt") or name)
+    )
     return 0
 
 
 def read(name: str, value, size: tuple[int, int], resize: bool):
     """A picture or mask in place of its path; every other value as it is."""
     from minidiff.io import read_image, read_mask
+
     if not isinstance(value, Picture):
         return value
     return read_mask(value, size) if "mask" in name else read_image(value, size, resize=resize)
@@ -201,7 +297,8 @@ def read(name: str, value, size: tuple[int, int], resize: bool):
 
 def write_edit(before, after, args, title: str) -> None:
     from minidiff.io import grid, to_pil, write_image
-    to_pil(after)                                                          # a NaN picture ends here, nothing written
+
+    to_pil(after)  # a NaN picture ends here, nothing written
     if args.sheet:
         grid([*before.cpu(), *after.cpu()], [*["before"] * len(before), title], path=args.sheet)
         print(args.sheet)
@@ -213,8 +310,13 @@ def invert(rest: list[str]) -> int:
     import minidiff.inversion.ddim as ddim
     from minidiff.io import grid, read_image
     from minidiff.train.autoencoder import psnr
+
     p = parser("invert", out="out/invert.png", json=True)
-    p.add_argument("--resize", action="store_true", help="cut and scale a picture of another size to the model's")
+    p.add_argument(
+        "--resize",
+        action="store_true",
+        help="cut and scale a picture of another size to the model's",
+    )
     names = arguments(p, ddim.invert, skip=("pipe", "image", "progress"))
     p.add_argument("--image", required=True, type=Path, metavar="PICTURE", help="required")
     args = parse(p, rest)
@@ -223,9 +325,18 @@ def invert(rest: list[str]) -> int:
     states = ddim.invert(pipe, image, **given(args, names), progress=sys.stderr.isatty())
     back = ddim.replay(pipe, states[-1], args.prompt, steps=args.steps).cpu()
     copy = pipe.decode(states[0]).cpu()
-    facts = {"psnr": psnr(back, image).item(), "psnr_of_autoencoder": psnr(copy, image).item(),
-             "psnr_to_copy": psnr(back, copy).item(), "noise_std": states[-1].std().item(), "steps": args.steps}
-    titles = ["picture", "autoencoder, {psnr_of_autoencoder:.1f} dB", "there and back, {psnr:.1f} dB"]
+    facts = {
+        "psnr": psnr(back, image).item(),
+        "psnr_of_autoencoder": psnr(copy, image).item(),
+        "psnr_to_copy": psnr(back, copy).item(),
+        "noise_std": states[-1].std().item(),
+        "steps": args.steps,
+    }
+    titles = [
+        "picture",
+        "autoencoder, {psnr_of_autoencoder:.1f} dB",
+        "there and back, {psnr:.1f} dB",
+    ]
     print(grid([image[0], copy[0], back[0]], [t.format(**facts) for t in titles], path=args.out))
     report(facts, args.json)
     return 0
@@ -236,12 +347,16 @@ def train(rest: list[str]) -> int:
     name = choose("model to train", RECIPES, rest)
     recipe = find(RECIPES[name])
     p = parser(f"train {name}", model="")
-    p.add_argument("--out", type=Path, default=Path("runs/tiny"), metavar="FOLDER", help="default runs/tiny")
+    p.add_argument(
+        "--out", type=Path, default=Path("runs/tiny"), metavar="FOLDER", help="default runs/tiny"
+    )
     names = arguments(p, recipe, skip=("out",))
     args = parse(p, rest[1:], pictures=())
     told = given(args, names)
     recipe(args.out, **told)
-    folder = args.out / (name if told.get("data", "shapes") == "shapes" else f"{name}-{told['data']}")
+    folder = args.out / (
+        name if told.get("data", "shapes") == "shapes" else f"{name}-{told['data']}"
+    )
     print(f"{folder}: try it with --model {folder}")
     return 0
 
@@ -266,6 +381,7 @@ def prove(rest: list[str]) -> int:
     facts = run(load(args), names=tuple(args.names), **given(args, names))
     if args.json:
         from minidiff.io import write_json
+
         write_json(facts, args.json)
     return 0 if facts["passed"] else 1
 
@@ -279,13 +395,17 @@ def bench(rest: list[str]) -> int:
     facts = score(None if args.report else load(args), **given(args, names))
     if args.json:
         from minidiff.io import write_json
+
         write_json(facts, args.json)
     if args.fit:
         print(args.fit, facts)
         return 0
     folder = args.report or args.out
-    print((folder / "leaderboard.md").read_text(), *[folder / f for f in ("leaderboard.md", "bench.json", "grid.png")],
-          sep="\n")
+    print(
+        (folder / "leaderboard.md").read_text(),
+        *[folder / f for f in ("leaderboard.md", "bench.json", "grid.png")],
+        sep="\n",
+    )
     return 0 if facts["passed"] else 1
 
 
@@ -293,6 +413,7 @@ def trace(rest: list[str]) -> int:
     """every block of a network with its output shape and parameters, at no cost"""
     from minidiff.trace import table
     from minidiff.trace import trace as walk
+
     p = parser("trace", model="", json=True)
     p.add_argument("model", metavar="MODEL", help="a size, such as tiny, sd15, dit-xl-2")
     names = arguments(p, walk, skip=("size",))
@@ -300,6 +421,7 @@ def trace(rest: list[str]) -> int:
     rows = walk(args.model, **given(args, names))
     if args.json:
         from minidiff.io import write_json
+
         write_json(rows, args.json)
     print(table(rows))
     return 0
@@ -309,6 +431,7 @@ def inspect(rest: list[str]) -> int:
     """what a file or folder of weights is, and whether it can be loaded"""
     from minidiff.weights.inspect import inspect as look
     from minidiff.weights.inspect import table
+
     p = parser("inspect", model="", json=True)
     p.add_argument("path", metavar="FILE", help="a file, or a folder in the diffusers layout")
     names = arguments(p, look, skip=("path",))
@@ -316,6 +439,7 @@ def inspect(rest: list[str]) -> int:
     facts = look(args.path, **given(args, names))
     if args.json:
         from minidiff.io import write_json
+
         write_json(facts, args.json)
     print(table(facts))
     return 0
@@ -325,6 +449,7 @@ def convert(rest: list[str]) -> int:
     """write a model in another layout: original, diffusers or minidiff"""
     from minidiff.weights.convert import convert as rewrite
     from minidiff.weights.convert import report as words
+
     p = parser("convert", model="", json=True)
     p.add_argument("src", metavar="SRC", help="a file, or a folder in the diffusers layout")
     p.add_argument("dst", metavar="DST", help="a .safetensors file; with --to diffusers a folder")
@@ -333,6 +458,7 @@ def convert(rest: list[str]) -> int:
     facts = rewrite(args.src, args.dst, **given(args, names), progress=sys.stderr.isatty())
     if args.json:
         from minidiff.io import write_json
+
         write_json(facts, args.json)
     print(words(facts))
     return 0
@@ -343,8 +469,9 @@ def doctor(rest: list[str]) -> int:
     from argparse import SUPPRESS
 
     from minidiff import doctor as clinic
+
     p = parser("doctor", json=True)
-    p.add_argument("--store", action="store_true", help=SUPPRESS)          # for who ships new weights
+    p.add_argument("--store", action="store_true", help=SUPPRESS)  # for who ships new weights
     args = parse(p, rest)
     if args.store:
         print(clinic.store())
@@ -357,44 +484,83 @@ def doctor(rest: list[str]) -> int:
 def demo(rest: list[str]) -> int:
     """one scene, generated and edited three ways, each beside the true answer"""
     from minidiff.demo import demo as run
+
     p = parser("demo", out="out/demo.png", json=True)
     names = arguments(p, run, skip=("pipe", "out", "progress"))
     args = parse(p, rest)
-    report(run(args.out, pipe=load(args), **given(args, names), progress=sys.stderr.isatty()), args.json)
+    report(
+        run(args.out, pipe=load(args), **given(args, names), progress=sys.stderr.isatty()),
+        args.json,
+    )
     return 0
 
 
 def learn(rest: list[str]) -> int:
     """exercises: tasks, hints, and what is right or wrong about your own functions"""
     from minidiff.learn import desk, solutions
+
     p = parser("learn", model="")
-    p.add_argument("what", choices=("list", "task", "hint", "reveal", "check"), help="list: all, and how far you are")
-    p.add_argument("name", nargs="?", metavar="NAME", help="an exercise; for check a file of functions")
+    p.add_argument(
+        "what",
+        choices=("list", "task", "hint", "reveal", "check"),
+        help="list: all, and how far you are",
+    )
+    p.add_argument(
+        "name", nargs="?", metavar="NAME", help="an exercise; for check a file of functions"
+    )
     p.add_argument("--anyway", action="store_true", help="reveal a solution before yours is right")
     args = parse(p, rest)
     if (args.name is None) != (args.what == "list"):
-        raise ValueError(f"learn {args.what} {'takes no name' if args.name else 'needs the name of an exercise or a file'}")
+        raise ValueError(
+            f"learn {args.what} "
+            f"{'takes no name' if args.name else 'needs the name of an exercise or a file'}"
+        )
     if args.what == "check":
         return 0 if all(v.passed for v in solutions.check_file(args.name)) else 1
     if args.what == "list":
         desk.progress()
     else:
-        getattr(desk, args.what)(args.name, **{"anyway": True} if args.anyway and args.what == "reveal" else {})
+        getattr(desk, args.what)(
+            args.name, **{"anyway": True} if args.anyway and args.what == "reveal" else {}
+        )
     return 0
 
 
-COMMANDS = {f.__name__: f for f in (generate, edit, invert, train, evaluate, prove, bench, learn, trace, inspect, convert,
-                                    doctor, demo)}
+COMMANDS = {
+    f.__name__: f
+    for f in (
+        generate,
+        edit,
+        invert,
+        train,
+        evaluate,
+        prove,
+        bench,
+        learn,
+        trace,
+        inspect,
+        convert,
+        doctor,
+        demo,
+    )
+}
 KINDS = {"edit": EDITS, "train": RECIPES}
 
 
 def usage(command: str | None = None) -> str:
     if command:
         kinds = "\n".join(f"  minidiff {command} {kind} --help" for kind in KINDS[command])
-        return f"usage: minidiff {command} NAME [options]\n\n{COMMANDS[command].__doc__}. What there is:\n{kinds}"
+        return (
+            f"usage: minidiff {command} NAME [options]\n\n{COMMANDS[command].__doc__}. What "
+            f"there is:\n{kinds}"
+        )
     lines = "\n".join(f"  {name:10} {fn.__doc__}" for name, fn in COMMANDS.items())
-    return (f"usage: minidiff COMMAND [options]      (minidiff COMMAND --help lists them)\n\n{lines}\n\n"
-            "Exit codes: 0 done, 1 a claim failed, 2 bad input. --debug shows the traceback of an error.")
+    return (
+        "usage: minidiff COMMAND [options]      (minidiff COMMAND --help lists "
+        f"them)\n\n{lines}\n\n"
+        "Exit codes: 0 done, 1 a claim failed, 2 bad input. --debug shows the traceback of an "
+        "error."
+    )
 
 
 def run(argv: list[str]) -> int:
@@ -422,11 +588,11 @@ def main(argv: list[str] | None = None) -> int:
         code = run(argv)
         sys.stdout.flush()
         return code
-    except SystemExit as e:                                                # argparse, after --help
+    except SystemExit as e:  # argparse, after --help
         return int(e.code or 0)
     except KeyboardInterrupt:
         return fail("interrupted", 130)
-    except BrokenPipeError:                                                # `minidiff trace sd15 | head`
+    except BrokenPipeError:  # `minidiff trace sd15 | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 141
     except (*BAD_INPUT, FloatingPointError) as e:

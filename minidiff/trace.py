@@ -1,10 +1,13 @@
-"""What is inside a network: every block with its output shape, parameters and optimiser, at no cost.
+"""What is inside a network: every block with its output shape, parameters and optimiser, at no
+cost.
 
-The network is built on the meta device, which knows shapes and owns no memory, and run once there; forward hooks note
-what each block returns. So Stable Diffusion's 860 million parameters are traced in a second on any laptop.
+The network is built on the meta device, which knows shapes and owns no memory, and run once there;
+forward hooks note what each block returns. So Stable Diffusion's 860 million parameters are traced
+in a second on any laptop.
 
-    print(table(trace("sd15")))                # also: part="vae", part="text"; sizes are the keys of models/sizes.py
+    print(table(trace("sd15")))  # also: part="vae", part="text"; sizes are the keys of models/sizes.py
 """
+
 import torch
 from torch import Tensor, nn
 
@@ -17,14 +20,24 @@ from minidiff.models.dit import DiTBlock, FinalLayer
 from minidiff.models.text import Block
 from minidiff.train.optim import sections
 
-BLOCKS = (ResBlock, SpatialTransformer, SpatialAttention, Downsample, Upsample, TimeEmbedding, DiTBlock, FinalLayer,
-          Block)
+BLOCKS = (
+    ResBlock,
+    SpatialTransformer,
+    SpatialAttention,
+    Downsample,
+    Upsample,
+    TimeEmbedding,
+    DiTBlock,
+    FinalLayer,
+    Block,
+)
 PARTS = ("net", "vae", "text")
 
 
 def trace(size: str, part: str = "net") -> list[dict]:
-    """One row per block in the order they run: name, kind, shape of its output (None: it is read, not run), parameters,
-    and how many of them each optimiser takes (the rest is fixed). Rows add up to the network.
+    """One row per block in the order they run: name, kind, shape of its output (None: it is read,
+    not run), parameters, and how many of them each optimiser takes (the rest is fixed). Rows add up
+    to the network.
 
     part    net (the denoiser), vae or text
     """
@@ -38,9 +51,11 @@ def trace(size: str, part: str = "net") -> list[dict]:
     found, shapes = blocks(net), {}
 
     def note(name: str):
-        def hook(module, args, out):                     # returns nothing: a returned value would replace the output
+        def hook(module, args, out):  # returns nothing: a returned value would replace the output
             shapes[name] = tuple(out.shape)
+
         return hook
+
     hooks = [m.register_forward_hook(note(n)) for n, m in found.items() if isinstance(m, nn.Module)]
     try:
         {"net": run_net, "vae": run_vae, "text": run_text}[part](pipe)
@@ -53,8 +68,12 @@ def trace(size: str, part: str = "net") -> list[dict]:
 
 
 def blocks(net: nn.Module, prefix: str = "") -> dict[str, nn.Module | nn.Parameter]:
-    """{name: block}: the classes of BLOCKS, layers outside them, and parameters that belong to no layer."""
-    found: dict[str, nn.Module | nn.Parameter] = {prefix + n: p for n, p in net.named_parameters(recurse=False)}
+    """{name: block}: the classes of BLOCKS, layers outside them, and parameters that belong to no
+    layer.
+    """
+    found: dict[str, nn.Module | nn.Parameter] = {
+        prefix + n: p for n, p in net.named_parameters(recurse=False)
+    }
     for name, child in net.named_children():
         if isinstance(child, BLOCKS) or not list(child.children()):
             found |= {prefix + name: child} if list(child.parameters()) else {}
@@ -64,16 +83,27 @@ def blocks(net: nn.Module, prefix: str = "") -> dict[str, nn.Module | nn.Paramet
 
 
 def trained(net: nn.Module) -> dict[str, str]:
-    """{parameter: "muon" | "adamw"} as in a training of the whole network; a DiT's position table is fixed."""
+    """{parameter: "muon" | "adamw"} as in a training of the whole network; a DiT's position table
+    is fixed.
+    """
     net.requires_grad_(True)
     if hasattr(net, "pos_embed"):
         net.pos_embed.requires_grad_(False)
     return sections(net)
 
 
-def row(name: str, block: nn.Module | nn.Parameter, shape: tuple | None, where: dict[str, str]) -> dict:
-    own = {name: block} if isinstance(block, nn.Parameter) else {f"{name}.{n}": p for n, p in block.named_parameters()}
-    count = {kind: sum(p.numel() for n, p in own.items() if where.get(n) == kind) for kind in ("muon", "adamw")}
+def row(
+    name: str, block: nn.Module | nn.Parameter, shape: tuple | None, where: dict[str, str]
+) -> dict:
+    own = (
+        {name: block}
+        if isinstance(block, nn.Parameter)
+        else {f"{name}.{n}": p for n, p in block.named_parameters()}
+    )
+    count = {
+        kind: sum(p.numel() for n, p in own.items() if where.get(n) == kind)
+        for kind in ("muon", "adamw")
+    }
     size = sum(p.numel() for p in own.values())
     return {"name": name, "kind": type(block).__name__, "shape": shape, "parameters": size} | count
 
@@ -84,7 +114,11 @@ def run_net(pipe: Pipe) -> None:
     net, (c, h, w) = pipe.net, pipe.shape
     label = zeros(1, dtype=torch.long) if getattr(net, "classes", None) else None
     image = zeros(1, net.in_channels - c, h, w) if net.in_channels > c else None
-    net(zeros(1, c, h, w), zeros(1, dtype=torch.long), Cond(text=run_text(pipe), label=label, image=image))
+    net(
+        zeros(1, c, h, w),
+        zeros(1, dtype=torch.long),
+        Cond(text=run_text(pipe), label=label, image=image),
+    )
 
 
 def run_vae(pipe: Pipe) -> None:
@@ -107,7 +141,11 @@ def table(rows: list[dict]) -> str:
         shape = "-" if r["shape"] is None else " ".join(map(str, r["shape"]))
         lines.append((r["name"], r["kind"], shape, *(f"{r[k]:,}" if r[k] else "" for k in total)))
     wide = [max(len(line[i]) for line in lines) for i in range(6)]
-    text = ["  ".join(c.ljust(n) if i < 3 else c.rjust(n) for i, (c, n) in enumerate(zip(line, wide))).rstrip()
-            for line in lines]
+    text = [
+        "  ".join(
+            c.ljust(n) if i < 3 else c.rjust(n) for i, (c, n) in enumerate(zip(line, wide))
+        ).rstrip()
+        for line in lines
+    ]
     rule = "-" * max(map(len, text))
     return "\n".join([text[0], rule, *text[1:-1], rule, text[-1]])

@@ -1,9 +1,12 @@
-"""Make the notebooks from their sources: `python notebooks/build.py`, or `python notebooks/build.py 03 08` for some.
+"""Make the notebooks from their sources: `python notebooks/build.py`, or `python notebooks/build.py
+03 08` for some.
 
-`source/NN_name.py` is a script with `# %%` cells, so that diffs can be read. Of each there are two versions: solved, run,
-with pictures (`NN_name.ipynb`), and blank (`blank/NN_name.ipynb`). They differ in cells marked `# %% exercise="q_sample"`,
-which hold the project's own lines in one and the stub in the other, both cut from where that function lives.
+`source/NN_name.py` is a script with `# %%` cells, so that diffs can be read. Of each there are two
+versions: solved, run, with pictures (`NN_name.ipynb`), and blank (`blank/NN_name.ipynb`). They
+differ in cells marked `# %% exercise="q_sample"`, which hold the project's own lines in one and the
+stub in the other, both cut from where that function lives.
 """
+
 import ast
 import inspect
 import sys
@@ -20,29 +23,54 @@ from minidiff.learn.exercises import find
 from minidiff.learn.stub import source, stub
 
 HERE = Path(__file__).parent
-KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-          "language_info": {"name": "python"}}
-TODO = ("*Blank version: fill in the functions that raise `NotImplementedError`. `hint(\"name\")` helps; "
-        "the solved one is `../{}`.*")
+KERNEL = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+TODO = (
+    '*Blank version: fill in the functions that raise `NotImplementedError`. `hint("name")` helps; '
+    "the solved one is `../{}`.*"
+)
 
 
 def imports(e: Exercise, known: set[str]) -> list[str]:
-    """The lines that bring what the reference calls, but not what this notebook defines itself (`known`)."""
+    """The lines that bring what the reference calls, but not what this notebook defines itself
+    (`known`).
+    """
     fn = inspect.unwrap(e.reference)
     nodes = list(ast.walk(ast.parse(source(fn))))
-    own = {n.arg for n in nodes if isinstance(n, ast.arg)} | {fn.__name__, e.name}           # `spacing` may be both
+    # `spacing` may be both
+    own = {n.arg for n in nodes if isinstance(n, ast.arg)} | {fn.__name__, e.name}
     used = {n.id for n in nodes if isinstance(n, ast.Name)} - own - known
     found = {name: fn.__globals__[name] for name in sorted(used & fn.__globals__.keys())}
-    modules = [f"import {v.__name__}" + (f" as {k}" if k != v.__name__ else "") for k, v in found.items()
-               if isinstance(v, ModuleType)]
+    modules = [
+        f"import {v.__name__}" + (f" as {k}" if k != v.__name__ else "")
+        for k, v in found.items()
+        if isinstance(v, ModuleType)
+    ]
     names = [k for k, v in found.items() if not isinstance(v, ModuleType)]
-    return modules + [f"from {fn.__module__} import {', '.join(names)}"] * bool(names) + [""] * 2 * bool(found)
+    return (
+        modules
+        + [f"from {fn.__module__} import {', '.join(names)}"] * bool(names)
+        + [""] * 2 * bool(found)
+    )
 
 
 def exercise_cell(name: str, blank: bool, known: set[str], tail: str) -> str:
     e = find(name)
-    body = stub(e) if blank else source(e.reference).replace(f"def {e.reference.__name__}(", f"def {name}(", 1)
-    lines = [*imports(e, known), body.rstrip(), "", "", f'check("{name}", {name}, must=True);', *([tail] if tail else [])]
+    body = (
+        stub(e)
+        if blank
+        else source(e.reference).replace(f"def {e.reference.__name__}(", f"def {name}(", 1)
+    )
+    lines = [
+        *imports(e, known),
+        body.rstrip(),
+        "",
+        "",
+        f'check("{name}", {name}, must=True);',
+        *([tail] if tail else []),
+    ]
     return "\n".join(lines)
 
 
@@ -67,7 +95,7 @@ def notebook(path: Path, blank: bool = False) -> NotebookNode:
 
 
 def write(made: NotebookNode, path: Path) -> None:
-    for cell in made.cells:                                                # times of day would change every diff
+    for cell in made.cells:  # times of day would change every diff
         cell.metadata.pop("execution", None)
     write_bytes((nbformat.writes(made) + "\n").encode(), path)
 
@@ -80,12 +108,16 @@ def paths(names: list[str]) -> list[Path]:
     """Sources by the beginnings of their names, or all; ValueError for one that does not exist."""
     every = sorted((HERE / "source").glob("*.py"))
     if missing := [n for n in names if not any(p.name.startswith(n) for p in every)]:
-        raise ValueError(f"no notebook begins with {', '.join(missing)}; there are {', '.join(p.stem for p in every)}")
+        raise ValueError(
+            f"no notebook begins with {', '.join(missing)}; there are "
+            f"{', '.join(p.stem for p in every)}"
+        )
     return [p for p in every if not names or any(p.name.startswith(n) for n in names)]
 
 
 def main(names: list[str]) -> int:
     from run import execute
+
     for path in paths(names):
         if has_exercises(path):
             write(notebook(path, blank=True), HERE / "blank" / f"{path.stem}.ipynb")

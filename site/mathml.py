@@ -1,4 +1,7 @@
-"""A renderer of formulas for Sphinx: TeX -> MathML while building. Readers need no script, and nothing is fetched."""
+"""A renderer of formulas for Sphinx: TeX -> MathML while building. Readers need no script, and
+nothing is fetched.
+"""
+
 import re
 
 from docutils import nodes
@@ -6,15 +9,20 @@ from latex2mathml.converter import convert
 from sphinx.util import logging
 
 log = logging.getLogger(__name__)
-NAMES = re.compile(r"\\(arg|lcm|sgn|supp)(?![a-zA-Z])")                     # names of operators that the converter lacks
-BARS = re.compile(r"\\[lr]Vert(?![a-zA-Z])")                                # so does it these, which \| stands for
+# names of operators that the converter lacks
+NAMES = re.compile(r"\\(arg|lcm|sgn|supp)(?![a-zA-Z])")
+BARS = re.compile(r"\\[lr]Vert(?![a-zA-Z])")  # so does it these, which \| stands for
 
 
 def mathml(tex: str, display: str) -> str:
-    """ValueError, with the formula: it could not be read, or a command would appear as it is written."""
+    """ValueError, with the formula: it could not be read, or a command would appear as it is
+    written.
+    """
     try:
-        out = convert(NAMES.sub(r"\\operatorname{\1}", BARS.sub(r"\\|", tex.strip())), display=display)
-    except Exception as e:                                                 # a parser's own errors, of many kinds
+        out = convert(
+            NAMES.sub(r"\\operatorname{\1}", BARS.sub(r"\\|", tex.strip())), display=display
+        )
+    except Exception as e:  # a parser's own errors, of many kinds
         raise ValueError(f"this formula cannot be read ({type(e).__name__}): {tex}") from e
     if left := re.search(r"\\[a-zA-Z]+", out):
         raise ValueError(f"the converter does not know {left[0]}: {tex}")
@@ -32,6 +40,9 @@ def write(self, node, display: str) -> None:
 
 
 def setup(app):
-    app.add_html_math_renderer("mathml", (lambda self, node: write(self, node, "inline"), None),
-                               (lambda self, node: write(self, node, "block"), None))
+    app.add_html_math_renderer(
+        "mathml",
+        (lambda self, node: write(self, node, "inline"), None),
+        (lambda self, node: write(self, node, "block"), None),
+    )
     return {"parallel_read_safe": True, "parallel_write_safe": True}

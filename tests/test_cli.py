@@ -59,7 +59,10 @@ P2P = "edit prompt-to-prompt --steps 2"
 BAD = {
     "no such command": ("paint x", "unknown command 'paint'"),
     "no technique": ("edit", "technique is missing"),
-    "unknown technique": (f"edit paint --prompt {P}", "unknown technique 'paint'; choose one of: sdedit"),
+    "unknown technique": (
+        f"edit paint --prompt {P}",
+        "unknown technique 'paint'; choose one of: sdedit",
+    ),
     "unknown recipe": ("train huge", "unknown model to train 'huge'"),
     "unknown model": (f"generate {P} --model huge", "model 'huge' is unknown"),
     "unknown size": ("trace huge", "size 'huge' is unknown"),
@@ -75,11 +78,14 @@ BAD = {
     "scale nan, sheet": (f"generate {P} {P} --steps 2 --scale nan", "NaN or infinite"),
     "eta 2": (f"generate {P} --steps 2 --eta 2", "eta=2.0"),
     "negative seed": (f"generate {P} --seed -1", "seed -1 is outside"),
-    "huge seed": (f"generate {P} --seed {10 ** 30}", "is outside 0..2**62"),
+    "huge seed": (f"generate {P} --seed {10**30}", "is outside 0..2**62"),
     "no pictures": (f"generate {P} --n 0", "0 pictures were asked for"),
     "too many pictures": (f"generate {P} --n 1000000000", "1 to 256"),
     "unknown words": ("generate a_red_elephant --steps 2", "unknown words: elephant"),
-    "unknown class": ("generate elephant --model tiny-pixel --steps 2", "class 'elephant' is unknown"),
+    "unknown class": (
+        "generate elephant --model tiny-pixel --steps 2",
+        "class 'elephant' is unknown",
+    ),
     "missing folder as output": (f"generate {P} --out folder", "it is a folder"),
     "no picture format": (f"generate {P} --out picture.txt", "must end in .png"),
     "output below a file": (f"generate {P} --out text.png/a.png", "is no folder"),
@@ -90,21 +96,33 @@ BAD = {
     "text as picture": (f"{SDEDIT} --image text.png", "no PNG or JPEG"),
     "another size": (f"{SDEDIT} --image small.png", "32x32 pixels"),
     "mask of another size": (f"{SDEDIT} --image scene.png --mask small.png", "32x32 pixels"),
-    "mask of another size, resize": (f"{SDEDIT} --image scene.png --mask small.png --resize", "32x32 pixels"),
+    "mask of another size, resize": (
+        f"{SDEDIT} --image scene.png --mask small.png --resize",
+        "32x32 pixels",
+    ),
     "strength 2": (f"{SDEDIT} --image scene.png --strength 2", "strength=2.0 is outside 0..1"),
     "edit of NaN": (f"{SDEDIT} --image scene.png --scale nan --sheet sheet.png", "NaN or infinite"),
-    "other word count": (f"{P2P} --kind replace --source {P} --target a_red_circle", "equally many words"),
+    "other word count": (
+        f"{P2P} --kind replace --source {P} --target a_red_circle",
+        "equally many words",
+    ),
     "no such word": (f"{P2P} --source {P} --target {P} --weights star=2", "word 'star' is not in"),
     "no number": (f"{P2P} --source {P} --target {P} --weights star", "argument --weights"),
     "p2p without text": (f"{P2P} --model tiny-pixel --source a --target b", "reads no text"),
     "invert steps 0": ("invert --image scene.png --steps 0", "steps=0 is outside"),
-    "invert unknown word": ("invert --image scene.png --prompt zebra --steps 2", "unknown words: zebra"),
+    "invert unknown word": (
+        "invert --image scene.png --prompt zebra --steps 2",
+        "unknown words: zebra",
+    ),
     "no such part": ("trace tiny --part engine", "part 'engine' is unknown"),
     "part that is not there": ("trace tiny-pixel --part vae", "has no vae"),
     "nothing to inspect": ("inspect nothing.safetensors", "no weights file at nothing.safetensors"),
     "a picture to inspect": ("inspect scene.png", "scene.png is no weights file by its name"),
     "a folder without weights": ("inspect folder", "no weights file in folder"),
-    "nothing to convert": ("convert nothing.safetensors a.safetensors", "no weights file at nothing.safetensors"),
+    "nothing to convert": (
+        "convert nothing.safetensors a.safetensors",
+        "no weights file at nothing.safetensors",
+    ),
     "unknown layout": ("convert a.safetensors b.safetensors --to torch", "invalid choice: 'torch'"),
     "unknown dtype": ("convert a.safetensors b.safetensors --dtype int8", "invalid choice: 'int8'"),
     "no place to convert to": ("convert a.safetensors", "required: DST"),
@@ -123,7 +141,9 @@ def test_bad_input_is_one_line_exit_code_2_and_nothing_written(here, capsys, cas
     assert out == "" and snapshot(here) == before
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full and /proc are Linux's; no other place to test")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="/dev/full and /proc are Linux's; no other place to test"
+)
 @pytest.mark.parametrize("place", ["/dev/full", "/proc/minidiff.png"])
 def test_a_place_that_takes_nothing_is_one_line_and_exit_code_2(here, capsys, place):
     assert run(f"generate {P} --steps 2 --out {place}") == 2
@@ -140,12 +160,19 @@ def test_debug_shows_the_error_itself(here):
 def fails(error):
     def command(rest):
         raise error
+
     return command
 
 
-@pytest.mark.parametrize("error, code, line", [
-    (KeyboardInterrupt(), 130, "interrupted"), (KeyError("no tap\nmatches"), 2, "no tap matches"),
-    (FloatingPointError("loss is nan"), 1, "loss is nan"), (FileNotFoundError(2, "No such file", "x"), 2, "x")])
+@pytest.mark.parametrize(
+    "error, code, line",
+    [
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (KeyError("no tap\nmatches"), 2, "no tap matches"),
+        (FloatingPointError("loss is nan"), 1, "loss is nan"),
+        (FileNotFoundError(2, "No such file", "x"), 2, "x"),
+    ],
+)
 def test_errors_have_their_exit_codes(monkeypatch, capsys, error, code, line):
     monkeypatch.setitem(app.COMMANDS, "demo", fails(error))
     assert run("demo") == code
@@ -159,7 +186,8 @@ def test_a_bug_is_not_disguised_as_bad_input(monkeypatch):
         run("demo")
 
 
-# ---- commands that work ---------------------------------------------------------------------------------------------
+# ---- commands that work --------------------------------------------------------------------------
+
 
 def test_one_picture_is_written_as_it_is(here, capsys):
     assert run(f"generate {P} --steps 2 --seed 3 --out new/a.png") == 0
@@ -191,30 +219,48 @@ def test_a_picture_of_another_size_is_resized_when_asked(here):
 
 
 def test_outside_the_mask_nothing_changes(here):
-    m = torch.full((3, 64, 64), -1.)
+    m = torch.full((3, 64, 64), -1.0)
     m[:, :, :20] = 1
     write_image(m, "left.png")
     assert run(f"{SDEDIT} --image scene.png --mask left.png --strength 1 --out a.png") == 0
     change = (read_image("a.png") - read_image("scene.png")).abs()
-    assert change[..., 20:].max() == 0 and change[..., :20].max() > .1
+    assert change[..., 20:].max() == 0 and change[..., :20].max() > 0.1
 
 
 def test_prompt_to_prompt_writes_the_edit_and_a_sheet_of_both(here):
     target = "a_red_square_on_a_blue_background"
-    assert run(f"{P2P} --source {P} --target {target} --self .5 --weights square=2 --blend circle square --sheet s.png "
-               "--out a.png") == 0
+    assert (
+        run(
+            f"{P2P} --source {P} --target {target} --self .5 --weights square=2 --blend circle "
+            "square --sheet s.png "
+            "--out a.png"
+        )
+        == 0
+    )
     with Image.open("s.png") as im:
         assert im.width == 2 * 200 + 8
     function = importlib.import_module("minidiff.editing.prompt_to_prompt").prompt_to_prompt
-    expected = function(UNTRAINED["tiny"], PROMPT, target.replace("_", " "), self_=.5, weights={"square": 2.},
-                        blend=("circle", "square"), steps=2)[1:]
+    expected = function(
+        UNTRAINED["tiny"],
+        PROMPT,
+        target.replace("_", " "),
+        self_=0.5,
+        weights={"square": 2.0},
+        blend=("circle", "square"),
+        steps=2,
+    )[1:]
     assert (read_image("a.png") - expected).abs().max() <= 1.01 / 255
 
 
 def test_invert_measures_the_round_trip(here, capsys):
-    assert run(f"invert --image scene.png --prompt {P} --steps 3 --out a.png --json facts.json") == 0
+    assert (
+        run(f"invert --image scene.png --prompt {P} --steps 3 --out a.png --json facts.json") == 0
+    )
     facts = json.loads(Path("facts.json").read_text())
-    assert facts.keys() == {"psnr", "psnr_of_autoencoder", "psnr_to_copy", "noise_std", "steps"} and facts["steps"] == 3
+    assert (
+        facts.keys() == {"psnr", "psnr_of_autoencoder", "psnr_to_copy", "noise_std", "steps"}
+        and facts["steps"] == 3
+    )
     assert "psnr_to_copy" in capsys.readouterr().out and Path("a.png").exists()
 
 
@@ -228,6 +274,7 @@ def vae_file(path: str) -> None:
     from safetensors.torch import save_file
 
     from minidiff.models.vae import VAE
+
     save_file(VAE(channels=(32, 32)).state_dict(), path)
 
 
@@ -237,17 +284,24 @@ def test_inspect_and_convert_print_and_write_what_they_found(here, capsys):
     facts, out = json.loads(Path("a.json").read_text()), capsys.readouterr().out
     assert facts["family"] == "vae" and facts["problem"] is None
     assert "family       vae: " in out and facts["sha256"]["vae.safetensors"] in out
-    assert run("convert vae.safetensors new/b.safetensors --to original --dtype float16 --json b.json") == 0
+    assert (
+        run("convert vae.safetensors new/b.safetensors --to original --dtype float16 --json b.json")
+        == 0
+    )
     facts, out = json.loads(Path("b.json").read_text()), capsys.readouterr().out
     assert facts["parts"]["vae"]["dtypes"] == ["float16"] and out.endswith("new/b.safetensors\n")
     before = snapshot(here)
     assert run("convert vae.safetensors new/b.safetensors") == 2
     assert "exists; " in capsys.readouterr().err and snapshot(here) == before
-    assert run("convert vae.safetensors new/b.safetensors --force") == 0 and run("inspect new/b.safetensors") == 0
+    assert (
+        run("convert vae.safetensors new/b.safetensors --force") == 0
+        and run("inspect new/b.safetensors") == 0
+    )
 
 
 def test_an_unsupported_family_is_an_answer_to_inspect_and_an_error_to_convert(here, capsys):
     from safetensors.torch import save_file
+
     save_file({"conditioner.embedders.0.x": torch.ones(1)}, "xl.safetensors")
     assert run("inspect xl.safetensors") == 0 and "sdxl is not supported" in capsys.readouterr().out
     assert run("convert xl.safetensors b.safetensors") == 2
@@ -257,19 +311,23 @@ def test_an_unsupported_family_is_an_answer_to_inspect_and_an_error_to_convert(h
 def test_train_passes_the_options_of_the_recipe(here, monkeypatch, capsys):
     seen = {}
 
-    def recipe(out: Path, *, budget: float = 1., seed: int = 0, **kw):
+    def recipe(out: Path, *, budget: float = 1.0, seed: int = 0, **kw):
         """Train."""
         seen.update(out=out, budget=budget, seed=seed)
+
     monkeypatch.setattr(app, "find", lambda address: recipe)
     assert run("train tiny --budget .01 --out runs/mine") == 0
-    assert seen == {"out": Path("runs/mine"), "budget": .01, "seed": 0}
+    assert seen == {"out": Path("runs/mine"), "budget": 0.01, "seed": 0}
     assert capsys.readouterr().out == "runs/mine/tiny: try it with --model runs/mine/tiny\n"
 
 
 def test_evaluate_passes_the_model_and_fails_for_a_failed_claim(here, monkeypatch):
-    def score(pipe_or_name, *, n: int = 192, json: str | None = None, progress: bool = True) -> dict:
+    def score(
+        pipe_or_name, *, n: int = 192, json: str | None = None, progress: bool = True
+    ) -> dict:
         """Score."""
         return {"passed": n > 10 and pipe_or_name is UNTRAINED["tiny"]}
+
     monkeypatch.setattr(app, "find", lambda address: score)
     assert [run(f"evaluate tiny --n {n}") for n in (20, 5)] == [0, 1]
 
@@ -278,7 +336,12 @@ def test_demo_draws_one_figure(here, capsys):
     assert run("demo --steps 2 --out figure.png --json facts.json") == 0
     with Image.open("figure.png") as im:
         assert im.width == 4 * 200 + 8
-    assert json.loads(Path("facts.json").read_text()).keys() >= {"figure", "seconds", "SDEdit", "prompt-to-prompt"}
+    assert json.loads(Path("facts.json").read_text()).keys() >= {
+        "figure",
+        "seconds",
+        "SDEdit",
+        "prompt-to-prompt",
+    }
     assert "figure.png" in capsys.readouterr().out
 
 
@@ -286,18 +349,39 @@ def test_demo_draws_one_figure(here, capsys):
 def test_edits_of_the_demo_are_nearer_to_the_truth_than_the_picture_they_start_from(tmp_path):
     from minidiff.demo import EDITS, SCENE, demo
     from minidiff.train.autoencoder import psnr
+
     facts = demo(tmp_path / "a.png")
     for name, (what, value) in EDITS.items():
         idle = psnr(shapes.render(SCENE), shapes.render(shapes.edit(SCENE, what, value))).item()
         assert facts[name] > idle, (name, facts[name], idle)
 
 
-# ---- help and options -----------------------------------------------------------------------------------------------
+# ---- help and options ----------------------------------------------------------------------------
 
-@pytest.mark.parametrize("line", ["--help", "help", "--version", "generate --help", "edit --help", "edit sdedit --help",
-                                  "edit prompt-to-prompt -h", "invert --help", "train --help", "train tiny --help",
-                                  "train tiny-dit --help", "train tiny-pixel --help", "evaluate --help", "trace --help",
-                                  "inspect --help", "convert --help", "doctor --help", "demo --help"])
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--help",
+        "help",
+        "--version",
+        "generate --help",
+        "edit --help",
+        "edit sdedit --help",
+        "edit prompt-to-prompt -h",
+        "invert --help",
+        "train --help",
+        "train tiny --help",
+        "train tiny-dit --help",
+        "train tiny-pixel --help",
+        "evaluate --help",
+        "trace --help",
+        "inspect --help",
+        "convert --help",
+        "doctor --help",
+        "demo --help",
+    ],
+)
 def test_help_is_there_for_every_command(capsys, line):
     assert run(line) == 0
     out, err = capsys.readouterr()
@@ -311,25 +395,50 @@ def test_without_a_command_the_usage_is_shown(capsys):
 
 
 def test_help_does_not_wait_for_torch():
-    code = "import sys, minidiff.__main__ as m; assert m.main(['--help']) == 0; assert 'torch' not in sys.modules"
+    code = (
+        "import sys, minidiff.__main__ as m; assert m.main(['--help']) == 0; assert 'torch' not "
+        "in sys.modules"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
 def test_the_module_runs_and_exits_with_its_code():
-    done = subprocess.run([sys.executable, "-m", "minidiff", "paint"], capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr.startswith("minidiff: unknown command") and done.stderr.count("\n") == 1
+    done = subprocess.run(
+        [sys.executable, "-m", "minidiff", "paint"], capture_output=True, text=True
+    )
+    assert (
+        done.returncode == 2
+        and done.stderr.startswith("minidiff: unknown command")
+        and done.stderr.count("\n") == 1
+    )
 
 
 def test_a_closed_pipe_is_no_error():
-    done = subprocess.run(f"{sys.executable} -m minidiff --help | true", shell=True, capture_output=True, text=True)
+    done = subprocess.run(
+        f"{sys.executable} -m minidiff --help | true", shell=True, capture_output=True, text=True
+    )
     assert done.stderr == ""
 
 
-def every_type(pipe, image: torch.Tensor, name: str, *, count: int = 3, ratio: float | None = None, fast: bool = True,
-               self_: float = .4, kind: Literal["a", "b"] = "a", pair: tuple[str, str] | None = None,
-               many: tuple[int, ...] = (1,), weights: dict[str, float] | None = None, hook=None,
-               where: Path = Path("x"), bare=2.5, **rest):
+def every_type(
+    pipe,
+    image: torch.Tensor,
+    name: str,
+    *,
+    count: int = 3,
+    ratio: float | None = None,
+    fast: bool = True,
+    self_: float = 0.4,
+    kind: Literal["a", "b"] = "a",
+    pair: tuple[str, str] | None = None,
+    many: tuple[int, ...] = (1,),
+    weights: dict[str, float] | None = None,
+    hook=None,
+    where: Path = Path("x"),
+    bare=2.5,
+    **rest,
+):
     """Every type there is.
 
     count       how many, 50% of them
@@ -345,20 +454,51 @@ def options(line: str):
 
 def test_options_have_the_types_and_defaults_of_the_signature():
     assert options("--image a.png --name b") == {
-        "image": "a.png", "name": "b", "count": 3, "ratio": None, "fast": True, "self_": .4, "kind": "a",
-        "pair": None, "many": (1,), "weights": None, "where": Path("x"), "bare": 2.5}
-    given = options("--image a --name b --count 4 --ratio 1 --no-fast --self .5 --kind b --pair p q --many 1 2 3 "
-                    "--weights x=1 y=.5 --where z --bare 1e-3")
+        "image": "a.png",
+        "name": "b",
+        "count": 3,
+        "ratio": None,
+        "fast": True,
+        "self_": 0.4,
+        "kind": "a",
+        "pair": None,
+        "many": (1,),
+        "weights": None,
+        "where": Path("x"),
+        "bare": 2.5,
+    }
+    given = options(
+        "--image a --name b --count 4 --ratio 1 --no-fast --self .5 --kind b --pair p q --many 1 "
+        "2 3 "
+        "--weights x=1 y=.5 --where z --bare 1e-3"
+    )
     assert given == {
-        "image": "a", "name": "b", "count": 4, "ratio": 1., "fast": False, "self_": .5, "kind": "b",
-        "pair": ("p", "q"), "many": (1, 2, 3), "weights": {"x": 1., "y": .5}, "where": Path("z"), "bare": .001}
+        "image": "a",
+        "name": "b",
+        "count": 4,
+        "ratio": 1.0,
+        "fast": False,
+        "self_": 0.5,
+        "kind": "b",
+        "pair": ("p", "q"),
+        "many": (1, 2, 3),
+        "weights": {"x": 1.0, "y": 0.5},
+        "where": Path("z"),
+        "bare": 0.001,
+    }
 
 
-@pytest.mark.parametrize("line, words", [("--image a", "required: --name"), ("--image a --name b --pair p", "--pair"),
-                                         ("--image a --name b --count 1.5", "invalid int"),
-                                         ("--image a --name b --kind c", "invalid choice"),
-                                         ("--image a --name b --weights x", "not of the form word=number"),
-                                         ("--image a --name b --coun 3", "unrecognized")])
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        ("--image a", "required: --name"),
+        ("--image a --name b --pair p", "--pair"),
+        ("--image a --name b --count 1.5", "invalid int"),
+        ("--image a --name b --kind c", "invalid choice"),
+        ("--image a --name b --weights x", "not of the form word=number"),
+        ("--image a --name b --coun 3", "unrecognized"),
+    ],
+)
 def test_mistakes_are_errors_of_one_line(line, words):
     with pytest.raises(ValueError, match=words) as e:
         options(line)

@@ -13,9 +13,13 @@ def clinic(tmp_path, monkeypatch):
     """A package that ships two untrained models."""
     monkeypatch.setattr(shelf, "TINY", tmp_path)
     monkeypatch.setattr(shelf, "PARTS", {"tiny": {"net": "unet"}, "tiny-pixel": {"net": "pixel"}})
-    monkeypatch.setattr(shelf, "manifest", lambda: {"unet": {"sha256": "1"}, "pixel": {"sha256": "2"}})
+    monkeypatch.setattr(
+        shelf, "manifest", lambda: {"unet": {"sha256": "1"}, "pixel": {"sha256": "2"}}
+    )
     monkeypatch.setattr(shelf, "load_weights", lambda name: {})
-    monkeypatch.setattr(shelf, "load", lambda name, device=None: minidiff.build(name, seed=1, device=device))
+    monkeypatch.setattr(
+        shelf, "load", lambda name, device=None: minidiff.build(name, seed=1, device=device)
+    )
     doctor.store()
     return tmp_path / "doctor.json"
 
@@ -34,7 +38,7 @@ def test_a_sound_installation_passes(clinic):
 
 def test_another_result_of_the_same_weights_fails(clinic):
     values = json.loads(clinic.read_text())["tiny"]["values"]
-    change(clinic, "tiny", values=[v + (.01 if i == 7 else 0) for i, v in enumerate(values)])
+    change(clinic, "tiny", values=[v + (0.01 if i == 7 else 0) for i, v in enumerate(values)])
     facts = doctor.examine("cpu")
     assert not facts["passed"] and facts["two steps of tiny"].startswith("FAILED: off by 1.0e-02")
     assert facts["two steps of tiny-pixel"].startswith("ok")
@@ -53,6 +57,7 @@ def test_a_model_that_gives_nan_fails(clinic, monkeypatch):
 def test_a_damaged_or_missing_file_fails_and_does_not_raise(clinic, monkeypatch):
     def damaged(name):
         raise ValueError(f"{name} is not the file\nthat was shipped")
+
     monkeypatch.setattr(shelf, "load_weights", damaged)
     clinic.unlink()
     facts = doctor.examine("cpu")
@@ -63,7 +68,9 @@ def test_a_damaged_or_missing_file_fails_and_does_not_raise(clinic, monkeypatch)
 def test_a_model_without_its_weights_fails(clinic, monkeypatch):
     monkeypatch.setattr(shelf, "manifest", lambda: {"unet": {"sha256": "1"}})
     facts = doctor.examine("cpu")
-    assert facts["weights"].startswith("FAILED: weights of pixel are not in") and not facts["passed"]
+    assert (
+        facts["weights"].startswith("FAILED: weights of pixel are not in") and not facts["passed"]
+    )
     assert "two steps of tiny" in facts and "two steps of tiny-pixel" not in facts
 
 
@@ -71,7 +78,7 @@ def test_the_probe_depends_on_every_weight_it_uses():
     pipe = minidiff.build("tiny", seed=1)
     before = doctor.probe(pipe)
     assert len(before) == 16 and before == doctor.probe(pipe)
-    pipe.text.final_layer_norm.bias.data += .1
+    pipe.text.final_layer_norm.bias.data += 0.1
     assert max(abs(a - b) for a, b in zip(before, doctor.probe(pipe))) > doctor.TOLERANCE["cpu"]
 
 

@@ -10,17 +10,29 @@ import torch
 from PIL import Image
 
 from minidiff.data import shapes
-from minidiff.io import check_target, grid, read_image, read_mask, to_pil, write_bytes, write_image, write_json
+from minidiff.io import (
+    check_target,
+    grid,
+    read_image,
+    read_mask,
+    to_pil,
+    write_bytes,
+    write_image,
+    write_json,
+)
 
-SCENE = shapes.render(shapes.scene(np.random.default_rng(0)))                            # 1 3 64 64
-DEVICES = pytest.mark.skipif(sys.platform != "linux", reason="/dev/full and /proc are Linux's; no other place to test")
+SCENE = shapes.render(shapes.scene(np.random.default_rng(0)))  # 1 3 64 64
+DEVICES = pytest.mark.skipif(
+    sys.platform != "linux", reason="/dev/full and /proc are Linux's; no other place to test"
+)
 
 
 def files(folder: Path) -> list[str]:
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
 
 
-# ---- reading --------------------------------------------------------------------------------------------------------
+# ---- reading -------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("name", ["a.png", "new/folder/a.png"])
 def test_a_png_returns_the_picture_to_half_a_level(tmp_path, name):
@@ -31,24 +43,27 @@ def test_a_png_returns_the_picture_to_half_a_level(tmp_path, name):
 
 def test_a_jpeg_returns_about_the_picture(tmp_path):
     smooth = torch.linspace(-1, 1, 64).expand(1, 3, 64, 64)
-    assert (read_image(write_image(smooth, tmp_path / "a.JPG")) - smooth).abs().max() < .06
+    assert (read_image(write_image(smooth, tmp_path / "a.JPG")) - smooth).abs().max() < 0.06
 
 
 def test_transparency_is_laid_on_white(tmp_path):
     rgba = np.zeros((2, 3, 4), np.uint8)
-    rgba[0, 0], rgba[0, 1], rgba[0, 2] = (255, 0, 0, 255), (255, 0, 0, 0), (0, 0, 0, 51)  # opaque, clear, a fifth black
+    # opaque, clear, a fifth black
+    rgba[0, 0], rgba[0, 1], rgba[0, 2] = (255, 0, 0, 255), (255, 0, 0, 0), (0, 0, 0, 51)
     Image.fromarray(rgba).save(tmp_path / "a.png")
     x = read_image(tmp_path / "a.png")
     assert x.shape == (1, 3, 2, 3)
     assert x[0, :, 0, 0].tolist() == [1, -1, -1] and x[0, :, 0, 1].tolist() == [1, 1, 1]
-    assert (x[0, :, 0, 2] - (2 * .8 - 1)).abs().max() < 1e-6
+    assert (x[0, :, 0, 2] - (2 * 0.8 - 1)).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "LA", "P"])
 def test_grey_and_palette_pictures_become_three_channels(tmp_path, mode):
     grey = Image.fromarray(np.array([[0, 255], [255, 0]], np.uint8))
     grey.convert(mode).save(tmp_path / "a.png")
-    assert torch.equal(read_image(tmp_path / "a.png"), torch.tensor([[-1., 1.], [1., -1.]]).expand(1, 3, 2, 2))
+    assert torch.equal(
+        read_image(tmp_path / "a.png"), torch.tensor([[-1.0, 1.0], [1.0, -1.0]]).expand(1, 3, 2, 2)
+    )
 
 
 def test_sixteen_bit_grey_is_scaled_not_cut(tmp_path):
@@ -63,54 +78,81 @@ def test_sixteen_bit_grey_is_scaled_not_cut(tmp_path):
 def png16(rgb: np.ndarray) -> bytes:
     """A 16-bit colour PNG, which Pillow reads but does not write."""
     h, w, _ = rgb.shape
-    chunk = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))  # noqa: E731
+    chunk = lambda kind, data: (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    )
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in rgb)
-    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", w, h, 16, 2, 0, 0, 0))
-            + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", w, h, 16, 2, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
 
 
 def test_sixteen_bit_colour_is_scaled_not_cut(tmp_path):
     rgb = np.array([[[0, 300, 65535], [32768, 20000, 257]]], np.uint16)
     (tmp_path / "a.png").write_bytes(png16(rgb))
     expected = torch.from_numpy(rgb / 65535 * 2 - 1).float().permute(2, 0, 1)[None]
-    assert (read_image(tmp_path / "a.png") - expected).abs().max() < 2.1 / 255            # Pillow keeps the high byte
+    # Pillow keeps the high byte
+    assert (read_image(tmp_path / "a.png") - expected).abs().max() < 2.1 / 255
 
 
 def test_exif_orientation_is_applied(tmp_path):
-    im = Image.fromarray(np.array([[[255, 0, 0]] * 32, [[0, 0, 255]] * 32] * 1, np.uint8).repeat(8, 0))   # 16 x 32
+    # 16 x 32
+    im = Image.fromarray(
+        np.array([[[255, 0, 0]] * 32, [[0, 0, 255]] * 32] * 1, np.uint8).repeat(8, 0)
+    )
     exif = Image.Exif()
-    exif[0x0112] = 6                                                       # the camera was turned by 90 degrees
+    exif[0x0112] = 6  # the camera was turned by 90 degrees
     im.save(tmp_path / "a.jpg", exif=exif, quality=95)
     x = read_image(tmp_path / "a.jpg")
     assert x.shape == (1, 3, 32, 16)
-    assert x[0, 0, :, -4:].mean() > .8 > -.8 > x[0, 0, :, :4].mean()       # the top (red) is now on the right
+    # the top (red) is now on the right
+    assert x[0, 0, :, -4:].mean() > 0.8 > -0.8 > x[0, 0, :, :4].mean()
 
 
 def test_cmyk_jpeg_is_read_as_colour(tmp_path):
-    to_pil(torch.tensor([1., -1., -1.])[:, None, None].expand(3, 16, 16)).convert("CMYK").save(tmp_path / "a.jpg")
-    assert (read_image(tmp_path / "a.jpg").mean((0, 2, 3)) - torch.tensor([1., -1., -1.])).abs().max() < .1
+    to_pil(torch.tensor([1.0, -1.0, -1.0])[:, None, None].expand(3, 16, 16)).convert("CMYK").save(
+        tmp_path / "a.jpg"
+    )
+    assert (
+        read_image(tmp_path / "a.jpg").mean((0, 2, 3)) - torch.tensor([1.0, -1.0, -1.0])
+    ).abs().max() < 0.1
 
 
 BAD_FILES = {
-    "missing": (None, FileNotFoundError, "no picture at"), "empty": (b"", ValueError, "0 bytes"),
-    "text": (b"hello", ValueError, "no PNG or JPEG"), "gif": (b"GIF89a" + bytes(20), ValueError, "no PNG or JPEG"),
-    "cut": ("cut", ValueError, "no readable picture"), "flipped": ("flipped", ValueError, "no readable picture"),
-    "large": (9_000, ValueError, "million"), "bomb": (60_000, ValueError, "no readable picture"),
+    "missing": (None, FileNotFoundError, "no picture at"),
+    "empty": (b"", ValueError, "0 bytes"),
+    "text": (b"hello", ValueError, "no PNG or JPEG"),
+    "gif": (b"GIF89a" + bytes(20), ValueError, "no PNG or JPEG"),
+    "cut": ("cut", ValueError, "no readable picture"),
+    "flipped": ("flipped", ValueError, "no readable picture"),
+    "large": (9_000, ValueError, "million"),
+    "bomb": (60_000, ValueError, "no readable picture"),
 }
 
 
 @pytest.mark.parametrize("case", BAD_FILES)
 def test_a_bad_file_is_one_line_that_names_it(tmp_path, case):
     content, error, words = BAD_FILES[case]
-    path = write_image(torch.rand(3, 64, 64) * 2 - 1, tmp_path / "good.png").rename(tmp_path / "bad.png")
+    path = write_image(torch.rand(3, 64, 64) * 2 - 1, tmp_path / "good.png").rename(
+        tmp_path / "bad.png"
+    )
     good = path.read_bytes()
     if content == "cut":
-        content = good[:len(good) // 2]
+        content = good[: len(good) // 2]
     elif content == "flipped":
         content = good[:60] + bytes(b ^ 255 for b in good[60:90]) + good[90:]
-    elif isinstance(content, int):                                         # claims so many pixels a side
+    elif isinstance(content, int):  # claims so many pixels a side
         header = b"IHDR" + struct.pack(">IIBBBBB", content, content, 8, 2, 0, 0, 0)
-        content = good[:8] + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header)) + good[33:]
+        content = (
+            good[:8]
+            + struct.pack(">I", 13)
+            + header
+            + struct.pack(">I", zlib.crc32(header))
+            + good[33:]
+        )
     path.unlink() if content is None else path.write_bytes(content)
     with pytest.raises(error, match=words) as e:
         read_image(path)
@@ -133,9 +175,10 @@ def test_another_size_is_an_error_unless_resizing_is_allowed(tmp_path):
 def test_resizing_keeps_the_centre_and_the_aspect(tmp_path):
     scene = shapes.Scene((shapes.Obj("circle", "red", "large"),), "center", "blue")
     disc = shapes.render(scene)
-    wide = torch.cat([torch.ones(1, 3, 64, 32), disc, torch.ones(1, 3, 64, 32)], 3)      # what is beside it is cut off
+    # what is beside it is cut off
+    wide = torch.cat([torch.ones(1, 3, 64, 32), disc, torch.ones(1, 3, 64, 32)], 3)
     x = read_image(write_image(wide, tmp_path / "a.png"), 32, resize=True)
-    assert (x - shapes.render(scene, 32)).abs().mean() < .02
+    assert (x - shapes.render(scene, 32)).abs().mean() < 0.02
     assert x.abs().max() <= 1
 
 
@@ -146,7 +189,8 @@ def test_a_mask_is_zero_or_one_and_never_resized(tmp_path):
         read_mask(tmp_path / "m.png", 64)
 
 
-# ---- writing --------------------------------------------------------------------------------------------------------
+# ---- writing -------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_a_picture_with_nan_is_not_written(tmp_path, bad):
@@ -159,7 +203,7 @@ def test_a_picture_with_nan_is_not_written(tmp_path, bad):
 
 
 def test_values_outside_the_range_are_cut(tmp_path):
-    x = torch.tensor([-9., -1., 1., 9.]).expand(3, 1, 4)
+    x = torch.tensor([-9.0, -1.0, 1.0, 9.0]).expand(3, 1, 4)
     assert np.asarray(to_pil(x))[0, :, 0].tolist() == [0, 0, 255, 255]
 
 
@@ -175,6 +219,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
 
     def full(*args):
         raise OSError(28, "No space left on device")
+
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match=r"cannot write .*a\.png: No space left"):
         write_image(-SCENE, path)
@@ -199,13 +244,22 @@ def test_a_folder_that_takes_no_files_is_a_one_line_error():
 def test_a_link_stays_a_link(tmp_path):
     (tmp_path / "link.png").symlink_to(tmp_path / "real.png")
     write_image(SCENE, tmp_path / "link.png")
-    assert (tmp_path / "link.png").is_symlink() and read_image(tmp_path / "real.png").shape == (1, 3, 64, 64)
+    assert (tmp_path / "link.png").is_symlink() and read_image(tmp_path / "real.png").shape == (
+        1,
+        3,
+        64,
+        64,
+    )
 
 
 def test_targets_are_checked_before_the_work(tmp_path, monkeypatch):
     (tmp_path / "file.png").write_bytes(b"")
-    for path, words in ((tmp_path, "is a folder"), (tmp_path / "a.bmp", "must end in"), (tmp_path / "a", "must end in"),
-                        (tmp_path / "file.png" / "a.png", "no folder")):
+    for path, words in (
+        (tmp_path, "is a folder"),
+        (tmp_path / "a.bmp", "must end in"),
+        (tmp_path / "a", "must end in"),
+        (tmp_path / "file.png" / "a.png", "no folder"),
+    ):
         with pytest.raises((ValueError, OSError), match=words):
             check_target(path)
     check_target(tmp_path / "new" / "folder" / "a.png")
@@ -228,27 +282,34 @@ def test_json_has_no_nan(tmp_path):
     assert write_json({"a": Path("b")}, tmp_path / "a.json").read_text() == '{\n "a": "b"\n}\n'
 
 
-# ---- contact sheets -------------------------------------------------------------------------------------------------
+# ---- contact sheets ------------------------------------------------------------------------------
+
 
 def test_a_sheet_holds_every_picture_pixel_for_pixel():
     images = shapes.render([shapes.scene(np.random.default_rng(i)) for i in range(3)])
     sheet = np.asarray(grid(images, cols=2))
-    assert sheet.shape == (2 * (192 + 8) + 8, 2 * (192 + 8) + 8, 3)        # 64 pixels enlarged by 3, gaps of 8
+    # 64 pixels enlarged by 3, gaps of 8
+    assert sheet.shape == (2 * (192 + 8) + 8, 2 * (192 + 8) + 8, 3)
     for i, (y, x) in enumerate([(8, 8), (8, 208), (208, 8)]):
-        assert (sheet[y:y + 192:3, x:x + 192:3] == np.asarray(to_pil(images[i]))).all()
+        assert (sheet[y : y + 192 : 3, x : x + 192 : 3] == np.asarray(to_pil(images[i]))).all()
     assert (sheet[:8] == 255).all() and (sheet[208:, 208:] == 255).all()
 
 
 def test_titles_have_room_and_stay_out_of_the_pictures(tmp_path):
-    plain, titled = grid(SCENE), grid(SCENE, ["a very long title that says $x^2$ and needs more than one line, surely"])
+    plain, titled = (
+        grid(SCENE),
+        grid(SCENE, ["a very long title that says $x^2$ and needs more than one line, surely"]),
+    )
     assert titled.width == plain.width and titled.height > plain.height + 30
-    head = np.asarray(titled)[:titled.height - 200]
+    head = np.asarray(titled)[: titled.height - 200]
     assert (head < 128).any() and (head[:, :4] == 255).all() and (head[:, -4:] == 255).all()
     assert (np.asarray(titled)[-200:] == np.asarray(plain)[-200:]).all()
     assert grid(SCENE, ["title"], path=tmp_path / "sheet.png") == tmp_path / "sheet.png"
 
 
-@pytest.mark.parametrize("images, titles", [([], None), (SCENE, ["a", "b"]), ([SCENE[0], SCENE[0, :, :32]], None)])
+@pytest.mark.parametrize(
+    "images, titles", [([], None), (SCENE, ["a", "b"]), ([SCENE[0], SCENE[0, :, :32]], None)]
+)
 def test_a_sheet_refuses_what_does_not_fit(images, titles):
     with pytest.raises(ValueError, match="a sheet needs"):
         grid(images, titles)

@@ -1,4 +1,7 @@
-"""The notebooks in the repository are those their sources make; what a blank one asks for is written nowhere in it."""
+"""The notebooks in the repository are those their sources make; what a blank one asks for is
+written nowhere in it.
+"""
+
 import sys
 from pathlib import Path
 
@@ -29,7 +32,9 @@ def read(path: Path):
 @by_stem
 def test_a_notebook_is_what_its_source_makes(path):
     made = read(FOLDER / f"{path.stem}.ipynb")
-    assert cells(made) == cells(build.notebook(path)), f"run: python notebooks/build.py {path.stem[:2]}"
+    assert cells(made) == cells(build.notebook(path)), (
+        f"run: python notebooks/build.py {path.stem[:2]}"
+    )
 
 
 @by_stem
@@ -45,11 +50,17 @@ def test_a_solved_notebook_was_run_and_drew_pictures(path):
 @pytest.mark.parametrize("path", BLANK, ids=lambda p: p.stem)
 def test_a_blank_notebook_asks_and_does_not_answer(path):
     made = read(FOLDER / "blank" / f"{path.stem}.ipynb")
-    assert cells(made) == cells(build.notebook(path, blank=True)) and not [c for c in made.cells if c.get("outputs")]
+    assert cells(made) == cells(build.notebook(path, blank=True)) and not [
+        c for c in made.cells if c.get("outputs")
+    ]
     for cell in made.cells:
         if name := cell.metadata.get("exercise"):
             body = source(find(name).reference).rstrip().splitlines()[-1].strip()
-            assert f"def {name}(" in cell.source and "NotImplementedError" in cell.source and body not in cell.source
+            assert (
+                f"def {name}(" in cell.source
+                and "NotImplementedError" in cell.source
+                and body not in cell.source
+            )
 
 
 def test_there_is_no_notebook_without_a_source():

@@ -1,4 +1,7 @@
-"""The plan of twelve weeks names exercises that there are; its files and pages are checked by test_tutorials."""
+"""The plan of twelve weeks names exercises that there are; its files and pages are checked by
+test_tutorials.
+"""
+
 import re
 from pathlib import Path
 
@@ -10,5 +13,7 @@ ROWS = re.findall(r"^\| (\d+) \|.*\| ([^|]+) \|$", PAGE, re.M)
 
 def test_every_week_has_exercises_that_exist():
     named = {week: re.findall(r"`(\w+)`", cell) for week, cell in ROWS}
-    assert list(named) == [str(k) for k in range(1, 13)] and all(named[w] for w in named if w != "12")
+    assert list(named) == [str(k) for k in range(1, 13)] and all(
+        named[w] for w in named if w != "12"
+    )
     assert not {name for names in named.values() for name in names} - set(exercises())

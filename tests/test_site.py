@@ -1,4 +1,7 @@
-"""site/: what makes pages out of code and text. Sphinx and a browser are for `make site` and `make check-site`."""
+"""site/: what makes pages out of code and text. Sphinx and a browser are for `make site` and `make
+check-site`.
+"""
+
 import base64
 import gzip
 import hashlib
@@ -33,8 +36,10 @@ def load(name: str):
     return module
 
 
-sys.path.insert(0, str(ROOT / "site"))                                     # its files import one another
-beside, pages, playground, live, sweeps = (load(n) for n in ("beside", "pages", "playground", "live", "sweeps"))
+sys.path.insert(0, str(ROOT / "site"))  # its files import one another
+beside, pages, playground, live, sweeps = (
+    load(n) for n in ("beside", "pages", "playground", "live", "sweeps")
+)
 SOURCE = '''"""A file.
 
 What it is about."""
@@ -61,7 +66,8 @@ def g():  # noqa: E731
 FILES = sorted(pages.code_files())
 
 
-# ---- code | explanation ------------------------------------------------------------------------------------------------
+# ---- code | explanation --------------------------------------------------------------------------
+
 
 def test_docstrings_and_comments_stand_beside_their_lines():
     rows, bare = beside.taken_apart(SOURCE)
@@ -95,10 +101,15 @@ def test_no_docstring_is_lost(file):
 
 
 def test_prose_keeps_the_layout_of_tables_and_escapes_the_rest():
-    out = beside.prose("If a < b, `x` is kept (card C07).\n\nx        a number\n         of any size\n\n"
-                       "See arXiv 2208.01626.")
+    out = beside.prose(
+        "If a < b, `x` is kept (card C07).\n\nx        a number\n         of any size\n\n"
+        "See arXiv 2208.01626."
+    )
     assert "<p>If a &lt; b, <code>x</code> is kept.</p>" in out
-    assert '<span class="line" style="--hang:9ch">x        a number</span>' in out and "<p>of any" not in out
+    assert (
+        '<span class="line" style="--hang:9ch">x        a number</span>' in out
+        and "<p>of any" not in out
+    )
     assert 'href="https://arxiv.org/abs/2208.01626"' in out
 
 
@@ -107,7 +118,8 @@ def test_sections_are_headings_of_the_page():
     assert page.index("# f.py") < page.index("## The parts") and page.count("{raw} html") == 2
 
 
-# ---- pages and their links -----------------------------------------------------------------------------------------------
+# ---- pages and their links -----------------------------------------------------------------------
+
 
 def test_every_technique_has_a_card_with_an_idea_and_a_page():
     found = pages.cards()
@@ -123,18 +135,27 @@ def test_the_gallery_escapes_and_counts():
     assert 'href="code/editing/a.html"' in out and "no contact sheet" in out
 
 
-@pytest.mark.parametrize("text, want", [
-    ("[a](ddim.md#why)", "[a](ddim.md#why)"),
-    ("![f](../figures/demo.png)", "![f](../figures/demo.png)"),
-    ("`minidiff/editing/sdedit.py`", "[`minidiff/editing/sdedit.py`](../code/editing/sdedit.md)"),
-    ("[code](../../minidiff/editing/sdedit.py)", "[code](../code/editing/sdedit.md)"),
-    ("[it](../../Makefile) is", "it is"),
-    ("[web](https://arxiv.org/abs/1)", "[web](https://arxiv.org/abs/1)"),
-    ("[home](../../README.md)", "[home](../index.md)"),
-    ("`minidiff/no/such.py`", "`minidiff/no/such.py`"),
-    ("```\n`minidiff/editing/sdedit.py`\n```\n", "```\n`minidiff/editing/sdedit.py`\n```\n")])
+@pytest.mark.parametrize(
+    "text, want",
+    [
+        ("[a](ddim.md#why)", "[a](ddim.md#why)"),
+        ("![f](../figures/demo.png)", "![f](../figures/demo.png)"),
+        (
+            "`minidiff/editing/sdedit.py`",
+            "[`minidiff/editing/sdedit.py`](../code/editing/sdedit.md)",
+        ),
+        ("[code](../../minidiff/editing/sdedit.py)", "[code](../code/editing/sdedit.md)"),
+        ("[it](../../Makefile) is", "it is"),
+        ("[web](https://arxiv.org/abs/1)", "[web](https://arxiv.org/abs/1)"),
+        ("[home](../../README.md)", "[home](../index.md)"),
+        ("`minidiff/no/such.py`", "`minidiff/no/such.py`"),
+        ("```\n`minidiff/editing/sdedit.py`\n```\n", "```\n`minidiff/editing/sdedit.py`\n```\n"),
+    ],
+)
 def test_links_lead_to_pages_of_the_site(text, want):
-    assert pages.relinked(text, "tutorials/inversion/ddim.md", {"minidiff/editing/sdedit.py"}) == want
+    assert (
+        pages.relinked(text, "tutorials/inversion/ddim.md", {"minidiff/editing/sdedit.py"}) == want
+    )
 
 
 def test_readme_has_an_opening():
@@ -144,19 +165,28 @@ def test_readme_has_an_opening():
         pages.opening("# x")
 
 
-# ---- the leaderboard -----------------------------------------------------------------------------------------------------
+# ---- the leaderboard -----------------------------------------------------------------------------
+
 
 def test_the_board_sorts_by_plain_numbers_and_marks_what_is_missing():
-    out = pages.board({"methods": [{"method": "a<b", "inputs": "P", "T": .5, "T_ci": [.25, .75], "seconds": None}]})
+    out = pages.board(
+        {
+            "methods": [
+                {"method": "a<b", "inputs": "P", "T": 0.5, "T_ci": [0.25, 0.75], "seconds": None}
+            ]
+        }
+    )
     assert '<td data-v="50">50 <small>25 to 75</small></td>' in out
     assert "a&lt;b" in out and out.count('data-v=""') == len(pages.COLUMNS) - 3
 
 
 def test_no_bench_says_how_to_make_one():
-    assert "minidiff bench --split test" in pages.leaderboard(None) and "<table" not in pages.leaderboard(None)
+    assert "minidiff bench --split test" in pages.leaderboard(
+        None
+    ) and "<table" not in pages.leaderboard(None)
 
 
-# ---- the playground: what moves ------------------------------------------------------------------------------------------
+# ---- the playground: what moves ------------------------------------------------------------------
 
 SWEEPS = json.loads(playground.SWEEPS.read_text())
 
@@ -171,8 +201,13 @@ def test_a_strip_holds_a_cell_for_every_setting(sweep):
     columns, rows = playground.shape(sweep, playground.TOLD[sweep["name"]])
     values = [len(k["values"]) for k in sweep["knobs"]]
     for scene in sweep["scenes"]:
-        assert Image.open(playground.SWEEPS.parent / scene["file"]).size == (64 * columns, 64 * rows)
-        assert [len(row) for row in scene["frames"]] == [values[0]] * (values[1] if len(values) > 1 else 1)
+        assert Image.open(playground.SWEEPS.parent / scene["file"]).size == (
+            64 * columns,
+            64 * rows,
+        )
+        assert [len(row) for row in scene["frames"]] == [values[0]] * (
+            values[1] if len(values) > 1 else 1
+        )
         assert all(f["says"] and f["y"] == f["y"] for row in scene["frames"] for f in row)
 
 
@@ -185,15 +220,25 @@ def test_neighbouring_settings_are_different_pictures():
             assert all(a != b for a, b in pairwise(cells)), scene["file"]
 
 
-@pytest.mark.parametrize("name, column, scenes", [
-    ("noise", 0, "SCENES"), ("steps", 1, "SCENES"), ("guidance", 0, "SCENES"), ("inversion", 0, "SCENES"),
-    ("strength", 0, "EDITED"), ("injection", 0, "EDITED")])
+@pytest.mark.parametrize(
+    "name, column, scenes",
+    [
+        ("noise", 0, "SCENES"),
+        ("steps", 1, "SCENES"),
+        ("guidance", 0, "SCENES"),
+        ("inversion", 0, "SCENES"),
+        ("strength", 0, "EDITED"),
+        ("injection", 0, "EDITED"),
+    ],
+)
 def test_the_truth_beside_the_pictures_is_the_render(name, column, scenes):
     """A palette must not lose the colour of the one thing that differs."""
     files = [x["file"] for x in next(s for s in SWEEPS if s["name"] == name)["scenes"]]
     for file, scene in zip(files, getattr(sweeps, scenes)):
-        strip = torch.from_numpy(np.array(Image.open(playground.SWEEPS.parent / file).convert("RGB"))).permute(2, 0, 1)
-        shown = strip[:, -64:, 64 * column:64 * column + 64] / 127.5 - 1
+        strip = torch.from_numpy(
+            np.array(Image.open(playground.SWEEPS.parent / file).convert("RGB"))
+        ).permute(2, 0, 1)
+        shown = strip[:, -64:, 64 * column : 64 * column + 64] / 127.5 - 1
         assert (shown - shapes.render(scene)[0]).abs().max() < 2 * 16 / 255
 
 
@@ -204,12 +249,16 @@ def test_the_strips_are_small():
 def test_the_page_begins_at_the_settings_it_names_and_says_their_words():
     page = playground.page(SWEEPS, "", set(pages.code_files()))
     for s in SWEEPS:
-        block = page[page.index(f'id="sweep-{s["name"]}"'):]
+        block = page[page.index(f'id="sweep-{s["name"]}"') :]
         at = [k["start"] for k in s["knobs"]]
         said = s["scenes"][0]["frames"][at[1] if len(at) > 1 else 0][at[0]]["says"]
         assert f">{playground.html.escape(said)}</p>" in block
-        assert f'--column:{at[0]};--row:{at[1] if len(at) > 1 else 0}"' in block[:block.index("</figure>")]
-    assert page.count('type="range"') == sum(len(s["knobs"]) for s in SWEEPS) + 2                # and two of the form
+        assert (
+            f'--column:{at[0]};--row:{at[1] if len(at) > 1 else 0}"'
+            in block[: block.index("</figure>")]
+        )
+    # and two of the form
+    assert page.count('type="range"') == sum(len(s["knobs"]) for s in SWEEPS) + 2
     assert 'class="live"' in page and "diffusion.js" in page
 
 
@@ -218,7 +267,8 @@ def test_a_build_without_the_model_says_why():
     assert "npm was &lt;not&gt; found" in page and 'class="live"' not in page
 
 
-# ---- the playground: what draws ------------------------------------------------------------------------------------------
+# ---- the playground: what draws ------------------------------------------------------------------
+
 
 def test_the_words_on_the_page_are_the_worlds():
     named = set(re.findall(r"[a-z]+", " ".join(which for _, which in playground.WORDS)))
@@ -244,7 +294,10 @@ def test_the_runtime_is_packed_out_of_the_archive_without_npm(tmp_path, monkeypa
     monkeypatch.setattr(shutil, "which", lambda name: pytest.fail("npm is not needed"))
     text = live.runtime(tmp_path)
     packed = json.loads(text.split("globalThis.minidiffRuntime = ")[1].rstrip(";\n"))
-    assert text.startswith(live.API) and gzip.decompress(base64.b64decode(packed["wasm"])).decode() == live.WASM
+    assert (
+        text.startswith(live.API)
+        and gzip.decompress(base64.b64decode(packed["wasm"])).decode() == live.WASM
+    )
 
 
 def test_without_npm_there_is_a_reason(tmp_path, monkeypatch):
@@ -253,15 +306,28 @@ def test_without_npm_there_is_a_reason(tmp_path, monkeypatch):
         live.make(tmp_path)
 
 
-@pytest.mark.skipif(not shutil.which("node"), reason="no Node.js here; `make check-site` runs the same in a browser")
+@pytest.mark.skipif(
+    not shutil.which("node"), reason="no Node.js here; `make check-site` runs the same in a browser"
+)
 def test_the_loop_in_javascript_is_ours():
-    """Tokens, times, guidance and steps of diffusion.js, around a made up network, against Python's."""
+    """Tokens, times, guidance and steps of diffusion.js, around a made up network, against
+    Python's.
+    """
     pipe = minidiff.load("tiny")
     prompt, negative, steps, scale = "A small, red circle on the left!", "star", 16, 2.5
     x = pipe.noise(1, seed=5)
-    model = {"words": pipe.tokenizer.speller.names, "bos": 1, "eos": 2, "pad": 0, "context": pipe.tokenizer.context,
-             "alpha": pipe.schedule.alpha.tolist(), "sigma": pipe.schedule.sigma.tolist()}
-    script = (ROOT / "site/static/diffusion.js").read_text() + f"""
+    model = {
+        "words": pipe.tokenizer.speller.names,
+        "bos": 1,
+        "eos": 2,
+        "pad": 0,
+        "context": pipe.tokenizer.context,
+        "alpha": pipe.schedule.alpha.tolist(),
+        "sigma": pipe.schedule.sigma.tolist(),
+    }
+    script = (
+        (ROOT / "site/static/diffusion.js").read_text()
+        + f"""
         const model = {json.dumps(model)};
         const nets = {{ text: async ids => ids,                               // v = a row's own share of x, times and words
                         unet: async (x, t, ids) => x.map((v, i) => {{
@@ -276,13 +342,25 @@ def test_the_loop_in_javascript_is_ours():
             z: [...z], failure, tokens: diffusion.tokens({json.dumps(prompt)}, model),
             noise: [...diffusion.noise(7, 20000)], same: diffusion.noise(7, 3)[2] === diffusion.noise(7, 5)[2] }})));
         """
-    got = json.loads(subprocess.run(["node", "-"], input=script, capture_output=True, text=True, check=True).stdout)
+    )
+    got = json.loads(
+        subprocess.run(
+            ["node", "-"], input=script, capture_output=True, text=True, check=True
+        ).stdout
+    )
     ids = pipe.tokenizer([negative, prompt])
-    assert got["tokens"] == ids[1].tolist() and "dinosaur" in got["failure"] and "circle" in got["failure"]
+    assert (
+        got["tokens"] == ids[1].tolist()
+        and "dinosaur" in got["failure"]
+        and "circle" in got["failure"]
+    )
     ts = pipe.timesteps(steps)
     for t, s in pairwise(ts):
-        e0, e1 = (to_eps(pipe.schedule, x, x * ((t - 1) / 1000 - .3) + row.sum() / 100, t, "v") for row in ids)
+        e0, e1 = (
+            to_eps(pipe.schedule, x, x * ((t - 1) / 1000 - 0.3) + row.sum() / 100, t, "v")
+            for row in ids
+        )
         x = ddim_step(pipe.schedule, x, e0 + scale * (e1 - e0), t, s)
     assert torch.allclose(torch.tensor(got["z"]), x.flatten(), atol=1e-4)
     noise = torch.tensor(got["noise"])
-    assert abs(noise.mean()) < .03 and abs(noise.std() - 1) < .03 and got["same"]
+    assert abs(noise.mean()) < 0.03 and abs(noise.std() - 1) < 0.03 and got["same"]

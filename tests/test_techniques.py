@@ -1,4 +1,7 @@
-"""What every technique owes its user: names that mean the same everywhere, clear refusals, Stable Diffusion's networks."""
+"""What every technique owes its user: names that mean the same everywhere, clear refusals, Stable
+Diffusion's networks.
+"""
+
 import inspect
 from importlib import import_module
 
@@ -18,14 +21,27 @@ from minidiff.models.vae import VAE
 from minidiff.techniques import EDITS, PROOFS
 from minidiff.weights.store import load_clip
 
-CHEAP = {"imagic": dict(text_updates=1, net_updates=1, batch=2, eta=.5), "unitune": dict(updates=1, batch=2),
-         "pivotal-tuning": dict(updates=1), "diffusion-clip": dict(updates=1, train_steps=2, batch=1),
-         "asyrp": dict(pictures=2, learn=1), "boundary": dict(pictures=4), "delta-denoising": dict(iterations=2),
-         "null-text": dict(inner=1), "edict": dict(p=.98), "anagram": dict(other="a red square"),
-         "attend-and-excite": dict(words=("cyan", "ring"), most=1), "ddnm": dict(task="sr2"), "ddrm": dict(task="sr2")}
-ELSEWHERE = {"instruct-pix2pix": "its eight channels: test_sd_parity.py",
-             "ddnm": "its operators act on pixels", "ddrm": "its operators act on pixels",
-             "classifier-guidance": "its classifier reads the tiny model's latents, and one object: test_classifier.py"}
+CHEAP = {
+    "imagic": dict(text_updates=1, net_updates=1, batch=2, eta=0.5),
+    "unitune": dict(updates=1, batch=2),
+    "pivotal-tuning": dict(updates=1),
+    "diffusion-clip": dict(updates=1, train_steps=2, batch=1),
+    "asyrp": dict(pictures=2, learn=1),
+    "boundary": dict(pictures=4),
+    "delta-denoising": dict(iterations=2),
+    "null-text": dict(inner=1),
+    "edict": dict(p=0.98),
+    "anagram": dict(other="a red square"),
+    "attend-and-excite": dict(words=("cyan", "ring"), most=1),
+    "ddnm": dict(task="sr2"),
+    "ddrm": dict(task="sr2"),
+}
+ELSEWHERE = {
+    "instruct-pix2pix": "its eight channels: test_sd_parity.py",
+    "ddnm": "its operators act on pixels",
+    "ddrm": "its operators act on pixels",
+    "classifier-guidance": "its classifier reads the tiny model's latents, and one object: test_classifier.py",
+}
 LATENT = [n for n in EDITS if n not in ELSEWHERE]
 
 
@@ -38,20 +54,36 @@ def call(pipe, name, **more):
     """The technique on a small recolouring, in as few steps as it takes."""
     fn, item = find(name), items("dev", 1, ("recolour",))[0]
     told = given(fn, item, changed=item.answer) | {"steps": 4} | CHEAP.get(name, {}) | more
-    return fn(pipe, **{k: v for k, v in told.items() if k in inspect.signature(fn).parameters or k in more})
+    return fn(
+        pipe,
+        **{k: v for k, v in told.items() if k in inspect.signature(fn).parameters or k in more},
+    )
 
 
 @pytest.fixture(scope="module")
 def sd15():
-    """The block plan of SD 1 at a tenth of its width, its grid and its guidance; latents of 8 x 8 are 64 x 64 pixels."""
+    """The block plan of SD 1 at a tenth of its width, its grid and its guidance; latents of 8 x 8
+    are 64 x 64 pixels.
+    """
     torch.manual_seed(0)
     words = Tokenizer.words(shapes.VOCAB)
     net, vae = UNet(channels=(32, 64, 128, 128)), VAE(channels=(32, 32, 64, 64))
     text = CLIPText(len(words), 768, 1, 12, 20, mlp_ratio=1, eos_id=2)
     for m in (net, vae, text):
         m.eval().requires_grad_(False)
-    return Pipe(net, schedule.scaled_linear(), (4, 8, 8), vae=vae, text=text, tokenizer=words, name="narrow sd15",
-                spacing="leading", end=1, scale=7.5, literal=True)
+    return Pipe(
+        net,
+        schedule.scaled_linear(),
+        (4, 8, 8),
+        vae=vae,
+        text=text,
+        tokenizer=words,
+        name="narrow sd15",
+        spacing="leading",
+        end=1,
+        scale=7.5,
+        literal=True,
+    )
 
 
 @pytest.mark.parametrize("name", EDITS)
@@ -59,7 +91,15 @@ def test_arguments_are_named_alike_and_can_be_typed(name):
     asked = inspect.signature(find(name)).parameters
     assert next(iter(asked)) == "pipe" and "progress" in asked
     assert asked.keys() & {"image", "source", "prompt"}
-    assert not asked.keys() & {"img", "init_image", "num_steps", "guidance_scale", "strengths", "src", "tgt"}
+    assert not asked.keys() & {
+        "img",
+        "init_image",
+        "num_steps",
+        "guidance_scale",
+        "strengths",
+        "src",
+        "tgt",
+    }
     parser = Parser(prog=name)
     typed = arguments(parser, find(name), skip=("pipe", "progress"))
     assert "steps" in typed or name in ("diffusion-clip", "delta-denoising")
@@ -68,14 +108,19 @@ def test_arguments_are_named_alike_and_can_be_typed(name):
 
 def test_every_edit_has_a_proof_or_is_proved_by_another():
     without = set(EDITS) - set(PROOFS)
-    assert without <= {"instruct-pix2pix", "negative-prompt"}        # no tiny weights of eight channels; see null-text
+    # no tiny weights of eight channels; see null-text
+    assert without <= {"instruct-pix2pix", "negative-prompt"}
 
 
 @pytest.mark.weights
 @pytest.mark.parametrize("name", LATENT)
 def test_it_runs_unchanged_on_stable_diffusions_networks(sd15, name):
     out = call(sd15, name, **{"clip": load_clip()} if name == "semantic-guidance" else {})
-    assert out.shape[1:] == (3, 64, 64) and out.isfinite().all() and not any(p.requires_grad for p in sd15.net.parameters())
+    assert (
+        out.shape[1:] == (3, 64, 64)
+        and out.isfinite().all()
+        and not any(p.requires_grad for p in sd15.net.parameters())
+    )
 
 
 @pytest.mark.parametrize("name", ["prompt-to-prompt", "masactrl", "plug-and-play", "pix2pix-zero"])
@@ -84,25 +129,44 @@ def test_attention_edits_run_on_a_transformer(name):
     assert out.shape[1:] == (3, 64, 64) and out.isfinite().all()
 
 
-@pytest.mark.parametrize("name", [n for n in LATENT if "steps" in inspect.signature(find(n)).parameters])
+@pytest.mark.parametrize(
+    "name", [n for n in LATENT if "steps" in inspect.signature(find(n)).parameters]
+)
 def test_no_steps_are_refused(name):
     with pytest.raises(ValueError, match="step"):
         call(minidiff.build("tiny"), name, steps=0)
 
 
-@pytest.mark.parametrize("name", [n for n in LATENT if "mask" in inspect.signature(find(n)).parameters])
+@pytest.mark.parametrize(
+    "name", [n for n in LATENT if "mask" in inspect.signature(find(n)).parameters]
+)
 def test_masks_that_do_not_fit_are_refused_and_an_empty_one_changes_nothing(name):
     pipe, item = minidiff.build("tiny"), items("dev", 1, ("recolour",))[0]
-    for bad in (torch.ones(1, 1, 32, 32), torch.ones(1, 3, 64, 64), torch.full((1, 1, 64, 64), .5)):
+    for bad in (
+        torch.ones(1, 1, 32, 32),
+        torch.ones(1, 3, 64, 64),
+        torch.full((1, 1, 64, 64), 0.5),
+    ):
         with pytest.raises(ValueError, match="mask"):
             call(pipe, name, mask=bad)
     assert torch.equal(call(pipe, name, mask=torch.zeros(1, 1, 64, 64))[-1:], item.image)
 
 
 @pytest.mark.weights
-@pytest.mark.parametrize("name", [n for n in LATENT if {"image", "target"} <= inspect.signature(find(n)).parameters.keys()])
+@pytest.mark.parametrize(
+    "name",
+    [n for n in LATENT if {"image", "target"} <= inspect.signature(find(n)).parameters.keys()],
+)
 def test_foreign_pictures_and_prompts_of_other_lengths_are_edited_without_complaint(name):
-    told = {"source": "a ring", "target": "a small cyan ring left of a red square on a striped blue background"}
+    told = {
+        "source": "a ring",
+        "target": "a small cyan ring left of a red square on a striped blue background",
+    }
     told = {k: v for k, v in told.items() if k in inspect.signature(find(name)).parameters}
-    out = call(minidiff.build("tiny"), name, image=torch.rand(1, 3, 64, 64, generator=torch.manual_seed(0)) * 2 - 1, **told)
+    out = call(
+        minidiff.build("tiny"),
+        name,
+        image=torch.rand(1, 3, 64, 64, generator=torch.manual_seed(0)) * 2 - 1,
+        **told,
+    )
     assert out.isfinite().all() and out.shape[1:] == (3, 64, 64)

@@ -1,4 +1,5 @@
 """The pages say what the code says: tables of names, files and modules that are mentioned."""
+
 import ast
 import importlib.util
 import re
@@ -25,7 +26,7 @@ def test_tables_and_code_are_those_of_the_package(tables):
     stale = [p.name for p in PAGES if tables.filled(p.read_text()) != p.read_text()]
     assert not stale, "run python tutorials/tables.py"
     used = {name for p in PAGES for _, name, _ in tables.BLOCK.findall(p.read_text())}
-    assert used == set(tables.MADE)                                               # every table stands on some page
+    assert used == set(tables.MADE)  # every table stands on some page
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -33,11 +34,13 @@ def test_files_and_pages_that_a_page_names_exist(page):
     text = page.read_text()
     links = [t for t in re.findall(r"\]\(([^)#]+)", text) if "://" not in t]
     files = re.findall(r"`((?:minidiff|tests|tutorials|notebooks)/[\w/.]+\.(?:py|ipynb|md))`", text)
-    missing = [t for t in links if not (page.parent / t).exists()] + [f for f in files if not (ROOT / f).exists()]
+    missing = [t for t in links if not (page.parent / t).exists()] + [
+        f for f in files if not (ROOT / f).exists()
+    ]
     assert not missing
 
 
-# ---- the 20-minute tasks ----------------------------------------------------------------------------------------------
+# ---- the 20-minute tasks -------------------------------------------------------------------------
 
 FOLDERS = ("samplers", "guidance", "inversion", "editing", "restoration")
 TECHNIQUES = sorted(p for f in FOLDERS for p in (ROOT / "tutorials" / f).glob("*.md"))
@@ -58,19 +61,27 @@ def answers_and_checks(section: str) -> tuple[list[str], list[str]]:
 
 @pytest.mark.parametrize("page", TECHNIQUES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_a_technique_s_page_has_five_questions_and_ends_with_a_task(page):
-    questions = re.findall(r"^\d\. .+<details><summary>answer</summary>.+</details>$", page.read_text(), re.M)
+    questions = re.findall(
+        r"^\d\. .+<details><summary>answer</summary>.+</details>$", page.read_text(), re.M
+    )
     assert len(questions) == 5
     assert task(page), f"the last section is not {TASK!r}"
     answers, checks = answers_and_checks(task(page))
     for block in answers + checks:
         ast.parse(block)
-    named = set(re.findall(r'check\("(\w+)"', task(page))) | set(re.findall(r"learn task (\w+)", task(page)))
+    named = set(re.findall(r'check\("(\w+)"', task(page))) | set(
+        re.findall(r"learn task (\w+)", task(page))
+    )
     assert named <= exercises().keys()
-    assert named or (answers and any("assert" in b for b in checks)), "nothing says whether the task is done"
+    assert named or (answers and any("assert" in b for b in checks)), (
+        "nothing says whether the task is done"
+    )
 
 
 def test_the_answer_of_every_task_passes_its_check_and_without_it_nothing_does():
-    """All in one go: they take under a second each, and the whole must stay below 30. Exercises have their own proof."""
+    """All in one go: they take under a second each, and the whole must stay below 30. Exercises
+    have their own proof.
+    """
     tried, begun = 0, time.perf_counter()
     for page in TECHNIQUES:
         answers, checks = answers_and_checks(task(page))

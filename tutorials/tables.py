@@ -1,12 +1,14 @@
-"""What the pages copy from the code: tables of names, and the lines of an algorithm. `make figures` runs this too.
+"""What the pages copy from the code: tables of names, and the lines of an algorithm. `make figures`
+runs this too.
 
-    python tutorials/tables.py            # rewrites what stands between <!-- table NAME --> and <!-- end -->,
+    python tutorials/tables.py  # rewrites what stands between <!-- table NAME --> and <!-- end -->,
                                           # and between <!-- code FILE NAME --> and <!-- end -->,
                                           # and between <!-- output --> and <!-- end -->
 
-A table is the one that the package itself uses. Code is a function of minidiff/FILE without its docstring. Output is what
-the Python block right above prints.
+A table is the one that the package itself uses. Code is a function of minidiff/FILE without its
+docstring. Output is what the Python block right above prints.
 """
+
 import ast
 import contextlib
 import io
@@ -38,8 +40,12 @@ def lines(head: tuple[str, ...], rows) -> str:
 
 def names(part: str, layout: str) -> str:
     """Our names of one part against those of a layout."""
-    rows = [(k, *(v if isinstance(v, tuple) else (v, "same"))) for k, v in TABLES[part, layout].items()]
-    return lines(("ours", "theirs", "op"), [(ours, theirs or "not stored", op) for ours, theirs, op in rows])
+    rows = [
+        (k, *(v if isinstance(v, tuple) else (v, "same"))) for k, v in TABLES[part, layout].items()
+    ]
+    return lines(
+        ("ours", "theirs", "op"), [(ours, theirs or "not stored", op) for ours, theirs, op in rows]
+    )
 
 
 def dropped() -> str:
@@ -50,9 +56,13 @@ def dropped() -> str:
 
 
 def prefixes() -> str:
-    rows = [("UNet", ORIGINAL["unet"], MINIDIFF["unet"]), ("autoencoder", ORIGINAL["vae"], MINIDIFF["vae"]),
-            ("text tower, SD 1", TOWERS["diffusers"] + "text_model.", MINIDIFF["text"]),
-            ("text tower, SD 2", TOWERS["original"], MINIDIFF["text"]), ("ControlNet", ORIGINAL["controlnet"], "none")]
+    rows = [
+        ("UNet", ORIGINAL["unet"], MINIDIFF["unet"]),
+        ("autoencoder", ORIGINAL["vae"], MINIDIFF["vae"]),
+        ("text tower, SD 1", TOWERS["diffusers"] + "text_model.", MINIDIFF["text"]),
+        ("text tower, SD 2", TOWERS["original"], MINIDIFF["text"]),
+        ("ControlNet", ORIGINAL["controlnet"], "none"),
+    ]
     return lines(("part", "original file", "minidiff file"), rows)
 
 
@@ -65,8 +75,14 @@ def ladders() -> str:
     rows = []
     for ladder, time in LADDERS.items():
         some = [e for e in exercises().values() if e.ladder == ladder]
-        rows.append((f"{ladder}, {time} each", str(len(some)), str(sum(len(e.mutants) for e in some)),
-                     " ".join(f"`{e.name}`" for e in some)))
+        rows.append(
+            (
+                f"{ladder}, {time} each",
+                str(len(some)),
+                str(sum(len(e.mutants) for e in some)),
+                " ".join(f"`{e.name}`" for e in some),
+            )
+        )
     every = exercises().values()
     rows.append(("all", str(len(every)), str(sum(len(e.mutants) for e in every)), ""))
     return lines(("ladder", "exercises", "known mistakes", "names"), rows)
@@ -84,37 +100,58 @@ def notebooks() -> str:
     return lines(("notebook", "", "you write"), rows)
 
 
-MADE = {"ladders": ladders, "notebooks": notebooks,
-        "unet": lambda: names("unet", "original"), "vae": lambda: names("vae", "original"),
-        "text": lambda: names("text", "original"), "controlnet": lambda: names("controlnet", "original"),
-        "t2i": lambda: names("t2i", "original"), "t2i-light": lambda: names("t2i-light", "original"),
-        "dit": lambda: names("dit", "diffusers"), "resnet": lambda: lines(("ours", "theirs"), RESNET.items()),
-        "dropped": dropped, "prefixes": prefixes, "variants": variants}
+MADE = {
+    "ladders": ladders,
+    "notebooks": notebooks,
+    "unet": lambda: names("unet", "original"),
+    "vae": lambda: names("vae", "original"),
+    "text": lambda: names("text", "original"),
+    "controlnet": lambda: names("controlnet", "original"),
+    "t2i": lambda: names("t2i", "original"),
+    "t2i-light": lambda: names("t2i-light", "original"),
+    "dit": lambda: names("dit", "diffusers"),
+    "resnet": lambda: lines(("ours", "theirs"), RESNET.items()),
+    "dropped": dropped,
+    "prefixes": prefixes,
+    "variants": variants,
+}
 
 
 def code(file: str, name: str) -> str:
-    """A function of minidiff/`file` without its docstring, as a Markdown block. KeyError: there is none of that name."""
+    """A function of minidiff/`file` without its docstring, as a Markdown block. KeyError: there is
+    none of that name.
+    """
     text = (SOURCE / file).read_text()
-    found = {n.name: n for n in ast.walk(ast.parse(text)) if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
+    found = {
+        n.name: n
+        for n in ast.walk(ast.parse(text))
+        if isinstance(n, (ast.FunctionDef, ast.ClassDef))
+    }
     node, all_lines = found[name], text.splitlines()
     body = node.body[1:] if ast.get_docstring(node) is not None else node.body
-    head = all_lines[node.lineno - 1:node.body[0].lineno - 1]
-    shown = textwrap.dedent("\n".join([*head, *all_lines[body[0].lineno - 1:node.end_lineno]]))
+    head = all_lines[node.lineno - 1 : node.body[0].lineno - 1]
+    shown = textwrap.dedent("\n".join([*head, *all_lines[body[0].lineno - 1 : node.end_lineno]]))
     return f"```python\n{shown}\n```"
 
 
 def output(program: str) -> str:
-    """What a block of Python prints, as a Markdown block. A reader's record of exercises is left alone."""
+    """What a block of Python prints, as a Markdown block. A reader's record of exercises is left
+    alone.
+    """
     said, before = io.StringIO(), os.environ.get("MINIDIFF_HOME")
     with tempfile.TemporaryDirectory() as home, contextlib.redirect_stdout(said):
         os.environ["MINIDIFF_HOME"] = home
         exec(compile(program, "page", "exec"), {})
-        os.environ.pop("MINIDIFF_HOME") if before is None else os.environ.update(MINIDIFF_HOME=before)
+        os.environ.pop("MINIDIFF_HOME") if before is None else os.environ.update(
+            MINIDIFF_HOME=before
+        )
     return f"```text\n{said.getvalue().rstrip()}\n```"
 
 
 def filled(text: str) -> str:
-    """A page with its tables, code and output as they are now. KeyError: no table, no function of that name."""
+    """A page with its tables, code and output as they are now. KeyError: no table, no function of
+    that name.
+    """
     text = OUTPUT.sub(lambda m: f"{m[1]}{output(m[2])}\n{m[3]}", text)
     text = BLOCK.sub(lambda m: f"{m[1]}{MADE[m[2]]()}\n{m[3]}", text)
     return CODE.sub(lambda m: f"{m[1]}{code(m[2], m[3])}\n{m[4]}", text)

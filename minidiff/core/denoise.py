@@ -1,13 +1,15 @@
 """Denoisers and the one loop that runs them.
 
-A `Denoise` is any callable (x_t, t, cond) -> eps_hat. A pipe's `eps`, an exact mixture, a guided or counted version of
-either: all look alike, so guidance is a function from Denoise to Denoise, and guidances stack. A method that changes
-the loop writes its own: the three lines of `sample` are the pattern, not a framework.
+A `Denoise` is any callable (x_t, t, cond) -> eps_hat. A pipe's `eps`, an exact mixture, a guided or
+counted version of either: all look alike, so guidance is a function from Denoise to Denoise, and
+guidances stack. A method that changes the loop writes its own: the three lines of `sample` are the
+pattern, not a framework.
 
-Picture i of a batch owns one random stream, seeded with seed + i on the CPU. Its first draw is the starting noise
-(`noise`), the later ones are the noises of the steps (`noises`). So a picture depends on its own seed only: not on the
-batch it is drawn in, not on the device.
+Picture i of a batch owns one random stream, seeded with seed + i on the CPU. Its first draw is the
+starting noise (`noise`), the later ones are the noises of the steps (`noises`). So a picture
+depends on its own seed only: not on the batch it is drawn in, not on the device.
 """
+
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Protocol
@@ -23,7 +25,9 @@ from minidiff.core.schedule import Schedule
 
 class Denoise(Protocol):
     def __call__(self, x_t: Tensor, t: int | Tensor, cond: Cond | None) -> Tensor:
-        """The noise in x_t (b ..). t: an index of the schedule, one int for all rows or a LongTensor (b,)."""
+        """The noise in x_t (b ..). t: an index of the schedule, one int for all rows or a
+        LongTensor (b,).
+        """
 
 
 def moves(ts: list[int], progress: bool = False) -> Iterator[tuple[int, int]]:
@@ -32,11 +36,19 @@ def moves(ts: list[int], progress: bool = False) -> Iterator[tuple[int, int]]:
 
 
 @torch.no_grad()
-def sample(denoise: Denoise, sch: Schedule, x: Tensor, ts: list[int], cond: Cond | None = None, step=ddim_step,
-           progress: bool = False) -> Tensor:
+def sample(
+    denoise: Denoise,
+    sch: Schedule,
+    x: Tensor,
+    ts: list[int],
+    cond: Cond | None = None,
+    step=ddim_step,
+    progress: bool = False,
+) -> Tensor:
     """Carry x from time ts[0] to ts[-1]; `step` is (sch, x_t, eps, t, s) -> x_s. No gradients.
 
-    Rising times invert; eps is then taken at the cleaner end of every move, which only an exact denoiser knows at 0.
+    Rising times invert; eps is then taken at the cleaner end of every move, which only an exact
+    denoiser knows at 0.
     """
     for t, s in moves(ts, progress):
         x = step(sch, x, denoise(x, t, cond), t, s)
@@ -44,8 +56,15 @@ def sample(denoise: Denoise, sch: Schedule, x: Tensor, ts: list[int], cond: Cond
 
 
 @torch.no_grad()
-def trace(denoise: Denoise, sch: Schedule, x: Tensor, ts: list[int], cond: Cond | None = None, step=ddim_step,
-          progress: bool = False) -> list[Tensor]:
+def trace(
+    denoise: Denoise,
+    sch: Schedule,
+    x: Tensor,
+    ts: list[int],
+    cond: Cond | None = None,
+    step=ddim_step,
+    progress: bool = False,
+) -> list[Tensor]:
     """As `sample`, but every state on the way: element i is at time ts[i]."""
     xs = [x]
     for t, s in moves(ts, progress):
@@ -54,7 +73,9 @@ def trace(denoise: Denoise, sch: Schedule, x: Tensor, ts: list[int], cond: Cond 
 
 
 class Counted:
-    """A denoiser that counts its evaluations in `nfe`: one per row, as papers count (a guided picture costs two)."""
+    """A denoiser that counts its evaluations in `nfe`: one per row, as papers count (a guided
+    picture costs two).
+    """
 
     def __init__(self, denoise: Denoise):
         self.denoise, self.nfe = denoise, 0
@@ -69,17 +90,24 @@ def _streams(b: int, seed: int) -> list[torch.Generator]:
 
 
 def _draw(shape, streams, device, dtype) -> Tensor:
-    return torch.stack([torch.randn(shape, generator=g) for g in streams]).to(device=device, dtype=dtype)
+    return torch.stack([torch.randn(shape, generator=g) for g in streams]).to(
+        device=device, dtype=dtype
+    )
 
 
 def noise(shape, seed: int = 0, device=None, dtype=None) -> Tensor:
-    """Unit Gaussian of that shape; row i depends on seed + i alone (drawn in float32 on the CPU, then cast)."""
+    """Unit Gaussian of that shape; row i depends on seed + i alone (drawn in float32 on the CPU,
+    then cast).
+    """
     return _draw(tuple(shape[1:]), _streams(shape[0], seed), device, dtype)
 
 
 def noises(like: Tensor, seed: int = 0) -> Iterator[Tensor]:
-    """Endless unit Gaussians shaped like `like`, independent of `noise(like.shape, seed)` and of each other."""
+    """Endless unit Gaussians shaped like `like`, independent of `noise(like.shape, seed)` and of
+    each other.
+    """
     streams = _streams(len(like), seed)
-    _draw(like.shape[1:], streams, None, None)  # the first draw of each stream was the starting noise
+    # the first draw of each stream was the starting noise
+    _draw(like.shape[1:], streams, None, None)
     while True:
         yield _draw(like.shape[1:], streams, like.device, like.dtype)

@@ -1,9 +1,11 @@
 """The process: one pure function per equation of x_t = alpha_t x0 + sigma_t eps.
 
-Nothing here assumes variance preservation, so each line serves DDPM, flow and VE tables alike. Times t and s are a
-python int (then every coefficient is a float) or a LongTensor (b,) (then b 1 1 ..); images keep their shape.
-A state belongs to the time it is AT: after a move t -> s, blend, re-noise and compare at s.
+Nothing here assumes variance preservation, so each line serves DDPM, flow and VE tables alike.
+Times t and s are a python int (then every coefficient is a float) or a LongTensor (b,) (then b 1 1
+..); images keep their shape. A state belongs to the time it is AT: after a move t -> s, blend,
+re-noise and compare at s.
 """
+
 import torch
 from torch import Tensor
 
@@ -13,7 +15,8 @@ PREDICTIONS = ("eps", "x0", "v", "flow")
 
 
 def _root(v):
-    return v.clamp(min=0).sqrt() if isinstance(v, Tensor) else max(v, 0.0) ** 0.5  # rounding may dip below 0
+    # rounding may dip below 0
+    return v.clamp(min=0).sqrt() if isinstance(v, Tensor) else max(v, 0.0) ** 0.5
 
 
 def q_sample(sch: Schedule, x0: Tensor, t: int | Tensor, eps: Tensor) -> Tensor:
@@ -23,7 +26,9 @@ def q_sample(sch: Schedule, x0: Tensor, t: int | Tensor, eps: Tensor) -> Tensor:
 
 
 def eps_to_x0(sch: Schedule, x_t: Tensor, eps: Tensor, t: int | Tensor) -> Tensor:
-    """The clean picture that x_t and its noise imply; for the best denoiser E[x0 | x_t] (Tweedie)."""
+    """The clean picture that x_t and its noise imply; for the best denoiser E[x0 | x_t]
+    (Tweedie).
+    """
     a, s = sch.at(t, x_t)
     return (x_t - s * eps) / a  # DDIM eq. 9
 
@@ -45,7 +50,9 @@ def to_eps(sch: Schedule, x_t: Tensor, out: Tensor, t: int | Tensor, prediction:
         return (s * x_t + a * out) / (a * a + s * s)  # the divisor is 1 for VP
     if prediction == "flow":
         return (x_t + a * out) / (a + s)  # the divisor is 1 for flow tables
-    raise ValueError(f"prediction={prediction!r} is unknown; choose one of {', '.join(PREDICTIONS)}")
+    raise ValueError(
+        f"prediction={prediction!r} is unknown; choose one of {', '.join(PREDICTIONS)}"
+    )
 
 
 def target(sch: Schedule, x0: Tensor, eps: Tensor, t: int | Tensor, prediction: str) -> Tensor:
@@ -59,47 +66,70 @@ def target(sch: Schedule, x0: Tensor, eps: Tensor, t: int | Tensor, prediction: 
         return a * eps - s * x0  # Salimans & Ho 2022, arXiv 2202.00512
     if prediction == "flow":
         return eps - x0  # d x_t / d sigma on flow tables
-    raise ValueError(f"prediction={prediction!r} is unknown; choose one of {', '.join(PREDICTIONS)}")
+    raise ValueError(
+        f"prediction={prediction!r} is unknown; choose one of {', '.join(PREDICTIONS)}"
+    )
 
 
 def transition(sch: Schedule, s: int | Tensor, t: int | Tensor, like: Tensor):
-    """(a, var) of the forward jump q(x_t | x_s) = N(a x_s, var), s <= t. For VP var is the strided beta."""
+    """(a, var) of the forward jump q(x_t | x_s) = N(a x_s, var), s <= t. For VP var is the strided
+    beta.
+    """
     (a_s, sig_s), (a_t, sig_t) = sch.at(s, like), sch.at(t, like)
     a = a_t / a_s
     return a, sig_t**2 - a**2 * sig_s**2
 
 
 def renoise(sch: Schedule, x_s: Tensor, s: int | Tensor, t: int | Tensor, noise: Tensor) -> Tensor:
-    """Jump forward from time s to t >= s: RePaint's way of undoing a move. With s = 0 this is `q_sample`."""
+    """Jump forward from time s to t >= s: RePaint's way of undoing a move. With s = 0 this is
+    `q_sample`.
+    """
     if torch.as_tensor(s > t).any():
-        raise ValueError(f"renoise goes from s up to t, got s={s}, t={t}; to go down use ddim_step or posterior")
+        raise ValueError(
+            f"renoise goes from s up to t, got s={s}, t={t}; to go down use ddim_step or posterior"
+        )
     a, var = transition(sch, s, t, x_s)
     return a * x_s + _root(var) * noise
 
 
 def posterior(sch: Schedule, x_t: Tensor, x0: Tensor, t: int | Tensor, s: int | Tensor):
-    """(mean, var) of q(x_s | x_t, x0), s < t: where ancestral sampling draws the next state from."""
+    """(mean, var) of q(x_s | x_t, x0), s < t: where ancestral sampling draws the next state
+    from.
+    """
     (a_s, sig_s), (_, sig_t) = sch.at(s, x_t), sch.at(t, x_t)
     a, var = transition(sch, s, t, x_t)
     mean = a * sig_s**2 / sig_t**2 * x_t + a_s * var / sig_t**2 * x0  # DDPM eq. 7
     return mean, var * sig_s**2 / sig_t**2  # DDPM eq. 7, beta tilde
 
 
-def ddim_step(sch: Schedule, x_t: Tensor, eps: Tensor, t: int | Tensor, s: int | Tensor, eta: float = 0.0,
-              noise: Tensor | None = None, eps_dir: Tensor | None = None) -> Tensor:
+def ddim_step(
+    sch: Schedule,
+    x_t: Tensor,
+    eps: Tensor,
+    t: int | Tensor,
+    s: int | Tensor,
+    eta: float = 0.0,
+    noise: Tensor | None = None,
+    eps_dir: Tensor | None = None,
+) -> Tensor:
     """Move a state from time t to time s: s < t denoises, s > t inverts (with eta = 0).
 
-    eta = 0 is deterministic, eta = 1 is ancestral sampling with the small variance; between, `noise` has the weight
-    eta. `eps_dir` replaces eps in the second term, "the direction pointing to x_t", but not in x0 (Asyrp).
+    eta = 0 is deterministic, eta = 1 is ancestral sampling with the small variance; between,
+    `noise` has the weight eta. `eps_dir` replaces eps in the second term, "the direction pointing
+    to x_t", but not in x0 (Asyrp).
     """
     (a_t, s_t), (a, s_s) = sch.at(t, x_t), sch.at(s, x_t)
     if eta == 0 and eps_dir is None:
-        return a / a_t * x_t + (s_s - a / a_t * s_t) * eps  # DDIM eq. 12 with eq. 9 put in: half the work
+        # DDIM eq. 12 with eq. 9 put in: half the work
+        return a / a_t * x_t + (s_s - a / a_t * s_t) * eps
     x0 = eps_to_x0(sch, x_t, eps, t)  # DDIM eq. 9
     eps = eps if eps_dir is None else eps_dir
     if eta == 0:
         return a * x0 + s_s * eps  # DDIM eq. 12
     if not 0 < eta <= 1 or noise is None or torch.as_tensor(s > t).any():
-        raise ValueError(f"eta={eta}, t={t}, s={s}: eta > 0 needs eta <= 1, a noise tensor, s <= t; invert at eta=0")
+        raise ValueError(
+            f"eta={eta}, t={t}, s={s}: eta > 0 needs eta <= 1, a noise tensor, s <= t; "
+            "invert at eta=0"
+        )
     sig = eta * _root(posterior(sch, x_t, x0, t, s)[1])  # DDIM eq. 16
     return a * x0 + _root(s_s**2 - sig**2) * eps + sig * noise  # DDIM eq. 12

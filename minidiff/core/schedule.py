@@ -4,12 +4,15 @@ Every Gaussian diffusion in this library is two tables, `alpha` and `sigma`, wit
 
     x_t = alpha_t x0 + sigma_t eps,    eps ~ N(0, I),    t = 0 .. T
 
-Index 0 is the clean picture (alpha 1, sigma 0), index T the noise. DDPM, flow matching and variance-exploding models
-are then different numbers in the same two columns: VP has alpha^2 + sigma^2 = 1, flow alpha + sigma = 1, VE alpha = 1.
-A network trained on times 0 .. T-1 calls t - 1 what is index t here; `Pipe.eps` makes that shift, nothing else does.
+Index 0 is the clean picture (alpha 1, sigma 0), index T the noise. DDPM, flow matching and
+variance-exploding models are then different numbers in the same two columns: VP has alpha^2 +
+sigma^2 = 1, flow alpha + sigma = 1, VE alpha = 1. A network trained on times 0 .. T-1 calls t - 1
+what is index t here; `Pipe.eps` makes that shift, nothing else does.
 
-Try: plot `log_snr` of `linear`, `cosine` and `sigmoid` over t. Training sees the noise levels where the curve is flat.
+Try: plot `log_snr` of `linear`, `cosine` and `sigmoid` over t. Training sees the noise levels where
+the curve is flat.
 """
+
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +25,9 @@ SPACINGS = ("linspace", "leading", "trailing")
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """Two float64 CPU tables of length T + 1 with sigma / alpha strictly increasing from 0, and a name."""
+    """Two float64 CPU tables of length T + 1 with sigma / alpha strictly increasing from 0, and a
+    name.
+    """
 
     alpha: Tensor
     sigma: Tensor
@@ -32,12 +37,22 @@ class Schedule:
         a, s = self.alpha, self.sigma
         kinds = {(v.dtype, v.device.type) for v in (a, s)}
         if kinds != {(torch.float64, "cpu")} or a.ndim != 1 or a.shape != s.shape or len(a) < 2:
-            raise ValueError(f"schedule {self.name!r}: alpha and sigma must be float64 CPU tables of 2 or more, got "
-                             f"{a.dtype} {tuple(a.shape)} on {a.device} and {s.dtype} {tuple(s.shape)} on {s.device}")
+            raise ValueError(
+                f"schedule {self.name!r}: alpha and sigma must be float64 CPU tables of 2 or "
+                "more, got "
+                f"{a.dtype} {tuple(a.shape)} on {a.device} and {s.dtype} {tuple(s.shape)} on "
+                f"{s.device}"
+            )
         if not (a.isfinite().all() and s.isfinite().all() and (a > 0).all()):
-            raise ValueError(f"schedule {self.name!r}: tables must be finite and alpha > 0 everywhere (it divides)")
+            raise ValueError(
+                f"schedule {self.name!r}: tables must be finite and alpha > 0 everywhere (it "
+                "divides)"
+            )
         if a[0] != 1 or s[0] != 0 or not ((s / a).diff() > 0).all():
-            raise ValueError(f"schedule {self.name!r}: must start at alpha 1, sigma 0 and grow noisier at every index")
+            raise ValueError(
+                f"schedule {self.name!r}: must start at alpha 1, sigma 0 and grow noisier at "
+                "every index"
+            )
 
     @property
     def T(self) -> int:
@@ -58,32 +73,52 @@ class Schedule:
         return list(zip(self.alpha.tolist(), self.sigma.tolist()))
 
     def at(self, t: int | Tensor, like: Tensor | None = None):
-        """(alpha_t, sigma_t): floats for an int t; for a LongTensor (b,), b 1 1 .. in `like`'s dtype, on its device."""
+        """(alpha_t, sigma_t): floats for an int t; for a LongTensor (b,), b 1 1 .. in `like`'s
+        dtype, on its device.
+        """
         if not isinstance(t, Tensor):
             if not 0 <= t <= self.T:  # a negative index would silently read the noisy end
-                raise ValueError(f"time {t} is outside 0..{self.T} of {self.name!r}; 0 is clean, {self.T} is noise")
+                raise ValueError(
+                    f"time {t} is outside 0..{self.T} of {self.name!r}; 0 is clean, {self.T} "
+                    "is noise"
+                )
             return self._pairs[t]
         shape = (-1,) + (1,) * (like.ndim - 1)
         # cast first, then move: MPS has no float64
-        return tuple(v.to(like.dtype).to(like.device)[t.to(like.device)].view(shape) for v in (self.alpha, self.sigma))
+        return tuple(
+            v.to(like.dtype).to(like.device)[t.to(like.device)].view(shape)
+            for v in (self.alpha, self.sigma)
+        )
 
-    def timesteps(self, n: int, start: int | None = None, spacing: str = "linspace", end: int = 0) -> list[int]:
+    def timesteps(
+        self, n: int, start: int | None = None, spacing: str = "linspace", end: int = 0
+    ) -> list[int]:
         """n + 1 decreasing times for n steps from `start` (default T) to `end`.
 
         linspace  start .. 1 in n even times, then the end (the last step is short)
         trailing  start .. 0 in n even steps (what few-step samplers want)
-        leading   i * (start // n) + 2 for i = n-1 .. 0, then the end. Stable Diffusion's own: network times 1, 21, ..
+        leading   i * (start // n) + 2 for i = n-1 .. 0, then the end. Stable Diffusion's own:
+                  network times 1, 21, ..
                   981 at 50 of 1000; it never visits T.
-        end       0, clean; or 1, the least noise a network knows, taken for clean: what Stable Diffusion does (its
-                  `set_alpha_to_one` is False). A grid that visits 1 itself then ends with a move from 1 to 1.
+        end       0, clean; or 1, the least noise a network knows, taken for clean: what Stable
+                  Diffusion does (its
+                  `set_alpha_to_one` is False). A grid that visits 1 itself then ends with a move
+                  from 1 to 1.
         """
         start = self.T if start is None else start
         if not 1 <= start <= self.T:
-            raise ValueError(f"start={start} is outside 1..{self.T}; it is an index of schedule {self.name!r}")
+            raise ValueError(
+                f"start={start} is outside 1..{self.T}; it is an index of schedule {self.name!r}"
+            )
         if end not in (0, 1):
-            raise ValueError(f"end={end}: sampling ends at 0, the clean picture, or at 1, where Stable Diffusion stops")
+            raise ValueError(
+                f"end={end}: sampling ends at 0, the clean picture, or at 1, where Stable "
+                "Diffusion stops"
+            )
         if not 1 <= n <= start:
-            raise ValueError(f"steps={n} is outside 1..{start}; one step per time at most, 20 to 100 are usual")
+            raise ValueError(
+                f"steps={n} is outside 1..{start}; one step per time at most, 20 to 100 are usual"
+            )
         if spacing == "linspace":
             stride = (start - 1) / max(n - 1, 1)
             ts = [start] + [1 + round(i * stride) for i in reversed(range(n - 1))]
@@ -98,7 +133,8 @@ class Schedule:
 
 
 def _vp(betas: Tensor, name: str) -> Schedule:
-    alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), (1 - betas).cumprod(0)])  # DDPM eq. 4
+    # DDPM eq. 4
+    alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), (1 - betas).cumprod(0)])
     return Schedule(alpha_bar.sqrt(), (1 - alpha_bar).sqrt(), name)
 
 
@@ -109,12 +145,15 @@ def _even(lo: float, hi: float, n: int) -> Tensor:
 
 
 def _betas_to_vp(betas: Tensor, name: str) -> Schedule:
-    # the published betas belong to T = 1000; scaling keeps the end of a shorter chain at noise (Improved DDPM)
+    # the published betas belong to T = 1000; scaling keeps the end of a shorter chain at noise
+    # (Improved DDPM)
     return _vp((betas * 1000 / len(betas)).clamp(max=0.999), name)
 
 
 def linear(T: int = 1000, beta0: float = 1e-4, beta1: float = 0.02) -> Schedule:
-    """Ho, Jain, Abbeel 2020 (arXiv 2006.11239): beta grows linearly. Betas are given for T = 1000, scaled otherwise."""
+    """Ho, Jain, Abbeel 2020 (arXiv 2006.11239): beta grows linearly. Betas are given for T = 1000,
+    scaled otherwise.
+    """
     return _betas_to_vp(_even(beta0, beta1, T), "linear")
 
 
@@ -125,25 +164,37 @@ def scaled_linear(T: int = 1000, beta0: float = 0.00085, beta1: float = 0.012) -
 
 def _curve_to_vp(f, T: int, max_beta: float, name: str) -> Schedule:
     curve = f(_even(0, 1, T + 1))
-    betas = (1 - curve[1:] / curve[:-1]).clamp(max=max_beta)  # keeps alpha > 0 where the curve itself reaches 0
+    # keeps alpha > 0 where the curve itself reaches 0
+    betas = (1 - curve[1:] / curve[:-1]).clamp(max=max_beta)
     return _vp(betas, name)
 
 
 def cosine(T: int = 1000, s: float = 0.008, max_beta: float = 0.999) -> Schedule:
-    """Nichol & Dhariwal 2021 (arXiv 2102.09672): alpha_bar = cos^2, slower at both ends than `linear`."""
-    return _curve_to_vp(lambda u: torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2, T, max_beta, "cosine")
+    """Nichol & Dhariwal 2021 (arXiv 2102.09672): alpha_bar = cos^2, slower at both ends than
+    `linear`.
+    """
+    return _curve_to_vp(
+        lambda u: torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2, T, max_beta, "cosine"
+    )
 
 
-def sigmoid(T: int = 1000, lo: float = -3.0, hi: float = 3.0, tau: float = 1.0, max_beta: float = 0.999) -> Schedule:
-    """Jabri, Fleet, Chen 2022 (arXiv 2212.11972): alpha_bar = a sigmoid stretched to go from 1 to 0."""
+def sigmoid(
+    T: int = 1000, lo: float = -3.0, hi: float = 3.0, tau: float = 1.0, max_beta: float = 0.999
+) -> Schedule:
+    """Jabri, Fleet, Chen 2022 (arXiv 2212.11972): alpha_bar = a sigmoid stretched to go from 1 to
+    0.
+    """
     end = torch.tensor(hi / tau, dtype=torch.float64).sigmoid()
-    return _curve_to_vp(lambda u: end - ((lo + u * (hi - lo)) / tau).sigmoid(), T, max_beta, "sigmoid")
+    return _curve_to_vp(
+        lambda u: end - ((lo + u * (hi - lo)) / tau).sigmoid(), T, max_beta, "sigmoid"
+    )
 
 
 def flow(T: int = 1000, sigma_max: float = 0.999) -> Schedule:
     """Rectified flow / flow matching: the straight line between data and noise, alpha = 1 - sigma.
 
-    The line stops at sigma_max < 1, for both tables: cutting alpha alone would bend it at the first step.
+    The line stops at sigma_max < 1, for both tables: cutting alpha alone would bend it at the first
+    step.
     """
     sigma = _even(0, sigma_max, T + 1)
     return Schedule(1 - sigma, sigma, "flow")
@@ -155,10 +206,17 @@ def _ve(sigma: Tensor, name: str) -> Schedule:
 
 
 def ve(T: int = 1000, sigma_min: float = 0.01, sigma_max: float = 50.0) -> Schedule:
-    """Song & Ermon 2019 (arXiv 1907.05600): sigma in a geometric row. Start it from sigma_T times unit noise."""
+    """Song & Ermon 2019 (arXiv 1907.05600): sigma in a geometric row. Start it from sigma_T times
+    unit noise.
+    """
     return _ve(_even(math.log(sigma_min), math.log(sigma_max), T).exp(), "ve")
 
 
-def karras(T: int = 1000, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Schedule:
-    """Karras et al. 2022 (arXiv 2206.00364): sigma^(1/rho) even, more of the times at low noise. Start as for `ve`."""
-    return _ve(_even(sigma_min ** (1 / rho), sigma_max ** (1 / rho), T) ** rho, "karras")  # EDM eq. 5
+def karras(
+    T: int = 1000, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
+) -> Schedule:
+    """Karras et al. 2022 (arXiv 2206.00364): sigma^(1/rho) even, more of the times at low noise.
+    Start as for `ve`.
+    """
+    # EDM eq. 5
+    return _ve(_even(sigma_min ** (1 / rho), sigma_max ** (1 / rho), T) ** rho, "karras")

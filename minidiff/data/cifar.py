@@ -1,15 +1,20 @@
-"""CIFAR-10: 60,000 photographs of 32x32 pixels in ten classes, read from the official Python archive.
+"""CIFAR-10: 60,000 photographs of 32x32 pixels in ten classes, read from the official Python
+archive.
 
-Krizhevsky 2009, "Learning Multiple Layers of Features from Tiny Images" (technical report, University of Toronto).
-It is the data set of the pixel-space papers (DDPM, DDIM, EDM): small enough for a laptop, real enough to be hard.
+Krizhevsky 2009, "Learning Multiple Layers of Features from Tiny Images" (technical report,
+University of Toronto). It is the data set of the pixel-space papers (DDPM, DDIM, EDM): small enough
+for a laptop, real enough to be hard.
 
-The archive is a tar of pickles, and a pickle may run any program when it is opened. So nothing in it is trusted:
-members are read in place (never extracted, so no path can escape), and the unpickler below knows seven names, each
-answered by a harmless stand-in of ours that keeps bytes. Anything else is refused by name.
+The archive is a tar of pickles, and a pickle may run any program when it is opened. So nothing in
+it is trusted: members are read in place (never extracted, so no path can escape), and the unpickler
+below knows seven names, each answered by a harmless stand-in of ours that keeps bytes. Anything
+else is refused by name.
 
 Try: `images, labels, names = cifar10("data", download=True)` and plot `images[labels == 3][:16]`.
-Weakness: 32x32 pictures carry little to edit; here they serve unconditional and class-conditional training.
+Weakness: 32x32 pictures carry little to edit; here they serve unconditional and class-conditional
+training.
 """
+
 import io
 import pickle
 import tarfile
@@ -26,26 +31,34 @@ URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 MD5 = "c58f30108f718f92721af3b95e74349a"
 FOLDER, ARCHIVE, META = "cifar-10-batches-py", "cifar-10-python.tar.gz", "batches.meta"
 SPLITS = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
-LARGEST = 64 * 2 ** 20  # bytes; a real batch has 31 million
+LARGEST = 64 * 2**20  # bytes; a real batch has 31 million
 
 
 def cifar10(root: str | Path, split: str = "train", download: bool = False, progress: bool = True):
-    """(images uint8 (n 3 32 32), labels int64 (n), the ten class names) of `split` "train" or "test".
+    """(images uint8 (n 3 32 32), labels int64 (n), the ten class names) of `split` "train" or
+    "test".
 
-    `root`: a folder that holds `cifar-10-batches-py` or `cifar-10-python.tar.gz`, that inner folder, or the archive.
-    With `download` a missing archive is fetched into the folder `root` (170 MB, MD5 checked). Raises FileNotFoundError
-    for what is missing and ValueError for what is broken, saying which file.
+    `root`: a folder that holds `cifar-10-batches-py` or `cifar-10-python.tar.gz`, that inner
+    folder, or the archive. With `download` a missing archive is fetched into the folder `root` (170
+    MB, MD5 checked). Raises FileNotFoundError for what is missing and ValueError for what is
+    broken, saying which file.
     """
     if split not in SPLITS:
         raise ValueError(f'split is {split!r}; expected "train" or "test"')
     source = find(Path(root)) or (fetch(Path(root), progress) if download else None)
     if source is None:
-        raise FileNotFoundError(f"no CIFAR-10 at {root}: expected {FOLDER}/ or {ARCHIVE}; pass download=True or put "
-                                f"{URL} there")
+        raise FileNotFoundError(
+            f"no CIFAR-10 at {root}: expected {FOLDER}/ or {ARCHIVE}; pass download=True or put "
+            f"{URL} there"
+        )
     files = read_files(source, [META, *SPLITS[split]])
     batches = [batch(files[name], f"{source}: {name}") for name in SPLITS[split]]
     images, labels = (np.concatenate(parts) for parts in zip(*batches))
-    return torch.from_numpy(images), torch.from_numpy(labels), class_names(files[META], f"{source}: {META}")
+    return (
+        torch.from_numpy(images),
+        torch.from_numpy(labels),
+        class_names(files[META], f"{source}: {META}"),
+    )
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -78,12 +91,16 @@ def read_files(source: Path, names: list[str]) -> dict[str, bytes]:
         files = read_archive(source, names)
     missing = [n for n in names if n not in files]
     if missing:
-        raise FileNotFoundError(f"{source} lacks {', '.join(missing)}; expected the official layout, fetch {URL} again")
+        raise FileNotFoundError(
+            f"{source} lacks {', '.join(missing)}; expected the official layout, fetch {URL} again"
+        )
     return files
 
 
 def read_archive(source: Path, names: list[str]) -> dict[str, bytes]:
-    """Only plain files `cifar-10-batches-py/NAME` of sane size are looked at; links and other paths are passed over."""
+    """Only plain files `cifar-10-batches-py/NAME` of sane size are looked at; links and other paths
+    are passed over.
+    """
     wanted, files = {f"{FOLDER}/{n}": n for n in names}, {}
     try:
         with tarfile.open(source, "r:*") as tar:
@@ -91,10 +108,13 @@ def read_archive(source: Path, names: list[str]) -> dict[str, bytes]:
                 name = wanted.get(member.name.removeprefix("./"))
                 if name and member.isreg() and member.size <= LARGEST:
                     files[name] = tar.extractfile(member).read()
-            while tar.fileobj.read(2 ** 20):  # to the very end: only there does gzip compare its checksum
+            # to the very end: only there does gzip compare its checksum
+            while tar.fileobj.read(2**20):
                 pass
     except (tarfile.TarError, EOFError, OSError, zlib.error) as e:
-        raise ValueError(f"{source} is truncated or no tar archive ({e}); delete it and fetch {URL} again") from e
+        raise ValueError(
+            f"{source} is truncated or no tar archive ({e}); delete it and fetch {URL} again"
+        ) from e
     return files
 
 
@@ -103,22 +123,31 @@ def batch(raw: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
     entry = unpickle(raw, where)
     data, labels = entry.get(b"data"), entry.get(b"labels")
     if not isinstance(data, Array) or not isinstance(labels, list):
-        raise ValueError(f"{where} has no data and labels; expected a batch of the Python version of CIFAR-10")
+        raise ValueError(
+            f"{where} has no data and labels; expected a batch of the Python version of CIFAR-10"
+        )
     if not all(type(v) is int and 0 <= v <= 9 for v in labels):
         raise ValueError(f"{where}: labels must be whole numbers 0..9; is this CIFAR-100?")
     pixels = data.uint8((len(labels), 3072), where)
-    return pixels.reshape(-1, 3, 32, 32), np.array(labels, dtype=np.int64)  # rows are red, green, blue planes
+    # rows are red, green, blue planes
+    return pixels.reshape(-1, 3, 32, 32), np.array(labels, dtype=np.int64)
 
 
 def class_names(raw: bytes, where: str) -> list[str]:
     names = unpickle(raw, where).get(b"label_names")
-    if not isinstance(names, list) or len(names) != 10 or not all(isinstance(n, bytes) for n in names):
+    if (
+        not isinstance(names, list)
+        or len(names) != 10
+        or not all(isinstance(n, bytes) for n in names)
+    ):
         raise ValueError(f"{where}: expected ten label_names; is this CIFAR-100?")
     return [n.decode() for n in names]
 
 
 class Array:
-    """Stand-in for a pickled numpy array: it keeps shape, dtype and bytes, and runs no numpy code."""
+    """Stand-in for a pickled numpy array: it keeps shape, dtype and bytes, and runs no numpy
+    code.
+    """
 
     shape = dtype = fortran = raw = None
 
@@ -129,7 +158,10 @@ class Array:
         """The array, if it is uint8 of the given shape."""
         kind = self.dtype.name if isinstance(self.dtype, DType) else None
         if self.shape != shape or kind not in ("u1", "|u1", "uint8") or self.fortran:
-            raise ValueError(f"{where}: data is {kind} of shape {self.shape}, expected u1 of {shape}; fetch it again")
+            raise ValueError(
+                f"{where}: data is {kind} of shape {self.shape}, expected u1 of {shape}; "
+                "fetch it again"
+            )
         if not isinstance(self.raw, bytes) or len(self.raw) != shape[0] * shape[1]:
             raise ValueError(f"{where}: the pixels are incomplete; fetch {URL} again")
         return np.frombuffer(self.raw, dtype=np.uint8).reshape(shape)
@@ -146,12 +178,20 @@ class DType:
 
 
 def stand_in(module: str, name: str):
-    """What the pickle gets when it asks for `module.name`; KeyError for anything it has no business with."""
+    """What the pickle gets when it asks for `module.name`; KeyError for anything it has no business
+    with.
+    """
     rebuild = lambda *_: Array()  # noqa: E731 - (type, shape, type code): the real content comes with __setstate__
-    return {("numpy.core.multiarray", "_reconstruct"): rebuild, ("numpy._core.multiarray", "_reconstruct"): rebuild,
-            ("numpy", "ndarray"): "ndarray", ("numpy", "dtype"): lambda *a: DType(*a),
-            ("_codecs", "encode"): lambda text, code: text.encode("latin1"),  # how Python 3 writes old-style bytes
-            ("__builtin__", "bytes"): lambda: b"", ("builtins", "bytes"): lambda: b""}[module, name]
+    return {
+        ("numpy.core.multiarray", "_reconstruct"): rebuild,
+        ("numpy._core.multiarray", "_reconstruct"): rebuild,
+        ("numpy", "ndarray"): "ndarray",
+        ("numpy", "dtype"): lambda *a: DType(*a),
+        # how Python 3 writes old-style bytes
+        ("_codecs", "encode"): lambda text, code: text.encode("latin1"),
+        ("__builtin__", "bytes"): lambda: b"",
+        ("builtins", "bytes"): lambda: b"",
+    }[module, name]
 
 
 class Unpickler(pickle.Unpickler):
@@ -159,11 +199,15 @@ class Unpickler(pickle.Unpickler):
         try:
             return stand_in(module, name)
         except KeyError:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which CIFAR-10 has no use for") from None
+            raise pickle.UnpicklingError(
+                f"it asks for {module}.{name}, which CIFAR-10 has no use for"
+            ) from None
 
 
 def unpickle(raw: bytes, where: str) -> dict:
-    """The dictionary of one pickle, with bytes for its keys. Nothing outside this file can be called by it."""
+    """The dictionary of one pickle, with bytes for its keys. Nothing outside this file can be
+    called by it.
+    """
     try:
         entry = Unpickler(io.BytesIO(raw), encoding="bytes").load()
     except Exception as e:  # a broken pickle can fail in any way

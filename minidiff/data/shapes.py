@@ -1,17 +1,20 @@
 """The toy world: procedural scenes whose true edited picture can be rendered.
 
-A `Scene` is one or two flat, coloured shapes on a textured background. Everything a picture shows, nuisances included
-(jitter, rotation, tint, texture phase), is a field of the scene, so for every edit the exact counterfactual is
-`render(edit(scene, what, value))` and the exact mask of what may change is `edit_mask(scene, edited)`.
+A `Scene` is one or two flat, coloured shapes on a textured background. Everything a picture shows,
+nuisances included (jitter, rotation, tint, texture phase), is a field of the scene, so for every
+edit the exact counterfactual is `render(edit(scene, what, value))` and the exact mask of what may
+change is `edit_mask(scene, edited)`.
 
     rng = np.random.default_rng(0)
     s = scene(rng); image = render(s)              # (1, 3, 64, 64) in [-1, 1]
-    caption(s)                                     # "a small red circle on the left on a striped blue background"
+    caption(s)  # "a small red circle on the left on a striped blue background"
     truth = render(edit(s, "color", "green"))
 
-One tenth of all (shape, colour, background) tuples is never used in training (`held_out`), so that an accuracy on them
-measures composition, not memory. Try changing: a new shape is one signed distance function and one word.
+One tenth of all (shape, colour, background) tuples is never used in training (`held_out`), so that
+an accuracy on them measures composition, not memory. Try changing: a new shape is one signed
+distance function and one word.
 """
+
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,64 +26,129 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SHAPES = ("circle", "square", "triangle", "diamond", "star", "ring", "cross")
-COLORS = {"red": (.86, .12, .14), "orange": (.96, .52, .08), "yellow": (.95, .86, .14), "green": (.13, .62, .22),
-          "cyan": (.12, .76, .80), "blue": (.12, .26, .86), "purple": (.50, .16, .68), "pink": (.95, .45, .72)}
-SIZES = {"small": 9., "medium": 12., "large": 15.5}                                     # radius in pixels of 64
-POSITIONS = {"center": (0, 0), "left": (-13, 0), "right": (13, 0), "top": (0, -13), "bottom": (0, 13)}
-PAIRS = {"left": (-16, 0), "right": (16, 0), "above": (0, -16), "below": (0, 16)}       # where A sits, B opposite
-BACKGROUNDS = {"red": (.97, .74, .72), "yellow": (.98, .95, .70), "green": (.74, .92, .74), "blue": (.72, .84, .98),
-               "purple": (.86, .76, .96), "white": (.97, .97, .97), "grey": (.56, .56, .56), "black": (.10, .10, .10)}
+COLORS = {
+    "red": (0.86, 0.12, 0.14),
+    "orange": (0.96, 0.52, 0.08),
+    "yellow": (0.95, 0.86, 0.14),
+    "green": (0.13, 0.62, 0.22),
+    "cyan": (0.12, 0.76, 0.80),
+    "blue": (0.12, 0.26, 0.86),
+    "purple": (0.50, 0.16, 0.68),
+    "pink": (0.95, 0.45, 0.72),
+}
+SIZES = {"small": 9.0, "medium": 12.0, "large": 15.5}  # radius in pixels of 64
+POSITIONS = {
+    "center": (0, 0),
+    "left": (-13, 0),
+    "right": (13, 0),
+    "top": (0, -13),
+    "bottom": (0, 13),
+}
+# where A sits, B opposite
+PAIRS = {"left": (-16, 0), "right": (16, 0), "above": (0, -16), "below": (0, 16)}
+BACKGROUNDS = {
+    "red": (0.97, 0.74, 0.72),
+    "yellow": (0.98, 0.95, 0.70),
+    "green": (0.74, 0.92, 0.74),
+    "blue": (0.72, 0.84, 0.98),
+    "purple": (0.86, 0.76, 0.96),
+    "white": (0.97, 0.97, 0.97),
+    "grey": (0.56, 0.56, 0.56),
+    "black": (0.10, 0.10, 0.10),
+}
 TEXTURES = ("plain", "striped", "checkered", "dotted")
-PHRASES = {"center": "in the center", "left": "on the left", "right": "on the right", "top": "at the top",
-           "bottom": "at the bottom"}
-VOCAB = sorted({*SHAPES, *COLORS, *SIZES, *POSITIONS, *PAIRS, *BACKGROUNDS, *TEXTURES, "background",
-                *"a on in at the of".split()})
+PHRASES = {
+    "center": "in the center",
+    "left": "on the left",
+    "right": "on the right",
+    "top": "at the top",
+    "bottom": "at the bottom",
+}
+VOCAB = sorted(
+    {
+        *SHAPES,
+        *COLORS,
+        *SIZES,
+        *POSITIONS,
+        *PAIRS,
+        *BACKGROUNDS,
+        *TEXTURES,
+        "background",
+        *"a on in at the of".split(),
+    }
+)
 SIZE = 64
 
 
 @dataclass(frozen=True)
 class Obj:
-    """One shape. `dx, dy` in pixels and `angle` in radians are nuisances; `tint` is added to the colour (RGB, 0..1)."""
+    """One shape. `dx, dy` in pixels and `angle` in radians are nuisances; `tint` is added to the
+    colour (RGB, 0..1).
+    """
+
     shape: str
     color: str
     size: str
-    dx: float = 0.
-    dy: float = 0.
-    angle: float = 0.
-    tint: tuple[float, float, float] = (0., 0., 0.)
+    dx: float = 0.0
+    dy: float = 0.0
+    angle: float = 0.0
+    tint: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
 class Scene:
-    """`position` is a key of POSITIONS for one object, of PAIRS (where the first of the two sits) for two."""
+    """`position` is a key of POSITIONS for one object, of PAIRS (where the first of the two sits)
+    for two.
+    """
+
     objects: tuple[Obj, ...]
     position: str
     background: str
     texture: str = "plain"
-    phase: tuple[float, float] = (0., 0.)                                # pixels by which the texture is shifted
-    tint: tuple[float, float, float] = (0., 0., 0.)
+    phase: tuple[float, float] = (0.0, 0.0)  # pixels by which the texture is shifted
+    tint: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def __post_init__(self):
         pair = len(self.objects) == 2
-        checks = [("number of objects", len(self.objects), (0, 1, 2)), ("background", self.background, BACKGROUNDS),
-                  ("position", self.position, PAIRS if pair else POSITIONS), ("texture", self.texture, TEXTURES)]
+        checks = [
+            ("number of objects", len(self.objects), (0, 1, 2)),
+            ("background", self.background, BACKGROUNDS),
+            ("position", self.position, PAIRS if pair else POSITIONS),
+            ("texture", self.texture, TEXTURES),
+        ]
         for o in self.objects:
-            checks += [("shape", o.shape, SHAPES), ("color", o.color, COLORS), ("size", o.size, SIZES)]
+            checks += [
+                ("shape", o.shape, SHAPES),
+                ("color", o.color, COLORS),
+                ("size", o.size, SIZES),
+            ]
         for what, got, allowed in checks:
             if got not in allowed:
-                raise ValueError(f"{what} {got!r} is not in this world; choose one of {', '.join(map(str, allowed))}")
+                raise ValueError(
+                    f"{what} {got!r} is not in this world; choose one of "
+                    f"{', '.join(map(str, allowed))}"
+                )
 
 
-# ---- sampling -------------------------------------------------------------------------------------------------------
+# ---- sampling ------------------------------------------------------------------------------------
+
 
 def held_out(s: Scene) -> bool:
-    """True if any (shape, colour, background) tuple of the scene belongs to the tenth that training never sees."""
-    return any(zlib.crc32(f"{o.shape} {o.color} {s.background}".encode()) % 10 == 0 for o in s.objects)
+    """True if any (shape, colour, background) tuple of the scene belongs to the tenth that training
+    never sees.
+    """
+    return any(
+        zlib.crc32(f"{o.shape} {o.color} {s.background}".encode()) % 10 == 0 for o in s.objects
+    )
 
 
-def scene(rng: np.random.Generator, *, objects: int | None = None, split: str = "all", pairs: float = .3) -> Scene:
-    """Draw a scene. `objects` 1 or 2 (default: 2 with probability `pairs`); `split` is "train" (tuples seen), "test"
-    (held out) or "all". No object has the colour word of its background; two objects differ in colour and shape."""
+def scene(
+    rng: np.random.Generator, *, objects: int | None = None, split: str = "all", pairs: float = 0.3
+) -> Scene:
+    """Draw a scene. `objects` 1 or 2 (default: 2 with probability `pairs`); `split` is "train"
+    (tuples seen), "test" (held out) or "all". No object has the colour word of its background; two
+    objects differ in colour and shape.
+    """
     if split not in ("train", "test", "all"):
         raise ValueError(f"split {split!r}: expected 'train', 'test' or 'all'")
     while True:
@@ -90,27 +158,53 @@ def scene(rng: np.random.Generator, *, objects: int | None = None, split: str = 
         background = pick(tuple(BACKGROUNDS), u[0])
         colors = [c for c in COLORS if c != background]
         shape, color = pick(SHAPES, u[1]), pick(colors, u[2])
-        looks = [(shape, color),
-                 (pick([x for x in SHAPES if x != shape], u[3]), pick([c for c in colors if c != color], u[4]))]
-        jitter = 2. if n == 1 else 1.
-        objs = tuple(Obj(*looks[k], pick(tuple(SIZES), u[5 + k]), jitter * g[6 * k], jitter * g[6 * k + 1],
-                         .15 * g[6 * k + 2], tuple(.04 * x for x in g[6 * k + 3:6 * k + 6])) for k in range(n))
-        s = Scene(objs, pick(tuple(POSITIONS if n == 1 else PAIRS), u[7]), background, pick(TEXTURES, u[8]),
-                  (24 * u[9], 24 * u[10]), tuple(.02 * x for x in g[12:]))
+        looks = [
+            (shape, color),
+            (
+                pick([x for x in SHAPES if x != shape], u[3]),
+                pick([c for c in colors if c != color], u[4]),
+            ),
+        ]
+        jitter = 2.0 if n == 1 else 1.0
+        objs = tuple(
+            Obj(
+                *looks[k],
+                pick(tuple(SIZES), u[5 + k]),
+                jitter * g[6 * k],
+                jitter * g[6 * k + 1],
+                0.15 * g[6 * k + 2],
+                tuple(0.04 * x for x in g[6 * k + 3 : 6 * k + 6]),
+            )
+            for k in range(n)
+        )
+        s = Scene(
+            objs,
+            pick(tuple(POSITIONS if n == 1 else PAIRS), u[7]),
+            background,
+            pick(TEXTURES, u[8]),
+            (24 * u[9], 24 * u[10]),
+            tuple(0.02 * x for x in g[12:]),
+        )
         if split == "all" or (split == "test") == held_out(s):
             return s
 
 
-# ---- language -------------------------------------------------------------------------------------------------------
+# ---- language ------------------------------------------------------------------------------------
+
 
 def caption(s: Scene, *, size: bool = True, position: bool = True, texture: bool = True) -> str:
-    """The scene in words. Switch groups off for shorter captions: what a caption leaves out, an edit can preserve."""
+    """The scene in words. Switch groups off for shorter captions: what a caption leaves out, an
+    edit can preserve.
+    """
     ground = f"on a {s.texture + ' ' if texture else ''}{s.background} background"
     noun = [f"a {o.size + ' ' if size else ''}{o.color} {o.shape}" for o in s.objects]
     if not noun:
         return f"a {s.texture + ' ' if texture else ''}{s.background} background"
-    if len(noun) == 2:                                      # the relation always stays: without it the words are a bag
-        return f"{noun[0]} {s.position + (' of' if s.position in ('left', 'right') else '')} {noun[1]} {ground}"
+    if len(noun) == 2:  # the relation always stays: without it the words are a bag
+        return (
+            f"{noun[0]} {s.position + (' of' if s.position in ('left', 'right') else '')} "
+            f"{noun[1]} {ground}"
+        )
     return " ".join([noun[0], *([PHRASES[s.position]] if position else []), ground])
 
 
@@ -120,20 +214,24 @@ def short_caption(s: Scene) -> str:
 
 
 def random_caption(s: Scene, rng: np.random.Generator) -> str:
-    """A training caption: short in a third of the cases, else each optional group dropped on its own (p .25, .25, .15)."""
+    """A training caption: short in a third of the cases, else each optional group dropped on its
+    own (p .25, .25, .15).
+    """
     if rng.random() < 1 / 3:
         return short_caption(s)
     u = rng.random(3)
-    return caption(s, size=u[0] > .25, position=u[1] > .25, texture=u[2] > .15)
+    return caption(s, size=u[0] > 0.25, position=u[1] > 0.25, texture=u[2] > 0.15)
 
 
-# ---- edits ----------------------------------------------------------------------------------------------------------
+# ---- edits ---------------------------------------------------------------------------------------
+
 
 def edit(s: Scene, what: str, value=None, *, index: int = 0) -> Scene:
     """The counterfactual scene: one thing changed, every nuisance kept.
 
-    `what`: "shape", "color", "size" (of object `index`), "position" (of one object or the relation of two),
-    "background", "texture", "add" (`value` an Obj; gives "object above value"), "delete" (object `index`).
+    `what`: "shape", "color", "size" (of object `index`), "position" (of one object or the relation
+    of two), "background", "texture", "add" (`value` an Obj; gives "object above value"), "delete"
+    (object `index`).
     """
     objs = list(s.objects)
     if what in ("shape", "color", "size", "delete") and not 0 <= index < len(objs):
@@ -148,50 +246,76 @@ def edit(s: Scene, what: str, value=None, *, index: int = 0) -> Scene:
             raise ValueError("a scene holds at most two objects; delete one first")
         return replace(s, objects=(*objs, value), position="above" if objs else "center")
     if what == "delete":
-        gone = {"left": "right", "right": "left", "above": "bottom", "below": "top"}     # the other one stays in place
+        # the other one stays in place
+        gone = {"left": "right", "right": "left", "above": "bottom", "below": "top"}
         keep = {"left": "left", "right": "right", "above": "top", "below": "bottom"}
         position = "center" if len(objs) == 1 else (gone if index == 0 else keep)[s.position]
-        return replace(_pinned(s, 1 - index, position), position=position) if len(objs) == 2 else replace(s, objects=())
-    raise ValueError(f"cannot edit {what!r}; choose shape, color, size, position, background, texture, add or delete")
+        return (
+            replace(_pinned(s, 1 - index, position), position=position)
+            if len(objs) == 2
+            else replace(s, objects=())
+        )
+    raise ValueError(
+        f"cannot edit {what!r}; choose shape, color, size, position, background, texture, "
+        "add or delete"
+    )
 
 
 def _pinned(s: Scene, index: int, position: str) -> Scene:
-    """Keep object `index` alone, at exactly the pixels where it is (a single object's places are nearer the centre)."""
+    """Keep object `index` alone, at exactly the pixels where it is (a single object's places are
+    nearer the centre).
+    """
     o, (x, y) = s.objects[index], centers(s)[index]
     px, py = POSITIONS[position]
-    return Scene((replace(o, dx=x - 31.5 - px, dy=y - 31.5 - py),), position, s.background, s.texture, s.phase, s.tint)
+    return Scene(
+        (replace(o, dx=x - 31.5 - px, dy=y - 31.5 - py),),
+        position,
+        s.background,
+        s.texture,
+        s.phase,
+        s.tint,
+    )
 
 
 def edit_mask(a: Scene, b: Scene, grow: int = 1) -> Tensor:
-    """(1, 1, 64, 64) in {0, 1}: 1 where the two renders differ by more than 2/255, grown by `grow` px."""
-    m = ((render(a) - render(b)).abs().amax(1, keepdim=True) > 4 / 255).float()          # [-1, 1] spans 2
+    """(1, 1, 64, 64) in {0, 1}: 1 where the two renders differ by more than 2/255, grown by `grow`
+    px.
+    """
+    m = ((render(a) - render(b)).abs().amax(1, keepdim=True) > 4 / 255).float()  # [-1, 1] spans 2
     return F.max_pool2d(m, 2 * grow + 1, 1, grow)
 
 
-# ---- pictures -------------------------------------------------------------------------------------------------------
+# ---- pictures ------------------------------------------------------------------------------------
+
 
 def _star(x, y, r):
     """Five points: fold the plane into one tenth; what is left is the side of one edge."""
-    inner, a = .42 * r, pi / 5
+    inner, a = 0.42 * r, pi / 5
     angle = torch.remainder(torch.atan2(x, -y), 2 * a)
     angle, rho = torch.minimum(angle, 2 * a - angle), torch.hypot(x, y)
-    ex, ey = inner * cos(a) - r, inner * sin(a)                                           # edge: outer tip -> notch
+    ex, ey = inner * cos(a) - r, inner * sin(a)  # edge: outer tip -> notch
     return ((rho * torch.cos(angle) - r) * ey - rho * torch.sin(angle) * ex) / torch.hypot(ex, ey)
 
 
 def _triangle(x, y, r):
-    return torch.maximum(y, (3 ** .5 * x.abs() - y) / 2) - r / 2
+    return torch.maximum(y, (3**0.5 * x.abs() - y) / 2) - r / 2
 
 
-_DISTANCE = {  # signed distance in pixels from centred coordinates; r is the nominal radius (b 1 1), negative inside
+# signed distance in pixels from centred coordinates; r is the nominal radius (b 1 1), negative
+# inside
+_DISTANCE = {
     "circle": lambda x, y, r: torch.hypot(x, y) - r,
-    "square": lambda x, y, r: torch.maximum(x.abs(), y.abs()) - .86 * r,
-    "triangle": lambda x, y, r: _triangle(x, y - .15 * r, 1.2 * r),
-    "diamond": lambda x, y, r: (x.abs() / .72 + y.abs() / 1.15 - r) / (1 / .72 ** 2 + 1 / 1.15 ** 2) ** .5,
-    "star": lambda x, y, r: _star(x, y - .05 * r, 1.2 * r),
-    "ring": lambda x, y, r: (torch.hypot(x, y) - .74 * r).abs() - .26 * r,
-    "cross": lambda x, y, r: torch.minimum(torch.maximum(x.abs() - .34 * r, y.abs() - r),
-                                           torch.maximum(x.abs() - r, y.abs() - .34 * r)),
+    "square": lambda x, y, r: torch.maximum(x.abs(), y.abs()) - 0.86 * r,
+    "triangle": lambda x, y, r: _triangle(x, y - 0.15 * r, 1.2 * r),
+    "diamond": lambda x, y, r: (
+        (x.abs() / 0.72 + y.abs() / 1.15 - r) / (1 / 0.72**2 + 1 / 1.15**2) ** 0.5
+    ),
+    "star": lambda x, y, r: _star(x, y - 0.05 * r, 1.2 * r),
+    "ring": lambda x, y, r: (torch.hypot(x, y) - 0.74 * r).abs() - 0.26 * r,
+    "cross": lambda x, y, r: torch.minimum(
+        torch.maximum(x.abs() - 0.34 * r, y.abs() - r),
+        torch.maximum(x.abs() - r, y.abs() - 0.34 * r),
+    ),
 }
 
 
@@ -206,17 +330,25 @@ def centers(s: Scene) -> list[tuple[float, float]]:
 
 
 def coverage(shape: str, x: Tensor, y: Tensor, radius: Tensor, angle: Tensor) -> Tensor:
-    """Anti-aliased masks of one shape at free places, sizes in pixels and angles, each (n,): (n, 64, 64) in [0, 1]."""
-    x, y, radius, angle = (v[:, None, None] for v in (x, y, radius, angle))                                # n 1 1
+    """Anti-aliased masks of one shape at free places, sizes in pixels and angles, each (n,): (n,
+    64, 64) in [0, 1].
+    """
+    x, y, radius, angle = (v[:, None, None] for v in (x, y, radius, angle))  # n 1 1
     axis, co, si = torch.arange(SIZE, dtype=torch.float32), angle.cos(), angle.sin()
     x, y = axis[None, None, :] - x, axis[None, :, None] - y
-    return (.5 - _DISTANCE[shape](co * x + si * y, co * y - si * x, radius)).clamp_(0, 1)                  # n h w
+    return (0.5 - _DISTANCE[shape](co * x + si * y, co * y - si * x, radius)).clamp_(0, 1)  # n h w
 
 
 def object_masks(scenes: Scene | Sequence[Scene], slots: int = 2) -> Tensor:
-    """Anti-aliased coverage of each object, (b, slots, 64, 64) in [0, 1]; the last object lies on top of the first."""
+    """Anti-aliased coverage of each object, (b, slots, 64, 64) in [0, 1]; the last object lies on
+    top of the first.
+    """
     scenes = [scenes] if isinstance(scenes, Scene) else scenes
-    items = [(b, k, o, c) for b, s in enumerate(scenes) for k, (o, c) in enumerate(zip(s.objects, centers(s)))]
+    items = [
+        (b, k, o, c)
+        for b, s in enumerate(scenes)
+        for k, (o, c) in enumerate(zip(s.objects, centers(s)))
+    ]
     out = torch.zeros(len(scenes), slots, SIZE, SIZE)
     for shape in SHAPES:
         group = [it for it in items if it[2].shape == shape]
@@ -228,37 +360,52 @@ def object_masks(scenes: Scene | Sequence[Scene], slots: int = 2) -> Tensor:
 
 
 def _wave(axis: Tensor, phase: Tensor, period: float) -> Tensor:
-    """Signed distance along an axis to the edges of a square wave, (b, n): positive inside the bars."""
+    """Signed distance along an axis to the edges of a square wave, (b, n): positive inside the
+    bars.
+    """
     return period / 4 - (torch.remainder(axis + phase[:, None], period) - period / 2).abs()
 
 
 def _texture(scenes: Sequence[Scene]) -> Tensor:
-    """Second-tone coverage of the background texture, (b, 1, 64, 64) in [0, 1], edges anti-aliased."""
+    """Second-tone coverage of the background texture, (b, 1, 64, 64) in [0, 1], edges
+    anti-aliased.
+    """
     kind = torch.tensor([TEXTURES.index(s.texture) for s in scenes])
     phase, axis = torch.tensor([s.phase for s in scenes]), torch.arange(SIZE, dtype=torch.float32)
     px, py = phase.unbind(1)
-    bar = _wave(axis, px, 10.)[:, None, :].expand(-1, SIZE, -1)                           # b h w
-    bx, by = _wave(axis, px, 16.)[:, None, :], _wave(axis, py, 16.)[:, :, None]
+    bar = _wave(axis, px, 10.0)[:, None, :].expand(-1, SIZE, -1)  # b h w
+    bx, by = _wave(axis, px, 16.0)[:, None, :], _wave(axis, py, 16.0)[:, :, None]
     check = torch.minimum(bx.abs(), by.abs()) * torch.sign(bx) * torch.sign(by)
-    off = lambda p: torch.remainder(axis + p[:, None], 12.) - 6  # noqa: E731
+    off = lambda p: torch.remainder(axis + p[:, None], 12.0) - 6  # noqa: E731
     dot = 3.5 - torch.hypot(off(px)[:, None, :], off(py)[:, :, None])
-    which = F.one_hot(kind, len(TEXTURES))[:, 1:].T.float()[:, :, None, None]             # texture b 1 1
-    return sum(w * (.5 + d).clamp(0, 1) for w, d in zip(which, (bar, check, dot)))[:, None]
+    which = F.one_hot(kind, len(TEXTURES))[:, 1:].T.float()[:, :, None, None]  # texture b 1 1
+    return sum(w * (0.5 + d).clamp(0, 1) for w, d in zip(which, (bar, check, dot)))[:, None]
 
 
 def render(scenes: Scene | Sequence[Scene], size: int = SIZE) -> Tensor:
-    """Draw scenes: (b, 3, size, size) in [-1, 1]. `size` 64, or 32 or 16 by exact area averaging."""
+    """Draw scenes: (b, 3, size, size) in [-1, 1]. `size` 64, or 32 or 16 by exact area
+    averaging.
+    """
     scenes = [scenes] if isinstance(scenes, Scene) else scenes
     if size not in (64, 32, 16):
         raise ValueError(f"size {size}: the toy world renders 64, 32 or 16 pixels")
-    ground = torch.tensor([BACKGROUNDS[s.background] for s in scenes]) + torch.tensor([s.tint for s in scenes])   # b 3
-    step = torch.tensor([[.13 if s.background == "black" else -.15] for s in scenes])
+    # b 3
+    ground = torch.tensor([BACKGROUNDS[s.background] for s in scenes]) + torch.tensor(
+        [s.tint for s in scenes]
+    )
+    step = torch.tensor([[0.13 if s.background == "black" else -0.15] for s in scenes])
     image = ground[:, :, None, None] + step[:, :, None, None] * _texture(scenes)
     masks = object_masks(scenes)
     for k in range(2):
-        color = torch.tensor([[c + d for c, d in zip(COLORS[s.objects[k].color], s.objects[k].tint)]
-                              if k < len(s.objects) else [0.] * 3 for s in scenes])
-        m = masks[:, k:k + 1]
+        color = torch.tensor(
+            [
+                [c + d for c, d in zip(COLORS[s.objects[k].color], s.objects[k].tint)]
+                if k < len(s.objects)
+                else [0.0] * 3
+                for s in scenes
+            ]
+        )
+        m = masks[:, k : k + 1]
         image = image + m * (color[:, :, None, None] - image)
     image = image.clamp(0, 1) * 2 - 1
     return F.avg_pool2d(image, SIZE // size) if size != SIZE else image

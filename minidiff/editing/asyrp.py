@@ -1,27 +1,34 @@
 """Asyrp: the semantic space inside a frozen diffusion model (card C18).
 
-Mingi Kwon, Jaeseok Jeong, Youngjung Uh, "Diffusion Models already have a Semantic Latent Space", 2022, arXiv 2210.10960.
+Mingi Kwon, Jaeseok Jeong, Youngjung Uh, "Diffusion Models already have a Semantic Latent Space",
+2022, arXiv 2210.10960.
 
-In the middle of the UNet, where the picture is smallest, sits its h-space: what is added to h there is said to mean the
-same in every picture and at every time. Add it, but let the changed answer speak only where a step predicts the clean
-picture; in "the direction pointing to x_t" the old answer stays, or the two changes nearly cancel.
+In the middle of the UNet, where the picture is smallest, sits its h-space: what is added to h there
+is said to mean the same in every picture and at every time. Add it, but let the changed answer
+speak only where a step predicts the clean picture; in "the direction pointing to x_t" the old
+answer stays, or the two changes nearly cancel.
 
-    x_s = alpha_s x0(x_t, eps(x_t | h + dh_t)) + sigma_s eps(x_t | h)        while t > t_edit, then plain DDIM steps
+    x_s = alpha_s x0(x_t, eps(x_t | h + dh_t)) + sigma_s eps(x_t | h)        while t > t_edit, then
+    plain DDIM steps
 
-    what one step moves, per unit of change in eps:  alpha_s sigma_t / alpha_t  against  sigma_s - alpha_s sigma_t / alpha_t
+    what one step moves, per unit of change in eps:  alpha_s sigma_t / alpha_t  against  sigma_s -
+    alpha_s sigma_t / alpha_t
 
-dh_t from two sets of pictures: the difference of their mean h at every t (`mean_shift`, nothing is trained). Or a small
-network f(h, t), which can say something else at every place (`learned_shift`). The paper has CLIP teach it; a model that
-reads text can teach it as well, by what it would itself have predicted for the other prompt.
+dh_t from two sets of pictures: the difference of their mean h at every t (`mean_shift`, nothing is
+trained). Or a small network f(h, t), which can say something else at every place (`learned_shift`).
+The paper has CLIP teach it; a model that reads text can teach it as well, by what it would itself
+have predicted for the other prompt.
 
-Try: `strength` -1 to 2, which should turn one attribute up evenly; `symmetric`, to see the edit fade; `until` 0 to .7;
-`learn=0`; two shifts at once, delta=lambda h, t: a(h, t) + b(h, t).
+Try: `strength` -1 to 2, which should turn one attribute up evenly; `symmetric`, to see the edit
+fade; `until` 0 to .7; `learn=0`; two shifts at once, delta=lambda h, t: a(h, t) + b(h, t).
 
-Weakness: the skips are not edited, and whatever a picture hands past the bottleneck cannot be reached: the shallower the
-UNet, the less is in h. In the tiny one, of two levels, it is the ground's texture and places, but no colour and no shape
-(the tutorial measures it). And a model that reads text is told what the picture is while h says otherwise. So the words are
-left out (row="null": inversion and edit with the empty prompt), or kept (row="source").
+Weakness: the skips are not edited, and whatever a picture hands past the bottleneck cannot be
+reached: the shallower the UNet, the less is in h. In the tiny one, of two levels, it is the
+ground's texture and places, but no colour and no shape (the tutorial measures it). And a model that
+reads text is told what the picture is while h says otherwise. So the words are left out
+(row="null": inversion and edit with the empty prompt), or kept (row="source").
 """
+
 from collections.abc import Callable
 from typing import Literal
 
@@ -37,34 +44,46 @@ from minidiff.core.taps import tap, tap_names
 from minidiff.inversion.ddim import invert
 from minidiff.models.blocks import timestep_embedding
 
-H = r"^h$"                                                                # the tap at the bottleneck
-Shift = Callable[[Tensor, int], Tensor]                                   # (h (b c y x), t) -> what is added to it
+H = r"^h$"  # the tap at the bottleneck
+Shift = Callable[[Tensor, int], Tensor]  # (h (b c y x), t) -> what is added to it
 
 
 def check_bottleneck(pipe: Pipe) -> None:
     """ValueError for a network without a bottleneck, such as a transformer."""
     if not tap_names(pipe.net, H):
-        raise ValueError(f"{pipe.name or 'this model'} has no bottleneck: h-space is the middle of a UNet, such as tiny's")
+        raise ValueError(
+            f"{pipe.name or 'this model'} has no bottleneck: h-space is the middle of a "
+            "UNet, such as tiny's"
+        )
 
 
-# ---- the asymmetric step ---------------------------------------------------------------------------------------------
+# ---- the asymmetric step -------------------------------------------------------------------------
+
 
 def both_eps(pipe: Pipe, x: Tensor, t: int, cond: Cond, shift: Shift) -> tuple[Tensor, Tensor]:
-    """The noise in x (b c h w) as the network sees it, and as it sees it with h shifted. One call, 2b rows."""
+    """The noise in x (b c h w) as the network sees it, and as it sees it with h shifted. One call,
+    2b rows.
+    """
+
     def fn(h, name):
-        plain, edited = h.chunk(2)                                                        # rows: [plain, edited]
+        plain, edited = h.chunk(2)  # rows: [plain, edited]
         return torch.cat([plain, edited + shift(edited, t)])
+
     with tap(pipe.net, H, fn):
         return pipe.eps(torch.cat([x, x]), t, Cond.cat([cond, cond])).chunk(2)
 
 
-def drift(pipe: Pipe, x: Tensor, t: int, s: int, cond: Cond, shift: Shift, symmetric: bool = False) -> Tensor:
+def drift(
+    pipe: Pipe, x: Tensor, t: int, s: int, cond: Cond, shift: Shift, symmetric: bool = False
+) -> Tensor:
     """x_s (b c h w) from x_t with the bottleneck shifted: the box of the module docstring."""
     eps, edited = both_eps(pipe, x, t, cond, shift)
-    return ddim_step(pipe.schedule, x, edited, t, s, eps_dir=edited if symmetric else eps)                # card C18.1
+    # card C18.1
+    return ddim_step(pipe.schedule, x, edited, t, s, eps_dir=edited if symmetric else eps)
 
 
-# ---- where to: two sets of pictures, or CLIP -------------------------------------------------------------------------
+# ---- where to: two sets of pictures, or CLIP -----------------------------------------------------
+
 
 @torch.no_grad()
 def bottleneck(pipe: Pipe, x: Tensor, t: int, cond: Cond) -> Tensor:
@@ -75,21 +94,40 @@ def bottleneck(pipe: Pipe, x: Tensor, t: int, cond: Cond) -> Tensor:
     return seen[0]
 
 
-def mean_shift(pipe: Pipe, before: Tensor, after: Tensor, conds: tuple[Cond, Cond], ts: list[int], seed: int = 0) -> Shift:
-    """The shift from latents `before` to latents `after` (n c h w each): the difference of their mean h, for every time of
-    ts. Both sets get the same noises, so that pictures drawn in pairs differ in what differs."""
+def mean_shift(
+    pipe: Pipe,
+    before: Tensor,
+    after: Tensor,
+    conds: tuple[Cond, Cond],
+    ts: list[int],
+    seed: int = 0,
+) -> Shift:
+    """The shift from latents `before` to latents `after` (n c h w each): the difference of their
+    mean h, for every time of ts. Both sets get the same noises, so that pictures drawn in pairs
+    differ in what differs.
+    """
     n = noise(before.shape, seed, before.device, before.dtype)
+
     def mean(z, t, cond):
         return bottleneck(pipe, q_sample(pipe.schedule, z, t, n), t, cond.expand(len(z))).mean(0)
-    table = {t: mean(after, t, conds[1]) - mean(before, t, conds[0]) for t in ts}         # c y x each
+
+    table = {t: mean(after, t, conds[1]) - mean(before, t, conds[0]) for t in ts}  # c y x each
     return lambda h, t: table[t].expand_as(h)
 
 
-def drawn(pipe: Pipe, prompts: str | list[str], n: int, *, steps: int = 20, seed: int = 0) -> Tensor:
-    """Latents (n c h w) that the model itself draws for prompts, in turn; the same noise for the same seed."""
+def drawn(
+    pipe: Pipe, prompts: str | list[str], n: int, *, steps: int = 20, seed: int = 0
+) -> Tensor:
+    """Latents (n c h w) that the model itself draws for prompts, in turn; the same noise for the
+    same seed.
+    """
     prompts = [prompts] if isinstance(prompts, str) else prompts
-    return pipe.generate([prompts[i % len(prompts)] for i in range(n)], steps=min(steps, pipe.schedule.T), seed=seed,
-                         decode=False)
+    return pipe.generate(
+        [prompts[i % len(prompts)] for i in range(n)],
+        steps=min(steps, pipe.schedule.T),
+        seed=seed,
+        decode=False,
+    )
 
 
 class DeltaBlock(nn.Module):
@@ -97,47 +135,84 @@ class DeltaBlock(nn.Module):
 
     def __init__(self, c: int, groups: int = 8):
         super().__init__()
-        self.conv1, self.time, self.norm = nn.Conv2d(c, c, 1), nn.Linear(c, c), nn.GroupNorm(groups, c)
+        self.conv1, self.time, self.norm = (
+            nn.Conv2d(c, c, 1),
+            nn.Linear(c, c),
+            nn.GroupNorm(groups, c),
+        )
         self.conv2 = nn.Conv2d(c, c, 1)
         nn.init.zeros_(self.conv2.weight)
         nn.init.zeros_(self.conv2.bias)
 
     def forward(self, h: Tensor, t: int) -> Tensor:
-        when = self.time(timestep_embedding(torch.tensor([t], device=h.device), h.shape[1]).to(h.dtype))
-        return self.conv2(F.silu(self.norm(self.conv1(h) + when[:, :, None, None])))                     # card C18.3
+        when = self.time(
+            timestep_embedding(torch.tensor([t], device=h.device), h.shape[1]).to(h.dtype)
+        )
+        return self.conv2(F.silu(self.norm(self.conv1(h) + when[:, :, None, None])))  # card C18.3
 
 
-def by_clip(pipe: Pipe, image: Tensor, source: str | list[str], target: str | list[str], keep: float = 1.):
-    """Loss (x, t, x0 before, x0 after) -> scalar: CLIP's direction, and the L1 distance to the unedited prediction."""
+def by_clip(
+    pipe: Pipe, image: Tensor, source: str | list[str], target: str | list[str], keep: float = 1.0
+):
+    """Loss (x, t, x0 before, x0 after) -> scalar: CLIP's direction, and the L1 distance to the
+    unedited prediction.
+    """
     from minidiff.editing.diffusion_clip import clip_loss, direction
     from minidiff.weights.store import load_clip
+
     judge = load_clip().to(pipe.device)
     with torch.no_grad():
-        before, way = judge.embed_image(image.to(pipe.device)), direction(judge, pipe.tokenizer, source, target)
+        before, way = (
+            judge.embed_image(image.to(pipe.device)),
+            direction(judge, pipe.tokenizer, source, target),
+        )
 
     def loss(x, t, old, new):
-        out = pipe.vae.to_image(new) if pipe.vae else new                                 # `decode` has no gradient
-        return (clip_loss(judge, out, before, way) + keep * (new - old).abs().mean((1, 2, 3))).mean()    # card C18.4
+        out = pipe.vae.to_image(new) if pipe.vae else new  # `decode` has no gradient
+        # card C18.4
+        return (
+            clip_loss(judge, out, before, way) + keep * (new - old).abs().mean((1, 2, 3))
+        ).mean()
+
     return loss
 
 
-def by_prompt(pipe: Pipe, image: Tensor, source: str | list[str], target: str | list[str], scale: float = 1.):
-    """The same from the network: x0 is to move `scale` times as far as it moves between the two prompts, at the same x."""
+def by_prompt(
+    pipe: Pipe, image: Tensor, source: str | list[str], target: str | list[str], scale: float = 1.0
+):
+    """The same from the network: x0 is to move `scale` times as far as it moves between the two
+    prompts, at the same x.
+    """
     conds = [pipe.embed(p).expand(len(image)) for p in (source, target)]
 
     def loss(x, t, old, new):
         with torch.no_grad():
             a, b = (eps_to_x0(pipe.schedule, x, pipe.eps(x, t, c), t) for c in conds)
         return (new - old - scale * (b - a)).square().mean()
+
     return loss
 
 
-def learned_shift(pipe: Pipe, image: Tensor, source: str | list[str], target: str | list[str], *, rounds: int = 10,
-                  until: float = .1, lr: float = .01, teacher: str = "prompt", row: str = "null", steps: int = 8,
-                  seed: int = 0, progress: bool = False) -> DeltaBlock:
-    """Teach a DeltaBlock on pictures (b 3 H W): each step's clean picture is to move as the words do, and little else.
+def learned_shift(
+    pipe: Pipe,
+    image: Tensor,
+    source: str | list[str],
+    target: str | list[str],
+    *,
+    rounds: int = 10,
+    until: float = 0.1,
+    lr: float = 0.01,
+    teacher: str = "prompt",
+    row: str = "null",
+    steps: int = 8,
+    seed: int = 0,
+    progress: bool = False,
+) -> DeltaBlock:
+    """Teach a DeltaBlock on pictures (b 3 H W): each step's clean picture is to move as the words
+    do, and little else.
 
-    Every step is a lesson of its own: the states it starts from carry no gradient. `teacher`: `by_clip` or `by_prompt`.
+    Every step is a lesson of its own: the states it starts from carry no gradient. `teacher`:
+    `by_clip` or `by_prompt`.
     """
     sch, ts = pipe.schedule, pipe.schedule.timesteps(steps, spacing="trailing")
     cond, x_T = inverted(pipe, image, source, row, steps)
@@ -160,43 +235,74 @@ def learned_shift(pipe: Pipe, image: Tensor, source: str | list[str], target: st
     return f.requires_grad_(False)
 
 
-# ---- the edit --------------------------------------------------------------------------------------------------------
+# ---- the edit ------------------------------------------------------------------------------------
 
-def inverted(pipe: Pipe, image: Tensor, source: str | list[str], row: str, steps: int) -> tuple[Cond, Tensor]:
-    """(the condition that inversion and edit share, with b rows; the inverted noise of pictures (b 3 H W))."""
+
+def inverted(
+    pipe: Pipe, image: Tensor, source: str | list[str], row: str, steps: int
+) -> tuple[Cond, Tensor]:
+    """(the condition that inversion and edit share, with b rows; the inverted noise of pictures (b
+    3 H W)).
+    """
     if row not in ("null", "source"):
-        raise ValueError(f"row={row!r}: expected 'null' (edit with the empty prompt) or 'source' (with the picture's own)")
+        raise ValueError(
+            f"row={row!r}: expected 'null' (edit with the empty prompt) or 'source' (with "
+            "the picture's own)"
+        )
     check_bottleneck(pipe)
     prompt = source if row == "source" else ""
     return pipe.embed(prompt).expand(len(image)), invert(pipe, image, prompt, steps=steps)[-1]
 
 
 @torch.no_grad()
-def asyrp(pipe: Pipe, image: Tensor, source: str, target: str, *, strength: float = 1., until: float = .1,
-          symmetric: bool = False, boost: float = 0., row: Literal["null", "source"] = "null", pictures: int = 8,
-          learn: int = 10, teacher: Literal["prompt", "clip"] = "prompt", delta: Shift | None = None, steps: int = 50,
-          seed: int = 0, progress: bool = False) -> Tensor:
-    """Change pictures `image` (b 3 H W) in [-1, 1] in h-space, as from `source` to `target`; returns (b 3 H W).
+def asyrp(
+    pipe: Pipe,
+    image: Tensor,
+    source: str,
+    target: str,
+    *,
+    strength: float = 1.0,
+    until: float = 0.1,
+    symmetric: bool = False,
+    boost: float = 0.0,
+    row: Literal["null", "source"] = "null",
+    pictures: int = 8,
+    learn: int = 10,
+    teacher: Literal["prompt", "clip"] = "prompt",
+    delta: Shift | None = None,
+    steps: int = 50,
+    seed: int = 0,
+    progress: bool = False,
+) -> Tensor:
+    """Change pictures `image` (b 3 H W) in [-1, 1] in h-space, as from `source` to `target`;
+    returns (b 3 H W).
 
     strength   factor on the shift: 0 rebuilds the picture, negative goes the other way
     until      edit down to this share of the noise scale; below it plain steps draw details
     symmetric  the control: the changed noise in both terms, which does next to nothing
-    boost      below this share of the noise scale fresh noise is added (eta 1), as the paper does against blur
+    boost      below this share of the noise scale fresh noise is added (eta 1), as the paper does
+               against blur
     row        condition of inversion and edit: null, the empty prompt, or source
-    learn      rounds in which a small network is taught the shift, on the pictures themselves; 0: difference of means
+    learn      rounds in which a small network is taught the shift, on the pictures themselves; 0:
+               difference of means
     teacher    of that network: the model's own answer to `target`, or CLIP
     pictures   that the model draws for each prompt where means are asked for
 
-    `delta`: a ready shift (h, t) -> dh, such as `mean_shift` of pictures of your own; it serves pictures it was not made
-    from. All rows share the shift. Identical prompts: no shift, the picture is rebuilt. ValueError: options out of range,
-    a network without a bottleneck.
+    `delta`: a ready shift (h, t) -> dh, such as `mean_shift` of pictures of your own; it serves
+    pictures it was not made from. All rows share the shift. Identical prompts: no shift, the
+    picture is rebuilt. ValueError: options out of range, a network without a bottleneck.
     """
     for name, value in (("until", until), ("boost", boost)):
         if not 0 <= value <= 1:
-            raise ValueError(f"{name}={value}: a share of the noise scale, 0 (clean) to 1 (noise), was expected")
+            raise ValueError(
+                f"{name}={value}: a share of the noise scale, 0 (clean) to 1 (noise), was expected"
+            )
     if pictures < 1 or learn < 0 or teacher not in ("prompt", "clip"):
-        raise ValueError(f"pictures={pictures}, learn={learn}, teacher={teacher!r}: expected at least 1 picture, 0 or more "
-                         "rounds, and prompt or clip")
+        raise ValueError(
+            f"pictures={pictures}, learn={learn}, teacher={teacher!r}: expected at least 1 "
+            "picture, 0 or more "
+            "rounds, and prompt or clip"
+        )
     sch, ts = pipe.schedule, pipe.schedule.timesteps(steps, spacing="trailing")
     cond, x = inverted(pipe, image, source, row, steps)
     edited = [t for t in ts[:-1] if t > until * sch.T]
@@ -204,17 +310,34 @@ def asyrp(pipe: Pipe, image: Tensor, source: str, target: str, *, strength: floa
         edited = []
     elif delta is None and learn:
         with torch.enable_grad():
-            delta = learned_shift(pipe, image, source, target, rounds=learn, until=until, teacher=teacher, row=row,
-                                  seed=seed, progress=progress)
+            delta = learned_shift(
+                pipe,
+                image,
+                source,
+                target,
+                rounds=learn,
+                until=until,
+                teacher=teacher,
+                row=row,
+                seed=seed,
+                progress=progress,
+            )
     elif delta is None:
         names = [[p] if isinstance(p, str) else p for p in (source, target)]
-        conds = [pipe.embed([p[i % len(p)] if row == "source" else "" for i in range(pictures)]) for p in names]
-        delta = mean_shift(pipe, *(drawn(pipe, p, pictures, seed=seed) for p in names), conds, edited, seed)
+        conds = [
+            pipe.embed([p[i % len(p)] if row == "source" else "" for i in range(pictures)])
+            for p in names
+        ]
+        delta = mean_shift(
+            pipe, *(drawn(pipe, p, pictures, seed=seed) for p in names), conds, edited, seed
+        )
     fresh = noises(x, seed)
     for t, s in moves(ts, progress):
         if t in edited:
-            x = drift(pipe, x, t, s, cond, lambda h, t: strength * delta(h, t), symmetric)                # card C18.2
+            # card C18.2
+            x = drift(pipe, x, t, s, cond, lambda h, t: strength * delta(h, t), symmetric)
         else:
             eta = float(t <= boost * sch.T)
-            x = ddim_step(sch, x, pipe.eps(x, t, cond), t, s, eta, next(fresh) if eta else None)          # card C18.5
+            # card C18.5
+            x = ddim_step(sch, x, pipe.eps(x, t, cond), t, s, eta, next(fresh) if eta else None)
     return pipe.decode(x)

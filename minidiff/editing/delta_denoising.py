@@ -1,25 +1,30 @@
 """Delta Denoising Score: walk by the difference of two opinions (no card; its neighbour is C04).
 
-Amir Hertz, Kfir Aberman, Daniel Cohen-Or, 2023, arXiv 2304.07090; score distillation: Ben Poole, Ajay Jain, Jonathan T.
-Barron, Ben Mildenhall, 2022, arXiv 2209.14988.
+Amir Hertz, Kfir Aberman, Daniel Cohen-Or, 2023, arXiv 2304.07090; score distillation: Ben Poole,
+Ajay Jain, Jonathan T. Barron, Ben Mildenhall, 2022, arXiv 2209.14988.
 
-Score distillation moves a picture by what the model holds against it: noise it, ask what the noise is, subtract the noise
-that was added. Even on a perfect picture of the prompt that answer is not zero but noisy, and drags it towards the mean
-of all pictures of the prompt: it blurs. The same error is made on the given picture with the prompt that describes it. So
-take the difference: what is wrong with both cancels, what the two prompts disagree about stays.
+Score distillation moves a picture by what the model holds against it: noise it, ask what the noise
+is, subtract the noise that was added. Even on a perfect picture of the prompt that answer is not
+zero but noisy, and drags it towards the mean of all pictures of the prompt: it blurs. The same
+error is made on the given picture with the prompt that describes it. So take the difference: what
+is wrong with both cancels, what the two prompts disagree about stays.
 
     SDS:   grad = w(t) (eps(z_t, t, target) - n)
-    DDS:   grad = w(t) (eps(z_t, t, target) - eps(z0_t, t, source)),     z_t, z0_t noised by the same n
+    DDS:   grad = w(t) (eps(z_t, t, target) - eps(z0_t, t, source)),     z_t, z0_t noised by the
+    same n
     z <- z - rate grad,   t uniform in `times`
 
-No state is ever inverted or sampled: the picture itself walks, from where it is, and stays where nothing pulls.
+No state is ever inverted or sampled: the picture itself walks, from where it is, and stays where
+nothing pulls.
 
-Try: kind="sds", which blurs; iterations from 10 to 400; times=(.02, .5) for details only; scale 1 to 10.
+Try: kind="sds", which blurs; iterations from 10 to 400; times=(.02, .5) for details only; scale 1
+to 10.
 
-Weakness: four evaluations an iteration. And guidance makes the two opinions differ even where the edit is done, so that the
-walk does not stop by itself: colours saturate, shapes swell. So the rate is small and the walk short; `mask` confines it
-and pastes the rest back.
+Weakness: four evaluations an iteration. And guidance makes the two opinions differ even where the
+edit is done, so that the walk does not stop by itself: colours saturate, shapes swell. So the rate
+is small and the walk short; `mask` confines it and pastes the rest back.
 """
+
 from typing import Literal
 
 import torch
@@ -34,29 +39,51 @@ from minidiff.core.process import q_sample
 from minidiff.guidance.cfg import cfg_batched
 
 
-def score_gradient(denoise, pipe: Pipe, z: Tensor, z0: Tensor, target: Cond, source: Cond | None, t: Tensor,
-                   n: Tensor) -> Tensor:
-    """The direction (b c h w) in which z must not go, at times t (b,) and noise n; `source` None is plain distillation.
+def score_gradient(
+    denoise,
+    pipe: Pipe,
+    z: Tensor,
+    z0: Tensor,
+    target: Cond,
+    source: Cond | None,
+    t: Tensor,
+    n: Tensor,
+) -> Tensor:
+    """The direction (b c h w) in which z must not go, at times t (b,) and noise n; `source` None is
+    plain distillation.
 
     w(t) = sigma_t alpha_t: small where the answer is settled (no noise) or empty (all noise).
     """
     sch = pipe.schedule
     z_t = q_sample(sch, z, t, n)
     if source is None:
-        wrong = denoise(z_t, t, target) - n                                # Poole et al. eq. 3, no Jacobian
+        wrong = denoise(z_t, t, target) - n  # Poole et al. eq. 3, no Jacobian
     else:
-        rows = torch.cat([z_t, q_sample(sch, z0, t, n)])                   # rows: [edit, source]
+        rows = torch.cat([z_t, q_sample(sch, z0, t, n)])  # rows: [edit, source]
         e = denoise(rows, torch.cat([t, t]), Cond.cat([target, source]))
-        wrong = e[:len(z)] - e[len(z):]
+        wrong = e[: len(z)] - e[len(z) :]
     a, s = sch.at(t, z)
     return a * s * wrong
 
 
 @torch.no_grad()
-def delta_denoising(pipe: Pipe, image: Tensor, source: str, target: str, *, kind: Literal["dds", "sds"] = "dds",
-                    iterations: int = 50, rate: float = .1, times: tuple[float, float] = (.05, .95),
-                    mask: Tensor | None = None, scale: float = 5., seed: int = 0, progress: bool = False) -> Tensor:
-    """Walk pictures `image` (b 3 H W) in [-1, 1] from what `source` says to what `target` says; returns (b 3 H W).
+def delta_denoising(
+    pipe: Pipe,
+    image: Tensor,
+    source: str,
+    target: str,
+    *,
+    kind: Literal["dds", "sds"] = "dds",
+    iterations: int = 50,
+    rate: float = 0.1,
+    times: tuple[float, float] = (0.05, 0.95),
+    mask: Tensor | None = None,
+    scale: float = 5.0,
+    seed: int = 0,
+    progress: bool = False,
+) -> Tensor:
+    """Walk pictures `image` (b 3 H W) in [-1, 1] from what `source` says to what `target` says;
+    returns (b 3 H W).
 
     kind        dds, or sds: without the source's opinion (the baseline that blurs)
     iterations  of gradient descent; each is one time and one noise
@@ -65,20 +92,25 @@ def delta_denoising(pipe: Pipe, image: Tensor, source: str, target: str, *, kind
     mask        (1 or b, 1, H, W), 1 where the picture may change
     scale       guidance of both opinions
 
-    With equal prompts and kind "dds" both opinions are one: the autoencoder's copy comes back. ValueError: iterations below
-    0, a rate that is not positive, times not in 0 < lo <= hi <= 1, sizes that do not fit.
+    With equal prompts and kind "dds" both opinions are one: the autoencoder's copy comes back.
+    ValueError: iterations below 0, a rate that is not positive, times not in 0 < lo <= hi <= 1,
+    sizes that do not fit.
     """
     lo, hi = times
     if kind not in ("dds", "sds") or iterations < 0 or rate <= 0 or not 0 < lo <= hi <= 1:
-        raise ValueError(f"kind={kind!r}, iterations={iterations}, rate={rate}, times={times}: expected dds or sds, 0 or "
-                         "more iterations, a positive rate and 0 < lo <= hi <= 1")
+        raise ValueError(
+            f"kind={kind!r}, iterations={iterations}, rate={rate}, times={times}: expected dds or "
+            "sds, 0 or "
+            "more iterations, a positive rate and 0 < lo <= hi <= 1"
+        )
     mask = None if mask is None else check_mask(mask, image)
     denoise, T, b = cfg_batched(pipe.eps, pipe.null(), scale), pipe.schedule.T, len(image)
     z0 = pipe.encode(image)
     m = 1 if mask is None else to_latent_mask(mask, pipe)
     wanted = pipe.embed(target).expand(b)
     given = None if kind == "sds" else pipe.embed(source).expand(b)
-    streams = [torch.Generator().manual_seed(seed + i) for i in range(b)]                 # of the times; noises has its own
+    # of the times; noises has its own
+    streams = [torch.Generator().manual_seed(seed + i) for i in range(b)]
     z = z0.clone()
     for _, n in zip(trange(iterations, disable=not progress, leave=False), noises(z0, seed)):
         u = torch.cat([torch.rand(1, generator=g) for g in streams])

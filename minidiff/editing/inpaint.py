@@ -1,22 +1,29 @@
-"""Inpainting: redraw the inside of a mask, with a model that was taught to, or with any other (card C28).
+"""Inpainting: redraw the inside of a mask, with a model that was taught to, or with any other (card
+C28).
 
-High-Resolution Image Synthesis with Latent Diffusion Models, Robin Rombach, Andreas Blattmann, Dominik Lorenz, Patrick
-Esser, Bjorn Ommer, 2021, arXiv 2112.10752; the nine-channel weights are Stable Diffusion's "inpainting" ones.
+High-Resolution Image Synthesis with Latent Diffusion Models, Robin Rombach, Andreas Blattmann,
+Dominik Lorenz, Patrick Esser, Bjorn Ommer, 2021, arXiv 2112.10752; the nine-channel weights are
+Stable Diffusion's "inpainting" ones.
 
-A text-to-image model cannot see what surrounds a hole, only blend with it: after every step the outside is replaced by
-the picture, noised to the same time. The inpainting model sees it. Its first convolution takes nine channels, and it
-knows mask and surroundings at every step, so what it draws continues them.
+A text-to-image model cannot see what surrounds a hole, only blend with it: after every step the
+outside is replaced by the picture, noised to the same time. The inpainting model sees it. Its first
+convolution takes nine channels, and it knows mask and surroundings at every step, so what it draws
+continues them.
 
-    eps = net([z_t, m, E(x (1 - m))], t)              order: 4 channels of state, 1 of mask, 4 of the picture with a hole
-    z_s = m z_s + (1 - m) (alpha_s E(x) + sigma_s n)              for a model of 4 channels instead, after every step
+    eps = net([z_t, m, E(x (1 - m))], t)              order: 4 channels of state, 1 of mask, 4 of
+    the picture with a hole
+    z_s = m z_s + (1 - m) (alpha_s E(x) + sigma_s n)              for a model of 4 channels instead,
+    after every step
 
-Which of the two happens is read off the network. Try: the same hole with both; strength .8, which keeps traces of what
-was there (1 starts from pure noise); a mask far larger than the object.
+Which of the two happens is read off the network. Try: the same hole with both; strength .8, which
+keeps traces of what was there (1 starts from pure noise); a mask far larger than the object.
 
-Weakness: the model sees the mask at the size of latents, sampled at every eighth pixel as in its training: a stroke
-thinner than that may be invisible to it. The blend takes the largest value instead, so that every pixel of the mask is
-covered. The autoencoder changes what surrounds the hole, a little; so the picture's own pixels are put back at the end.
+Weakness: the model sees the mask at the size of latents, sampled at every eighth pixel as in its
+training: a stroke thinner than that may be invisible to it. The blend takes the largest value
+instead, so that every pixel of the mask is covered. The autoencoder changes what surrounds the
+hole, a little; so the picture's own pixels are put back at the end.
 """
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -29,36 +36,52 @@ from minidiff.guidance.cfg import cfg_batched
 
 
 @torch.no_grad()
-def inpaint(pipe: Pipe, image: Tensor, prompt: str, *, mask: Tensor, strength: float = 1., steps: int = 50,
-            scale: float | None = None, negative: str = "", seed: int = 0, decode: bool = True,
-            progress: bool = False) -> Tensor:
-    """Redraw pictures `image` (b 3 H W) in [-1, 1] inside `mask`; returns (b 3 H W), outside the mask the same pixels.
+def inpaint(
+    pipe: Pipe,
+    image: Tensor,
+    prompt: str,
+    *,
+    mask: Tensor,
+    strength: float = 1.0,
+    steps: int = 50,
+    scale: float | None = None,
+    negative: str = "",
+    seed: int = 0,
+    decode: bool = True,
+    progress: bool = False,
+) -> Tensor:
+    """Redraw pictures `image` (b 3 H W) in [-1, 1] inside `mask`; returns (b 3 H W), outside the
+    mask the same pixels.
 
     mask      (1 or b, 1, H, W), 1 where to draw
-    strength  share of the model's steps that is run; 1 starts from noise and forgets what the hole held
+    strength  share of the model's steps that is run; 1 starts from noise and forgets what the hole
+              held
     scale     guidance; default: the model's own
 
-    `decode=False` returns the latents (b c h w). ValueError: a strength outside 0..1, sizes that do not fit, a network
-    with neither c nor 2 c + 1 input channels.
+    `decode=False` returns the latents (b c h w). ValueError: a strength outside 0..1, sizes that do
+    not fit, a network with neither c nor 2 c + 1 input channels.
     """
     ts, c = pipe.timesteps(steps, strength), pipe.shape[0]
     mask = check_mask(mask, image)
     if pipe.net.in_channels not in (c, 2 * c + 1):
-        raise ValueError(f"{pipe.name or 'this network'} takes {pipe.net.in_channels} channels; to inpaint, {c} or "
-                         f"{2 * c + 1} are needed ({c} of state, 1 of mask, {c} of the picture)")
-    z = pipe.encode(image)                                                                # b c h w
+        raise ValueError(
+            f"{pipe.name or 'this network'} takes {pipe.net.in_channels} channels; to inpaint, "
+            f"{c} or "
+            f"{2 * c + 1} are needed ({c} of state, 1 of mask, {c} of the picture)"
+        )
+    z = pipe.encode(image)  # b c h w
     sees = pipe.net.in_channels > c
-    seen = surroundings(pipe, image, mask) if sees else None                              # b 1+c h w
+    seen = surroundings(pipe, image, mask) if sees else None  # b 1+c h w
     m = None if sees else to_latent_mask(mask, pipe)
     cond, null = (pipe.embed(p).expand(len(z)).replace(image=seen) for p in (prompt, negative))
     denoise = cfg_batched(pipe.eps, null, pipe.scale if scale is None else scale)
     n = noise(z.shape, seed, z.device, z.dtype)
-    if len(ts) > 1:                                                                       # 0 steps: nothing is drawn
+    if len(ts) > 1:  # 0 steps: nothing is drawn
         x = n if strength == 1 else q_sample(pipe.schedule, z, ts[0], n)
         for t, s in moves(ts, progress):
             x = ddim_step(pipe.schedule, x, denoise(x, t, cond), t, s)
             if m is not None:
-                at = s if s > ts[-1] else 0                                               # where x is now; the end is clean
+                at = s if s > ts[-1] else 0  # where x is now; the end is clean
                 x = m * x + (1 - m) * q_sample(pipe.schedule, z, at, n)
         z = x
     if not decode:
@@ -67,7 +90,10 @@ def inpaint(pipe: Pipe, image: Tensor, prompt: str, *, mask: Tensor, strength: f
 
 
 def surroundings(pipe: Pipe, image: Tensor, mask: Tensor) -> Tensor:
-    """What an inpainting network sees beside the state: the mask, then the picture with a grey hole (b 1+c h w)."""
+    """What an inpainting network sees beside the state: the mask, then the picture with a grey hole
+    (b 1+c h w).
+    """
     hole = pipe.encode(image * (1 - mask))
-    m = F.interpolate(mask.to(hole), hole.shape[-2:], mode="nearest")                     # every f-th pixel, as trained
+    # every f-th pixel, as trained
+    m = F.interpolate(mask.to(hole), hole.shape[-2:], mode="nearest")
     return torch.cat([m.expand(len(hole), -1, -1, -1), hole], dim=1)

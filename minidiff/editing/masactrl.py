@@ -1,27 +1,35 @@
 """MasaCtrl: Tuning-Free Mutual Self-Attention Control for Consistent Image Synthesis and Editing.
 
-Mingdeng Cao, Xintao Wang, Zhongang Qi, Ying Shan, Xiaohu Qie, Yinqiang Zheng, 2023, arXiv 2304.08465.
+Mingdeng Cao, Xintao Wang, Zhongang Qi, Ying Shan, Xiaohu Qie, Yinqiang Zheng, 2023, arXiv
+2304.08465.
 
-Queries ask, keys and values answer. Early steps lay a picture out; leave those to the new prompt, so that things may move.
-Later steps fill in what it looks like; from then on the edit's self-attention keeps its own queries but looks up the keys
-and values of the SOURCE. The new layout is painted with the old picture's parts: the mirror image of prompt-to-prompt and
-plug-and-play, which hold the layout and change the paint.
+Queries ask, keys and values answer. Early steps lay a picture out; leave those to the new prompt,
+so that things may move. Later steps fill in what it looks like; from then on the edit's
+self-attention keeps its own queries but looks up the keys and values of the SOURCE. The new layout
+is painted with the old picture's parts: the mirror image of prompt-to-prompt and plug-and-play,
+which hold the layout and change the paint.
 
     rows: [source at z*_t, null at z_t, target at z_t]
-    Attention(Q_target, K_target, V_target) -> Attention(Q_target, K_source, V_source)   steps i >= S, self-attention l >= L
+    Attention(Q_target, K_target, V_target) -> Attention(Q_target, K_source, V_source)   steps i >=
+    S, self-attention l >= L
     with masks: logits - inf where query and key are not both object, or both ground
 
-The masks come from the cross-attention maps of a word of either prompt, averaged over the steps so far.
+The masks come from the cross-attention maps of a word of either prompt, averaged over the steps so
+far.
 
-Try: `start` 0 to 1 (1: plain re-prompting of the inverted noise); `layer=0`, where the encoder's layout is copied, too;
-`words=("circle", "star")`; image=None, where the source is drawn, not inverted.
+Try: `start` 0 to 1 (1: plain re-prompting of the inverted noise); `layer=0`, where the encoder's
+layout is copied, too; `words=("circle", "star")`; image=None, where the source is drawn, not
+inverted.
 
-The authors let the unconditional row look at the source as well (`both`). Left alone, as here, it does not know the source,
-so guidance, the difference of the rows, pushes towards the source's looks: on the tiny model more of them are kept.
+The authors let the unconditional row look at the source as well (`both`). Left alone, as here, it
+does not know the source, so guidance, the difference of the rows, pushes towards the source's
+looks: on the tiny model more of them are kept.
 
-Weakness: nothing is taken that the source does not show, so a new colour cannot come, and where the new object has no
-counterpart, ground may be painted over it. Masks answer the second, as far as the maps are sharp.
+Weakness: nothing is taken that the source does not show, so a new colour cannot come, and where the
+new object has no counterpart, ground may be painted over it. Masks answer the second, as far as the
+maps are sharp.
 """
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,78 +45,121 @@ from minidiff.inversion.ddim import invert
 
 
 def layers(net: nn.Module, share: float) -> str:
-    """Pattern of the self-attention layers behind the first `share` of them, without the tap's name: "(a|b)\\."."""
-    names = [n.rpartition(".")[0] for n in tap_names(net, r"\.(attn1|attn)\.q$")]         # encoder, middle, decoder
-    return f"^({'|'.join(names[min(int(share * len(names)), len(names) - 1):])})\\."
+    """Pattern of the self-attention layers behind the first `share` of them, without the tap's
+    name: "(a|b)\\.".
+    """
+    # encoder, middle, decoder
+    names = [n.rpartition(".")[0] for n in tap_names(net, r"\.(attn1|attn)\.q$")]
+    return f"^({'|'.join(names[min(int(share * len(names)), len(names) - 1) :])})\\."
 
 
 def look_at_source(b: int, on: bool, both: bool = False):
-    """fn for the taps k and v, rows [source, null, target]: the source's in place of the target's, while `on`."""
+    """fn for the taps k and v, rows [source, null, target]: the source's in place of the target's,
+    while `on`.
+    """
+
     def fn(x, name):
-        return torch.cat([x[:b], x[:b] if both else x[b:2 * b], x[:b]]) if on else None
+        return torch.cat([x[:b], x[:b] if both else x[b : 2 * b], x[:b]]) if on else None
+
     return fn
 
 
 def same_side(keys: Tensor, queries: Tensor, both: bool = False):
-    """fn for the tap logits, rows [source, null, target]: the target's ground may not look at the object, nor its object at
-    the ground. keys, queries: masks (b 1 s s) of the object in the source and in the edit; `both` as above."""
+    """fn for the tap logits, rows [source, null, target]: the target's ground may not look at the
+    object, nor its object at the ground. keys, queries: masks (b 1 s s) of the object in the source
+    and in the edit; `both` as above.
+    """
+
     def fn(logits, name):
-        side = round(logits.shape[-1] ** .5)
-        k, q = (F.interpolate(m, (side, side)).flatten(2) for m in (keys, queries))       # b 1 n
-        apart = (q.transpose(1, 2) != k)[:, None]                                         # b 1 n m
-        wall = torch.zeros_like(apart, dtype=logits.dtype).masked_fill(apart, torch.finfo(logits.dtype).min / 2)
+        side = round(logits.shape[-1] ** 0.5)
+        k, q = (F.interpolate(m, (side, side)).flatten(2) for m in (keys, queries))  # b 1 n
+        apart = (q.transpose(1, 2) != k)[:, None]  # b 1 n m
+        wall = torch.zeros_like(apart, dtype=logits.dtype).masked_fill(
+            apart, torch.finfo(logits.dtype).min / 2
+        )
         free = torch.zeros_like(wall)
         return logits + torch.cat([free, wall if both else free, wall])
+
     return fn
 
 
 def object_mask(maps: Tensor, tokens: list[list[int]], threshold: float) -> Tensor:
-    """(b 1 s s) of 0 and 1 from maps (b tokens s s): where each row's word is looked at, from its own least to its most."""
+    """(b 1 s s) of 0 and 1 from maps (b tokens s s): where each row's word is looked at, from its
+    own least to its most.
+    """
     m = torch.stack([row[w].mean(0) for row, w in zip(maps, tokens)])[:, None]
     low, high = m.amin((2, 3), keepdim=True), m.amax((2, 3), keepdim=True)
     return ((m - low) / (high - low).clamp_min(1e-8) > threshold).to(maps)
 
 
 @torch.no_grad()
-def masactrl(pipe: Pipe, image: Tensor | None, source: str, target: str, *, start: float = .1, layer: float = .625,
-             both: bool = False, words: tuple[str, str] | None = None, threshold: float = .3, steps: int = 50,
-             scale: float = 3., seed: int = 0, progress: bool = False) -> Tensor:
-    """Pictures `image` (b 3 H W) in [-1, 1], described by `source`, with the layout of `target`: (b 3 H W).
+def masactrl(
+    pipe: Pipe,
+    image: Tensor | None,
+    source: str,
+    target: str,
+    *,
+    start: float = 0.1,
+    layer: float = 0.625,
+    both: bool = False,
+    words: tuple[str, str] | None = None,
+    threshold: float = 0.3,
+    steps: int = 50,
+    scale: float = 3.0,
+    seed: int = 0,
+    progress: bool = False,
+) -> Tensor:
+    """Pictures `image` (b 3 H W) in [-1, 1], described by `source`, with the layout of `target`: (b
+    3 H W).
 
-    start      share of the steps that the edit goes alone, before it looks at the source (the paper's S)
-    layer      share of the self-attention layers, first ones first, that never do (its L: 10 of Stable Diffusion's 16)
+    start      share of the steps that the edit goes alone, before it looks at the source (the
+               paper's S)
+    layer      share of the self-attention layers, first ones first, that never do (its L: 10 of
+               Stable Diffusion's 16)
     both       the unconditional row looks at the source, too, as the authors have it
-    words      a word of `source` and one of `target`: object looks at object and ground at ground, by their maps
+    words      a word of `source` and one of `target`: object looks at object and ground at ground,
+               by their maps
     threshold  where a map, stretched to 0..1, counts as object
 
-    `image` None: the source is drawn from `source` with `seed`, the edit from the same noise, and no inversion is needed;
-    with a picture nothing is random. ValueError: a share outside 0..1, words that are not there, sizes that do not fit.
+    `image` None: the source is drawn from `source` with `seed`, the edit from the same noise, and
+    no inversion is needed; with a picture nothing is random. ValueError: a share outside 0..1,
+    words that are not there, sizes that do not fit.
     """
     for name, value in (("start", start), ("layer", layer), ("threshold", threshold)):
         if not 0 <= value <= 1:
             raise ValueError(f"{name}={value}: expected 0..1")
     if words and pipe.tokenizer is None:
-        raise ValueError(f"{pipe.name or 'this model'} reads no text, so no word has a map; leave `words` out")
+        raise ValueError(
+            f"{pipe.name or 'this model'} reads no text, so no word has a map; leave `words` out"
+        )
     sources, targets = ([p] if isinstance(p, str) else list(p) for p in (source, target))
     b = max(len(sources), len(targets)) if image is None else len(image)
     old, new, null = pipe.embed(sources).expand(b), pipe.embed(targets).expand(b), pipe.null(b)
-    tokens = words and [[positions(pipe.tokenizer, p, w) for p in ps * (b // len(ps))]
-                        for ps, w in zip((sources, targets), words)]
-    sch, ts, where = pipe.schedule, pipe.schedule.timesteps(steps, spacing="trailing"), layers(pipe.net, layer)
+    tokens = words and [
+        [positions(pipe.tokenizer, p, w) for p in ps * (b // len(ps))]
+        for ps, w in zip((sources, targets), words)
+    ]
+    sch, ts, where = (
+        pipe.schedule,
+        pipe.schedule.timesteps(steps, spacing="trailing"),
+        layers(pipe.net, layer),
+    )
     if image is None:
         states = trace(cfg_batched(pipe.eps, null, scale), sch, pipe.noise(b, seed), ts, old)[::-1]
     else:
-        states = invert(pipe, image, source, steps=steps)                                 # clean to noise
+        states = invert(pipe, image, source, steps=steps)  # clean to noise
     x, cond, maps = states[-1], Cond.cat([old, null, new]), Maps(max(min(pipe.shape[1:]) // 4, 8))
     for i, (t, s) in enumerate(moves(ts, progress)):
         on = i >= start * steps
-        rows = torch.cat([states[-1 - i], x, x])                                          # rows: [source, null, target]
+        rows = torch.cat([states[-1 - i], x, x])  # rows: [source, null, target]
         with tap(pipe.net, where + "[kv]$", look_at_source(b, on, both)):
             if not words:
                 e = pipe.eps(rows, t, cond)
             else:
                 seen = maps.read() if on and maps.total else None
-                masks = seen is not None and [object_mask(m, w, threshold) for m, w in zip((seen[:b], seen[-b:]), tokens)]
+                masks = seen is not None and [
+                    object_mask(m, w, threshold) for m, w in zip((seen[:b], seen[-b:]), tokens)
+                ]
                 fn = same_side(*masks, both) if masks else lambda logits, name: None
                 with tap(pipe.net, where + "logits$", fn), tap(pipe.net, CROSS, maps.look):
                     e = pipe.eps(rows, t, cond)

@@ -1,15 +1,18 @@
-"""How good is a model? Prompts of seen and held-out attribute tuples, pictures, and what two oracles say of them.
+"""How good is a model? Prompts of seen and held-out attribute tuples, pictures, and what two
+oracles say of them.
 
-Four sets of prompts: one or two objects, from tuples that training saw or from the tenth it never saw ("held out":
-composition, not memory). Half of each set is captioned in full, half in short, and only what a caption states is scored.
-The learned oracle judges attributes, analysis by synthesis the silhouettes, the Frechet distance whole sets. Beside them
-stand the same measurements of real renders and of the autoencoder's round trips: what a perfect model would get.
+Four sets of prompts: one or two objects, from tuples that training saw or from the tenth it never
+saw ("held out": composition, not memory). Half of each set is captioned in full, half in short, and
+only what a caption states is scored. The learned oracle judges attributes, analysis by synthesis
+the silhouettes, the Frechet distance whole sets. Beside them stand the same measurements of real
+renders and of the autoencoder's round trips: what a perfect model would get.
 
     evaluate("tiny", n=192, json="out.json")               # prints one table
 
-Weakness: both oracles know this world only, and 48 prompts a set leave an interval of several points.
-Try changing: scale 1 and 6; steps 10.
+Weakness: both oracles know this world only, and 48 prompts a set leave an interval of several
+points. Try changing: scale 1 and 6; steps 10.
 """
+
 import time
 from collections.abc import Sequence
 from copy import deepcopy
@@ -32,39 +35,58 @@ from minidiff.evaluate.oracle import ATTRIBUTES, FULL, NAME, SHORT, oracle, stat
 from minidiff.evaluate.synthesis import silhouettes
 from minidiff.io import check_target, write_bytes, write_json
 
-SETS = {"one seen": (1, "train"), "one held out": (1, "test"), "two seen": (2, "train"), "two held out": (2, "test")}
+SETS = {
+    "one seen": (1, "train"),
+    "one held out": (1, "test"),
+    "two seen": (2, "train"),
+    "two held out": (2, "test"),
+}
 ROWS = (*ATTRIBUTES, "joint", "silhouette", "ring hole")
-HOLE = .15                                  # a ring is clean if its inside is this near to the background (RGB distance)
-STREAM = 20_000                             # first word of this file's random seeds: no training uses it
+HOLE = 0.15  # a ring is clean if its inside is this near to the background (RGB distance)
+STREAM = 20_000  # first word of this file's random seeds: no training uses it
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """Scenes, the prompt of each, and which attributes beside count, shape and colour that prompt states."""
+    """Scenes, the prompt of each, and which attributes beside count, shape and colour that prompt
+    states.
+    """
+
     name: str
     scenes: list[shapes.Scene]
     prompts: list[str]
     groups: list[tuple[str, ...]]
 
 
-# ---- what to ask for ------------------------------------------------------------------------------------------------
+# ---- what to ask for -----------------------------------------------------------------------------
+
 
 def prompt_sets(n: int, seed: int = 0, classes: Sequence[str] = ()) -> list[Prompts]:
-    """`n` prompts shared out over SETS, every other one short; for a model that knows `classes`, n class names."""
+    """`n` prompts shared out over SETS, every other one short; for a model that knows `classes`, n
+    class names.
+    """
     rng = np.random.default_rng([STREAM, seed])
     if classes:
-        names = [classes[i] for _ in range(0, n, len(classes)) for i in rng.permutation(len(classes))][:n]
+        names = [
+            classes[i] for _ in range(0, n, len(classes)) for i in rng.permutation(len(classes))
+        ][:n]
         return [Prompts("classes", [_of_class(rng, name) for name in names], names, [NAME] * n)]
     out = []
     for name, (objects, split) in SETS.items():
         scenes = [shapes.scene(rng, objects=objects, split=split) for _ in range(n // len(SETS))]
-        text = [shapes.short_caption(s) if i % 2 else shapes.caption(s) for i, s in enumerate(scenes)]
-        out.append(Prompts(name, scenes, text, [SHORT if i % 2 else FULL for i in range(len(scenes))]))
+        text = [
+            shapes.short_caption(s) if i % 2 else shapes.caption(s) for i, s in enumerate(scenes)
+        ]
+        out.append(
+            Prompts(name, scenes, text, [SHORT if i % 2 else FULL for i in range(len(scenes))])
+        )
     return out
 
 
 def _of_class(rng: np.random.Generator, name: str) -> shapes.Scene:
-    """A one-object scene of a class such as "red circle"; its background never has the object's colour word."""
+    """A one-object scene of a class such as "red circle"; its background never has the object's
+    colour word.
+    """
     color, shape = name.split()
     while True:
         s = shapes.scene(rng, objects=1)
@@ -75,90 +97,160 @@ def _of_class(rng: np.random.Generator, name: str) -> shapes.Scene:
 def full_size(images: Tensor) -> Tensor:
     """Pictures as the oracles take them: 64x64 (bilinear from smaller), float32, on the CPU."""
     images = images.detach().float().cpu()
-    return images if images.shape[-1] == 64 else F.interpolate(images, size=(64, 64), mode="bilinear").clamp(-1, 1)
+    return (
+        images
+        if images.shape[-1] == 64
+        else F.interpolate(images, size=(64, 64), mode="bilinear").clamp(-1, 1)
+    )
 
 
 def _pipe(pipe_or_name: Pipe | str) -> Pipe:
     if isinstance(pipe_or_name, str):
         from minidiff.weights.store import load
+
         return load(pipe_or_name)
     return pipe_or_name
 
 
-def _pictures(pipe: Pipe, prompts: list[str], seed: int, bar: tqdm, batch: int = 32, **how) -> Tensor:
+def _pictures(
+    pipe: Pipe, prompts: list[str], seed: int, bar: tqdm, batch: int = 32, **how
+) -> Tensor:
     """One picture a prompt; picture i depends on seed + i only. `how`: steps, scale, interval."""
     out = []
     for i in range(0, len(prompts), batch):
-        part = prompts[i:i + batch]
+        part = prompts[i : i + batch]
         out.append(full_size(pipe.generate(part, seed=seed + i, **how)))
         bar.update(len(part))
     return torch.cat(out)
 
 
-# ---- what came out --------------------------------------------------------------------------------------------------
+# ---- what came out -------------------------------------------------------------------------------
+
 
 def _cell(values, percent: bool = True) -> dict | None:
     """Mean and 95% interval (of percentages if so), or None where there is nothing to average."""
     mean, low, high = bootstrap_ci(values)
     factor = 100 if percent else 1
-    return dict(mean=factor * mean, low=factor * low, high=factor * high, n=len(values)) if isfinite(mean) else None
+    return (
+        dict(mean=factor * mean, low=factor * low, high=factor * high, n=len(values))
+        if isfinite(mean)
+        else None
+    )
 
 
 def score(images: Tensor, p: Prompts, outline: bool = True) -> dict[str, dict | None]:
-    """{row of ROWS: {"mean", "low", "high", "n"}} in percent, of pictures (b 3 64 64): each attribute over the prompts
-    that state it; without `outline` the two slow rows that look at silhouettes are left out."""
+    """{row of ROWS: {"mean", "low", "high", "n"}} in percent, of pictures (b 3 64 64): each
+    attribute over the prompts that state it; without `outline` the two slow rows that look at
+    silhouettes are left out.
+    """
     right, told = oracle().judge(images, p.scenes, p.groups), stated(p.scenes, p.groups)
-    rows = {a: _cell(right[a][told[a]].float()) for a in ATTRIBUTES} | {"joint": _cell(right["joint"].float())}
+    rows = {a: _cell(right[a][told[a]].float()) for a in ATTRIBUTES} | {
+        "joint": _cell(right["joint"].float())
+    }
     if outline:
         fits = silhouettes(images, p.scenes)
         rows["silhouette"] = _cell([np.mean([f.iou for f in row]) for row in fits])
-        rows["ring hole"] = _cell([float(f.hole < HOLE) for row in fits for f in row if f.shape == "ring"])
+        rows["ring hole"] = _cell(
+            [float(f.hole < HOLE) for row in fits for f in row if f.shape == "ring"]
+        )
     return rows
 
 
 def _references(pipe: Pipe, sets: list[Prompts], n: int, seed: int) -> dict:
-    """What real renders, and renders that went through the pipe's autoencoder, get in place of samples."""
+    """What real renders, and renders that went through the pipe's autoencoder, get in place of
+    samples.
+    """
     rng, size = np.random.default_rng([STREAM + 1, seed]), pipe.image_size[0]
-    scenes = [shapes.scene(rng, objects=1 + i % 2 * (len(sets) > 1), split="test") for i in range(n)]
-    ideal, real = Prompts("renders", scenes, [], [FULL if len(sets) > 1 else NAME] * n), shapes.render(scenes, size)
+    scenes = [
+        shapes.scene(rng, objects=1 + i % 2 * (len(sets) > 1), split="test") for i in range(n)
+    ]
+    ideal, real = (
+        Prompts("renders", scenes, [], [FULL if len(sets) > 1 else NAME] * n),
+        shapes.render(scenes, size),
+    )
     out = {"renders": score(full_size(real), ideal)}
     if pipe.vae:
         trip = torch.cat([pipe.decode(pipe.encode(x)).float().cpu() for x in real.split(64)])
-        out |= {"round trips": score(full_size(trip), ideal), "vae_psnr": _cell(psnr(trip, real), percent=False)}
+        out |= {
+            "round trips": score(full_size(trip), ideal),
+            "vae_psnr": _cell(psnr(trip, real), percent=False),
+        }
     return out
 
 
 def _distances(pipe: Pipe, images: Tensor, sets: list[Prompts], seed: int) -> dict[str, float]:
-    """Frechet distance of the samples to renders of the same scenes, and that of other renders to the latter, both as a
-    share of the renders' total variance: the numbers do not depend on the scale of the features."""
+    """Frechet distance of the samples to renders of the same scenes, and that of other renders to
+    the latter, both as a share of the renders' total variance: the numbers do not depend on the
+    scale of the features.
+    """
     again = prompt_sets(sum(len(p.scenes) for p in sets), seed + 1, pipe.classes)
-    real, other = (oracle().features(full_size(shapes.render([s for p in ps for s in p.scenes], pipe.image_size[0])))
-                   for ps in (sets, again))
+    real, other = (
+        oracle().features(
+            full_size(shapes.render([s for p in ps for s in p.scenes], pipe.image_size[0]))
+        )
+        for ps in (sets, again)
+    )
     spread = real.double().var(0).sum().item()
-    return {"samples": frechet(oracle().features(images), real) / spread, "other renders": frechet(other, real) / spread}
+    return {
+        "samples": frechet(oracle().features(images), real) / spread,
+        "other renders": frechet(other, real) / spread,
+    }
 
 
-def evaluate(pipe_or_name: Pipe | str = "tiny", *, n: int = 192, steps: int = 50, scale: float = 3.,
-             interval: tuple[float, float] | None = None, seed: int = 0, json: str | Path | None = None,
-             progress: bool = True) -> dict:
-    """Draw about `n` pictures of a model of the toy world, score them, print a table; returns (and writes to `json`):
+def evaluate(
+    pipe_or_name: Pipe | str = "tiny",
+    *,
+    n: int = 192,
+    steps: int = 50,
+    scale: float = 3.0,
+    interval: tuple[float, float] | None = None,
+    seed: int = 0,
+    json: str | Path | None = None,
+    progress: bool = True,
+) -> dict:
+    """Draw about `n` pictures of a model of the toy world, score them, print a table; returns (and
+    writes to `json`):
 
-    {"sets": {set: rows}, "renders": rows, "round trips": rows, "frechet", "vae_psnr", ...}, rows as of `score`.
-    Errors: ValueError for fewer than 8 pictures or a model that cannot be asked for anything.
+    {"sets": {set: rows}, "renders": rows, "round trips": rows, "frechet", "vae_psnr", ...}, rows as
+    of `score`. Errors: ValueError for fewer than 8 pictures or a model that cannot be asked for
+    anything.
     """
     pipe = _pipe(pipe_or_name)
     if n < 8 or not (pipe.text or pipe.classes):
-        raise ValueError(f"n={n} of {pipe.name or 'this model'}: evaluation needs 8 pictures or more, and a model that "
-                         "takes prompts or class names")
+        raise ValueError(
+            f"n={n} of {pipe.name or 'this model'}: evaluation needs 8 pictures or more, and a "
+            "model that "
+            "takes prompts or class names"
+        )
     if json:
         check_target(json, kinds=(".json",))
     sets, start, images = prompt_sets(n, seed, pipe.classes), time.process_time(), []
-    with tqdm(total=sum(len(p.prompts) for p in sets), disable=not progress, desc="evaluate") as bar:
+    with tqdm(
+        total=sum(len(p.prompts) for p in sets), disable=not progress, desc="evaluate"
+    ) as bar:
         for k, p in enumerate(sets):
-            images.append(_pictures(pipe, p.prompts, seed + 10_000 * k, bar, steps=steps, scale=scale, interval=interval))
-    out = {"model": pipe.name, "n": n, "steps": steps, "scale": scale, "interval": interval, "seed": seed,
-           "sets": {p.name: score(x, p) for p, x in zip(sets, images)}, **_references(pipe, sets, max(n // 2, 8), seed),
-           "frechet": _distances(pipe, torch.cat(images), sets, seed)}
+            images.append(
+                _pictures(
+                    pipe,
+                    p.prompts,
+                    seed + 10_000 * k,
+                    bar,
+                    steps=steps,
+                    scale=scale,
+                    interval=interval,
+                )
+            )
+    out = {
+        "model": pipe.name,
+        "n": n,
+        "steps": steps,
+        "scale": scale,
+        "interval": interval,
+        "seed": seed,
+        "sets": {p.name: score(x, p) for p, x in zip(sets, images)},
+        **_references(pipe, sets, max(n // 2, 8), seed),
+        "frechet": _distances(pipe, torch.cat(images), sets, seed),
+    }
     out["cpu_seconds"] = round(time.process_time() - start, 1)
     print(table(out))
     if json:
@@ -170,38 +262,65 @@ def table(result: dict) -> str:
     """The result of `evaluate` as plain text: percent [95% interval]."""
     columns = result["sets"] | {k: result[k] for k in ("renders", "round trips") if k in result}
     show = lambda c: f"{c['mean']:.1f} [{c['low']:.0f}, {c['high']:.0f}]" if c else "-"  # noqa: E731
-    lines = [[f"{result['model']}, percent", *columns], *([r, *(show(c.get(r)) for c in columns.values())] for r in ROWS)]
+    lines = [
+        [f"{result['model']}, percent", *columns],
+        *([r, *(show(c.get(r)) for c in columns.values())] for r in ROWS),
+    ]
     width = [max(map(len, col)) for col in zip(*lines)]
-    text = ["  ".join(w.rjust(k) if i else w.ljust(k) for i, (w, k) in enumerate(zip(line, width))) for line in lines]
+    text = [
+        "  ".join(w.rjust(k) if i else w.ljust(k) for i, (w, k) in enumerate(zip(line, width)))
+        for line in lines
+    ]
     f, v = result["frechet"], result.get("vae_psnr")
-    text.append(f"Frechet distance to renders of the same scenes {f['samples']:.3f} of their variance; other renders "
-                f"have {f['other renders']:.3f}")
+    text.append(
+        f"Frechet distance to renders of the same scenes {f['samples']:.3f} of their variance; "
+        "other renders "
+        f"have {f['other renders']:.3f}"
+    )
     if v:
-        text.append(f"autoencoder on held-out renders {v['mean']:.2f} dB [{v['low']:.2f}, {v['high']:.2f}]")
+        text.append(
+            f"autoencoder on held-out renders {v['mean']:.2f} dB [{v['low']:.2f}, {v['high']:.2f}]"
+        )
     where = " at times {:g} to {:g}".format(*result["interval"]) if result.get("interval") else ""
-    text.append(f"{result['n']} pictures, {result['steps']} steps, scale {result['scale']}{where}, seed {result['seed']}; "
-                "only what a prompt states is counted")
+    text.append(
+        f"{result['n']} pictures, {result['steps']} steps, scale {result['scale']}{where}, seed "
+        f"{result['seed']}; "
+        "only what a prompt states is counted"
+    )
     return "\n".join(text)
 
 
-# ---- learning curves ------------------------------------------------------------------------------------------------
+# ---- learning curves -----------------------------------------------------------------------------
+
 
 def _state(path: str | Path) -> dict[str, Tensor]:
-    """Weights of a snapshot: safetensors, a plain state dict, or a training checkpoint (its averaged weights)."""
+    """Weights of a snapshot: safetensors, a plain state dict, or a training checkpoint (its
+    averaged weights).
+    """
     if str(path).endswith(".safetensors"):
         from minidiff.weights.store import read_safetensors
+
         return read_safetensors(path)
     state = torch.load(path, map_location="cpu", weights_only=True)
     return state["net"] | state["ema"] if "ema" in state else state
 
 
-def learning_curve(snapshots: Sequence[tuple[int, str | Path]], pipe: Pipe | str = "tiny", *, n: int = 64,
-                   steps: int = 25, scale: float = 3., seed: int = 0, json: str | Path | None = None,
-                   progress: bool = True) -> dict:
-    """Which attribute is learned when: {"points": [{"images": pictures seen, "rows": rows of `score`}]}.
+def learning_curve(
+    snapshots: Sequence[tuple[int, str | Path]],
+    pipe: Pipe | str = "tiny",
+    *,
+    n: int = 64,
+    steps: int = 25,
+    scale: float = 3.0,
+    seed: int = 0,
+    json: str | Path | None = None,
+    progress: bool = True,
+) -> dict:
+    """Which attribute is learned when: {"points": [{"images": pictures seen, "rows": rows of
+    `score`}]}.
 
-    `snapshots`: (pictures seen, file with the weights of pipe.net). Every point answers the same prompts of one object
-    with the same noise; the pipe itself keeps its weights.
+    `snapshots`: (pictures seen, file with the weights of pipe.net). Every point answers the same
+    prompts of one object with the same noise; the pipe itself keeps its weights.
     """
     pipe = _pipe(pipe)
     p = prompt_sets(n if pipe.classes else len(SETS) * n, seed, pipe.classes)[0]
@@ -211,25 +330,41 @@ def learning_curve(snapshots: Sequence[tuple[int, str | Path]], pipe: Pipe | str
             pipe.net.load_state_dict(_state(path))
             images = _pictures(pipe, p.prompts, seed, bar, steps=steps, scale=scale)
             points.append({"images": seen, "rows": score(images, p, outline=False)})
-    out = {"model": pipe.name, "n": n, "steps": steps, "scale": scale, "seed": seed, "points": points}
+    out = {
+        "model": pipe.name,
+        "n": n,
+        "steps": steps,
+        "scale": scale,
+        "seed": seed,
+        "points": points,
+    }
     if json:
         write_json(out, json)
     return out
 
 
 def learning_figure(json: str | Path, png: str | Path) -> Path:
-    """Draw the file that `learning_curve` wrote: accuracy of each attribute against the pictures seen."""
+    """Draw the file that `learning_curve` wrote: accuracy of each attribute against the pictures
+    seen.
+    """
     from matplotlib.figure import Figure
+
     points = loads(Path(json).read_text())["points"]
     figure = Figure(figsize=(6, 3.6), dpi=150, layout="constrained")
     axes = figure.add_subplot(xlabel="training pictures seen", ylabel="right (%)", ylim=(0, 102))
     for row in (*ATTRIBUTES, "joint"):
         line = [(q["images"], q["rows"][row]["mean"]) for q in points if q["rows"].get(row)]
         if line:
-            axes.plot(*zip(*line), marker="o", markersize=3, label=row, color="black" if row == "joint" else None,
-                      linewidth=2 if row == "joint" else 1.2)
+            axes.plot(
+                *zip(*line),
+                marker="o",
+                markersize=3,
+                label=row,
+                color="black" if row == "joint" else None,
+                linewidth=2 if row == "joint" else 1.2,
+            )
     axes.legend(fontsize=8, ncols=2, loc="lower right")
-    axes.grid(alpha=.3)
+    axes.grid(alpha=0.3)
     buffer = BytesIO()
     figure.savefig(buffer, format="png")
     return write_bytes(buffer.getvalue(), png)

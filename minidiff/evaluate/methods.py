@@ -1,9 +1,11 @@
-"""Which methods ShapesEditBench can run, and what each is given: read off the functions' signatures (card C29.5).
+"""Which methods ShapesEditBench can run, and what each is given: read off the functions' signatures
+(card C29.5).
 
-A name is a control (evaluate/controls.py) or a technique (techniques.py), one that may take a mask with "+mask", one that
-reads the source caption with "+misread" for a caption with a wrong word; each with options after "@":
-`sdedit+mask@strength=0.9`.
+A name is a control (evaluate/controls.py) or a technique (techniques.py), one that may take a mask
+with "+mask", one that reads the source caption with "+misread" for a caption with a wrong word;
+each with options after "@": `sdedit+mask@strength=0.9`.
 """
+
 import inspect
 import sys
 from collections.abc import Callable
@@ -15,13 +17,17 @@ from minidiff.evaluate.controls import CONTROLS
 from minidiff.evaluate.items import KINDS
 from minidiff.techniques import EDITS
 
-KNOWN = {"pipe", "image", "source", "target", "prompt", "mask", "seed", "truth", "wrong"}     # what a method may need
-SHOWN = (.2, .4, .6, .8)                                                                      # the SDEdit rows by default
+# what a method may need
+KNOWN = {"pipe", "image", "source", "target", "prompt", "mask", "seed", "truth", "wrong"}
+SHOWN = (0.2, 0.4, 0.6, 0.8)  # the SDEdit rows by default
 
 
 @dataclass(frozen=True)
 class Method:
-    """`inputs`, the letters of the table: P target prompt, S source prompt, M exact mask, F tuned for every picture."""
+    """`inputs`, the letters of the table: P target prompt, S source prompt, M exact mask, F tuned
+    for every picture.
+    """
+
     name: str
     fn: Callable
     masked: bool
@@ -30,9 +36,13 @@ class Method:
     @property
     def inputs(self) -> str:
         asked = inspect.signature(self.fn).parameters
-        needs = {"P": {"target", "prompt"} & asked.keys(), "S": {"source"} & asked.keys(),
-                 "M": "mask" in asked and (self.masked or asked["mask"].default is inspect.Parameter.empty),
-                 "F": hasattr(sys.modules[self.fn.__module__], "tuned")}
+        needs = {
+            "P": {"target", "prompt"} & asked.keys(),
+            "S": {"source"} & asked.keys(),
+            "M": "mask" in asked
+            and (self.masked or asked["mask"].default is inspect.Parameter.empty),
+            "F": hasattr(sys.modules[self.fn.__module__], "tuned"),
+        }
         return "" if "truth" in asked else "".join(k for k, v in needs.items() if v)
 
 
@@ -42,10 +52,16 @@ def technique(name: str):
 
 
 def lacks(fn) -> list[str]:
-    """What a function needs and no item knows; a technique that takes no picture lacks something to edit."""
+    """What a function needs and no item knows; a technique that takes no picture lacks something to
+    edit.
+    """
     asked = inspect.signature(fn).parameters
     blind = ["a picture to edit"] * ("image" not in asked and fn not in CONTROLS.values())
-    return [k for k, p in asked.items() if p.default is p.empty and p.kind is not p.VAR_KEYWORD and k not in KNOWN] + blind
+    return [
+        k
+        for k, p in asked.items()
+        if p.default is p.empty and p.kind is not p.VAR_KEYWORD and k not in KNOWN
+    ] + blind
 
 
 def method(name: str) -> Method:
@@ -56,8 +72,11 @@ def method(name: str) -> Method:
         raise ValueError(f"no method called {plain!r}; there are: {', '.join([*CONTROLS, *EDITS])}")
     fn = CONTROLS[plain] if plain in CONTROLS else technique(plain)
     if missing := lacks(fn):
-        raise ValueError(f"{plain} cannot be asked here: it needs {', '.join(missing)}; the bench gives image, source, "
-                         "target or prompt, mask, seed")
+        raise ValueError(
+            f"{plain} cannot be asked here: it needs {', '.join(missing)}; the bench gives image, "
+            "source, "
+            "target or prompt, mask, seed"
+        )
     asked = inspect.signature(fn).parameters
     m = Method(name, fn, masked=base != plain, misread=base != name.split("@")[0])
     if m.masked and "mask" not in asked:
@@ -66,13 +85,21 @@ def method(name: str) -> Method:
         raise ValueError(f"{plain} reads no source caption; leave +misread out")
     for kind in KINDS if not any(p.kind is p.VAR_KEYWORD for p in asked.values()) else ():
         if wrong := knobs.chosen(name, kind).keys() - asked.keys():
-            raise ValueError(f"{plain} has no option {', '.join(sorted(wrong))}; it has {', '.join(asked)}")
+            raise ValueError(
+                f"{plain} has no option {', '.join(sorted(wrong))}; it has {', '.join(asked)}"
+            )
     return m
 
 
 def everything() -> list[str]:
-    """Names of all rows of the full table: controls, techniques, and each that may take a mask with one."""
+    """Names of all rows of the full table: controls, techniques, and each that may take a mask with
+    one.
+    """
     served = [name for name in EDITS if not lacks(technique(name))]
     masks = {name: inspect.signature(technique(name)).parameters.get("mask") for name in served}
-    free = [f"{name}+mask" for name, p in masks.items() if p and p.default is not inspect.Parameter.empty]
+    free = [
+        f"{name}+mask"
+        for name, p in masks.items()
+        if p and p.default is not inspect.Parameter.empty
+    ]
     return [*CONTROLS, *[f"sdedit@strength={s}" for s in SHOWN], *served, *free]

@@ -1,16 +1,19 @@
 """Distances between pictures and between sets of pictures, and how sure an average is.
 
-`masked_psnr` divides the squared error by the number of pixels that are kept. Averaging over all pixels with the rest
-blanked, as widely used code does, rewards small kept areas: the same error reads 21 dB at 90% kept and 31 dB at 10%.
-(Card C29; Ju et al. 2023, 2310.01506, is the bench whose masked metrics average so.)
+`masked_psnr` divides the squared error by the number of pixels that are kept. Averaging over all
+pixels with the rest blanked, as widely used code does, rewards small kept areas: the same error
+reads 21 dB at 90% kept and 31 dB at 10%. (Card C29; Ju et al. 2023, 2310.01506, is the bench whose
+masked metrics average so.)
 
 Frechet distance: Heusel et al. 2017, 1706.08500; Dowson & Landau 1982: of two Gaussians,
 
     d^2 = |m1 - m2|^2 + tr(C1 + C2 - 2 (C1^1/2 C2 C1^1/2)^1/2)
 
-Weakness: it knows means and covariances only, and is biased upwards when a set is not much larger than the number of
-features. So the value is printed beside that of two sets of real renders of the same size.
+Weakness: it knows means and covariances only, and is biased upwards when a set is not much larger
+than the number of features. So the value is printed beside that of two sets of real renders of the
+same size.
 """
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -21,53 +24,80 @@ __all__ = ["bootstrap_ci", "frechet", "masked_psnr", "psnr"]
 
 
 def eight_bit(x: Tensor) -> Tensor:
-    """Pictures in [-1, 1] as a file would hold them: clamped and rounded to n/255, float64 in [0, 1]."""
+    """Pictures in [-1, 1] as a file would hold them: clamped and rounded to n/255, float64 in [0,
+    1].
+    """
     return ((x.double().clamp(-1, 1) + 1) * 127.5).round() / 255
 
 
-def masked_psnr(a: Tensor, b: Tensor, keep: Tensor, cap: float = 50.) -> Tensor:
-    """PSNR in dB (b,) of pictures (b c h w) in [-1, 1] where `keep` (b 1 h w or 1 1 h w) is 1, per kept pixel.
+def masked_psnr(a: Tensor, b: Tensor, keep: Tensor, cap: float = 50.0) -> Tensor:
+    """PSNR in dB (b,) of pictures (b c h w) in [-1, 1] where `keep` (b 1 h w or 1 1 h w) is 1, per
+    kept pixel.
 
-    Note: `keep` is the complement of an edit mask. Rounded to 8 bits first, at most `cap`; nan where nothing is kept.
+    Note: `keep` is the complement of an edit mask. Rounded to 8 bits first, at most `cap`; nan
+    where nothing is kept.
     """
     if a.shape != b.shape or keep.shape[-2:] != a.shape[-2:] or keep.shape[1] != 1:
-        raise ValueError(f"shapes {tuple(a.shape)}, {tuple(b.shape)} and mask {tuple(keep.shape)}: expected two equal "
-                         f"(b, c, h, w) and a mask (b, 1, h, w)")
+        raise ValueError(
+            f"shapes {tuple(a.shape)}, {tuple(b.shape)} and mask {tuple(keep.shape)}: expected "
+            "two equal "
+            f"(b, c, h, w) and a mask (b, 1, h, w)"
+        )
     keep = keep.double().expand(len(a), -1, -1, -1)
-    error = (keep * (eight_bit(a) - eight_bit(b)) ** 2).sum((1, 2, 3)) / (a.shape[1] * keep.sum((1, 2, 3)))
+    error = (keep * (eight_bit(a) - eight_bit(b)) ** 2).sum((1, 2, 3)) / (
+        a.shape[1] * keep.sum((1, 2, 3))
+    )
     return (-10 * error.clamp_min(1e-300).log10()).clamp(max=cap)
 
 
 def _root(c: Tensor) -> Tensor:
-    """Square root of a symmetric positive semi-definite matrix; eigenvalues that rounding made negative become 0."""
+    """Square root of a symmetric positive semi-definite matrix; eigenvalues that rounding made
+    negative become 0.
+    """
     w, v = torch.linalg.eigh((c + c.T) / 2)
     return (v * w.clamp_min(0).sqrt()) @ v.T
 
 
 def frechet_gaussians(m1: Tensor, c1: Tensor, m2: Tensor, c2: Tensor) -> float:
-    """Squared Frechet distance of two Gaussians from means (d,) and covariances (d, d), in float64."""
+    """Squared Frechet distance of two Gaussians from means (d,) and covariances (d, d), in
+    float64.
+    """
     m1, c1, m2, c2 = (v.double() for v in (m1, c1, m2, c2))
     r = _root(c1)
     cross = torch.linalg.eigvalsh(r @ ((c2 + c2.T) / 2) @ r).clamp_min(0).sqrt().sum()
-    return max(((m1 - m2) ** 2).sum().item() + (c1.trace() + c2.trace() - 2 * cross).item(), 0.)
+    return max(((m1 - m2) ** 2).sum().item() + (c1.trace() + c2.trace() - 2 * cross).item(), 0.0)
 
 
 def frechet(f1: Tensor, f2: Tensor) -> float:
-    """Squared Frechet distance of two sets of features, (n, d) and (m, d), at least two rows each."""
+    """Squared Frechet distance of two sets of features, (n, d) and (m, d), at least two rows
+    each.
+    """
     if f1.ndim != 2 or f2.ndim != 2 or f1.shape[1] != f2.shape[1] or min(len(f1), len(f2)) < 2:
-        raise ValueError(f"features {tuple(f1.shape)} and {tuple(f2.shape)}: expected (n, d) and (m, d), n and m > 1")
-    (m1, c1), (m2, c2) = ((f.double().mean(0), torch.cov(f.double().T).reshape(f.shape[1], -1)) for f in (f1, f2))
+        raise ValueError(
+            f"features {tuple(f1.shape)} and {tuple(f2.shape)}: expected (n, d) and (m, d), "
+            "n and m > 1"
+        )
+    (m1, c1), (m2, c2) = (
+        (f.double().mean(0), torch.cov(f.double().T).reshape(f.shape[1], -1)) for f in (f1, f2)
+    )
     return frechet_gaussians(m1, c1, m2, c2)
 
 
-def bootstrap_ci(values, *, clusters=None, draws: int = 2000, level: float = .95,
-                 seed: int = 0) -> tuple[float, float, float]:
-    """(mean, low, high): the percentile bootstrap interval of a mean of bools or numbers; nans are left out.
+def bootstrap_ci(
+    values, *, clusters=None, draws: int = 2000, level: float = 0.95, seed: int = 0
+) -> tuple[float, float, float]:
+    """(mean, low, high): the percentile bootstrap interval of a mean of bools or numbers; nans are
+    left out.
 
-    `clusters`: one label per value (the scene); whole clusters are drawn, as values of one scene are not independent.
+    `clusters`: one label per value (the scene); whole clusters are drawn, as values of one scene
+    are not independent.
     """
     x = np.asarray(values, dtype=np.float64).ravel()
-    ids = np.arange(len(x)) if clusters is None else np.unique(np.asarray(clusters), return_inverse=True)[1]
+    ids = (
+        np.arange(len(x))
+        if clusters is None
+        else np.unique(np.asarray(clusters), return_inverse=True)[1]
+    )
     ids, x = ids[~np.isnan(x)], x[~np.isnan(x)]
     if not len(x):
         return (float("nan"),) * 3
@@ -76,4 +106,8 @@ def bootstrap_ci(values, *, clusters=None, draws: int = 2000, level: float = .95
     pick = np.random.default_rng(seed).integers(len(total), size=(draws, len(total)))
     means = total[pick].sum(1) / count[pick].sum(1)
     tail = 50 * (1 - level)
-    return x.mean().item(), np.percentile(means, tail).item(), np.percentile(means, 100 - tail).item()
+    return (
+        x.mean().item(),
+        np.percentile(means, tail).item(),
+        np.percentile(means, 100 - tail).item(),
+    )

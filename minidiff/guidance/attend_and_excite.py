@@ -2,21 +2,27 @@
 
 Hila Chefer, Yuval Alaluf, Yael Vinker, Lior Wolf, Daniel Cohen-Or, 2023, arXiv 2301.13826.
 
-A word that no pixel looks at is not in the picture. In the first half of sampling, look at the cross-attention map of every
-word that must not be lost, find the one whose strongest pixel is weakest, and move the state so that it looks harder.
+A word that no pixel looks at is not in the picture. In the first half of sampling, look at the
+cross-attention map of every word that must not be lost, find the one whose strongest pixel is
+weakest, and move the state so that it looks harder.
 
-    A      maps averaged over heads and layers, start token dropped, softmax(100 A) over the rest, then a 3x3 Gaussian
+    A      maps averaged over heads and layers, start token dropped, softmax(100 A) over the rest,
+           then a 3x3 Gaussian
     L      max over words of (1 - max over pixels of A_word)
     z_t <- z_t - alpha_t grad_z L,       alpha_t from `strength` to strength / sqrt 2 over the run
-    refine at a few steps: repeat until every word's maximum has reached a level that rises from step to step
+    refine at a few steps: repeat until every word's maximum has reached a level that rises from
+    step to step
 
-Try: `words` with the nouns, with the colours too; `strength` 0 (plain sampling with the same seed), 5, 20; `most=5`.
+Try: `words` with the nouns, with the colours too; `strength` 0 (plain sampling with the same seed),
+5, 20; `most=5`.
 
-Weakness: one gradient is a backward pass through the network, and a refinement up to twenty of them; too large a step
-leaves the states the model knows, so pictures break before words appear. A word attended to is not yet bound to its
-neighbour: "red" may be looked at by the wrong object. Refinement broke the tiny transformer's pictures, so it is off unless
-asked for (`most`); then each row decides on its own when to stop, and a budget ends it.
+Weakness: one gradient is a backward pass through the network, and a refinement up to twenty of
+them; too large a step leaves the states the model knows, so pictures break before words appear. A
+word attended to is not yet bound to its neighbour: "red" may be looked at by the wrong object.
+Refinement broke the tiny transformer's pictures, so it is off unless asked for (`most`); then each
+row decides on its own when to stop, and a budget ends it.
 """
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -29,7 +35,11 @@ from minidiff.core.taps import tap
 from minidiff.editing.prompt_to_prompt import CROSS, positions
 from minidiff.guidance.cfg import cfg_batched
 
-REFINE = {0: .05, .2: .5, .4: .8}             # share of the steps: what every word's maximum must reach there
+REFINE = {
+    0: 0.05,
+    0.2: 0.5,
+    0.4: 0.8,
+}  # share of the steps: what every word's maximum must reach there
 SMALL = set("a an the of on in at to and with left right above below".split())
 
 
@@ -38,34 +48,40 @@ def content(prompt: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(w for w in prompt.lower().split() if w not in SMALL))
 
 
-def smooth(maps: Tensor, sigma: float = .5) -> Tensor:
+def smooth(maps: Tensor, sigma: float = 0.5) -> Tensor:
     """Maps (.. s s) after a 3x3 Gaussian with mirrored edges."""
-    g = torch.exp(-torch.tensor([-1., 0., 1.]) ** 2 / (2 * sigma ** 2)).to(maps)
+    g = torch.exp(-(torch.tensor([-1.0, 0.0, 1.0]) ** 2) / (2 * sigma**2)).to(maps)
     kernel = torch.outer(g, g) / g.sum() ** 2
     flat = F.pad(maps.flatten(0, -3)[:, None], (1,) * 4, mode="reflect")
     return F.conv2d(flat, kernel[None, None])[:, 0].view_as(maps)
 
 
-def word_maxima(pipe: Pipe, x: Tensor, t: int, cond: Cond, tokens: list[list[int]], ends: list[int],
-                side: int) -> Tensor:
-    """(b, words): the largest value of each word's smoothed map; rows with fewer words are filled up with 1.
+def word_maxima(
+    pipe: Pipe, x: Tensor, t: int, cond: Cond, tokens: list[list[int]], ends: list[int], side: int
+) -> Tensor:
+    """(b, words): the largest value of each word's smoothed map; rows with fewer words are filled
+    up with 1.
 
     tokens: positions of each row's words; ends: each row's end token, where its text is over.
     """
     seen = []
+
     def look(probs, name):
-        if probs.shape[-2] == side ** 2:
-            seen.append(probs.mean(1))                                                    # b n m
+        if probs.shape[-2] == side**2:
+            seen.append(probs.mean(1))  # b n m
+
     with tap(pipe.net, CROSS, look):
         pipe.eps(x, t, cond)
     if not seen:
-        raise ValueError(f"no cross-attention map of {side} x {side} pixels in this network: give another `side`")
+        raise ValueError(
+            f"no cross-attention map of {side} x {side} pixels in this network: give another `side`"
+        )
     mean, out = torch.stack(seen).mean(0), []
     for row, words, end in zip(mean, tokens, ends):
-        told = (100 * row[:, 1:end]).softmax(-1)                                          # n words: without start and rest
-        maps = smooth(told.T.unflatten(1, (side, side)))                                  # words s s
+        told = (100 * row[:, 1:end]).softmax(-1)  # n words: without start and rest
+        maps = smooth(told.T.unflatten(1, (side, side)))  # words s s
         out.append(maps[[w - 1 for w in words]].amax((1, 2)))
-    return torch.nn.utils.rnn.pad_sequence(out, batch_first=True, padding_value=1.)
+    return torch.nn.utils.rnn.pad_sequence(out, batch_first=True, padding_value=1.0)
 
 
 def excite(pipe: Pipe, x: Tensor, t: int, cond: Cond, step: float, **look) -> tuple[Tensor, Tensor]:
@@ -73,28 +89,46 @@ def excite(pipe: Pipe, x: Tensor, t: int, cond: Cond, step: float, **look) -> tu
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         loss = (1 - word_maxima(pipe, x, t, cond, **look)).amax(1)
-        grad = torch.autograd.grad(loss.sum(), x)[0]                                      # rows do not mix
+        grad = torch.autograd.grad(loss.sum(), x)[0]  # rows do not mix
     return x.detach() - step * grad, loss.detach()
 
 
 @torch.no_grad()
-def attend_and_excite(pipe: Pipe, prompt: str, words: tuple[str, ...] | None = None, *, strength: float = 2.,
-                      until: float = .5, refine: dict[float, float] | None = None, most: int = 0,
-                      side: int | None = None, steps: int = 50, scale: float = 3., seed: int = 0,
-                      progress: bool = False) -> Tensor:
-    """Pictures (b 3 H W) of `prompt` in which none of `words` is forgotten; row i starts from the noise of seed + i.
+def attend_and_excite(
+    pipe: Pipe,
+    prompt: str,
+    words: tuple[str, ...] | None = None,
+    *,
+    strength: float = 2.0,
+    until: float = 0.5,
+    refine: dict[float, float] | None = None,
+    most: int = 0,
+    side: int | None = None,
+    steps: int = 50,
+    scale: float = 3.0,
+    seed: int = 0,
+    progress: bool = False,
+) -> Tensor:
+    """Pictures (b 3 H W) of `prompt` in which none of `words` is forgotten; row i starts from the
+    noise of seed + i.
 
-    words     words of the prompt, for a list of prompts a list of tuples; default: all but articles and prepositions
-    strength  step size of the first gradient; 0 is plain sampling; the paper takes 20 for Stable Diffusion
+    words     words of the prompt, for a list of prompts a list of tuples; default: all but articles
+              and prepositions
+    strength  step size of the first gradient; 0 is plain sampling; the paper takes 20 for Stable
+              Diffusion
     until     share of the steps in which the state is moved
     most      gradient steps per refinement, at most (the authors': 20; 0 is none)
     side      of the maps that are looked at (default: a quarter of the latent, at least 8)
 
-    `refine`: {share of the steps: level} for `most` > 0 (default: .05 at once, .5 after a fifth, .8 after two fifths).
-    ValueError: shares outside 0..1, a negative strength, a word that is not in the prompt.
+    `refine`: {share of the steps: level} for `most` > 0 (default: .05 at once, .5 after a fifth, .8
+    after two fifths). ValueError: shares outside 0..1, a negative strength, a word that is not in
+    the prompt.
     """
     refine = REFINE if refine is None else refine
-    for name, value in (("until", until), *(("refine", v) for pair in refine.items() for v in pair)):
+    for name, value in (
+        ("until", until),
+        *(("refine", v) for pair in refine.items() for v in pair),
+    ):
         if not 0 <= value <= 1:
             raise ValueError(f"{name}={value}: a share, 0..1, was expected")
     if strength < 0 or most < 0:
@@ -102,20 +136,34 @@ def attend_and_excite(pipe: Pipe, prompt: str, words: tuple[str, ...] | None = N
     if pipe.tokenizer is None:
         raise ValueError(f"{pipe.name or 'this model'} reads no text: words have no maps")
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    lists = [content(p) for p in prompts] if words is None else [words] if isinstance(prompt, str) else list(words)
+    lists = (
+        [content(p) for p in prompts]
+        if words is None
+        else [words]
+        if isinstance(prompt, str)
+        else list(words)
+    )
     if len(prompts) != len(lists) or not all(lists) or any(isinstance(w, str) for w in lists):
-        raise ValueError(f"{len(prompts)} prompts and words {words!r}: expected a tuple of words for each prompt")
+        raise ValueError(
+            f"{len(prompts)} prompts and words {words!r}: expected a tuple of words for each prompt"
+        )
     tok, ts = pipe.tokenizer, pipe.schedule.timesteps(steps, spacing=pipe.spacing, end=pipe.end)
-    look = dict(tokens=[[i for w in ws for i in positions(tok, p, w)] for p, ws in zip(prompts, lists)],
-                ends=[min(tok.length(p), tok.context) - 1 for p in prompts], side=side or max(min(pipe.shape[1:]) // 4, 8))
+    look = dict(
+        tokens=[[i for w in ws for i in positions(tok, p, w)] for p, ws in zip(prompts, lists)],
+        ends=[min(tok.length(p), tok.context) - 1 for p in prompts],
+        side=side or max(min(pipe.shape[1:]) // 4, 8),
+    )
     cond, x = pipe.embed(prompts), pipe.noise(len(prompts), seed)
-    denoise, levels = cfg_batched(pipe.eps, pipe.null(), scale), {int(share * steps): v for share, v in refine.items()}
+    denoise, levels = (
+        cfg_batched(pipe.eps, pipe.null(), scale),
+        {int(share * steps): v for share, v in refine.items()},
+    )
     for i, (t, s) in enumerate(moves(ts, progress)):
         if strength and i < until * steps:
-            size = strength * (1 - .5 * i / max(steps - 1, 1)) ** .5                      # alpha_t
+            size = strength * (1 - 0.5 * i / max(steps - 1, 1)) ** 0.5  # alpha_t
             for _ in range(most if i in levels else 0):
                 y, loss = excite(pipe, x, t, cond, size, **look)
-                short = loss > 1 - levels[i]                                              # rows that go on
+                short = loss > 1 - levels[i]  # rows that go on
                 if not short.any():
                     break
                 x = torch.where(short[:, None, None, None], y, x)
@@ -124,9 +172,21 @@ def attend_and_excite(pipe: Pipe, prompt: str, words: tuple[str, ...] | None = N
     return pipe.decode(x)
 
 
-def beside(pipe: Pipe, prompt: str, words: tuple[str, ...] | None, *, strength: float = 2., until: float = .5,
-           most: int = 0, steps: int = 50, scale: float = 3., seed: int = 0, progress: bool = False) -> Tensor:
-    """Pictures (2 3 H W) of one prompt from one noise: sampled as usual, and with `attend_and_excite`.
+def beside(
+    pipe: Pipe,
+    prompt: str,
+    words: tuple[str, ...] | None,
+    *,
+    strength: float = 2.0,
+    until: float = 0.5,
+    most: int = 0,
+    steps: int = 50,
+    scale: float = 3.0,
+    seed: int = 0,
+    progress: bool = False,
+) -> Tensor:
+    """Pictures (2 3 H W) of one prompt from one noise: sampled as usual, and with
+    `attend_and_excite`.
 
     words     what must not be forgotten, words of the prompt
     strength  step size of the first gradient (20 for Stable Diffusion)
@@ -134,5 +194,11 @@ def beside(pipe: Pipe, prompt: str, words: tuple[str, ...] | None, *, strength: 
     most      gradient steps per refinement, at most (the authors': 20; 0 is none)
     """
     run = dict(steps=steps, scale=scale, seed=seed, progress=progress)
-    return torch.cat([pipe.generate(prompt, **run),
-                      attend_and_excite(pipe, prompt, words, strength=strength, until=until, most=most, **run)])
+    return torch.cat(
+        [
+            pipe.generate(prompt, **run),
+            attend_and_excite(
+                pipe, prompt, words, strength=strength, until=until, most=most, **run
+            ),
+        ]
+    )

@@ -1,23 +1,28 @@
 """Classifier-free guidance: walk away from what the model would do unasked.
 
-Classifier-Free Diffusion Guidance, Jonathan Ho, Tim Salimans, 2022, arXiv 2207.12598. Rescaling: Shanchuan Lin et al.,
-2023, arXiv 2305.08891. Limited interval: Tuomas Kynkaanniemi et al., 2024, arXiv 2404.07724.
+Classifier-Free Diffusion Guidance, Jonathan Ho, Tim Salimans, 2022, arXiv 2207.12598. Rescaling:
+Shanchuan Lin et al., 2023, arXiv 2305.08891. Limited interval: Tuomas Kynkaanniemi et al., 2024,
+arXiv 2404.07724.
 
-One network learns the noise with and without the condition (dropped in a tenth of the training rows). Their difference
-points from "any picture" to "a picture of this", and sampling follows it further than it reaches.
+One network learns the noise with and without the condition (dropped in a tenth of the training
+rows). Their difference points from "any picture" to "a picture of this", and sampling follows it
+further than it reaches.
 
     eps = eps_null + scale (eps_cond - eps_null)
 
-`scale` is Stable Diffusion's: 1 is off, 0 unconditional; the paper's w is scale - 1. A negative prompt is just
-another `null`.
+`scale` is Stable Diffusion's: 1 is off, 0 unconditional; the paper's w is scale - 1. A negative
+prompt is just another `null`.
 
-Try: scale 1, 3, 8 on a toy mixture (spread falls, the mean is pushed outwards: this does not sample p(x) p(c|x)^scale);
-interval=(100, 700) at scale 8; rescale=0.7 when pictures come out over-saturated.
+Try: scale 1, 3, 8 on a toy mixture (spread falls, the mean is pushed outwards: this does not sample
+p(x) p(c|x)^scale); interval=(100, 700) at scale 8; rescale=0.7 when pictures come out
+over-saturated.
 
-Weakness: two evaluations per step, too little variety and over-saturated pictures at high scales. The interval skips
-the second evaluation where guidance only hurts, `rescale` restores the spread of the conditional prediction, and
-`cfg_batched` does both evaluations in one call. `cfg` keeps them apart for methods that edit one branch only.
+Weakness: two evaluations per step, too little variety and over-saturated pictures at high scales.
+The interval skips the second evaluation where guidance only hurts, `rescale` restores the spread of
+the conditional prediction, and `cfg_batched` does both evaluations in one call. `cfg` keeps them
+apart for methods that edit one branch only.
 """
+
 import torch
 from torch import Tensor
 
@@ -25,37 +30,62 @@ from minidiff.core.cond import Cond
 from minidiff.core.denoise import Denoise
 
 
-def cfg(denoise: Denoise, null: Cond, scale: float, *, interval: tuple[float, float] | None = None,
-        rescale: float = 0.0) -> Denoise:
-    """Guide a denoiser by `scale`, with two calls (one where guidance is off: scale 1 or t outside the interval).
+def cfg(
+    denoise: Denoise,
+    null: Cond,
+    scale: float,
+    *,
+    interval: tuple[float, float] | None = None,
+    rescale: float = 0.0,
+) -> Denoise:
+    """Guide a denoiser by `scale`, with two calls (one where guidance is off: scale 1 or t outside
+    the interval).
 
-    null: 1 or b rows. interval: (lo, hi] in schedule indices. rescale: Lin's phi, 0 (off) to 1. ValueError for a
-    negative scale or a rescale outside 0..1.
+    null: 1 or b rows. interval: (lo, hi] in schedule indices. rescale: Lin's phi, 0 (off) to 1.
+    ValueError for a negative scale or a rescale outside 0..1.
     """
+
     def two(x_t, t, cond):
         return denoise(x_t, t, null.expand(len(x_t))), denoise(x_t, t, cond)
+
     return _guided(denoise, two, scale, interval, rescale)
 
 
-def cfg_batched(denoise: Denoise, null: Cond, scale: float, *, interval: tuple[float, float] | None = None,
-                rescale: float = 0.0) -> Denoise:
-    """As `cfg`, but one call on twice the rows; `null` must then have the same fields as the condition."""
+def cfg_batched(
+    denoise: Denoise,
+    null: Cond,
+    scale: float,
+    *,
+    interval: tuple[float, float] | None = None,
+    rescale: float = 0.0,
+) -> Denoise:
+    """As `cfg`, but one call on twice the rows; `null` must then have the same fields as the
+    condition.
+    """
+
     def one(x_t, t, cond):
         b = len(x_t)
         rows = Cond.cat([null.expand(b), cond.expand(b)])  # rows: [null, cond]
         t = torch.cat([t, t]) if isinstance(t, Tensor) else t
         return denoise(torch.cat([x_t, x_t]), t, rows).chunk(2)  # 2b .. -> b .., b ..
+
     return _guided(denoise, one, scale, interval, rescale)
 
 
 def _guided(denoise, both, scale, interval, rescale) -> Denoise:
     if scale < 0:
-        raise ValueError(f"scale={scale} is negative; 1 is no guidance, 7.5 usual; to avoid something make it the null")
+        raise ValueError(
+            f"scale={scale} is negative; 1 is no guidance, 7.5 usual; to avoid something "
+            "make it the null"
+        )
     if not 0 <= rescale <= 1:
         raise ValueError(f"rescale={rescale} is outside 0..1; 0 is off, 0.7 usual")
     lo, hi = interval or (-1, float("inf"))
     if not lo < hi:
-        raise ValueError(f"interval={interval}: two times (lo, hi] with lo below hi were expected, such as (400, 1000)")
+        raise ValueError(
+            f"interval={interval}: two times (lo, hi] with lo below hi were expected, such "
+            "as (400, 1000)"
+        )
 
     def guided(x_t, t, cond):
         on = (lo < t) & (t <= hi)  # a bool, or one per row
@@ -67,5 +97,10 @@ def _guided(denoise, both, scale, interval, rescale) -> Denoise:
             dims = tuple(range(1, x_t.ndim))
             ratio = e_cond.std(dims, keepdim=True) / eps.std(dims, keepdim=True)
             eps = rescale * ratio * eps + (1 - rescale) * eps  # Lin eq. 15-16
-        return torch.where(on.view(-1, *[1] * (x_t.ndim - 1)), eps, e_cond) if isinstance(on, Tensor) else eps
+        return (
+            torch.where(on.view(-1, *[1] * (x_t.ndim - 1)), eps, e_cond)
+            if isinstance(on, Tensor)
+            else eps
+        )
+
     return guided

@@ -1,19 +1,23 @@
 """DDIM inversion: the noise from which a picture would have been drawn (card C02).
 
-Jiaming Song, Chenlin Meng, Stefano Ermon, "Denoising Diffusion Implicit Models", 2020, arXiv 2010.02502; as an encoder:
-Prafulla Dhariwal, Alex Nichol, 2021, arXiv 2105.05233.
+Jiaming Song, Chenlin Meng, Stefano Ermon, "Denoising Diffusion Implicit Models", 2020, arXiv
+2010.02502; as an encoder: Prafulla Dhariwal, Alex Nichol, 2021, arXiv 2105.05233.
 
-Sampling with eta = 0 is an ordinary differential equation, and equations can be run backwards. The exact inverse of a step
-is implicit, since eps belongs to the state that is not known yet; the explicit form takes it at the state at hand:
+Sampling with eta = 0 is an ordinary differential equation, and equations can be run backwards. The
+exact inverse of a step is implicit, since eps belongs to the state that is not known yet; the
+explicit form takes it at the state at hand:
 
-    x_t = (x_s - B eps(x_s, t)) / A,    A = alpha_s / alpha_t,  B = sigma_s - A sigma_t       (lower state, HIGHER time)
+    x_t = (x_s - B eps(x_s, t)) / A,    A = alpha_s / alpha_t,  B = sigma_s - A sigma_t       (lower
+    state, HIGHER time)
 
-Try: 10, 50, 200 steps (the round trip's error falls as 1 / steps); `fixed_point=3`; replaying with guidance 5, which breaks
-it (the loss null-text inversion was invented for).
+Try: 10, 50, 200 steps (the round trip's error falls as 1 / steps); `fixed_point=3`; replaying with
+guidance 5, which breaks it (the loss null-text inversion was invented for).
 
-Weakness: the error of the explicit form, worst in few steps. `fixed_point` iterates the implicit equation instead,
-x <- (x_s - B eps(x, t)) / A, and keeps an iterate only while the residual falls: it is not a contraction at every step.
+Weakness: the error of the explicit form, worst in few steps. `fixed_point` iterates the implicit
+equation instead, x <- (x_s - B eps(x, t)) / A, and keeps an iterate only while the residual falls:
+it is not a contraction at every step.
 """
+
 from dataclasses import dataclass
 
 import torch
@@ -29,13 +33,17 @@ from minidiff.guidance.cfg import cfg_batched
 
 @dataclass(frozen=True)
 class Inverted:
-    """A picture's way to noise, and what makes guided sampling follow it back: what an inversion hands to an edit.
+    """A picture's way to noise, and what makes guided sampling follow it back: what an inversion
+    hands to an edit.
 
     states  [clean, ..., noise], (b c h w) each
     nulls   what guidance compares with, one Cond per step from the noise on; None: the empty prompt
-    share   None: nothing more. Else sources are put back on `states` after every step, and edits get that share of the
-            same offset: 0 is direct inversion, 1 the closed form of null-text inversion (inversion/direct.py)
+    share   None: nothing more. Else sources are put back on `states` after every step, and edits
+            get that share of the
+            same offset: 0 is direct inversion, 1 the closed form of null-text inversion
+            (inversion/direct.py)
     """
+
     states: list[Tensor]
     nulls: list[Cond] | None = None
     share: float | None = None
@@ -46,17 +54,28 @@ class Inverted:
             return x
         goal = self.states[-2 - i]
         source, edit = x.chunk(2)
-        return torch.cat([goal, edit + self.share * (goal - source)])                   # card C08.3, C08.4
+        return torch.cat([goal, edit + self.share * (goal - source)])  # card C08.3, C08.4
 
 
-def invert_step(denoise: Denoise, sch: Schedule, x_s: Tensor, s: int, t: int, cond: Cond | None,
-                fixed_point: int = 0) -> Tensor:
-    """One move up, from x_s at time s to time t > s. The network is asked about t only: never about 0, unknown to it."""
+def invert_step(
+    denoise: Denoise,
+    sch: Schedule,
+    x_s: Tensor,
+    s: int,
+    t: int,
+    cond: Cond | None,
+    fixed_point: int = 0,
+) -> Tensor:
+    """One move up, from x_s at time s to time t > s. The network is asked about t only: never about
+    0, unknown to it.
+    """
+
     def up(x):
         return ddim_step(sch, x_s, denoise(x, t, cond), s, t)
-    y, best = up(x_s), float("inf")                                                     # card C02.2
+
+    y, best = up(x_s), float("inf")  # card C02.2
     for _ in range(fixed_point):
-        y2 = up(y)                                                                      # C02.3
+        y2 = up(y)  # C02.3
         residual = (y2 - y).abs().amax().item()
         if residual >= best:
             break
@@ -65,9 +84,20 @@ def invert_step(denoise: Denoise, sch: Schedule, x_s: Tensor, s: int, t: int, co
 
 
 @torch.no_grad()
-def ddim_invert(denoise: Denoise, sch: Schedule, x0: Tensor, cond: Cond | None = None, *, steps: int = 50,
-                fixed_point: int = 0, spacing: str = "trailing", progress: bool = False) -> list[Tensor]:
-    """All states from clean to noise, (b ..) each: element i is at time `sch.timesteps(steps)[::-1][i]`."""
+def ddim_invert(
+    denoise: Denoise,
+    sch: Schedule,
+    x0: Tensor,
+    cond: Cond | None = None,
+    *,
+    steps: int = 50,
+    fixed_point: int = 0,
+    spacing: str = "trailing",
+    progress: bool = False,
+) -> list[Tensor]:
+    """All states from clean to noise, (b ..) each: element i is at time
+    `sch.timesteps(steps)[::-1][i]`.
+    """
     xs = [x0]
     for s, t in moves(sch.timesteps(steps, spacing=spacing)[::-1], progress):
         xs.append(invert_step(denoise, sch, xs[-1], s, t, cond, fixed_point))
@@ -75,23 +105,50 @@ def ddim_invert(denoise: Denoise, sch: Schedule, x0: Tensor, cond: Cond | None =
 
 
 @torch.no_grad()
-def invert(pipe: Pipe, image: Tensor, prompt: str = "", *, steps: int = 50, fixed_point: int = 0,
-           progress: bool = False) -> list[Tensor]:
-    """The latents of a picture (b 3 H W) on its way to noise: [clean, ..., noise], steps + 1 states (b c h w).
+def invert(
+    pipe: Pipe,
+    image: Tensor,
+    prompt: str = "",
+    *,
+    steps: int = 50,
+    fixed_point: int = 0,
+    progress: bool = False,
+) -> list[Tensor]:
+    """The latents of a picture (b 3 H W) on its way to noise: [clean, ..., noise], steps + 1 states
+    (b c h w).
 
-    Without guidance (scale 1) and with the prompt that describes the picture; "" is the unconditional model. Start any
-    edit from the last state. `fixed_point`: iterations of the implicit equation per step (0 to 3; cost 1 + that many).
+    Without guidance (scale 1) and with the prompt that describes the picture; "" is the
+    unconditional model. Start any edit from the last state. `fixed_point`: iterations of the
+    implicit equation per step (0 to 3; cost 1 + that many).
     """
     if fixed_point < 0:
         raise ValueError(f"fixed_point={fixed_point}: give 0 (explicit) or a few iterations")
-    return ddim_invert(pipe.eps, pipe.schedule, pipe.encode(image), pipe.embed(prompt), steps=steps,
-                       fixed_point=fixed_point, progress=progress)
+    return ddim_invert(
+        pipe.eps,
+        pipe.schedule,
+        pipe.encode(image),
+        pipe.embed(prompt),
+        steps=steps,
+        fixed_point=fixed_point,
+        progress=progress,
+    )
 
 
 @torch.no_grad()
-def replay(pipe: Pipe, x_T: Tensor, prompt: str = "", *, steps: int = 50, scale: float = 1.,
-           progress: bool = False) -> Tensor:
-    """Pictures (b 3 H W) from inverted noise: with the same prompt the round trip, with another one an edit."""
+def replay(
+    pipe: Pipe,
+    x_T: Tensor,
+    prompt: str = "",
+    *,
+    steps: int = 50,
+    scale: float = 1.0,
+    progress: bool = False,
+) -> Tensor:
+    """Pictures (b 3 H W) from inverted noise: with the same prompt the round trip, with another one
+    an edit.
+    """
     denoise = cfg_batched(pipe.eps, pipe.null(), scale)
     ts = pipe.schedule.timesteps(steps, spacing="trailing")
-    return pipe.decode(sample(denoise, pipe.schedule, x_T, ts, pipe.embed(prompt), progress=progress))
+    return pipe.decode(
+        sample(denoise, pipe.schedule, x_T, ts, pipe.embed(prompt), progress=progress)
+    )

@@ -2,22 +2,29 @@
 
 Inbar Huberman-Spiegelglas, Vladimir Kulikov, Tomer Michaeli, 2023, arXiv 2304.06140.
 
-Ancestral sampling adds fresh noise at every step, so a picture can be drawn in countless ways; choose one that is good to
-edit. Noise the picture to every time, each time with a noise of its own. From one of these states to the next no sampler
-would have walked, but whatever step lies between can be called noise, and be kept:
+Ancestral sampling adds fresh noise at every step, so a picture can be drawn in countless ways;
+choose one that is good to edit. Noise the picture to every time, each time with a noise of its own.
+From one of these states to the next no sampler would have walked, but whatever step lies between
+can be called noise, and be kept:
 
-    x_t = alpha_t x0 + sigma_t n_t    n_t independent          mean(x_t): where the model expects x_s
+    x_t = alpha_t x0 + sigma_t n_t    n_t independent          mean(x_t): where the model expects
+    x_s
     r_t = x_s - mean(x_t; source)                              the noise maps
-    x_s = mean(x_t; target) + r_t                              the edit: the same noise under other words
+    x_s = mean(x_t; target) + r_t                              the edit: the same noise under other
+    words
 
-With the same prompt this returns the picture, exactly, step for step. With another prompt the r_t hold it in place: they
-are larger than sampling noise and each takes back part of the one before, so the layout is in all of them.
+With the same prompt this returns the picture, exactly, step for step. With another prompt the r_t
+hold it in place: they are larger than sampling noise and each takes back part of the one before, so
+the layout is in all of them.
 
-Try: `strength` .4 to .9; another `seed` gives another edit of the same picture, which an ODE cannot.
+Try: `strength` .4 to .9; another `seed` gives another edit of the same picture, which an ODE
+cannot.
 
-Weakness: how much is held is one number again, `strength`. And usual code divides r_t by the sampler's deviation, which is
-0 in the last step, and loses what the model cannot draw; r_t itself needs no division, and the replay is exact to the end.
+Weakness: how much is held is one number again, `strength`. And usual code divides r_t by the
+sampler's deviation, which is 0 in the last step, and loses what the model cannot draw; r_t itself
+needs no division, and the replay is exact to the end.
 """
+
 import torch
 from torch import Tensor
 
@@ -30,7 +37,9 @@ from minidiff.guidance.cfg import cfg_batched
 
 
 def scattered(sch: Schedule, x0: Tensor, ts: list[int], seed: int = 0) -> list[Tensor]:
-    """The picture x0 (b ..) noised to every time of ts but the last, each with its own noise; the last state is x0."""
+    """The picture x0 (b ..) noised to every time of ts but the last, each with its own noise; the
+    last state is x0.
+    """
     return [q_sample(sch, x0, t, n) for t, n in zip(ts[:-1], noises(x0, seed))] + [x0]
 
 
@@ -40,31 +49,63 @@ def mean(denoise: Denoise, sch: Schedule, x: Tensor, t: int, s: int, cond: Cond 
 
 
 @torch.no_grad()
-def noise_maps(denoise: Denoise, sch: Schedule, xs: list[Tensor], ts: list[int], cond: Cond | None = None,
-               progress: bool = False) -> list[Tensor]:
-    """r_t of every step: what leads from each state of `xs` to the next, beyond what the model expects."""
-    return [after - mean(denoise, sch, x, t, s, cond) for x, after, (t, s) in zip(xs, xs[1:], moves(ts, progress))]
+def noise_maps(
+    denoise: Denoise,
+    sch: Schedule,
+    xs: list[Tensor],
+    ts: list[int],
+    cond: Cond | None = None,
+    progress: bool = False,
+) -> list[Tensor]:
+    """r_t of every step: what leads from each state of `xs` to the next, beyond what the model
+    expects.
+    """
+    return [
+        after - mean(denoise, sch, x, t, s, cond)
+        for x, after, (t, s) in zip(xs, xs[1:], moves(ts, progress))
+    ]
 
 
 @torch.no_grad()
-def replay_maps(denoise: Denoise, sch: Schedule, x: Tensor, maps: list[Tensor], ts: list[int], cond: Cond | None = None,
-                progress: bool = False) -> Tensor:
+def replay_maps(
+    denoise: Denoise,
+    sch: Schedule,
+    x: Tensor,
+    maps: list[Tensor],
+    ts: list[int],
+    cond: Cond | None = None,
+    progress: bool = False,
+) -> Tensor:
     """From x at ts[0] to ts[-1] with the noise maps given in place of fresh noise."""
     for r, (t, s) in zip(maps, moves(ts, progress)):
         x = mean(denoise, sch, x, t, s, cond) + r
     return x
 
 
-def edit_friendly(pipe: Pipe, image: Tensor, source: str, target: str, *, strength: float = .64, source_scale: float = 3.,
-                  steps: int = 50, scale: float = 3., seed: int = 0, progress: bool = False) -> Tensor:
-    """Edit pictures `image` (b 3 H W) from what `source` says to what `target` says; returns (b 3 H W).
+def edit_friendly(
+    pipe: Pipe,
+    image: Tensor,
+    source: str,
+    target: str,
+    *,
+    strength: float = 0.64,
+    source_scale: float = 3.0,
+    steps: int = 50,
+    scale: float = 3.0,
+    seed: int = 0,
+    progress: bool = False,
+) -> Tensor:
+    """Edit pictures `image` (b 3 H W) from what `source` says to what `target` says; returns (b 3 H
+    W).
 
-    strength      share of the steps whose noise is kept and replayed: 0 returns the autoencoder's copy
-    source_scale  guidance while the noise is read off; less than `scale` strengthens all that is said, size too
+    strength      share of the steps whose noise is kept and replayed: 0 returns the autoencoder's
+                  copy
+    source_scale  guidance while the noise is read off; less than `scale` strengthens all that is
+                  said, size too
     scale         guidance of the edit
 
-    Identical prompts give the autoencoder's copy, to rounding, if the two scales are equal. ValueError: strength
-    outside 0..1, a negative scale.
+    Identical prompts give the autoencoder's copy, to rounding, if the two scales are equal.
+    ValueError: strength outside 0..1, a negative scale.
     """
     ts, sch, z = pipe.timesteps(steps, strength), pipe.schedule, pipe.encode(image)
     known, wanted = (cfg_batched(pipe.eps, pipe.null(), w) for w in (source_scale, scale))

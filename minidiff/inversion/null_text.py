@@ -1,23 +1,29 @@
-"""Null-text inversion: learn what guidance compares with, so that a guided replay returns the picture (card C08).
+"""Null-text inversion: learn what guidance compares with, so that a guided replay returns the
+picture (card C08).
 
 Ron Mokady, Amir Hertz, Kfir Aberman, Yael Pritch, Daniel Cohen-Or, 2022, arXiv 2211.09794.
 
-Inverted without guidance, a picture comes back without guidance; with it, the replay is led elsewhere. Guidance compares
-the prompt with the empty prompt, and nothing says that the empty prompt must stay empty. So keep model and prompt, and
-learn one embedding per step in its place: the one whose guided move lands on the next state of the inversion.
+Inverted without guidance, a picture comes back without guidance; with it, the replay is led
+elsewhere. Guidance compares the prompt with the empty prompt, and nothing says that the empty
+prompt must stay empty. So keep model and prompt, and learn one embedding per step in its place: the
+one whose guided move lands on the next state of the inversion.
 
-    null_t = argmin | D(z_t; eps_null + scale (eps_cond - eps_null)) - z*_s |^2,    start: null of the step before
-    z_s    = that move with null_t                                                  D: the DDIM move t -> s; z*: inversion
+    null_t = argmin | D(z_t; eps_null + scale (eps_cond - eps_null)) - z*_s |^2,    start: null of
+    the step before
+    z_s    = that move with null_t                                                  D: the DDIM move
+           t -> s; z*: inversion
 
 Then edit as usual (prompt-to-prompt), with the learned nulls in both rows.
 
-Try: `inner=0` (no learning: plain guided replay), 3, 10; scale 7.5; one null for two different edits: it is learned without
-the target prompt.
+Try: `inner=0` (no learning: plain guided replay), 3, 10; scale 7.5; one null for two different
+edits: it is learned without the target prompt.
 
-Weakness: hundreds of forward and backward passes for every picture. Here a picture stops learning as soon as a step is good
-enough (the published tolerance), starts from the null of the step before, and keeps the best null, not the last, so that no
-step ends worse than it began. And what is looked for is known in closed form (direct.py), exactly and for nothing.
+Weakness: hundreds of forward and backward passes for every picture. Here a picture stops learning
+as soon as a step is good enough (the published tolerance), starts from the null of the step before,
+and keeps the best null, not the last, so that no step ends worse than it began. And what is looked
+for is known in closed form (direct.py), exactly and for nothing.
 """
+
 import torch
 from torch import Tensor
 
@@ -29,23 +35,41 @@ from minidiff.inversion.ddim import Inverted, invert
 from minidiff.inversion.direct import edit_each
 
 
-def learn_null(pipe: Pipe, x: Tensor, goal: Tensor, t: int, s: int, cond: Cond, text: Tensor, *, scale: float, inner: int,
-               lr: float, enough: float) -> tuple[Tensor, Tensor, Tensor]:
-    """One step: (null tokens (b n d), the states (b c h w) they lead to, squared errors (inner + 1 or fewer, b)).
+def learn_null(
+    pipe: Pipe,
+    x: Tensor,
+    goal: Tensor,
+    t: int,
+    s: int,
+    cond: Cond,
+    text: Tensor,
+    *,
+    scale: float,
+    inner: int,
+    lr: float,
+    enough: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One step: (null tokens (b n d), the states (b c h w) they lead to, squared errors (inner + 1
+    or fewer, b)).
 
-    Rows do not see each other: a row closer than `enough` keeps its tokens while the others go on. Errors are those of the
-    best tokens so far.
+    Rows do not see each other: a row closer than `enough` keeps its tokens while the others go on.
+    Errors are those of the best tokens so far.
     """
     with torch.no_grad():
         e_cond = pipe.eps(x, t, cond)
     text = text.clone().requires_grad_()
-    best, land, error, errors = text.detach().clone(), x, torch.full((len(x),), torch.inf, device=x.device), []
+    best, land, error, errors = (
+        text.detach().clone(),
+        x,
+        torch.full((len(x),), torch.inf, device=x.device),
+        [],
+    )
     optimizer = torch.optim.Adam([text], lr=lr)
     for k in range(inner + 1):
-        with torch.set_grad_enabled(k < inner):                                           # the last one is only measured
+        with torch.set_grad_enabled(k < inner):  # the last one is only measured
             e_null = pipe.eps(x, t, Cond(text=text))
-            y = ddim_step(pipe.schedule, x, e_null + scale * (e_cond - e_null), t, s)     # card C08.1
-            loss = (y - goal).pow(2).mean((1, 2, 3))                                      # b
+            y = ddim_step(pipe.schedule, x, e_null + scale * (e_cond - e_null), t, s)  # card C08.1
+            loss = (y - goal).pow(2).mean((1, 2, 3))  # b
             total = loss.sum()
         better = (loss.detach() < error) & (error >= enough)
         best[better], error = text.detach()[better], torch.where(better, loss.detach(), error)
@@ -53,37 +77,78 @@ def learn_null(pipe: Pipe, x: Tensor, goal: Tensor, t: int, s: int, cond: Cond, 
         errors.append(error)
         if k == inner or (error < enough).all():
             break
-        text.grad, = torch.autograd.grad(total, text)                                     # of the tokens alone
+        (text.grad,) = torch.autograd.grad(total, text)  # of the tokens alone
         optimizer.step()
     return best, land, torch.stack(errors)
 
 
 @torch.no_grad()
-def learn_nulls(pipe: Pipe, states: list[Tensor], source: str, *, scale: float = 3., inner: int = 10, lr: float = .01,
-                tolerance: float = 1e-5, progress: bool = False) -> Inverted:
-    """Inverted pictures (`states`: clean to noise) with one learned null per step, for guided replays at `scale`.
+def learn_nulls(
+    pipe: Pipe,
+    states: list[Tensor],
+    source: str,
+    *,
+    scale: float = 3.0,
+    inner: int = 10,
+    lr: float = 0.01,
+    tolerance: float = 1e-5,
+    progress: bool = False,
+) -> Inverted:
+    """Inverted pictures (`states`: clean to noise) with one learned null per step, for guided
+    replays at `scale`.
 
     inner      updates of a step at most; lr: of its optimiser, falling to half
-    tolerance  mean squared error at which a step is good enough; grows by twice that every step, as published
+    tolerance  mean squared error at which a step is good enough; grows by twice that every step, as
+               published
     """
     if inner < 0 or lr <= 0 or tolerance < 0:
-        raise ValueError(f"inner={inner}, lr={lr}, tolerance={tolerance}: expected inner >= 0, lr > 0, tolerance >= 0")
+        raise ValueError(
+            f"inner={inner}, lr={lr}, tolerance={tolerance}: expected inner >= 0, lr > 0, "
+            "tolerance >= 0"
+        )
     if pipe.text is None:
-        raise ValueError(f"{pipe.name or 'this model'} reads no text: there is no null text to learn")
+        raise ValueError(
+            f"{pipe.name or 'this model'} reads no text: there is no null text to learn"
+        )
     b, steps = len(states[0]), len(states) - 1
     cond, x, nulls = pipe.embed(source).expand(b), states[-1], []
     text = pipe.null(b).text
     for i, (t, s) in enumerate(moves(pipe.schedule.timesteps(steps, spacing="trailing"), progress)):
-        text, x, _ = learn_null(pipe, x, states[-2 - i], t, s, cond, text, scale=scale, inner=inner if scale != 1 else 0,
-                                lr=lr * (1 - i / (2 * steps)), enough=tolerance * (1 + 2 * i))
+        text, x, _ = learn_null(
+            pipe,
+            x,
+            states[-2 - i],
+            t,
+            s,
+            cond,
+            text,
+            scale=scale,
+            inner=inner if scale != 1 else 0,
+            lr=lr * (1 - i / (2 * steps)),
+            enough=tolerance * (1 + 2 * i),
+        )
         nulls.append(Cond(text=text))
     return Inverted(states, nulls)
 
 
-def null_text(pipe: Pipe, image: Tensor, source: str, target: str, *, inner: int = 10, lr: float = .01,
-              tolerance: float = 1e-5, cross: float = .3, self_: float = .9, steps: int = 50, scale: float = 3.,
-              progress: bool = False, **knobs) -> Tensor:
-    """Prompt-to-prompt on pictures `image` (b 3 H W) with nulls learned for each; returns (b 3 H W).
+def null_text(
+    pipe: Pipe,
+    image: Tensor,
+    source: str,
+    target: str,
+    *,
+    inner: int = 10,
+    lr: float = 0.01,
+    tolerance: float = 1e-5,
+    cross: float = 0.3,
+    self_: float = 0.9,
+    steps: int = 50,
+    scale: float = 3.0,
+    progress: bool = False,
+    **knobs,
+) -> Tensor:
+    """Prompt-to-prompt on pictures `image` (b 3 H W) with nulls learned for each; returns (b 3 H
+    W).
 
     inner      updates at each step, at most
     lr         learning rate, falling to half
@@ -91,10 +156,30 @@ def null_text(pipe: Pipe, image: Tensor, source: str, target: str, *, inner: int
     cross      share of the steps in which cross-attention is the source's
     self_      the same for self-attention
 
-    More knobs: those of `prompt_to_prompt`. Identical prompts give the replay with the learned nulls, close to the picture.
-    ValueError: a model without text, a negative number of updates, unequal numbers of pictures and prompts.
+    More knobs: those of `prompt_to_prompt`. Identical prompts give the replay with the learned
+    nulls, close to the picture. ValueError: a model without text, a negative number of updates,
+    unequal numbers of pictures and prompts.
     """
     states = invert(pipe, image, source, steps=steps, progress=progress)
-    learned = learn_nulls(pipe, states, source, scale=scale, inner=inner, lr=lr, tolerance=tolerance, progress=progress)
-    return edit_each(pipe, learned, source, target, cross=cross, self_=self_, steps=steps, scale=scale, progress=progress,
-                     **knobs)
+    learned = learn_nulls(
+        pipe,
+        states,
+        source,
+        scale=scale,
+        inner=inner,
+        lr=lr,
+        tolerance=tolerance,
+        progress=progress,
+    )
+    return edit_each(
+        pipe,
+        learned,
+        source,
+        target,
+        cross=cross,
+        self_=self_,
+        steps=steps,
+        scale=scale,
+        progress=progress,
+        **knobs,
+    )

@@ -1,26 +1,36 @@
-"""Pivotal tuning for diffusion: change the network, a little, so that a guided replay returns the picture (card C25).
+"""Pivotal tuning for diffusion: change the network, a little, so that a guided replay returns the
+picture (card C25).
 
-After Daniel Roich, Ron Mokady, Amit H. Bermano, Daniel Cohen-Or, "Pivotal Tuning for Latent-based Editing of Real Images",
-2021, arXiv 2106.05744, which tunes a GAN around the latent of one picture. This is its analogue for samplers, our own.
+After Daniel Roich, Ron Mokady, Amit H. Bermano, Daniel Cohen-Or, "Pivotal Tuning for Latent-based
+Editing of Real Images", 2021, arXiv 2106.05744, which tunes a GAN around the latent of one picture.
+This is its analogue for samplers, our own.
 
-Inverted without guidance, a picture returns without guidance; guided, it does not. Null-text inversion learns other null
-embeddings, one per step. Here everything the edit will be given stays as it is, the noise, the words, the empty prompt, and
-the network learns to come back. On the way it is told the answer at every step, so no gradient runs from step to step:
+Inverted without guidance, a picture returns without guidance; guided, it does not. Null-text
+inversion learns other null embeddings, one per step. Here everything the edit will be given stays
+as it is, the noise, the words, the empty prompt, and the network learns to come back. On the way it
+is told the answer at every step, so no gradient runs from step to step:
 
     z*      the inversion's states, t -> s one move of it
-    eps*    = (z*_s - A z*_t) / B,    A = alpha_s / alpha_t,  B = sigma_s - A sigma_t        the noise that leads on to z*_s
-    loss    = |guided eps_theta(z*_t, source) - eps*|^2                                      the pivot
-            + locality |eps_theta(x_t, c') - eps_0(x_t, c')|^2                               everything near it
-    c'      = c + reach (c_random - c) / |c_random - c|                                     a fixed way off the words
+    eps*    = (z*_s - A z*_t) / B,    A = alpha_s / alpha_t,  B = sigma_s - A sigma_t        the
+    noise that leads on to z*_s
+    loss    = |guided eps_theta(z*_t, source) - eps*|^2                                      the
+            pivot
+            + locality |eps_theta(x_t, c') - eps_0(x_t, c')|^2
+            everything near it
+    c'      = c + reach (c_random - c) / |c_random - c|                                     a fixed
+    way off the words
 
 Then Prompt-to-Prompt from the same noise, with the tuned network.
 
-Try: `updates=0`, the guided replay as it is; `locality=0`, and ask the tuned network for something else; a higher `scale`.
+Try: `updates=0`, the guided replay as it is; `locality=0`, and ask the tuned network for something
+else; a higher `scale`.
 
-Weakness: hundreds of updates for every picture, and what was tuned to return one picture returns it to every prompt. Here
-targets are closed-form, moves are taught in batches, and the second term holds the network where it was elsewhere. Tuned at
-one guidance scale, it is right at that scale only.
+Weakness: hundreds of updates for every picture, and what was tuned to return one picture returns it
+to every prompt. Here targets are closed-form, moves are taught in batches, and the second term
+holds the network where it was elsewhere. Tuned at one guidance scale, it is right at that scale
+only.
 """
+
 import torch
 from torch import Tensor
 
@@ -34,14 +44,14 @@ from minidiff.guidance.cfg import cfg_batched
 from minidiff.inversion.ddim import Inverted, invert
 from minidiff.train.finetune import READS_TEXT, picture_batch, tuned
 
-BANK = 24                                                                 # points around the pivot
+BANK = 24  # points around the pivot
 
 
 def leading(sch: Schedule, x_t: Tensor, x_s: Tensor, t: Tensor, s: Tensor) -> Tensor:
     """The eps whose DDIM move from time t to time s (b,) takes x_t to x_s, exactly (b c h w)."""
     (a_t, sig_t), (a_s, sig_s) = sch.at(t, x_t), sch.at(s, x_s)
     a = a_s / a_t
-    return (x_s - a * x_t) / (sig_s - a * sig_t)                                          # card C08.4
+    return (x_s - a * x_t) / (sig_s - a * sig_t)  # card C08.4
 
 
 def random_words(pipe: Pipe, n: int, g: torch.Generator) -> Tensor:
@@ -57,21 +67,30 @@ def random_words(pipe: Pipe, n: int, g: torch.Generator) -> Tensor:
 def near(text: Tensor, other: Tensor, reach: float) -> Tensor:
     """Text states (1 n d) moved by the distance `reach` towards others (b n d)."""
     way = other - text
-    return text + reach * way / way.flatten(1).norm(dim=1).clamp_min(1e-6).view(-1, 1, 1)  # card C25.3
+    # card C25.3
+    return text + reach * way / way.flatten(1).norm(dim=1).clamp_min(1e-6).view(-1, 1, 1)
 
 
-def pivot_loss(pipe: Pipe, denoise, states: list[Tensor], ts: Tensor, rows: Tensor, cond: Cond) -> Tensor:
-    """How far the guided prediction is from the one that leads along the states; `rows`: which moves, 0 the noisiest."""
-    x = torch.cat(states[::-1])                                                           # from noise to clean
+def pivot_loss(
+    pipe: Pipe, denoise, states: list[Tensor], ts: Tensor, rows: Tensor, cond: Cond
+) -> Tensor:
+    """How far the guided prediction is from the one that leads along the states; `rows`: which
+    moves, 0 the noisiest.
+    """
+    x = torch.cat(states[::-1])  # from noise to clean
     t, s = ts[rows], ts[rows + 1]
     goal = leading(pipe.schedule, x[rows], x[rows + 1], t, s)
-    return (denoise(x[rows], t, cond.expand(len(rows))) - goal).pow(2).mean()             # card C25.2
+    return (denoise(x[rows], t, cond.expand(len(rows))) - goal).pow(2).mean()  # card C25.2
 
 
 class Near:
-    """Points around the pivot and what the untuned network says there: asked once, so no second network is kept."""
+    """Points around the pivot and what the untuned network says there: asked once, so no second
+    network is kept.
+    """
 
-    def __init__(self, pipe: Pipe, z: Tensor, cond: Cond, reach: float, noise: Tensor, g: torch.Generator):
+    def __init__(
+        self, pipe: Pipe, z: Tensor, cond: Cond, reach: float, noise: Tensor, g: torch.Generator
+    ):
         rows = picture_batch(pipe, z, noise, g)
         self.x, self.t = q_sample(pipe.schedule, rows["x0"], rows["t"], noise), rows["t"]
         self.text = near(cond.text, random_words(pipe, len(noise), g), reach)
@@ -82,23 +101,43 @@ class Near:
         return (pipe.eps(self.x[k], self.t[k], Cond(text=self.text[k])) - self.eps[k]).pow(2).mean()
 
 
-def tune(pipe: Pipe, weights: list[Tensor], states: list[Tensor], source: str, *, updates: int = 25, lr: float = 1e-3,
-         locality: float = .1, reach: float = 30., scale: float = 3., batch: int = 5, seed: int = 0,
-         progress: bool = False) -> list[tuple[float, float]]:
-    """Teach `weights` to return along `states` (one picture's, clean first); (pivot, locality) loss of each update.
+def tune(
+    pipe: Pipe,
+    weights: list[Tensor],
+    states: list[Tensor],
+    source: str,
+    *,
+    updates: int = 25,
+    lr: float = 1e-3,
+    locality: float = 0.1,
+    reach: float = 30.0,
+    scale: float = 3.0,
+    batch: int = 5,
+    seed: int = 0,
+    progress: bool = False,
+) -> list[tuple[float, float]]:
+    """Teach `weights` to return along `states` (one picture's, clean first); (pivot, locality) loss
+    of each update.
 
-    The options are those of `pivotal_tuning`; an update sees `batch` moves, spread over all of them.
+    The options are those of `pivotal_tuning`; an update sees `batch` moves, spread over all of
+    them.
     """
     steps, g, losses = len(states) - 1, torch.Generator().manual_seed(seed), []
     ts = torch.tensor(pipe.schedule.timesteps(steps, spacing="trailing"), device=pipe.device)
     cond, denoise = pipe.embed(source), cfg_batched(pipe.eps, pipe.null(), scale)
     with torch.no_grad():
-        others = Near(pipe, states[0], cond, reach, noise((BANK, *states[0].shape[1:]), seed).to(states[0]), g)
+        others = Near(
+            pipe, states[0], cond, reach, noise((BANK, *states[0].shape[1:]), seed).to(states[0]), g
+        )
     optimizer = torch.optim.Adam(weights, lr=lr)
     for _ in moves(list(range(updates + 1)), progress):
         rows = ((torch.arange(batch) + torch.rand(batch, generator=g)) * steps / batch).long()
         pivot = pivot_loss(pipe, denoise, states, ts, rows, cond)
-        kept = others.loss(pipe, torch.randperm(BANK, generator=g)[:batch]) if locality else torch.zeros(())
+        kept = (
+            others.loss(pipe, torch.randperm(BANK, generator=g)[:batch])
+            if locality
+            else torch.zeros(())
+        )
         optimizer.zero_grad()
         (pivot + locality * kept).backward()
         optimizer.step()
@@ -106,38 +145,83 @@ def tune(pipe: Pipe, weights: list[Tensor], states: list[Tensor], source: str, *
     return losses
 
 
-def pivotal_tuning(pipe: Pipe, image: Tensor, source: str, target: str, *, updates: int = 25, lr: float = 1e-3,
-                   locality: float = .1, reach: float = 30., cross: float = .8, self_: float = .8, steps: int = 25,
-                   scale: float = 3., seed: int = 0, progress: bool = False) -> Tensor:
-    """Prompt-to-Prompt on pictures `image` (b 3 H W) with the network tuned to each; returns (b 3 H W).
+def pivotal_tuning(
+    pipe: Pipe,
+    image: Tensor,
+    source: str,
+    target: str,
+    *,
+    updates: int = 25,
+    lr: float = 1e-3,
+    locality: float = 0.1,
+    reach: float = 30.0,
+    cross: float = 0.8,
+    self_: float = 0.8,
+    steps: int = 25,
+    scale: float = 3.0,
+    seed: int = 0,
+    progress: bool = False,
+) -> Tensor:
+    """Prompt-to-Prompt on pictures `image` (b 3 H W) with the network tuned to each; returns (b 3 H
+    W).
 
     updates   of the weights, for each picture; 0 edits a guided replay of the inversion as it is
     lr        learning rate of Adam
-    locality  weight of the second term: how much the network must stay as it was near the picture's words
+    locality  weight of the second term: how much the network must stay as it was near the picture's
+              words
     reach     how near: distance of those other words' states from the source's
     cross     share of the steps in which cross-attention is the source's
     self_     the same for self-attention
 
-    Identical prompts: the picture, as well as the tuned network returns it. ValueError: a model without text, unequal
-    numbers of pictures and prompts, a negative option.
+    Identical prompts: the picture, as well as the tuned network returns it. ValueError: a model
+    without text, unequal numbers of pictures and prompts, a negative option.
     """
     if pipe.text is None:
-        raise ValueError(f"{pipe.name or 'this model'} reads no text: pivotal tuning needs a text-to-image model")
+        raise ValueError(
+            f"{pipe.name or 'this model'} reads no text: pivotal tuning needs a text-to-image model"
+        )
     if updates < 0 or locality < 0 or reach < 0:
-        raise ValueError(f"updates={updates}, locality={locality}, reach={reach}: none of them can be negative")
+        raise ValueError(
+            f"updates={updates}, locality={locality}, reach={reach}: none of them can be negative"
+        )
     if not 0 <= cross <= 1 or not 0 <= self_ <= 1:
         raise ValueError(f"cross={cross}, self_={self_}: shares of the steps, 0..1, were expected")
     b = len(image)
     sources, targets = ([p] * b if isinstance(p, str) else list(p) for p in (source, target))
     if not len(sources) == len(targets) == b:
-        raise ValueError(f"{b} picture(s) with {len(sources)} source and {len(targets)} target prompts: give one each, or "
-                         "one for all")
+        raise ValueError(
+            f"{b} picture(s) with {len(sources)} source and {len(targets)} target prompts: give "
+            "one each, or "
+            "one for all"
+        )
     states, out = invert(pipe, image, sources, steps=steps), []
     for i in range(b):
-        own = Inverted([x[i:i + 1] for x in states])                                      # C25.1, by the untuned network
+        own = Inverted([x[i : i + 1] for x in states])  # C25.1, by the untuned network
         with tuned(pipe.net, READS_TEXT) as weights:
-            tune(pipe, weights, own.states, sources[i], updates=updates, lr=lr, locality=locality, reach=reach, scale=scale,
-                 seed=seed + i, progress=progress)
-            out.append(prompt_to_prompt(pipe, sources[i], targets[i], inverted=own, cross=cross, self_=self_, steps=steps,
-                                        scale=scale, progress=progress)[1:])
+            tune(
+                pipe,
+                weights,
+                own.states,
+                sources[i],
+                updates=updates,
+                lr=lr,
+                locality=locality,
+                reach=reach,
+                scale=scale,
+                seed=seed + i,
+                progress=progress,
+            )
+            out.append(
+                prompt_to_prompt(
+                    pipe,
+                    sources[i],
+                    targets[i],
+                    inverted=own,
+                    cross=cross,
+                    self_=self_,
+                    steps=steps,
+                    scale=scale,
+                    progress=progress,
+                )[1:]
+            )
     return torch.cat(out)

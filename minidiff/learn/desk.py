@@ -1,4 +1,5 @@
 """What a learner may ask for besides a verdict: the task, a hint, the solution, how far one is."""
+
 from minidiff.learn import home
 from minidiff.learn.exercise import LADDERS
 from minidiff.learn.exercises import exercises, find
@@ -30,14 +31,18 @@ def reveal(name: str, anyway: bool = False) -> str:
     """The project's own function. Before yours passes, only with `anyway=True`."""
     e = find(name)
     if not anyway and not home.of(name)["passed"]:
-        raise ValueError(f"{name} is not solved yet: ask for hint({name!r}), or reveal({name!r}, anyway=True)")
+        raise ValueError(
+            f"{name} is not solved yet: ask for hint({name!r}), or reveal({name!r}, anyway=True)"
+        )
     text = source(e.reference)
     print(text)
     return text
 
 
 def progress() -> dict[str, dict]:
-    """Every exercise with tries, hints taken and whether it was solved, as a table; returns {name: {...}}."""
+    """Every exercise with tries, hints taken and whether it was solved, as a table; returns {name:
+    {...}}.
+    """
     rows = {n: home.of(n) for n in exercises()}
     for ladder, time in LADDERS.items():
         names = [n for n, e in exercises().items() if e.ladder == ladder]

@@ -1,7 +1,10 @@
-"""What an exercise is made of: a definition of right, facts that must hold, and mistakes that people really made.
+"""What an exercise is made of: a definition of right, facts that must hold, and mistakes that
+people really made.
 
-Nothing here knows how answers are graded (`check.py`) or how stubs are cut (`stub.py`); an exercise is data.
+Nothing here knows how answers are graded (`check.py`) or how stubs are cut (`stub.py`); an exercise
+is data.
 """
+
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,7 +13,10 @@ LADDERS = {"warm-up": "15 minutes", "core": "45 minutes", "build": "a weekend"}
 
 @dataclass(frozen=True)
 class Fact:
-    """A property beyond equality with the specification: `test(fn)` -> (got, want), equal within the tolerance."""
+    """A property beyond equality with the specification: `test(fn)` -> (got, want), equal within
+    the tolerance.
+    """
+
     says: str
     test: Callable
 
@@ -18,6 +24,7 @@ class Fact:
 @dataclass(frozen=True)
 class Mutant:
     """A mistake as a callable, and its story: where it comes from and what it does to pictures."""
+
     name: str
     fn: Callable
     story: str
@@ -31,9 +38,11 @@ class Exercise:
     reference  the project's own function; the stub is its signature and docstring
     spec       the slow and obvious definition of right
     cases      cases(seed) -> tuples of arguments, random shapes included, the simplest first
-    behaviour  behaviour(fn) -> (score, needed, what was measured), in seconds; None if nothing is to be seen
+    behaviour  behaviour(fn) -> (score, needed, what was measured), in seconds; None if nothing is
+               to be seen
     page       the tutorial page that explains it
     """
+
     name: str
     ladder: str
     task: str
@@ -49,7 +58,12 @@ class Exercise:
 
     def __post_init__(self):
         if self.ladder not in LADDERS:
-            raise ValueError(f"exercise {self.name}: ladder {self.ladder!r}; choose one of {', '.join(LADDERS)}")
+            raise ValueError(
+                f"exercise {self.name}: ladder {self.ladder!r}; choose one of {', '.join(LADDERS)}"
+            )
         if len(self.mutants) < 2 or not all(self.hints):
-            raise ValueError(f"exercise {self.name}: {len(self.mutants)} mutants and {sum(map(bool, self.hints))} hints; "
-                             "at least two and three were expected")
+            raise ValueError(
+                f"exercise {self.name}: {len(self.mutants)} mutants and "
+                f"{sum(map(bool, self.hints))} hints; "
+                "at least two and three were expected"
+            )

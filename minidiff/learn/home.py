@@ -1,4 +1,7 @@
-"""Where progress is kept, and the picture of the last wrong answer: MINIDIFF_HOME, or .minidiff in the home folder."""
+"""Where progress is kept, and the picture of the last wrong answer: MINIDIFF_HOME, or .minidiff in
+the home folder.
+"""
+
 import json
 import os
 from pathlib import Path
@@ -25,11 +28,17 @@ def of(name: str) -> dict:
 
 
 def remember(name: str, passed: bool | None = None, hints: int = 0) -> dict:
-    """Count a try (`passed` given) or hints; returns what is known of the exercise. A full disk is told of, not fatal."""
+    """Count a try (`passed` given) or hints; returns what is known of the exercise. A full disk is
+    told of, not fatal.
+    """
     from minidiff.io import write_json
+
     row = of(name)
-    row = {"tries": row["tries"] + (passed is not None), "passed": row["passed"] or bool(passed),
-           "hints": row["hints"] + hints}
+    row = {
+        "tries": row["tries"] + (passed is not None),
+        "passed": row["passed"] or bool(passed),
+        "hints": row["hints"] + hints,
+    }
     try:
         folder().mkdir(parents=True, exist_ok=True)
         write_json(known() | {name: row}, folder() / "progress.json")
@@ -39,17 +48,31 @@ def remember(name: str, passed: bool | None = None, hints: int = 0) -> dict:
 
 
 def picture(name: str, out, want) -> str:
-    """The path of a picture with yours, the target and the difference, if the answer is one; else ""."""
-    pair = next(((x, y) for (_, x), (_, y) in zip(leaves(out), leaves(want))
-                 if y.ndim >= 2 and min(y.shape[-2:]) >= 8 and x.shape == y.shape), None)
+    """The path of a picture with yours, the target and the difference, if the answer is one; else
+    "".
+    """
+    pair = next(
+        (
+            (x, y)
+            for (_, x), (_, y) in zip(leaves(out), leaves(want))
+            if y.ndim >= 2 and min(y.shape[-2:]) >= 8 and x.shape == y.shape
+        ),
+        None,
+    )
     if pair is None:
         return ""
     from matplotlib.figure import Figure
+
     x, y = (v.detach().double().reshape(-1, *v.shape[-2:])[0] for v in pair)
     low, high = y.min().item(), y.max().item()
     figure = Figure(figsize=(6, 2.2), dpi=120, layout="constrained")
-    for axes, v, title, lo, hi in zip(figure.subplots(1, 3), (x, y, (x - y).abs()), ("yours", "target", "difference"),
-                                      (low, low, 0), (high, high, None)):
+    for axes, v, title, lo, hi in zip(
+        figure.subplots(1, 3),
+        (x, y, (x - y).abs()),
+        ("yours", "target", "difference"),
+        (low, low, 0),
+        (high, high, None),
+    ):
         axes.imshow(torch.nan_to_num(v).numpy(), cmap="gray", vmin=lo, vmax=hi)
         axes.set(title=title, xticks=[], yticks=[])
     try:

@@ -1,4 +1,7 @@
-"""A file of functions, each named as an exercise, graded in one go: for scripts, pytest and `minidiff learn check`."""
+"""A file of functions, each named as an exercise, graded in one go: for scripts, pytest and
+`minidiff learn check`.
+"""
+
 import importlib.util
 import inspect
 from collections.abc import Callable
@@ -9,7 +12,8 @@ from minidiff.learn.exercises import exercises
 
 
 def functions(path: str | Path) -> dict[str, Callable]:
-    """{name: function} of the exercises that a file answers. ValueError if it cannot be run, or answers none.
+    """{name: function} of the exercises that a file answers. ValueError if it cannot be run, or
+    answers none.
 
     The file is the learner's own program, and is run.
     """
@@ -25,9 +29,15 @@ def functions(path: str | Path) -> dict[str, Callable]:
     except Exception as e:
         raise ValueError(f"{path} cannot be run: {type(e).__name__}: {e}") from None
     found = {n: f for n, f in vars(module).items() if n in exercises() and callable(f)}
-    found = {n: f for n, f in found.items() if not getattr(inspect.unwrap(f), "__module__", "").startswith("minidiff.")}
+    found = {
+        n: f
+        for n, f in found.items()
+        if not getattr(inspect.unwrap(f), "__module__", "").startswith("minidiff.")
+    }
     if not found:
-        raise ValueError(f"{path} has no function named as an exercise; minidiff learn list shows the names")
+        raise ValueError(
+            f"{path} has no function named as an exercise; minidiff learn list shows the names"
+        )
     return found
 
 

@@ -1,4 +1,7 @@
-"""Stubs are cut from the project's own source, so that they never drift: signature and docstring stay, the body goes."""
+"""Stubs are cut from the project's own source, so that they never drift: signature and docstring
+stay, the body goes.
+"""
+
 import ast
 import inspect
 import textwrap
@@ -19,13 +22,15 @@ def stub(e: Exercise) -> str:
     lines = text.splitlines()
     first = node.body[0]
     documented = ast.get_docstring(node) is not None
-    head = lines[node.lineno - 1:(first.end_lineno if documented else first.lineno - 1)]
+    head = lines[node.lineno - 1 : (first.end_lineno if documented else first.lineno - 1)]
     head[0] = head[0].replace(f"def {node.name}(", f"def {e.name}(", 1)
     return "\n".join([*head, f'    raise NotImplementedError("write {e.name}")', ""])
 
 
 def empty(e: Exercise) -> Callable:
     """The stub as a function, for those who check that it fails."""
+
     def unwritten(*args, **kwargs):
         raise NotImplementedError(f"write {e.name}")
+
     return unwritten

@@ -1,4 +1,5 @@
 """What two answers have in common: structure, largest difference, and the place where it is."""
+
 from collections.abc import Iterator
 
 import torch
@@ -6,7 +7,9 @@ from torch import Tensor
 
 
 def leaves(value, path: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Every tensor and number inside lists, tuples and dicts, with its place such as "[0]" ("" for the value itself)."""
+    """Every tensor and number inside lists, tuples and dicts, with its place such as "[0]" ("" for
+    the value itself).
+    """
     if isinstance(value, Tensor):
         yield path, value
     elif isinstance(value, (bool, int, float)):
@@ -25,12 +28,19 @@ def kind(value) -> str:
         return f"a tensor of shape {tuple(value.shape)}"
     if isinstance(value, (list, tuple)):
         return f"a {type(value).__name__} of {len(value)}"
-    return "nothing (None)" if value is None else f"a {type(value).__module__.partition('.')[0]} {type(value).__name__}" \
-        if type(value).__module__ != "builtins" else f"the {type(value).__name__} {value!r}"[:60]
+    return (
+        "nothing (None)"
+        if value is None
+        else f"a {type(value).__module__.partition('.')[0]} {type(value).__name__}"
+        if type(value).__module__ != "builtins"
+        else f"the {type(value).__name__} {value!r}"[:60]
+    )
 
 
 def clone(value):
-    """A copy that shares no memory with the value; what is neither tensor nor container stays the same object."""
+    """A copy that shares no memory with the value; what is neither tensor nor container stays the
+    same object.
+    """
     if isinstance(value, Tensor):
         return value.clone()
     if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
@@ -39,8 +49,10 @@ def clone(value):
 
 
 def difference(a, b) -> tuple[float, str]:
-    """(largest |a - b|, where); inf if the structures or shapes differ, or where only one of the two is finite."""
-    worst, where = 0., ""
+    """(largest |a - b|, where); inf if the structures or shapes differ, or where only one of the
+    two is finite.
+    """
+    worst, where = 0.0, ""
     pairs = list(leaves(a)), list(leaves(b))
     if [p for p, _ in pairs[0]] != [p for p, _ in pairs[1]]:
         return float("inf"), ""
@@ -50,7 +62,8 @@ def difference(a, b) -> tuple[float, str]:
         if not x.numel():
             continue
         gap = (x.double() - y.double()).abs()
-        gap = torch.where(x == y, 0., gap).nan_to_num(nan=float("inf"))                   # inf - inf is no difference
+        # inf - inf is no difference
+        gap = torch.where(x == y, 0.0, gap).nan_to_num(nan=float("inf"))
         if gap.max() > worst:
             index = torch.unravel_index(gap.argmax(), gap.shape)
             worst, where = gap.max().item(), path + (str([int(i) for i in index]) if x.ndim else "")
@@ -59,8 +72,12 @@ def difference(a, b) -> tuple[float, str]:
 
 def scale(value) -> float:
     """The largest finite number in a value, at least 1: what errors are measured against."""
-    found = [x.double()[x.isfinite()].abs().amax().item() for _, x in leaves(value) if x.numel() and x.isfinite().any()]
-    return max([1., *found])
+    found = [
+        x.double()[x.isfinite()].abs().amax().item()
+        for _, x in leaves(value)
+        if x.numel() and x.isfinite().any()
+    ]
+    return max([1.0, *found])
 
 
 def close(a, b, tolerance: float) -> bool:

@@ -1,7 +1,9 @@
-"""Is every exercise fit to be given? Its stub must fail, its reference pass, every mutant be caught and called by name.
+"""Is every exercise fit to be given? Its stub must fail, its reference pass, every mutant be caught
+and called by name.
 
     python -m minidiff.learn.verify [NAME ...]            # what `make verify-exercises` runs
 """
+
 import sys
 import time
 
@@ -28,20 +30,33 @@ def faults(e: Exercise) -> list[str]:
             found.append(f"the mutant {m.name!r} passes")
         elif verdict.mutant is not m:
             said = verdict.mutant.name if verdict.mutant else "nothing"
-            found.append(f"the mutant {m.name!r} is called {said} ({verdict.layer}: {verdict.says})")
+            found.append(
+                f"the mutant {m.name!r} is called {said} ({verdict.layer}: {verdict.says})"
+            )
     return found
 
 
 def main(names: list[str]) -> int:
-    chosen, wrong, begun = [find(n) for n in names] or list(exercises().values()), 0, time.perf_counter()
+    chosen, wrong, begun = (
+        [find(n) for n in names] or list(exercises().values()),
+        0,
+        time.perf_counter(),
+    )
     for e in chosen:
         start = time.perf_counter()
         found = faults(e)
         wrong += bool(found)
-        print(f"{e.ladder:8} {e.name:28} {len(e.mutants)} mutants {time.perf_counter() - start:6.1f} s  "
-              f"{'; '.join(found) or 'good'}", flush=True)
+        print(
+            f"{e.ladder:8} {e.name:28} {len(e.mutants)} mutants "
+            f"{time.perf_counter() - start:6.1f} s  "
+            f"{'; '.join(found) or 'good'}",
+            flush=True,
+        )
     mutants = sum(len(e.mutants) for e in chosen)
-    print(f"{len(chosen)} exercises, {mutants} mutants, {wrong} not fit, {time.perf_counter() - begun:.0f} s")
+    print(
+        f"{len(chosen)} exercises, {mutants} mutants, {wrong} not fit, "
+        f"{time.perf_counter() - begun:.0f} s"
+    )
     return 1 if wrong else 0
 
 

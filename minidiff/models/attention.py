@@ -1,11 +1,14 @@
-"""Attention and the transformer block of the Stable Diffusion UNet (Vaswani et al. 2017; Rombach et al. 2022, 2112.10752).
+"""Attention and the transformer block of the Stable Diffusion UNet (Vaswani et al. 2017; Rombach et
+al. 2022, 2112.10752).
 
     out = softmax(q k^T / sqrt(d)) v
 
-One function, `attend`, serves UNet, VAE and DiT. It exposes the taps `q k v logits probs out`; attention maps are formed
-only while someone listens to `logits` or `probs`, otherwise the fused kernel runs (they agree to 4e-7 in float32).
-Module names are the public ones (`to_q`, `to_out.0`, `ff.net.0.proj`), so real checkpoints load with an identity map.
+One function, `attend`, serves UNet, VAE and DiT. It exposes the taps `q k v logits probs out`;
+attention maps are formed only while someone listens to `logits` or `probs`, otherwise the fused
+kernel runs (they agree to 4e-7 in float32). Module names are the public ones (`to_q`, `to_out.0`,
+`ff.net.0.proj`), so real checkpoints load with an identity map.
 """
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -22,16 +25,24 @@ def add_taps(module: nn.Module) -> None:
         module.add_module(name, Tap())
 
 
-def attend(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
-    """Multi-head attention of projected q (b n c), k and v (b m c) through the taps of `module`; returns b n c.
+def attend(
+    module: nn.Module, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None
+) -> Tensor:
+    """Multi-head attention of projected q (b n c), k and v (b m c) through the taps of `module`;
+    returns b n c.
 
     `mask` (b m), 1 = attend, hides key tokens. Scale is head_dim ** -0.5.
     """
     q, k, v = (rearrange(x, "b n (h d) -> b h n d", h=heads) for x in (q, k, v))
     q, k, v = module.q(q), module.k(k), module.v(v)
-    bias = None if mask is None else torch.where(mask.bool(), 0., -torch.inf).to(q.dtype)[:, None, None, :]   # b 1 1 m
+    # b 1 1 m
+    bias = (
+        None
+        if mask is None
+        else torch.where(mask.bool(), 0.0, -torch.inf).to(q.dtype)[:, None, None, :]
+    )
     if module.logits.fns or module.probs.fns:
-        logits = module.logits(q @ k.transpose(-1, -2) * q.shape[-1] ** -.5)                    # b h n m
+        logits = module.logits(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5)  # b h n m
         probs = module.probs((logits if bias is None else logits + bias).softmax(-1))
         out = probs @ v
     else:
@@ -53,14 +64,18 @@ class Attention(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(dim, dim)])
         add_taps(self)
 
-    def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         c = x if context is None else context
-        h = attend(self, self.to_q(x), self.to_k(c), self.to_v(c), self.heads, mask)            # b n c
+        h = attend(self, self.to_q(x), self.to_k(c), self.to_v(c), self.heads, mask)  # b n c
         return self.out(self.to_out[0](h))
 
 
 class SpatialAttention(nn.Module):
-    """GroupNorm, single- or multi-head self-attention over pixels, residual: the VAE's and the 2020 DDPM's block."""
+    """GroupNorm, single- or multi-head self-attention over pixels, residual: the VAE's and the 2020
+    DDPM's block.
+    """
 
     def __init__(self, channels: int, heads: int = 1, groups: int = 32, eps: float = 1e-6):
         super().__init__()
@@ -92,15 +107,18 @@ class GEGLU(nn.Module):
 class FeedForward(nn.Module):
     def __init__(self, dim: int, mult: int = 4):
         super().__init__()
-        self.net = nn.ModuleList([GEGLU(dim, mult * dim), nn.Identity(), nn.Linear(mult * dim, dim)])
+        self.net = nn.ModuleList(
+            [GEGLU(dim, mult * dim), nn.Identity(), nn.Linear(mult * dim, dim)]
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net[2](self.net[0](x))
 
 
 class TransformerBlock(nn.Module):
-    """x += self(x); slots; x += cross(x, text); x += ff(x). `slots` is empty until an adapter (GLIGEN, IP-Adapter...)
-    puts modules `slot(x, cond) -> x` there."""
+    """x += self(x); slots; x += cross(x, text); x += ff(x). `slots` is empty until an adapter
+    (GLIGEN, IP-Adapter...) puts modules `slot(x, cond) -> x` there.
+    """
 
     def __init__(self, dim: int, heads: int, context: int):
         super().__init__()
@@ -111,7 +129,7 @@ class TransformerBlock(nn.Module):
         self.slots = nn.ModuleList()
 
     def forward(self, x: Tensor, cond) -> Tensor:
-        x = x + self.attn1(self.norm1(x))                                                       # b n c
+        x = x + self.attn1(self.norm1(x))  # b n c
         for slot in self.slots:
             x = slot(x, cond)
         x = x + self.attn2(self.norm2(x), cond.text, cond.mask)
@@ -119,15 +137,27 @@ class TransformerBlock(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-    """Pixels as tokens through a TransformerBlock. SD 1 projects with 1x1 convolutions, SD 2 with linear layers."""
+    """Pixels as tokens through a TransformerBlock. SD 1 projects with 1x1 convolutions, SD 2 with
+    linear layers.
+    """
 
-    def __init__(self, channels: int, heads: int, context: int, groups: int = 32, linear: bool = False, depth: int = 1):
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        context: int,
+        groups: int = 32,
+        linear: bool = False,
+        depth: int = 1,
+    ):
         super().__init__()
         make = nn.Linear if linear else lambda i, o: nn.Conv2d(i, o, 1)
         self.linear = linear
         self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
         self.proj_in, self.proj_out = make(channels, channels), make(channels, channels)
-        self.transformer_blocks = nn.ModuleList([TransformerBlock(channels, heads, context) for _ in range(depth)])
+        self.transformer_blocks = nn.ModuleList(
+            [TransformerBlock(channels, heads, context) for _ in range(depth)]
+        )
 
     def forward(self, x: Tensor, cond) -> Tensor:
         h, rows = self.norm(x), x.shape[2]

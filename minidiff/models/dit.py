@@ -1,15 +1,20 @@
-"""DiT: a transformer as denoiser (Peebles & Xie 2022, Scalable Diffusion Models with Transformers, 2212.09748; card B25).
+"""DiT: a transformer as denoiser (Peebles & Xie 2022, Scalable Diffusion Models with Transformers,
+2212.09748; card B25).
 
-Patches are tokens; the condition c (time, class) shifts, scales and gates every branch (adaLN-Zero):
+Patches are tokens; the condition c (time, class) shifts, scales and gates every branch
+(adaLN-Zero):
 
-    x += g1 attn(LN(x) (1 + s1) + b1);   x += g2 mlp(LN(x) (1 + s2) + b2);   (b1, s1, g1, b2, s2, g2) = W silu(c)
+    x += g1 attn(LN(x) (1 + s1) + b1);   x += g2 mlp(LN(x) (1 + s2) + b2);   (b1, s1, g1, b2, s2,
+    g2) = W silu(c)
 
-W starts at zero, so each block starts as the identity. With `classes` this is the paper's network, name for name; with
-`context` a cross-attention to the text follows each self-attention (as PixArt-alpha, Chen et al. 2023, 2310.00426, does)
-and the mean text state joins c. Taps: `blocks.i.attn.*` (self), `blocks.i.attn2.*` (cross), `blocks.i.out`, so attention
-control written for the UNet runs here unchanged. Weakness: nothing in it knows which tokens are neighbours, which costs
-pictures to learn; `local` builds it in. Try `patch=1`.
+W starts at zero, so each block starts as the identity. With `classes` this is the paper's network,
+name for name; with `context` a cross-attention to the text follows each self-attention (as
+PixArt-alpha, Chen et al. 2023, 2310.00426, does) and the mean text state joins c. Taps:
+`blocks.i.attn.*` (self), `blocks.i.attn2.*` (cross), `blocks.i.out`, so attention control written
+for the UNet runs here unchanged. Weakness: nothing in it knows which tokens are neighbours, which
+costs pictures to learn; `local` builds it in. Try `patch=1`.
 """
+
 import math
 
 import torch
@@ -24,11 +29,13 @@ from minidiff.models.blocks import timestep_embedding
 
 
 def position_embedding(dim: int, grid: int) -> Tensor:
-    """Fixed 2-D sinusoids (1, grid^2, dim): first half of the width for x, second for y, each sines then cosines."""
+    """Fixed 2-D sinusoids (1, grid^2, dim): first half of the width for x, second for y, each sines
+    then cosines.
+    """
     omega = 10000 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
-    angle = torch.arange(grid, dtype=torch.float64)[:, None] * omega                              # grid dim/4
-    line = torch.cat([angle.sin(), angle.cos()], dim=1)                                          # grid dim/2
-    x, y = line[None, :].expand(grid, -1, -1), line[:, None].expand(-1, grid, -1)                # row, column
+    angle = torch.arange(grid, dtype=torch.float64)[:, None] * omega  # grid dim/4
+    line = torch.cat([angle.sin(), angle.cos()], dim=1)  # grid dim/2
+    x, y = line[None, :].expand(grid, -1, -1), line[:, None].expand(-1, grid, -1)  # row, column
     return rearrange(torch.cat([x, y], dim=-1), "h w d -> 1 (h w) d").float()
 
 
@@ -49,8 +56,10 @@ class SelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two layers, token by token; with `local` each inner channel also has its own 3x3 filter over the square of tokens
-    (Mix-FFN: SegFormer, Xie et al. 2021, 2105.15203; in a diffusion transformer: Sana, Xie et al. 2024, 2410.10629)."""
+    """Two layers, token by token; with `local` each inner channel also has its own 3x3 filter over
+    the square of tokens (Mix-FFN: SegFormer, Xie et al. 2021, 2105.15203; in a diffusion
+    transformer: Sana, Xie et al. 2024, 2410.10629).
+    """
 
     def __init__(self, dim: int, inner: int, local: bool = False):
         super().__init__()
@@ -58,7 +67,7 @@ class MLP(nn.Module):
         self.conv = nn.Conv2d(inner, inner, 3, padding=1, groups=inner) if local else None
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.fc1(x)                                                                           # b n inner
+        h = self.fc1(x)  # b n inner
         if self.conv:
             square = rearrange(h, "b (r c) d -> b d r c", r=math.isqrt(h.shape[1]))
             h = rearrange(self.conv(square), "b d r c -> b (r c) d")
@@ -66,9 +75,13 @@ class MLP(nn.Module):
 
 
 class DiTBlock(nn.Module):
-    def __init__(self, dim: int, heads: int, context: int | None, mlp_ratio: int = 4, local: bool = False):
+    def __init__(
+        self, dim: int, heads: int, context: int | None, mlp_ratio: int = 4, local: bool = False
+    ):
         super().__init__()
-        self.norm1, self.norm2 = (nn.LayerNorm(dim, elementwise_affine=False, eps=1e-6) for _ in range(2))
+        self.norm1, self.norm2 = (
+            nn.LayerNorm(dim, elementwise_affine=False, eps=1e-6) for _ in range(2)
+        )
         self.attn, self.mlp = SelfAttention(dim, heads), MLP(dim, mlp_ratio * dim, local)
         if context:
             self.norm_cross = nn.LayerNorm(dim)
@@ -77,8 +90,8 @@ class DiTBlock(nn.Module):
         self.slots, self.out = nn.ModuleList(), Tap()
 
     def forward(self, x: Tensor, c: Tensor, cond: Cond) -> Tensor:
-        b1, s1, g1, b2, s2, g2 = self.adaLN_modulation(c).chunk(6, dim=1)                         # b d each
-        x = x + g1[:, None] * self.attn(modulate(self.norm1(x), b1, s1))                          # b n d
+        b1, s1, g1, b2, s2, g2 = self.adaLN_modulation(c).chunk(6, dim=1)  # b d each
+        x = x + g1[:, None] * self.attn(modulate(self.norm1(x), b1, s1))  # b n d
         for slot in self.slots:
             x = slot(x, cond)
         if hasattr(self, "attn2"):
@@ -98,7 +111,9 @@ class FinalLayer(nn.Module):
 
 
 class Embedder(nn.Module):
-    """A named holder, so that keys read `t_embedder.mlp.0`, `y_embedder.embedding_table`, `x_embedder.proj`."""
+    """A named holder, so that keys read `t_embedder.mlp.0`, `y_embedder.embedding_table`,
+    `x_embedder.proj`.
+    """
 
     def __init__(self, **parts: nn.Module):
         super().__init__()
@@ -107,27 +122,43 @@ class Embedder(nn.Module):
 
 
 class DiT(nn.Module):
-    """Noisy latent (b c h w), network time (b,), Cond -> raw output (b c h w), twice the channels if `learn_sigma`.
+    """Noisy latent (b c h w), network time (b,), Cond -> raw output (b c h w), twice the channels
+    if `learn_sigma`.
 
-    size: latent side; patch: side of a token; classes: labels (index `classes` = none); context: width of `cond.text`;
-    local: 3x3 filters between neighbouring tokens inside every MLP (not in the paper).
+    size: latent side; patch: side of a token; classes: labels (index `classes` = none); context:
+    width of `cond.text`; local: 3x3 filters between neighbouring tokens inside every MLP (not in
+    the paper).
     """
 
-    def __init__(self, size: int = 32, patch: int = 2, in_channels: int = 4, dim: int = 1152, depth: int = 28,
-                 heads: int = 16, classes: int | None = 1000, context: int | None = None, learn_sigma: bool = True,
-                 local: bool = False):
+    def __init__(
+        self,
+        size: int = 32,
+        patch: int = 2,
+        in_channels: int = 4,
+        dim: int = 1152,
+        depth: int = 28,
+        heads: int = 16,
+        classes: int | None = 1000,
+        context: int | None = None,
+        learn_sigma: bool = True,
+        local: bool = False,
+    ):
         super().__init__()
         self.patch, self.classes, self.in_channels = patch, classes, in_channels
         self.channels_out = in_channels * (2 if learn_sigma else 1)
         self.x_embedder = Embedder(proj=nn.Conv2d(in_channels, dim, patch, stride=patch))
-        self.t_embedder = Embedder(mlp=nn.Sequential(nn.Linear(256, dim), nn.SiLU(), nn.Linear(dim, dim)))
+        self.t_embedder = Embedder(
+            mlp=nn.Sequential(nn.Linear(256, dim), nn.SiLU(), nn.Linear(dim, dim))
+        )
         if classes:
             self.y_embedder = Embedder(embedding_table=nn.Embedding(classes + 1, dim))
         if context:
             self.text_embedder = Embedder(proj=nn.Linear(context, dim))
         self.pos_embed = nn.Parameter(position_embedding(dim, size // patch), requires_grad=False)
-        self.blocks = nn.ModuleList([DiTBlock(dim, heads, context, local=local) for _ in range(depth)])
-        self.final_layer = FinalLayer(dim, patch ** 2 * self.channels_out)
+        self.blocks = nn.ModuleList(
+            [DiTBlock(dim, heads, context, local=local) for _ in range(depth)]
+        )
+        self.final_layer = FinalLayer(dim, patch**2 * self.channels_out)
         self.reset()
 
     def reset(self) -> None:
@@ -138,17 +169,18 @@ class DiT(nn.Module):
                 if m.bias is not None:
                     nn.init.zeros_(m.bias)
         w = self.x_embedder.proj.weight
-        nn.init.uniform_(w, -(b := math.sqrt(6 / (w.shape[0] + w[0].numel()))), b)                # Xavier, as a matrix
+        # Xavier, as a matrix
+        nn.init.uniform_(w, -(b := math.sqrt(6 / (w.shape[0] + w[0].numel()))), b)
         nn.init.zeros_(self.x_embedder.proj.bias)
         for m in (self.t_embedder.mlp[0], self.t_embedder.mlp[2]):
-            nn.init.normal_(m.weight, std=.02)
+            nn.init.normal_(m.weight, std=0.02)
         if self.classes:
-            nn.init.normal_(self.y_embedder.embedding_table.weight, std=.02)
+            nn.init.normal_(self.y_embedder.embedding_table.weight, std=0.02)
         zero = [self.final_layer.linear, self.final_layer.adaLN_modulation[1]]
         for b in self.blocks:
             zero += [b.adaLN_modulation[1], *([b.attn2.to_out[0]] if hasattr(b, "attn2") else [])]
             if b.mlp.conv:
-                nn.init.dirac_(b.mlp.conv.weight, groups=b.mlp.conv.groups)                       # the paper's MLP
+                nn.init.dirac_(b.mlp.conv.weight, groups=b.mlp.conv.groups)  # the paper's MLP
                 nn.init.zeros_(b.mlp.conv.bias)
         for m in zero:
             nn.init.zeros_(m.weight)
@@ -159,15 +191,22 @@ class DiT(nn.Module):
         c = self.t_embedder.mlp(timestep_embedding(t, 256).to(dtype))
         if self.classes:
             if cond is None or cond.label is None:
-                raise ValueError(f"this model is class-conditional: cond.label (b,) in 0..{self.classes} is missing")
+                raise ValueError(
+                    f"this model is class-conditional: cond.label (b,) in 0..{self.classes} "
+                    "is missing"
+                )
             c = c + self.y_embedder.embedding_table(cond.label)
-        return c + self.text_embedder.proj(cond.text.mean(1)) if hasattr(self, "text_embedder") else c
+        return (
+            c + self.text_embedder.proj(cond.text.mean(1)) if hasattr(self, "text_embedder") else c
+        )
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> Tensor:
         rows = x.shape[2] // self.patch
-        h = rearrange(self.x_embedder.proj(x), "b d h w -> b (h w) d") + self.pos_embed           # b n d
+        h = rearrange(self.x_embedder.proj(x), "b d h w -> b (h w) d") + self.pos_embed  # b n d
         c = self.condition(t, cond, x.dtype)
         for block in self.blocks:
             h = block(h, c, cond)
         h = self.final_layer(h, c)
-        return rearrange(h, "b (h w) (p q c) -> b c (h p) (w q)", h=rows, p=self.patch, q=self.patch)
+        return rearrange(
+            h, "b (h w) (p q c) -> b c (h p) (w q)", h=rows, p=self.patch, q=self.patch
+        )

@@ -1,23 +1,26 @@
 """CLIP's text tower, and the transformer block it shares with the image tower (`image_encoder.py`).
 
-Vaswani et al. 2017, "Attention Is All You Need", arXiv 1706.03762; Radford et al. 2021, "Learning Transferable Visual
-Models From Natural Language Supervision", arXiv 2103.00020 (CLIP). Rombach et al. 2021, arXiv 2112.10752, is how its
-hidden states came to steer a diffusion model.
+Vaswani et al. 2017, "Attention Is All You Need", arXiv 1706.03762; Radford et al. 2021, "Learning
+Transferable Visual Models From Natural Language Supervision", arXiv 2103.00020 (CLIP). Rombach et
+al. 2021, arXiv 2112.10752, is how its hidden states came to steer a diffusion model.
 
-The idea: a causal transformer trained so that a caption lands near its picture. Stable Diffusion never uses that one
-vector; it shows the UNet the states of ALL tokens, padding included, after the final norm:
+The idea: a causal transformer trained so that a caption lands near its picture. Stable Diffusion
+never uses that one vector; it shows the UNet the states of ALL tokens, padding included, after the
+final norm:
 
     h = token + position;   h += attn(LN h);   h += mlp(LN h)   for each block;   states = LN h
 
-Stable Diffusion 1 has ViT-L's tower (12 blocks, quick GELU); Stable Diffusion 2 has OpenCLIP-H's without its last block
-(23 blocks, exact GELU), which is `layer=-2` of the full tower. Names are Hugging Face's without the prefix
-`text_model.`, so real weights load with an identity map.
+Stable Diffusion 1 has ViT-L's tower (12 blocks, quick GELU); Stable Diffusion 2 has OpenCLIP-H's
+without its last block (23 blocks, exact GELU), which is `layer=-2` of the full tower. Names are
+Hugging Face's without the prefix `text_model.`, so real weights load with an identity map.
 
-Try: `layer=-2` on a model trained with -1 ("clip skip 2" of user interfaces), or the wrong `act`, and compare pictures.
-Weakness: the mask is causal, so a word never knows what follows it ("red" in "a red circle" has not seen the circle);
-attribute binding suffers (`causal=False` and `train/words.py` are what our tiny model does about it). Tap `probs` to see
-who reads whom; `embeds` lets an edit put its own vectors in.
+Try: `layer=-2` on a model trained with -1 ("clip skip 2" of user interfaces), or the wrong `act`,
+and compare pictures. Weakness: the mask is causal, so a word never knows what follows it ("red" in
+"a red circle" has not seen the circle); attribute binding suffers (`causal=False` and
+`train/words.py` are what our tiny model does about it). Tap `probs` to see who reads whom; `embeds`
+lets an edit put its own vectors in.
 """
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -27,7 +30,9 @@ from minidiff.core.taps import Tap
 
 
 def quick_gelu(x: Tensor) -> Tensor:
-    """OpenAI's cheap GELU; off by up to 0.02 from the exact one, which is enough to change pictures."""
+    """OpenAI's cheap GELU; off by up to 0.02 from the exact one, which is enough to change
+    pictures.
+    """
     return x * torch.sigmoid(1.702 * x)
 
 
@@ -35,23 +40,29 @@ ACTS = {"quick_gelu": quick_gelu, "gelu": F.gelu}
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention. Probabilities are formed only while someone listens to the tap `probs` (b h n m)."""
+    """Multi-head self-attention. Probabilities are formed only while someone listens to the tap
+    `probs` (b h n m).
+    """
 
     def __init__(self, width: int, heads: int, causal: bool):
         super().__init__()
         if width % heads:
             raise ValueError(f"width {width} does not divide into {heads} heads")
         self.heads, self.causal = heads, causal
-        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(width, width) for _ in range(4))
+        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (
+            nn.Linear(width, width) for _ in range(4)
+        )
         self.probs = Tap()
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)  # b n (h d)
         q, k, v = (rearrange(y, "b n (h d) -> b h n d", h=self.heads) for y in (q, k, v))
         if self.probs.fns:
-            logits = q @ k.transpose(-1, -2) * q.shape[-1] ** -.5  # b h n m
+            logits = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5  # b h n m
             if self.causal:
-                logits = logits.masked_fill(torch.ones_like(logits[0, 0], dtype=torch.bool).triu(1), -torch.inf)
+                logits = logits.masked_fill(
+                    torch.ones_like(logits[0, 0], dtype=torch.bool).triu(1), -torch.inf
+                )
             h = self.probs(logits.softmax(-1)) @ v  # b h n d
         else:
             h = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)  # b h n d
@@ -95,67 +106,107 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor, layer: int = -1) -> Tensor:
         run = len(self.layers) + 1 + layer
         if layer >= 0 or run < 0:
-            raise ValueError(f"layer is {layer}; expected -1 (all blocks) to {-len(self.layers) - 1} (none)")
+            raise ValueError(
+                f"layer is {layer}; expected -1 (all blocks) to {-len(self.layers) - 1} (none)"
+            )
         for block in self.layers[:run]:
             x = block(x)
         return x
 
 
 def init_(encoder: Encoder, width: int, layers: int) -> None:
-    """CLIP's start: what writes to the residual stream is small in proportion to the number of writers."""
-    write = (2 * layers * width) ** -.5
+    """CLIP's start: what writes to the residual stream is small in proportion to the number of
+    writers.
+    """
+    write = (2 * layers * width) ** -0.5
     for block in encoder.layers:
         a, m = block.self_attn, block.mlp
-        for linear, std in ((a.q_proj, width ** -.5), (a.k_proj, width ** -.5), (a.v_proj, width ** -.5),
-                            (a.out_proj, write), (m.fc1, (2 * width) ** -.5), (m.fc2, write)):
+        for linear, std in (
+            (a.q_proj, width**-0.5),
+            (a.k_proj, width**-0.5),
+            (a.v_proj, width**-0.5),
+            (a.out_proj, write),
+            (m.fc1, (2 * width) ** -0.5),
+            (m.fc2, write),
+        ):
             nn.init.normal_(linear.weight, std=std)
             nn.init.zeros_(linear.bias)
 
 
 class CLIPText(nn.Module):
-    """Token ids -> one state per token. `project_dim` adds the projection of the pooled state, used to train CLIP.
+    """Token ids -> one state per token. `project_dim` adds the projection of the pooled state, used
+    to train CLIP.
 
-    `causal=False` lets every token read the whole row, as latent diffusion's first text encoder did (BERT): then the
-    noun that is named first can know where it stands. A row must then be as long as in training.
+    `causal=False` lets every token read the whole row, as latent diffusion's first text encoder did
+    (BERT): then the noun that is named first can know where it stands. A row must then be as long
+    as in training.
     """
 
-    def __init__(self, vocab_size: int, width: int, layers: int, heads: int, context: int, *, mlp_ratio: int = 4,
-                 act: str = "quick_gelu", eos_id: int = 49407, project_dim: int | None = None,
-                 causal: bool = True):
+    def __init__(
+        self,
+        vocab_size: int,
+        width: int,
+        layers: int,
+        heads: int,
+        context: int,
+        *,
+        mlp_ratio: int = 4,
+        act: str = "quick_gelu",
+        eos_id: int = 49407,
+        project_dim: int | None = None,
+        causal: bool = True,
+    ):
         super().__init__()
         self.width, self.context, self.eos_id = width, context, eos_id
-        self.embeddings = nn.ModuleDict({"token_embedding": nn.Embedding(vocab_size, width),
-                                         "position_embedding": nn.Embedding(context, width)})
+        self.embeddings = nn.ModuleDict(
+            {
+                "token_embedding": nn.Embedding(vocab_size, width),
+                "position_embedding": nn.Embedding(context, width),
+            }
+        )
         self.encoder = Encoder(width, layers, heads, mlp_ratio * width, act, causal)
         self.final_layer_norm = nn.LayerNorm(width)
         self.text_projection = nn.Linear(width, project_dim, bias=False) if project_dim else None
-        nn.init.normal_(self.embeddings["token_embedding"].weight, std=.02)
-        nn.init.normal_(self.embeddings["position_embedding"].weight, std=.01)
+        nn.init.normal_(self.embeddings["token_embedding"].weight, std=0.02)
+        nn.init.normal_(self.embeddings["position_embedding"].weight, std=0.01)
         if project_dim:
-            nn.init.normal_(self.text_projection.weight, std=width ** -.5)
+            nn.init.normal_(self.text_projection.weight, std=width**-0.5)
 
     def token_embeds(self, ids: Tensor) -> Tensor:
-        """The vectors of the tokens (b n) -> (b n d), before positions: change some and pass them as `embeds`."""
+        """The vectors of the tokens (b n) -> (b n d), before positions: change some and pass them
+        as `embeds`.
+        """
         return self.embeddings["token_embedding"](ids)
 
-    def forward(self, ids: Tensor | None, *, embeds: Tensor | None = None, layer: int = -1) -> Tensor:
-        """States (b n d) after the final norm, of `ids` (b n) or of token vectors `embeds` (b n d) in their place.
+    def forward(
+        self, ids: Tensor | None, *, embeds: Tensor | None = None, layer: int = -1
+    ) -> Tensor:
+        """States (b n d) after the final norm, of `ids` (b n) or of token vectors `embeds` (b n d)
+        in their place.
 
-        `layer=-2` leaves out the last block (its norm stays). n may be shorter than the context: the mask is causal.
+        `layer=-2` leaves out the last block (its norm stays). n may be shorter than the context:
+        the mask is causal.
         """
         x = self.token_embeds(ids) if embeds is None else embeds  # b n d
         if x.dim() != 3 or x.shape[1] > self.context or x.shape[2] != self.width:
-            raise ValueError(f"token vectors are {tuple(x.shape)}; expected (b, n <= {self.context}, {self.width})")
-        x = x + self.embeddings["position_embedding"].weight[:x.shape[1]]
+            raise ValueError(
+                f"token vectors are {tuple(x.shape)}; expected (b, n <= {self.context}, "
+                f"{self.width})"
+            )
+        x = x + self.embeddings["position_embedding"].weight[: x.shape[1]]
         return self.final_layer_norm(self.encoder(x, layer))
 
     def pooled(self, hidden: Tensor, ids: Tensor) -> Tensor:
         """The state at the first end token (b d), projected if the tower has a projection (b e).
 
-        First `eos_id`, not the largest id: new words of textual inversion have larger ids than the end token.
+        First `eos_id`, not the largest id: new words of textual inversion have larger ids than the
+        end token.
         """
         is_end = ids == self.eos_id  # b n
         if not is_end.any(dim=1).all():
-            raise ValueError(f"a row of ids has no end token {self.eos_id}; were the prompts framed by this tokenizer?")
+            raise ValueError(
+                f"a row of ids has no end token {self.eos_id}; were the prompts framed by "
+                "this tokenizer?"
+            )
         row = hidden[torch.arange(len(ids), device=ids.device), is_end.int().argmax(dim=1)]  # b d
         return row if self.text_projection is None else self.text_projection(row)

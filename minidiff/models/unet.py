@@ -1,15 +1,19 @@
 """The one UNet: Stable Diffusion's, the 2020 DDPM's and the tiny ones, by arguments (card B22).
 
-(Ronneberger et al. 2015, 1505.04597; Ho, Jain, Abbeel 2020, 2006.11239; Rombach et al. 2022, 2112.10752.)
+(Ronneberger et al. 2015, 1505.04597; Ho, Jain, Abbeel 2020, 2006.11239; Rombach et al. 2022,
+2112.10752.)
 
     h, skips = encode(x, t, cond);   out = decode(mid(h), skips)
 
-Levels halve the resolution; each holds ResBlocks, after which an attention block may follow: "cross" (self- and
-cross-attention transformer), "self" (plain attention over pixels) or None. Module names are the diffusers names, so the
-folder layout of public checkpoints loads with an identity map. Taps: `skip.i`, `h` (the bottleneck), `level.i` (the end of
-a level on the way down: what is added there is in its skip and flows on), the taps inside ResBlocks and attention. What a
-paper adds at a block (ControlNet residuals, T2I-Adapter features, FreeU scales) goes through those taps.
+Levels halve the resolution; each holds ResBlocks, after which an attention block may follow:
+"cross" (self- and cross-attention transformer), "self" (plain attention over pixels) or None.
+Module names are the diffusers names, so the folder layout of public checkpoints loads with an
+identity map. Taps: `skip.i`, `h` (the bottleneck), `level.i` (the end of a level on the way down:
+what is added there is in its skip and flows on), the taps inside ResBlocks and attention. What a
+paper adds at a block (ControlNet residuals, T2I-Adapter features, FreeU scales) goes through those
+taps.
 """
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,13 +27,21 @@ from minidiff.models.blocks import Downsample, ResBlock, TimeEmbedding, Upsample
 class Level(nn.Module):
     """ResBlocks of one resolution with their attention, then maybe a change of resolution."""
 
-    def __init__(self, resnets: list[ResBlock], attentions: list[nn.Module], change: Downsample | Upsample | None):
+    def __init__(
+        self,
+        resnets: list[ResBlock],
+        attentions: list[nn.Module],
+        change: Downsample | Upsample | None,
+    ):
         super().__init__()
         self.resnets = nn.ModuleList(resnets)
         if attentions:
             self.attentions = nn.ModuleList(attentions)
         if change is not None:
-            self.add_module("downsamplers" if isinstance(change, Downsample) else "upsamplers", nn.ModuleList([change]))
+            self.add_module(
+                "downsamplers" if isinstance(change, Downsample) else "upsamplers",
+                nn.ModuleList([change]),
+            )
 
     def run(self, i: int, h: Tensor, temb: Tensor, cond: Cond) -> Tensor:
         """ResBlock i and its attention."""
@@ -40,24 +52,47 @@ class Level(nn.Module):
 class UNet(nn.Module):
     """Noisy picture or latent (b c h w), network time (b,), Cond -> raw output (b out h w).
 
-    in_channels   5, 7, 8, 9 for conditional variants: `cond.image` is concatenated to x (depth, inpainting, ...)
+    in_channels   5, 7, 8, 9 for conditional variants: `cond.image` is concatenated to x (depth,
+                  inpainting, ...)
     channels      width of each level; layers: ResBlocks a level (one more on the way up)
-    attention     kind per level; mid: kind at the bottleneck; heads: number of heads (one, or one per level)
+    attention     kind per level; mid: kind at the bottleneck; heads: number of heads (one, or one
+                  per level)
     context       width of `cond.text`; classes: number of class labels (index `classes` = none)
-    linear        SD 2's linear projections; groups, eps of GroupNorm; cos_first, shift of the time embedding
+    linear        SD 2's linear projections; groups, eps of GroupNorm; cos_first, shift of the time
+                  embedding
     pad           1: symmetric downsampling (SD), 0: zeros at the end (DDPM)
     """
 
-    def __init__(self, in_channels: int = 4, out_channels: int = 4, channels: tuple[int, ...] = (320, 640, 1280, 1280),
-                 layers: int = 2, attention: tuple[str | None, ...] = ("cross", "cross", "cross", None),
-                 mid: str | None = "cross", heads: int | tuple[int, ...] = 8, context: int | None = 768,
-                 classes: int | None = None, linear: bool = False, groups: int = 32, eps: float = 1e-5,
-                 dropout: float = 0., cos_first: bool = True, shift: float = 0, pad: int = 1):
+    def __init__(
+        self,
+        in_channels: int = 4,
+        out_channels: int = 4,
+        channels: tuple[int, ...] = (320, 640, 1280, 1280),
+        layers: int = 2,
+        attention: tuple[str | None, ...] = ("cross", "cross", "cross", None),
+        mid: str | None = "cross",
+        heads: int | tuple[int, ...] = 8,
+        context: int | None = 768,
+        classes: int | None = None,
+        linear: bool = False,
+        groups: int = 32,
+        eps: float = 1e-5,
+        dropout: float = 0.0,
+        cos_first: bool = True,
+        shift: float = 0,
+        pad: int = 1,
+    ):
         super().__init__()
         n, c0, ct = len(channels), channels[0], 4 * channels[0]
         if len(attention) != n:
             raise ValueError(f"{n} levels of channels but {len(attention)} attention kinds")
-        self.c0, self.cos_first, self.shift, self.in_channels, self.classes = c0, cos_first, shift, in_channels, classes
+        self.c0, self.cos_first, self.shift, self.in_channels, self.classes = (
+            c0,
+            cos_first,
+            shift,
+            in_channels,
+            classes,
+        )
         heads = (heads,) * n if isinstance(heads, int) else heads
 
         def attend(kind: str | None, c: int, level: int) -> list[nn.Module]:
@@ -76,10 +111,14 @@ class UNet(nn.Module):
         for i, w in enumerate(channels):
             resnets = [res(c if j == 0 else w, w) for j in range(layers)]
             down, c = (Downsample(w, pad) if i < n - 1 else None), w
-            self.down_blocks.append(Level(resnets, [a for _ in resnets for a in attend(attention[i], w, i)], down))
+            self.down_blocks.append(
+                Level(resnets, [a for _ in resnets for a in attend(attention[i], w, i)], down)
+            )
             widths += [w] * (layers + (down is not None))
         self.mid_block = Level([res(c, c), res(c, c)], attend(mid, c, n - 1), None)
-        self.level, self.skip = (nn.ModuleList([Tap() for _ in each]) for each in (channels, widths))
+        self.level, self.skip = (
+            nn.ModuleList([Tap() for _ in each]) for each in (channels, widths)
+        )
         self.h = Tap()
         self.up_blocks = nn.ModuleList()
         for i, w in reversed(list(enumerate(channels))):
@@ -88,20 +127,32 @@ class UNet(nn.Module):
                 resnets.append(res(c + widths.pop(), w))
                 c = w
             up = Upsample(w) if i > 0 else None
-            self.up_blocks.append(Level(resnets, [a for _ in resnets for a in attend(attention[i], w, i)], up))
-        self.conv_norm_out, self.conv_out = nn.GroupNorm(groups, c0, eps=eps), nn.Conv2d(c0, out_channels, 3, padding=1)
+            self.up_blocks.append(
+                Level(resnets, [a for _ in resnets for a in attend(attention[i], w, i)], up)
+            )
+        self.conv_norm_out, self.conv_out = (
+            nn.GroupNorm(groups, c0, eps=eps),
+            nn.Conv2d(c0, out_channels, 3, padding=1),
+        )
 
     def embed_time(self, t: Tensor, cond: Cond, dtype: torch.dtype) -> Tensor:
         """(b, 4 c0): time, plus the class if the model has classes."""
-        temb = self.time_embedding(timestep_embedding(t, self.c0, self.cos_first, self.shift).to(dtype))
+        temb = self.time_embedding(
+            timestep_embedding(t, self.c0, self.cos_first, self.shift).to(dtype)
+        )
         if self.classes:
             if cond is None or cond.label is None:
-                raise ValueError(f"this model is class-conditional: cond.label (b,) in 0..{self.classes} is missing")
+                raise ValueError(
+                    f"this model is class-conditional: cond.label (b,) in 0..{self.classes} "
+                    "is missing"
+                )
             temb = temb + self.class_embedding(cond.label)
         return temb
 
     def encode(self, x: Tensor, temb: Tensor, cond: Cond) -> tuple[Tensor, list[Tensor]]:
-        """Down path: deepest features (b c h w) before the middle block, and the skips in the order they were made."""
+        """Down path: deepest features (b c h w) before the middle block, and the skips in the order
+        they were made.
+        """
         return self.down(self.conv_in(x), temb, cond)
 
     def down(self, h: Tensor, temb: Tensor, cond: Cond) -> tuple[Tensor, list[Tensor]]:
@@ -125,11 +176,13 @@ class UNet(nn.Module):
         return self.h(self.mid_block.resnets[1](h, temb))
 
     def decode(self, h: Tensor, skips: list[Tensor], temb: Tensor, cond: Cond) -> Tensor:
-        """Up path from the bottleneck to the output; each ResBlock takes one skip, last made first."""
+        """Up path from the bottleneck to the output; each ResBlock takes one skip, last made
+        first.
+        """
         stack = [tap(s) for tap, s in zip(self.skip, skips)]
         for level in self.up_blocks:
             for i in range(len(level.resnets)):
-                h = level.run(i, torch.cat([h, stack.pop()], dim=1), temb, cond)                # b c+skip h w
+                h = level.run(i, torch.cat([h, stack.pop()], dim=1), temb, cond)  # b c+skip h w
             for up in getattr(level, "upsamplers", ()):
                 h = up(h, stack[-1].shape[-2:])
         return self.conv_out(F.silu(self.conv_norm_out(h)))
@@ -138,7 +191,10 @@ class UNet(nn.Module):
         cond = Cond() if cond is None else cond
         x = x if cond.image is None else torch.cat([x, cond.image], dim=1)
         if x.shape[1] != self.in_channels:
-            raise ValueError(f"input has {x.shape[1]} channels (with cond.image), the network takes {self.in_channels}")
+            raise ValueError(
+                f"input has {x.shape[1]} channels (with cond.image), the network takes "
+                f"{self.in_channels}"
+            )
         temb = self.embed_time(t, cond, x.dtype)
         h, skips = self.encode(x, temb, cond)
         return self.decode(self.middle(h, temb, cond), skips, temb, cond)

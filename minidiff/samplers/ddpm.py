@@ -1,20 +1,25 @@
 """DDPM: ancestral sampling, the original way down.
 
-Denoising Diffusion Probabilistic Models, Jonathan Ho, Ajay Jain, Pieter Abbeel, 2020, arXiv 2006.11239; strided
-("respaced") chains from Improved DDPM, Alex Nichol, Prafulla Dhariwal, 2021, arXiv 2102.09672.
+Denoising Diffusion Probabilistic Models, Jonathan Ho, Ajay Jain, Pieter Abbeel, 2020, arXiv
+2006.11239; strided ("respaced") chains from Improved DDPM, Alex Nichol, Prafulla Dhariwal, 2021,
+arXiv 2102.09672.
 
-Given both x_t and x0, the previous state is a known Gaussian. The network supplies a guess of x0, and the state is
-drawn from that Gaussian with the guess put in; a chain of n steps uses the same formula with the strides' own betas.
+Given both x_t and x0, the previous state is a known Gaussian. The network supplies a guess of x0,
+and the state is drawn from that Gaussian with the guess put in; a chain of n steps uses the same
+formula with the strides' own betas.
 
-    x_s = mean(x_t, x0_hat) + sqrt(var) z,    no z at the last step        (eq. 7; here core.process.posterior)
+    x_s = mean(x_t, x0_hat) + sqrt(var) z,    no z at the last step        (eq. 7; here
+    core.process.posterior)
 
-Try: 10, 50 and all T steps with either variance; `clip=1` on a pixel model at 10 steps (never on latents, which do not
-live in [-1, 1]).
+Try: 10, 50 and all T steps with either variance; `clip=1` on a pixel model at 10 steps (never on
+latents, which do not live in [-1, 1]).
 
-Weakness: the true variance lies between two extremes, "small" (right if the data were one point) and "large" (right if
-they were unit noise), and at few steps both are wrong: small samples come out too narrow, large ones too wide, and
-many steps are the only cure. Both are offered, and both biases are measured in the test of this file.
+Weakness: the true variance lies between two extremes, "small" (right if the data were one point)
+and "large" (right if they were unit noise), and at few steps both are wrong: small samples come out
+too narrow, large ones too wide, and many steps are the only cure. Both are offered, and both biases
+are measured in the test of this file.
 """
+
 import torch
 from torch import Tensor
 
@@ -25,14 +30,25 @@ from minidiff.core.schedule import Schedule
 
 
 @torch.no_grad()
-def ddpm(denoise: Denoise, sch: Schedule, x: Tensor, cond: Cond | None = None, *, steps: int = 50,
-         variance: str = "small", clip: float | None = None, seed: int = 0, spacing: str = "trailing",
-         start: int | None = None, progress: bool = False) -> Tensor:
+def ddpm(
+    denoise: Denoise,
+    sch: Schedule,
+    x: Tensor,
+    cond: Cond | None = None,
+    *,
+    steps: int = 50,
+    variance: str = "small",
+    clip: float | None = None,
+    seed: int = 0,
+    spacing: str = "trailing",
+    start: int | None = None,
+    progress: bool = False,
+) -> Tensor:
     """Denoise x (b ..), a state at time `start` (default T), to a clean x0 of the same shape.
 
-    variance "small" or "large"; clip=c clamps every guess of x0 to [-c, c]; noise from `seed`. Even strides by default:
-    the short last step of "linspace" could not take away what "large" adds just before it. Raises ValueError for an
-    unknown variance or spacing, or steps or start out of range.
+    variance "small" or "large"; clip=c clamps every guess of x0 to [-c, c]; noise from `seed`. Even
+    strides by default: the short last step of "linspace" could not take away what "large" adds just
+    before it. Raises ValueError for an unknown variance or spacing, or steps or start out of range.
     """
     if variance not in ("small", "large"):
         raise ValueError(f"variance={variance!r} is unknown; choose small or large")

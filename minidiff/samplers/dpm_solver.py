@@ -1,21 +1,25 @@
 """DPM-Solver++(2M): second order, one evaluation a step, and steady under strong guidance.
 
-DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic Models, Cheng Lu, Yuhao Zhou, Fan Bao, Jianfei
-Chen, Chongxuan Li, Jun Zhu, 2022, arXiv 2211.01095.
+DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic Models, Cheng Lu, Yuhao
+Zhou, Fan Bao, Jianfei Chen, Chongxuan Li, Jun Zhu, 2022, arXiv 2211.01095.
 
-Written in the clean picture instead of the noise, and in lambda = log(alpha / sigma) instead of t, the linear half of the
-diffusion equation has an exact solution. Only the guess of x0 is left to approximate; along lambda it is nearly a line,
-and that line is drawn through this guess and the one before.
+Written in the clean picture instead of the noise, and in lambda = log(alpha / sigma) instead of t,
+the linear half of the diffusion equation has an exact solution. Only the guess of x0 is left to
+approximate; along lambda it is nearly a line, and that line is drawn through this guess and the one
+before.
 
     D   = x0_t + (x0_t - x0_before) h / (2 h_before),    h = lambda_s - lambda_t
-    x_s = sigma_s / sigma_t x_t + alpha_s (1 - e^-h) D                                           (Algorithm 2)
+    x_s = sigma_s / sigma_t x_t + alpha_s (1 - e^-h) D
+    (Algorithm 2)
 
 Try: 10 steps beside 50 of `ddim`; guidance scale 10 beside `plms`; `spacing="trailing"` at 5 steps.
 
-Weakness: the first step has no guess before, and the last, to sigma = 0, is infinitely long in lambda: both are DDIM's.
-So how close to clean the last step begins decides what fine detail is lost. The grid is the caller's; on "linspace" and
-"leading" it is the public one, which leaves out the time next to clean, so that this step is as long as the others.
+Weakness: the first step has no guess before, and the last, to sigma = 0, is infinitely long in
+lambda: both are DDIM's. So how close to clean the last step begins decides what fine detail is
+lost. The grid is the caller's; on "linspace" and "leading" it is the public one, which leaves out
+the time next to clean, so that this step is as long as the others.
 """
+
 import math
 
 import torch
@@ -27,24 +31,38 @@ from minidiff.core.process import eps_to_x0
 from minidiff.core.schedule import Schedule
 
 
-def solver_times(sch: Schedule, steps: int, spacing: str = "linspace", start: int | None = None) -> list[int]:
+def solver_times(
+    sch: Schedule, steps: int, spacing: str = "linspace", start: int | None = None
+) -> list[int]:
     """steps + 1 times from `start` (default T) to 0, as public code lays them for this solver.
 
-    "linspace" and "leading" count steps + 1 points, of which the last is dropped: that one lies next to clean, where a
-    second-order step would divide by a lambda about to be infinite. "trailing" keeps away from it by itself.
+    "linspace" and "leading" count steps + 1 points, of which the last is dropped: that one lies
+    next to clean, where a second-order step would divide by a lambda about to be infinite.
+    "trailing" keeps away from it by itself.
     """
     ts = sch.timesteps(steps, start, spacing)
-    if spacing == "trailing" or steps == (start or sch.T):  # every time visited: nothing can be dropped
+    # every time visited: nothing can be dropped
+    if spacing == "trailing" or steps == (start or sch.T):
         return ts
     return sch.timesteps(steps + 1, start, spacing)[:-2] + [0]
 
 
 @torch.no_grad()
-def dpm_solver(denoise: Denoise, sch: Schedule, x: Tensor, cond: Cond | None = None, *, steps: int = 20,
-               spacing: str = "linspace", start: int | None = None, progress: bool = False) -> Tensor:
+def dpm_solver(
+    denoise: Denoise,
+    sch: Schedule,
+    x: Tensor,
+    cond: Cond | None = None,
+    *,
+    steps: int = 20,
+    spacing: str = "linspace",
+    start: int | None = None,
+    progress: bool = False,
+) -> Tensor:
     """Denoise x (b ..), a state at time `start` (default T), to a clean x0 of the same shape.
 
-    `steps`, `spacing` and `start` as in `solver_times`. Raises ValueError for any of them out of range.
+    `steps`, `spacing` and `start` as in `solver_times`. Raises ValueError for any of them out of
+    range.
     """
     before = h_before = None
     for t, s in moves(solver_times(sch, steps, spacing, start), progress):
@@ -52,7 +70,8 @@ def dpm_solver(denoise: Denoise, sch: Schedule, x: Tensor, cond: Cond | None = N
         x0 = eps_to_x0(sch, x, denoise(x, t, cond), t)
         h = math.log(a_s / sig_s) - math.log(a_t / sig_t) if s > 0 else math.inf
         line = before is not None and s > 0
-        D = x0 + (x0 - before) * (h / (2 * h_before)) if line else x0  # DPM-Solver++ Algorithm 2, line 8
+        # DPM-Solver++ Algorithm 2, line 8
+        D = x0 + (x0 - before) * (h / (2 * h_before)) if line else x0
         x = sig_s / sig_t * x - a_s * math.expm1(-h) * D
         before, h_before = x0, h
     return x

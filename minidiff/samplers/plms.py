@@ -1,26 +1,34 @@
 """PLMS: four evaluations' worth of accuracy for the price of one, by remembering the last three.
 
-Pseudo Numerical Methods for Diffusion Models on Manifolds, Luping Liu, Yi Ren, Zhijie Lin, Zhou Zhao, 2022, arXiv
-2202.09778 (PNDM). Without its Runge-Kutta warm-up this is the sampler Stable Diffusion was released with.
+Pseudo Numerical Methods for Diffusion Models on Manifolds, Luping Liu, Yi Ren, Zhijie Lin, Zhou
+Zhao, 2022, arXiv 2202.09778 (PNDM). Without its Runge-Kutta warm-up this is the sampler Stable
+Diffusion was released with.
 
-DDIM moves along the noise at the start of a step, as if it stayed the same. Over the step it changes, smoothly, and a
-multistep method continues its course from the last four values; DDIM's own formula then makes the move, so that a
-single step with the true noise is still exact (that is the "pseudo").
+DDIM moves along the noise at the start of a step, as if it stayed the same. Over the step it
+changes, smoothly, and a multistep method continues its course from the last four values; DDIM's own
+formula then makes the move, so that a single step with the true noise is still exact (that is the
+"pseudo").
 
-    e' = (55 e_t - 59 e_t+1 + 37 e_t+2 - 9 e_t+3) / 24,    x_s = ddim_step(x_t, e', t, s)          (eq. 12)
+    e' = (55 e_t - 59 e_t+1 + 37 e_t+2 - 9 e_t+3) / 24,    x_s = ddim_step(x_t, e', t, s)
+    (eq. 12)
 
-Try: steps 10, 20, 50 beside `ddim` at one seed; `extrapolate="v"` on an eps-model (the order falls back to 1).
+Try: steps 10, 20, 50 beside `ddim` at one seed; `extrapolate="v"` on an eps-model (the order falls
+back to 1).
 
-Weakness: the weights belong to even strides and to an e that is smooth in t; under sigma ~ sqrt(t), as linear betas make
-it near clean, the last steps are of order 1, with a small error. The warm-up has fewer values to go by: its first step
-costs one evaluation more (a trial move, then the move along the mean of both ends), and of 5 steps it is most. Weights as
-large as 59 / 24 amplify what strong guidance does to the noise; `dpm_solver` serves better there. And a continued e is
-not the noise of this very state: that costs 1 / alpha, too much where alpha is almost 0, so such a start is refused.
+Weakness: the weights belong to even strides and to an e that is smooth in t; under sigma ~ sqrt(t),
+as linear betas make it near clean, the last steps are of order 1, with a small error. The warm-up
+has fewer values to go by: its first step costs one evaluation more (a trial move, then the move
+along the mean of both ends), and of 5 steps it is most. Weights as large as 59 / 24 amplify what
+strong guidance does to the noise; `dpm_solver` serves better there. And a continued e is not the
+noise of this very state: that costs 1 / alpha, too much where alpha is almost 0, so such a start is
+refused.
 
-`fixed` and `extrapolate` are for comparison with public code. `fixed` is explained in `samplers/ddim.py`. For a v-model
-that code extrapolates v, and turns the result into noise with the state at the start of the step, which stands still
-while v moves: so it is of order 1 and behind DDIM (measured in the test of this file).
+`fixed` and `extrapolate` are for comparison with public code. `fixed` is explained in
+`samplers/ddim.py`. For a v-model that code extrapolates v, and turns the result into noise with the
+state at the start of the step, which stands still while v moves: so it is of order 1 and behind
+DDIM (measured in the test of this file).
 """
+
 import torch
 from torch import Tensor
 
@@ -29,37 +37,64 @@ from minidiff.core.denoise import Denoise, moves
 from minidiff.core.process import ddim_step, eps_to_x0, target, to_eps
 from minidiff.core.schedule import Schedule
 
-WEIGHTS = ((1,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))  # newest first
+# newest first
+WEIGHTS = (
+    (1,),
+    (3 / 2, -1 / 2),
+    (23 / 12, -16 / 12, 5 / 12),
+    (55 / 24, -59 / 24, 37 / 24, -9 / 24),
+)
 
 
 @torch.no_grad()
-def plms(denoise: Denoise, sch: Schedule, x: Tensor, cond: Cond | None = None, *, steps: int = 50,
-         spacing: str = "leading", start: int | None = None, end: int = 0, fixed: bool = False,
-         extrapolate: str = "eps", progress: bool = False) -> Tensor:
-    """Denoise x (b ..), a state at time `start` (default T), to a clean x0 of the same shape, in steps + 1 evaluations.
+def plms(
+    denoise: Denoise,
+    sch: Schedule,
+    x: Tensor,
+    cond: Cond | None = None,
+    *,
+    steps: int = 50,
+    spacing: str = "leading",
+    start: int | None = None,
+    end: int = 0,
+    fixed: bool = False,
+    extrapolate: str = "eps",
+    progress: bool = False,
+) -> Tensor:
+    """Denoise x (b ..), a state at time `start` (default T), to a clean x0 of the same shape, in
+    steps + 1 evaluations.
 
-    `steps`, `spacing`, `start` and `end` as in `Schedule.timesteps`; `fixed`: every move is start // steps long;
-    `extrapolate`: the quantity whose course is continued, one of `PREDICTIONS`. Raises ValueError for what is out of
-    range.
+    `steps`, `spacing`, `start` and `end` as in `Schedule.timesteps`; `fixed`: every move is start
+    // steps long; `extrapolate`: the quantity whose course is continued, one of `PREDICTIONS`.
+    Raises ValueError for what is out of range.
     """
-    ts, stride, old = sch.timesteps(steps, start, spacing, end), (start or sch.T) // max(steps, 1), []
-    if extrapolate == "eps" and sch.at(ts[0])[0] < .005:
-        raise ValueError(f"plms divides by alpha, {sch.at(ts[0])[0]:.1g} at time {ts[0]} of schedule {sch.name!r}; use "
-                         'ddim or dpm++, or spacing="leading", which starts later')
+    ts, stride, old = (
+        sch.timesteps(steps, start, spacing, end),
+        (start or sch.T) // max(steps, 1),
+        [],
+    )
+    if extrapolate == "eps" and sch.at(ts[0])[0] < 0.005:
+        raise ValueError(
+            f"plms divides by alpha, {sch.at(ts[0])[0]:.1g} at time {ts[0]} of schedule "
+            f"{sch.name!r}; use "
+            'ddim or dpm++, or spacing="leading", which starts later'
+        )
 
     def look(x, t):  # what the network says, as the quantity that is extrapolated
         eps = denoise(x, t, cond)
         return target(sch, eps_to_x0(sch, x, eps, t), eps, t, extrapolate)
 
     def move(x, out, t, s):
-        return ddim_step(sch, x, to_eps(sch, x, out, t, extrapolate), t, s)  # PNDM eq. 11, which is DDIM's move
+        # PNDM eq. 11, which is DDIM's move
+        return ddim_step(sch, x, to_eps(sch, x, out, t, extrapolate), t, s)
 
     for k, (t, s) in enumerate(moves(ts, progress)):
         s = max(t - stride, end) if fixed else s
         old = [look(x, t), *old[:3]]
         if k == 0 and steps > 1:
             trial, u = move(x, old[0], t, s), ts[1]
-            x = move(x, (old[0] + look(trial, u)) / 2, u + t - s, u)  # from t to s; from a little later if `fixed`
+            # from t to s; from a little later if `fixed`
+            x = move(x, (old[0] + look(trial, u)) / 2, u + t - s, u)
         else:
             x = move(x, sum(w * v for w, v in zip(WEIGHTS[len(old) - 1], old)), t, s)  # PNDM eq. 12
     return x

@@ -1,17 +1,19 @@
 """Tune some of a network's weights for one picture, and have the network back afterwards.
 
-Imagic (arXiv 2210.09276), UniTune (2210.09477), pivotal tuning (2106.05744) and DiffusionCLIP (2110.02711) all change a few
-weights for a while. Here a pattern says which, nothing else gets a gradient, and when the block is left, by whatever door,
-every weight is what it was.
+Imagic (arXiv 2210.09276), UniTune (2210.09477), pivotal tuning (2106.05744) and DiffusionCLIP
+(2110.02711) all change a few weights for a while. Here a pattern says which, nothing else gets a
+gradient, and when the block is left, by whatever door, every weight is what it was.
 
     with tuned(pipe.net, r"attn2\\.to_[kv]") as weights:
         optimizer = torch.optim.Adam(weights, lr=1e-3)
         ...
 
-`fit_picture` is what most of them do in the block: teach the network to denoise one picture. A single picture gives a noisy
-gradient, since the loss differs much more between times than between pictures; so each update sees a batch of times, one in
-each of as many equal bands, and the same seed gives the same times and noises to whatever is fitted next.
+`fit_picture` is what most of them do in the block: teach the network to denoise one picture. A
+single picture gives a noisy gradient, since the loss differs much more between times than between
+pictures; so each update sees a batch of times, one in each of as many equal bands, and the same
+seed gives the same times and noises to whatever is fitted next.
 """
+
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,12 +25,13 @@ from minidiff.core.denoise import moves, noises
 from minidiff.core.pipe import Pipe
 from minidiff.train.latent_diffusion import diffusion_loss
 
-READS_TEXT = r"attn2\.to_[kv]"                                            # the few weights that read the text, UNet and DiT
+READS_TEXT = r"attn2\.to_[kv]"  # the few weights that read the text, UNet and DiT
 
 
 @contextmanager
 def tuned(net: nn.Module, pattern: str = "") -> Iterator[list[nn.Parameter]]:
-    """The parameters whose names match the regular expression, with gradients on; put back at the end of the block.
+    """The parameters whose names match the regular expression, with gradients on; put back at the
+    end of the block.
 
     KeyError if none matches.
     """
@@ -52,20 +55,36 @@ def tuned(net: nn.Module, pattern: str = "") -> Iterator[list[nn.Parameter]]:
 
 
 def picture_batch(pipe: Pipe, z: Tensor, noise: Tensor, g: torch.Generator) -> dict[str, Tensor]:
-    """Training rows of one picture's latent z (1 c h w), one for each noise (b c h w), times spread evenly over 1..T."""
-    u = (torch.arange(len(noise)) + torch.rand(len(noise), generator=g)) / len(noise)                    # b, one a band
+    """Training rows of one picture's latent z (1 c h w), one for each noise (b c h w), times spread
+    evenly over 1..T.
+    """
+    # b, one a band
+    u = (torch.arange(len(noise)) + torch.rand(len(noise), generator=g)) / len(noise)
     t = (u * pipe.schedule.T).ceil().long().clamp(1).to(z.device)
     return {"x0": z.expand_as(noise), "eps": noise, "t": t}
 
 
-def fit_picture(pipe: Pipe, z: Tensor, text: Tensor, params: list[Tensor], *, updates: int, lr: float, batch: int = 8,
-                seed: int = 0, progress: bool = False) -> list[float]:
-    """Adam on `params` so that the network denoises latent z (1 c h w) when told `text` (1 n d); the loss of each update.
+def fit_picture(
+    pipe: Pipe,
+    z: Tensor,
+    text: Tensor,
+    params: list[Tensor],
+    *,
+    updates: int,
+    lr: float,
+    batch: int = 8,
+    seed: int = 0,
+    progress: bool = False,
+) -> list[float]:
+    """Adam on `params` so that the network denoises latent z (1 c h w) when told `text` (1 n d);
+    the loss of each update.
 
     `params` are weights of the network, or `text` itself. Updates 0 changes nothing.
     """
     if updates < 0:
-        raise ValueError(f"{updates} updates: expected 0 (nothing is tuned) or more; around 50 are usual here")
+        raise ValueError(
+            f"{updates} updates: expected 0 (nothing is tuned) or more; around 50 are usual here"
+        )
     optimizer, losses = torch.optim.Adam(params, lr=lr), []
     g, stream = torch.Generator().manual_seed(seed), noises(z.expand(batch, -1, -1, -1), seed)
     for _ in moves(list(range(updates + 1)), progress):

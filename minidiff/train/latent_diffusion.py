@@ -2,13 +2,16 @@
 
     x_t = alpha_t x0 + sigma_t eps,    loss = |out(x_t, t, text) - target|^2
 
-on latents encoded once by the frozen autoencoder, with captions drawn anew each time (a third of them short) and dropped
-in a tenth of the rows, so that one network also learns the unconditional noise that guidance needs. Times are drawn as
-sigmoid(N(.7, 1)): the noisier half decides what is in the picture. Try: `prediction="eps"`; a uniform t; AdamW.
+on latents encoded once by the frozen autoencoder, with captions drawn anew each time (a third of
+them short) and dropped in a tenth of the rows, so that one network also learns the unconditional
+noise that guidance needs. Times are drawn as sigmoid(N(.7, 1)): the noisier half decides what is in
+the picture. Try: `prediction="eps"`; a uniform t; AdamW.
 
-What tells early whether it learns: `shape_gain`, how much worse the noise is predicted when the caption names a wrong
-shape (and `binding_gain`, when it names the right ones in the wrong places). They move long before any sample looks right.
+What tells early whether it learns: `shape_gain`, how much worse the noise is predicted when the
+caption names a wrong shape (and `binding_gain`, when it names the right ones in the wrong places).
+They move long before any sample looks right.
 """
+
 import os
 from pathlib import Path
 
@@ -22,36 +25,50 @@ from minidiff.core.schedule import Schedule
 from minidiff.data import shapes
 
 
-def draw_times(rng: np.random.Generator, n: int, T: int, mean: float = .7, std: float = 1.) -> Tensor:
+def draw_times(
+    rng: np.random.Generator, n: int, T: int, mean: float = 0.7, std: float = 1.0
+) -> Tensor:
     """Schedule indices 1..T (n,), T * sigmoid(N(mean, std)) rounded up."""
     u = 1 / (1 + np.exp(-rng.normal(mean, std, n)))
     return torch.from_numpy(np.clip(np.ceil(T * u), 1, T).astype(np.int64))
 
 
-def diffusion_loss(net: nn.Module, batch: dict[str, Tensor], sch: Schedule, prediction: str) -> Tensor:
-    """Mean squared error on the target. batch: x0, eps (b c h w), t (b,) in 1..T, and text (b n d) or label (b,)."""
+def diffusion_loss(
+    net: nn.Module, batch: dict[str, Tensor], sch: Schedule, prediction: str
+) -> Tensor:
+    """Mean squared error on the target. batch: x0, eps (b c h w), t (b,) in 1..T, and text (b n d)
+    or label (b,).
+    """
     x0, eps, t = batch["x0"], batch["eps"], batch["t"]
-    out = net(q_sample(sch, x0, t, eps), t - 1, Cond(text=batch.get("text"), label=batch.get("label")))
-    return (out[:, :x0.shape[1]] - target(sch, x0, eps, t, prediction)).pow(2).mean()
+    out = net(
+        q_sample(sch, x0, t, eps), t - 1, Cond(text=batch.get("text"), label=batch.get("label"))
+    )
+    return (out[:, : x0.shape[1]] - target(sch, x0, eps, t, prediction)).pow(2).mean()
 
 
 @torch.no_grad()
-def encoded_scenes(vae, n: int, seed: int, path: Path | None = None,
-                   pairs: float = .3) -> tuple[list[shapes.Scene], Tensor]:
-    """n training scenes, a share `pairs` of them with two objects, and their latents (fp16, n c h w); kept at `path`,
-    since encoding takes minutes on a laptop."""
+def encoded_scenes(
+    vae, n: int, seed: int, path: Path | None = None, pairs: float = 0.3
+) -> tuple[list[shapes.Scene], Tensor]:
+    """n training scenes, a share `pairs` of them with two objects, and their latents (fp16, n c h
+    w); kept at `path`, since encoding takes minutes on a laptop.
+    """
     rng = np.random.default_rng(seed)
     scenes = [shapes.scene(rng, split="train", pairs=pairs) for _ in range(n)]
     device = next(vae.parameters()).device
 
     def encode(some: list[shapes.Scene]) -> Tensor:
         return vae.to_latent(shapes.render(some).to(device)).half().cpu()
+
     if path is not None and path.exists():
         z = torch.load(path, weights_only=True)
-        if len(z) != n or (z[:8] - encode(scenes[:8])).abs().max() > .1:
-            raise ValueError(f"{path} holds latents of other scenes or of another autoencoder; delete it to encode anew")
+        if len(z) != n or (z[:8] - encode(scenes[:8])).abs().max() > 0.1:
+            raise ValueError(
+                f"{path} holds latents of other scenes or of another autoencoder; delete it "
+                "to encode anew"
+            )
         return scenes, z
-    z = torch.cat([encode(scenes[i:i + 64]) for i in range(0, n, 64)])
+    z = torch.cat([encode(scenes[i : i + 64]) for i in range(0, n, 64)])
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(z, path.with_suffix(".part"))
@@ -59,12 +76,21 @@ def encoded_scenes(vae, n: int, seed: int, path: Path | None = None,
     return scenes, z
 
 
-def latent_batches(scenes, z: Tensor, text, tokenizer, size: int, seed: int, T: int, drop: float = .1,
-                   pairs: tuple[int, float] | None = None):
+def latent_batches(
+    scenes,
+    z: Tensor,
+    text,
+    tokenizer,
+    size: int,
+    seed: int,
+    T: int,
+    drop: float = 0.1,
+    pairs: tuple[int, float] | None = None,
+):
     """batch(step) -> x0, text states, t, eps: a function of (seed, step).
 
-    `pairs` (step, share): from that step on, the share of rows with two objects (before: as the scenes come). What
-    belongs to what is learned last, once single objects are right.
+    `pairs` (step, share): from that step on, the share of rows with two objects (before: as the
+    scenes come). What belongs to what is learned last, once single objects are right.
     """
     device = next(text.parameters()).device
     two = np.array([len(s.objects) == 2 for s in scenes])
@@ -75,30 +101,61 @@ def latent_batches(scenes, z: Tensor, text, tokenizer, size: int, seed: int, T: 
         rng = np.random.default_rng([seed, step])
         rows = rng.integers(len(z), size=size)
         if pairs and step >= pairs[0]:
-            rows = np.where(rng.random(size) < pairs[1], *(k[rng.integers(len(k), size=size)] for k in reversed(kinds)))
-        captions = ["" if rng.random() < drop else shapes.random_caption(scenes[i], rng) for i in rows]
-        g = torch.Generator().manual_seed(int(rng.integers(2 ** 62)))
+            rows = np.where(
+                rng.random(size) < pairs[1],
+                *(k[rng.integers(len(k), size=size)] for k in reversed(kinds)),
+            )
+        captions = [
+            "" if rng.random() < drop else shapes.random_caption(scenes[i], rng) for i in rows
+        ]
+        g = torch.Generator().manual_seed(int(rng.integers(2**62)))
         x0 = z[rows].float()
-        return {"x0": x0, "text": text(tokenizer(captions).to(device)), "t": draw_times(rng, size, T),
-                "eps": torch.randn(x0.shape, generator=g)}
+        return {
+            "x0": x0,
+            "text": text(tokenizer(captions).to(device)),
+            "t": draw_times(rng, size, T),
+            "eps": torch.randn(x0.shape, generator=g),
+        }
+
     return batch
 
 
 def shape_gain(pipe, n: int = 32, seed: int = 5, caption=shapes.short_caption) -> float:
-    """Excess error in % of a pipe's network when the shape word is wrong, on held-out scenes with one object. The usual
-    `caption` says nothing of the place, so the network must see in the noise where the object is."""
+    """Excess error in % of a pipe's network when the shape word is wrong, on held-out scenes with
+    one object. The usual `caption` says nothing of the place, so the network must see in the noise
+    where the object is.
+    """
     scenes = _held_out_scenes(n, seed, objects=1)
-    return _excess_error(pipe, scenes, [
-        shapes.edit(s, "shape", shapes.SHAPES[(shapes.SHAPES.index(s.objects[0].shape) + 1 + i % 6) % 7])
-        for i, s in enumerate(scenes)], seed, caption)
+    return _excess_error(
+        pipe,
+        scenes,
+        [
+            shapes.edit(
+                s, "shape", shapes.SHAPES[(shapes.SHAPES.index(s.objects[0].shape) + 1 + i % 6) % 7]
+            )
+            for i, s in enumerate(scenes)
+        ],
+        seed,
+        caption,
+    )
 
 
 def binding_gain(pipe, n: int = 32, seed: int = 5) -> float:
-    """The same when the two shapes of a caption change places: zero for a model that reads captions as bags of words."""
+    """The same when the two shapes of a caption change places: zero for a model that reads captions
+    as bags of words.
+    """
     scenes = _held_out_scenes(n, seed, objects=2)
-    return _excess_error(pipe, scenes, [
-        shapes.edit(shapes.edit(s, "shape", s.objects[1].shape), "shape", s.objects[0].shape, index=1)
-        for s in scenes], seed)
+    return _excess_error(
+        pipe,
+        scenes,
+        [
+            shapes.edit(
+                shapes.edit(s, "shape", s.objects[1].shape), "shape", s.objects[0].shape, index=1
+            )
+            for s in scenes
+        ],
+        seed,
+    )
 
 
 def _held_out_scenes(n: int, seed: int, objects: int) -> list[shapes.Scene]:
@@ -107,26 +164,37 @@ def _held_out_scenes(n: int, seed: int, objects: int) -> list[shapes.Scene]:
 
 
 @torch.no_grad()
-def _excess_error(pipe, scenes: list[shapes.Scene], wrong: list[shapes.Scene], seed: int,
-                  caption=shapes.short_caption) -> float:
-    """How many % worse the network does at logSNR -1.5 when told the captions of the wrong scenes."""
+def _excess_error(
+    pipe,
+    scenes: list[shapes.Scene],
+    wrong: list[shapes.Scene],
+    seed: int,
+    caption=shapes.short_caption,
+) -> float:
+    """How many % worse the network does at logSNR -1.5 when told the captions of the wrong
+    scenes.
+    """
     z, sch = pipe.encode(shapes.render(scenes)), pipe.schedule
     t = torch.full((len(scenes),), int((sch.log_snr + 1.5).abs().argmin()), device=z.device)
     eps = torch.randn(z.shape, generator=torch.Generator().manual_seed(seed)).to(z)
     right, other = (pipe.embed([caption(s) for s in ss]).text for ss in (scenes, wrong))
-    losses = [diffusion_loss(pipe.net, {"x0": z, "t": t, "eps": eps, "text": text}, sch, pipe.prediction)
-              for text in (right, other)]
+    losses = [
+        diffusion_loss(pipe.net, {"x0": z, "t": t, "eps": eps, "text": text}, sch, pipe.prediction)
+        for text in (right, other)
+    ]
     return 100 * (losses[1] / losses[0] - 1).item()
 
 
 @torch.no_grad()
 def standardise_text(text, tokenizer, seed: int = 3, n: int = 512):
-    """Fold mean and deviation of the states into the final norm, dimension by dimension: what all words share carries
-    no information, and large common parts slow the learning of small differences. (CLIP's projection no longer fits.)"""
+    """Fold mean and deviation of the states into the final norm, dimension by dimension: what all
+    words share carries no information, and large common parts slow the learning of small
+    differences. (CLIP's projection no longer fits.)
+    """
     rng = np.random.default_rng(seed)
     captions = [shapes.random_caption(shapes.scene(rng, split="train"), rng) for _ in range(n)]
     ids = tokenizer(captions)
-    h = text(ids)[(ids != tokenizer.pad) & (ids != tokenizer.bos)]                                    # words d
+    h = text(ids)[(ids != tokenizer.pad) & (ids != tokenizer.bos)]  # words d
     m, s = h.mean(0), h.std(0)
     text.final_layer_norm.weight /= s
     text.final_layer_norm.bias.copy_((text.final_layer_norm.bias - m) / s)

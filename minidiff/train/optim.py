@@ -1,39 +1,56 @@
-"""Muon for hidden matrices, AdamW for the rest (Jordan et al. 2024, "Muon"; Loshchilov & Hutter 2017, arXiv 1711.05101).
+"""Muon for hidden matrices, AdamW for the rest (Jordan et al. 2024, "Muon"; Loshchilov & Hutter
+2017, arXiv 1711.05101).
 
-    M <- mu M + G;   U = orthogonalise(G + mu M);   W <- W - lr (.2 sqrt(max(rows, cols)) U + decay W)
+    M <- mu M + G;   U = orthogonalise(G + mu M);   W <- W - lr (.2 sqrt(max(rows, cols)) U + decay
+    W)
 
-Muon replaces the momentum M = A S B^T of a weight matrix by nearly A B^T: every direction moves equally far, so rare but
-useful ones (which shape is it?) are learned as fast as common ones (how noisy is it?). On the toy world this was the
-difference between a model that never learns shapes and one that does. Convolutions count as (out, in*kh*kw) matrices.
-Try changing: `steps` of the iteration, or `sections` to hand everything to AdamW.
+Muon replaces the momentum M = A S B^T of a weight matrix by nearly A B^T: every direction moves
+equally far, so rare but useful ones (which shape is it?) are learned as fast as common ones (how
+noisy is it?). On the toy world this was the difference between a model that never learns shapes and
+one that does. Convolutions count as (out, in*kh*kw) matrices. Try changing: `steps` of the
+iteration, or `sections` to hand everything to AdamW.
 """
+
 from collections import defaultdict
 
 import torch
 from torch import Tensor, nn
 
 FIRST_AND_LAST = ("conv_in.", "conv_out.", "x_embedder.", "final_layer.", "patch_embedding.")
-CONDITIONING = ("time_embedding.", "t_embedder.", "class_embedding.", "y_embedder.", "adaLN_modulation.",
-                "token_embedding.", "position_embedding.", "time_emb_proj.")
+CONDITIONING = (
+    "time_embedding.",
+    "t_embedder.",
+    "class_embedding.",
+    "y_embedder.",
+    "adaLN_modulation.",
+    "token_embedding.",
+    "position_embedding.",
+    "time_emb_proj.",
+)
 
 
 def sections(net: nn.Module) -> dict[str, str]:
     """Which optimiser takes each trainable parameter: {name: "muon" | "adamw"}.
 
-    Muon: weights with two or more axes inside the network. AdamW: embeddings and conditioning layers, first and last
-    layer, norms and biases, and filters of one channel each, which are no matrix from channels to channels.
+    Muon: weights with two or more axes inside the network. AdamW: embeddings and conditioning
+    layers, first and last layer, norms and biases, and filters of one channel each, which are no
+    matrix from channels to channels.
     """
+
     def kind(name: str, p: Tensor) -> str:
         outside = any(s in name + "." for s in FIRST_AND_LAST + CONDITIONING)
         return "adamw" if p.ndim < 2 or (p.ndim == 4 and p.shape[1] == 1) or outside else "muon"
+
     return {n: kind(n, p) for n, p in net.named_parameters() if p.requires_grad}
 
 
 def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
-    """Newton-Schulz iteration: singular values of (..., r, c) matrices pushed to about 1 (quintic of Jordan et al.).
+    """Newton-Schulz iteration: singular values of (..., r, c) matrices pushed to about 1 (quintic
+    of Jordan et al.).
 
-    X <- p(X X^T) X repeated is P X with P a product of polynomials of the first Gram matrix, which all commute. So only
-    (r, r) matrices are iterated and X is touched twice: a third of the cost for a convolution's flat matrices.
+    X <- p(X X^T) X repeated is P X with P a product of polynomials of the first Gram matrix, which
+    all commute. So only (r, r) matrices are iterated and X is touched twice: a third of the cost
+    for a convolution's flat matrices.
     """
     wide = g.shape[-2] <= g.shape[-1]
     x = g.float() if wide else g.float().mT
@@ -48,10 +65,21 @@ def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """`torch.optim.Muon` refuses convolutions; this one flattens them and iterates equal shapes as one batch."""
+    """`torch.optim.Muon` refuses convolutions; this one flattens them and iterates equal shapes as
+    one batch.
+    """
 
-    def __init__(self, params, lr: float = 4e-3, momentum: float = .95, weight_decay: float = 0., steps: int = 5):
-        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay, steps=steps))
+    def __init__(
+        self,
+        params,
+        lr: float = 4e-3,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        steps: int = 5,
+    ):
+        super().__init__(
+            params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay, steps=steps)
+        )
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -61,22 +89,34 @@ class Muon(torch.optim.Optimizer):
                 if p.grad is not None:
                     m = self.state[p].setdefault("momentum", torch.zeros_like(p))
                     m.mul_(mu).add_(p.grad)
-                    shapes[(p.shape[0], p[0].numel())].append((p, p.grad.add(m, alpha=mu)))           # Nesterov
+                    # Nesterov
+                    shapes[(p.shape[0], p[0].numel())].append((p, p.grad.add(m, alpha=mu)))
             for (r, c), items in shapes.items():
-                u = orthogonalise(torch.stack([g.reshape(r, c) for _, g in items]), group["steps"])   # n r c
+                # n r c
+                u = orthogonalise(torch.stack([g.reshape(r, c) for _, g in items]), group["steps"])
                 for (p, _), update in zip(items, u):
                     p.mul_(1 - group["lr"] * group["weight_decay"])
-                    p.add_(update.view_as(p), alpha=-group["lr"] * .2 * max(r, c) ** .5)
+                    p.add_(update.view_as(p), alpha=-group["lr"] * 0.2 * max(r, c) ** 0.5)
 
 
-def optimisers(net: nn.Module, kind: str = "muon", lr: float = 2e-3, muon_lr: float = 4e-3, weight_decay: float = 0.):
+def optimisers(
+    net: nn.Module,
+    kind: str = "muon",
+    lr: float = 2e-3,
+    muon_lr: float = 4e-3,
+    weight_decay: float = 0.0,
+):
     """[AdamW] or [AdamW, Muon] over the trainable parameters of `net`, split by `sections`."""
     if kind not in ("muon", "adamw"):
         raise ValueError(f"optimiser {kind!r}: expected 'muon' or 'adamw'")
     where = sections(net)
-    chosen = {k: [p for n, p in net.named_parameters() if where.get(n) == k] for k in ("adamw", "muon")}
+    chosen = {
+        k: [p for n, p in net.named_parameters() if where.get(n) == k] for k in ("adamw", "muon")
+    }
     if kind == "adamw":
         chosen = {"adamw": [p for p in net.parameters() if p.requires_grad], "muon": []}
-    adamw = torch.optim.AdamW(chosen["adamw"], lr=lr, betas=(.9, .99), weight_decay=weight_decay, foreach=True)
+    adamw = torch.optim.AdamW(
+        chosen["adamw"], lr=lr, betas=(0.9, 0.99), weight_decay=weight_decay, foreach=True
+    )
     muon = [Muon(chosen["muon"], lr=muon_lr, weight_decay=weight_decay)] if chosen["muon"] else []
     return [adamw, *muon]

@@ -2,13 +2,16 @@
 
     our name  --keymaps-->  names in the file  --ops-->  our tensor
 
-Every tensor of ours is filled once, with one of its shape whose numbers are finite. Every tensor of the file is used, or
-dropped for a reason that is told; else the file is refused, for a name that nobody knows belongs to a network that nobody
-knows. All this is settled by headers, before a number is read.
+Every tensor of ours is filled once, with one of its shape whose numbers are finite. Every tensor of
+the file is used, or dropped for a reason that is told; else the file is refused, for a name that
+nobody knows belongs to a network that nobody knows. All this is settled by headers, before a number
+is read.
 
-The network is built on the meta device, without memory, and is given tensors that are mapped from the file. So 4 GB load
-without being copied, and a page comes from the disk when a layer needs it, or, before that, to see that it is finite.
+The network is built on the meta device, without memory, and is given tensors that are mapped from
+the file. So 4 GB load without being copied, and a page comes from the disk when a layer needs it,
+or, before that, to see that it is finite.
 """
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isqrt
@@ -29,15 +32,25 @@ from minidiff.weights.mapped import TensorFile, finite, short
 from minidiff.weights.offload import let_go
 from minidiff.weights.ops import gather
 
-CLASSES = {"unet": UNet, "dit": DiT, "vae": VAE, "text": CLIPText, "controlnet": ControlNet, "t2i": T2IAdapter}
+CLASSES = {
+    "unet": UNet,
+    "dit": DiT,
+    "vae": VAE,
+    "text": CLIPText,
+    "controlnet": ControlNet,
+    "t2i": T2IAdapter,
+}
 PLAIN = "the plain weights, where the running average is taken"
-Rows = dict[str, tuple[Theirs, str]]                      # our name -> (name or names in a file, op)
+Rows = dict[str, tuple[Theirs, str]]  # our name -> (name or names in a file, op)
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """What became of a file's tensors. `used` and `dropped` {name: why} are names in the file, `filled` ours, `part.name`;
-    `unknown` would be names in the file without a place: `coverage` refuses the file for them."""
+    """What became of a file's tensors. `used` and `dropped` {name: why} are names in the file,
+    `filled` ours, `part.name`; `unknown` would be names in the file without a place: `coverage`
+    refuses the file for them.
+    """
+
     used: tuple[str, ...]
     dropped: dict[str, str]
     filled: tuple[str, ...]
@@ -45,10 +58,15 @@ class Coverage:
 
 
 class Blank(TorchFunctionMode):
-    """Leaves out random initialisation: without memory it is idle, and PyTorch would import its compiler for it (2 s)."""
+    """Leaves out random initialisation: without memory it is idle, and PyTorch would import its
+    compiler for it (2 s).
+    """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if getattr(func, "__module__", None) == "torch.nn.init" or func in (Tensor.normal_, Tensor.uniform_):
+        if getattr(func, "__module__", None) == "torch.nn.init" or func in (
+            Tensor.normal_,
+            Tensor.uniform_,
+        ):
             return args[0] if args else kwargs["tensor"]
         return func(*args, **(kwargs or {}))
 
@@ -62,59 +80,103 @@ def build(part: str, args: dict) -> nn.Module:
         raise ValueError(f"no {part} can be built of {args} ({str(e).splitlines()[0]})") from e
 
 
-def read(file: TensorFile, family: Family, part: str, module: nn.Module, dtype: torch.dtype | None = None,
-         ema: bool = False) -> Coverage:
-    """Fill `module` (from `build`) with one part of a file, in `dtype` (None: float32), ready for inference.
+def read(
+    file: TensorFile,
+    family: Family,
+    part: str,
+    module: nn.Module,
+    dtype: torch.dtype | None = None,
+    ema: bool = False,
+) -> Coverage:
+    """Fill `module` (from `build`) with one part of a file, in `dtype` (None: float32), ready for
+    inference.
 
-    Tensors are assigned, and mapped from the file where it has that dtype already. `ema`: of the UNet, the running average.
-    ValueError naming the file: tensors missing, of another shape, of integers, NaN or infinite (also where `dtype` cannot
-    hold them); then the module is as it was.
+    Tensors are assigned, and mapped from the file where it has that dtype already. `ema`: of the
+    UNet, the running average. ValueError naming the file: tensors missing, of another shape, of
+    integers, NaN or infinite (also where `dtype` cannot hold them); then the module is as it was.
     """
     own, dtype = module.state_dict(), dtype or torch.float32
     rows = sources(file, family, part, own, ema)
-    module.load_state_dict({k: take(file, row, own[k].shape, dtype) for k, row in rows.items()}, assign=True)
+    module.load_state_dict(
+        {k: take(file, row, own[k].shape, dtype) for k, row in rows.items()}, assign=True
+    )
     module.requires_grad_(False).eval()
     return Coverage(used(rows), {}, tuple(f"{part}.{k}" for k in rows))
 
 
-def coverage(file: TensorFile, family: Family, modules: Mapping[str, nn.Module], ema: bool = False) -> Coverage:
-    """What `read` makes of a whole file, from headers alone. ValueError: as `read`, or tensors that have no place."""
-    rows = {part: sources(file, family, part, module.state_dict(), ema) for part, module in modules.items()}
+def coverage(
+    file: TensorFile, family: Family, modules: Mapping[str, nn.Module], ema: bool = False
+) -> Coverage:
+    """What `read` makes of a whole file, from headers alone. ValueError: as `read`, or tensors that
+    have no place.
+    """
+    rows = {
+        part: sources(file, family, part, module.state_dict(), ema)
+        for part, module in modules.items()
+    }
     taken = {n for r in rows.values() for n in used(r)}
     gone = dropped(file)
     for part, prefix in family.parts.items():
         if prefix and part not in modules:
-            gone |= {n: f"part of the {part}, which is not wanted here" for n in file if n.startswith(prefix)}
+            gone |= {
+                n: f"part of the {part}, which is not wanted here"
+                for n in file
+                if n.startswith(prefix)
+            }
     if ema:
         gone |= dict.fromkeys(part_names(file, family, "unet").values(), PLAIN)
     unknown = tuple(n for n in file if n not in taken and n not in gone)
     if unknown:
-        raise ValueError(f"{file.path}: {len(unknown)} of {len(file)} tensor(s) have no place in a network of family "
-                         f"{family.kind}: {_few(list(map(short, unknown)))}")
-    return Coverage(tuple(n for n in file if n in taken), {n: why for n, why in gone.items() if n not in taken},
-                    tuple(f"{part}.{k}" for part, r in rows.items() for k in r))
+        raise ValueError(
+            f"{file.path}: {len(unknown)} of {len(file)} tensor(s) have no place in a network of "
+            "family "
+            f"{family.kind}: {_few(list(map(short, unknown)))}"
+        )
+    return Coverage(
+        tuple(n for n in file if n in taken),
+        {n: why for n, why in gone.items() if n not in taken},
+        tuple(f"{part}.{k}" for part, r in rows.items() for k in r),
+    )
 
 
-def sources(file: TensorFile, family: Family, part: str, own: Mapping[str, Tensor], ema: bool = False) -> Rows:
-    """{our name: (name or names in the file, op)}, all of them there, floats, and of the shapes of `own`, a state dict."""
+def sources(
+    file: TensorFile, family: Family, part: str, own: Mapping[str, Tensor], ema: bool = False
+) -> Rows:
+    """{our name: (name or names in the file, op)}, all of them there, floats, and of the shapes of
+    `own`, a state dict.
+    """
     have, rows, missing, wrong = part_names(file, family, part), {}, [], []
     if ema and not family.has_ema:
-        raise ValueError(f"{file.path} holds no running average (model_ema.*); load its plain weights")
+        raise ValueError(
+            f"{file.path} holds no running average (model_ema.*); load its plain weights"
+        )
     for name, (theirs, op) in source_names(part, own, layout=family.names[part]).items():
         full = {n: have.get(alias(n), family.parts[part] + n) for n in names(theirs)}
         full = {n: ema_name(f) if ema and part == "unet" else f for n, f in full.items()}
         rows[name] = (full[theirs] if isinstance(theirs, str) else tuple(full.values()), op)
         missing += (lost := [short(f) for f in full.values() if f not in file])
-        wrong += [] if lost or op == "computed" else _wrong(file, rows[name], tuple(own[name].shape))
+        wrong += (
+            [] if lost or op == "computed" else _wrong(file, rows[name], tuple(own[name].shape))
+        )
     for label, found in (("missing", missing), ("not as expected", wrong)):
         if found:
-            raise ValueError(f"{file.path}: {len(found)} tensor(s) of the {part} {label}: {_few(found)}")
+            raise ValueError(
+                f"{file.path}: {len(found)} tensor(s) of the {part} {label}: {_few(found)}"
+            )
     return rows
 
 
-def take(file: TensorFile, row: tuple[Theirs, str], shape: tuple[int, ...], dtype: torch.dtype, *,
-         copy: bool = False) -> Tensor:
-    """One of our tensors, finite, in `dtype`. `copy`: read, so that no pages of a mapping stay in memory."""
+def take(
+    file: TensorFile,
+    row: tuple[Theirs, str],
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    *,
+    copy: bool = False,
+) -> Tensor:
+    """One of our tensors, finite, in `dtype`. `copy`: read, so that no pages of a mapping stay in
+    memory.
+    """
     theirs, op = row
     if op == "computed":
         return position_embedding(shape[2], isqrt(shape[1])).to(dtype)
@@ -126,8 +188,10 @@ def take(file: TensorFile, row: tuple[Theirs, str], shape: tuple[int, ...], dtyp
     y = x.to(dtype).contiguous()
     if not all(end.isfinite() for end in torch.aminmax(y)):
         finite(x, names(theirs)[0], file.path)
-        raise ValueError(f"{file.path}: {first} reaches {x.abs().max().item():.3g}, more than {dtype} can hold")
-    let_go(y)                                            # of a mapped file: the check alone should not fill the memory
+        raise ValueError(
+            f"{file.path}: {first} reaches {x.abs().max().item():.3g}, more than {dtype} can hold"
+        )
+    let_go(y)  # of a mapped file: the check alone should not fill the memory
     return y
 
 
@@ -139,7 +203,11 @@ def _wrong(file: TensorFile, row: tuple[Theirs, str], shape: tuple[int, ...]) ->
         return [f"{first} ({str(e).splitlines()[0]})"]
     if not found.is_floating_point():
         return [f"{first} is {found.dtype}, expected floating-point numbers"]
-    return [] if tuple(found.shape) == shape else [f"{first} gives {tuple(found.shape)}, expected {shape}"]
+    return (
+        []
+        if tuple(found.shape) == shape
+        else [f"{first} gives {tuple(found.shape)}, expected {shape}"]
+    )
 
 
 def meta(file: TensorFile, row: tuple[Theirs, str]) -> Tensor:

@@ -1,12 +1,16 @@
-"""`TensorFile`: a file of tensors as a dictionary of shapes, whose numbers are read only where somebody looks.
+"""`TensorFile`: a file of tensors as a dictionary of shapes, whose numbers are read only where
+somebody looks.
 
-Every container of weights (safetensors, shards, torch's pickles) comes down to one table: name -> where in which file,
-which dtype, which shape. The reader of each container makes that table from a few kilobytes of header; this module turns
-its rows into tensors by mapping the file into memory, so 4 GB open in milliseconds and pages come from the disk one by
-one as they are touched. A mapping is private: writing into a tensor never changes the file.
+Every container of weights (safetensors, shards, torch's pickles) comes down to one table: name ->
+where in which file, which dtype, which shape. The reader of each container makes that table from a
+few kilobytes of header; this module turns its rows into tensors by mapping the file into memory, so
+4 GB open in milliseconds and pages come from the disk one by one as they are touched. A mapping is
+private: writing into a tensor never changes the file.
 
-Try: `list(open_tensors(path).items())[:3]`, then `.tensor(name)`, and watch the resident memory of the process.
+Try: `list(open_tensors(path).items())[:3]`, then `.tensor(name)`, and watch the resident memory of
+the process.
 """
+
 import hashlib
 import math
 import mmap
@@ -21,20 +25,45 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-LIMIT = 8 << 20         # bytes of header, pickle or index that we agree to parse; a full Stable Diffusion file has 0.3 MB
-DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
-          "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool}
-PARSING = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, EOFError, OSError,
-           NotImplementedError, struct.error, zipfile.BadZipFile)
+# bytes of header, pickle or index that we agree to parse; a full Stable Diffusion file has 0.3 MB
+LIMIT = 8 << 20
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+PARSING = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+    EOFError,
+    OSError,
+    NotImplementedError,
+    struct.error,
+    zipfile.BadZipFile,
+)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What a header says about one tensor. `stride` None: rows lie densely, the last index fastest."""
+    """What a header says about one tensor. `stride` None: rows lie densely, the last index
+    fastest.
+    """
+
     shape: tuple[int, ...]
     dtype: torch.dtype
     path: Path | None = None
-    begin: int = 0                                                              # its first byte in the file
+    begin: int = 0  # its first byte in the file
     stride: tuple[int, ...] | None = None
 
     @property
@@ -43,12 +72,16 @@ class Entry:
 
     @property
     def aligned(self) -> bool:
-        """Can it be mapped? torch wants numbers at multiples of their size; old files and headers have them anywhere."""
+        """Can it be mapped? torch wants numbers at multiples of their size; old files and headers
+        have them anywhere.
+        """
         return self.begin % self.dtype.itemsize == 0
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the file from its first number to its last; more than numel * itemsize for a view with gaps."""
+        """Bytes of the file from its first number to its last; more than numel * itemsize for a
+        view with gaps.
+        """
         if self.stride is None or not self.numel:
             return self.numel * self.dtype.itemsize
         return (1 + sum((n - 1) * s for n, s in zip(self.shape, self.stride))) * self.dtype.itemsize
@@ -56,14 +89,17 @@ class Entry:
 
 @dataclass(eq=False, repr=False)
 class TensorFile(Mapping):
-    """Names -> Entry, from headers alone. `kind` is safetensors, pickle, shards or memory; `metadata` what the file says
-    beside its tensors, `ignored` the names in it that are no tensors (step counters, optimizers, callbacks)."""
+    """Names -> Entry, from headers alone. `kind` is safetensors, pickle, shards or memory;
+    `metadata` what the file says beside its tensors, `ignored` the names in it that are no tensors
+    (step counters, optimizers, callbacks).
+    """
+
     path: Path
     kind: str
     entries: dict[str, Entry]
     metadata: dict[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
-    held: dict[str, Tensor] | None = None                                       # kind "memory": the tensors themselves
+    held: dict[str, Tensor] | None = None  # kind "memory": the tensors themselves
     maps: dict[Path, mmap.mmap] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Entry:
@@ -79,8 +115,10 @@ class TensorFile(Mapping):
         return f"TensorFile({str(self.path)!r}, {self.kind}, {len(self)} tensors)"
 
     def tensor(self, name: str, copy: bool = False) -> Tensor:
-        """The tensor called `name`, on the CPU, in the stored dtype, mapped from the file. `copy=True` reads it into memory
-        of its own: for whoever casts it to another dtype and drops it, as touched pages of a mapping stay resident."""
+        """The tensor called `name`, on the CPU, in the stored dtype, mapped from the file.
+        `copy=True` reads it into memory of its own: for whoever casts it to another dtype and drops
+        it, as touched pages of a mapping stay resident.
+        """
         if name not in self.entries:
             raise ValueError(f"{self.path} holds no tensor {short(name)}")
         if self.held is not None:
@@ -110,18 +148,28 @@ def read(entry: Entry, maps: dict[Path, mmap.mmap], copy: bool = False) -> Tenso
         if entry.path not in maps or len(maps[entry.path]) < end:
             with open(entry.path, "rb") as f:
                 maps[entry.path] = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_COPY)
-        part = memoryview(maps[entry.path])[entry.begin:end]
+        part = memoryview(maps[entry.path])[entry.begin : end]
     flat = torch.frombuffer(part, dtype=entry.dtype)
-    return flat.view(entry.shape) if entry.stride is None else flat.as_strided(entry.shape, entry.stride)
+    return (
+        flat.view(entry.shape)
+        if entry.stride is None
+        else flat.as_strided(entry.shape, entry.stride)
+    )
 
 
 def finite(tensor: Tensor, name: str, path: str | Path) -> Tensor:
-    """The tensor itself, if none of its numbers is NaN or infinite; otherwise a ValueError with name and count."""
+    """The tensor itself, if none of its numbers is NaN or infinite; otherwise a ValueError with
+    name and count.
+    """
     if tensor.is_floating_point() and tensor.numel():
-        low, high = torch.aminmax(tensor.detach())              # NaN wins both; no temporary, 10 times as fast as isfinite
+        # NaN wins both; no temporary, 10 times as fast as isfinite
+        low, high = torch.aminmax(tensor.detach())
         if not (low.isfinite() and high.isfinite()):
             bad = int((~tensor.isfinite()).sum())
-            raise ValueError(f"{path}: tensor {short(name)} holds NaN or infinite numbers ({bad} of {tensor.numel()})")
+            raise ValueError(
+                f"{path}: tensor {short(name)} holds NaN or infinite numbers ({bad} of "
+                f"{tensor.numel()})"
+            )
     return tensor
 
 
@@ -134,7 +182,8 @@ def sha256(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-# ---- complaints -----------------------------------------------------------------------------------------------------
+# ---- complaints ----------------------------------------------------------------------------------
+
 
 def short(name: object, most: int = 100) -> str:
     """A name out of a file that nobody vouches for, fit for a line of text."""
@@ -153,14 +202,22 @@ def refusing(path: Path, what: str):
 
 
 def impostor(path: Path) -> None:
-    """FileNotFoundError or ValueError for what is no file, empty, or what a failed download leaves behind."""
+    """FileNotFoundError or ValueError for what is no file, empty, or what a failed download leaves
+    behind.
+    """
     if not path.is_file():
-        raise FileNotFoundError(f"no weights file at {path}" + (" (it is a folder)" if path.is_dir() else ""))
+        raise FileNotFoundError(
+            f"no weights file at {path}" + (" (it is a folder)" if path.is_dir() else "")
+        )
     with open(path, "rb") as f:
         head = f.read(512).lstrip().lower()
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty (0 bytes); fetch it again")
     if head.startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise ValueError(f"{path} is an HTML page, not weights: the download failed; fetch it again")
+        raise ValueError(
+            f"{path} is an HTML page, not weights: the download failed; fetch it again"
+        )
     if head.startswith(b"version https://git-lfs"):
-        raise ValueError(f"{path} is a git-lfs pointer, not weights: fetch the file itself with `git lfs pull`")
+        raise ValueError(
+            f"{path} is a git-lfs pointer, not weights: fetch the file itself with `git lfs pull`"
+        )

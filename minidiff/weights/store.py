@@ -1,9 +1,11 @@
 """Finding, checking and loading weights; building networks from `SIZES`.
 
-Shipped weights live in `weights/tiny/*.safetensors` beside `manifest.json`, which holds each file's SHA-256, the recipe
-that made it, its seed and cost. A file whose hash differs is refused. Nothing here ever unpickles code. A model you train
-is kept the same way, in a folder of its own (`keep`), and `load` and `--model` take that folder.
+Shipped weights live in `weights/tiny/*.safetensors` beside `manifest.json`, which holds each file's
+SHA-256, the recipe that made it, its seed and cost. A file whose hash differs is refused. Nothing
+here ever unpickles code. A model you train is kept the same way, in a folder of its own (`keep`),
+and `load` and `--model` take that folder.
 """
+
 import json
 import os
 from pathlib import Path
@@ -30,13 +32,23 @@ from minidiff.weights.mapped import sha256
 TINY = Path(__file__).parent / "tiny"
 SCHEDULES = ("linear", "scaled_linear", "cosine", "sigmoid", "flow")
 PIXEL_CLASSES = tuple(f"{color} {shape}" for shape in shapes.SHAPES for color in shapes.COLORS)
-PARTS = {"tiny": {"net": "unet", "vae": "vae", "text": "text"}, "tiny-dit": {"net": "dit", "vae": "vae", "text": "text"},
-         "tiny-pixel": {"net": "pixel"}}                                # module of the pipe -> name of the shipped file
+PARTS = {
+    "tiny": {"net": "unet", "vae": "vae", "text": "text"},
+    "tiny-dit": {"net": "dit", "vae": "vae", "text": "text"},
+    "tiny-pixel": {"net": "pixel"},
+}  # module of the pipe -> name of the shipped file
 
 
-def build(size: str, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None,
-          seed: int = 0) -> Pipe:
-    """A pipe with random weights. `device="meta"` allocates nothing: shapes and counts of full-size models for free."""
+def build(
+    size: str,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    seed: int = 0,
+) -> Pipe:
+    """A pipe with random weights. `device="meta"` allocates nothing: shapes and counts of full-size
+    models for free.
+    """
     if size not in SIZES:
         raise ValueError(f"size {size!r} is unknown; choose one of: {', '.join(SIZES)}")
     spec = SIZES[size]
@@ -44,11 +56,23 @@ def build(size: str, *, device: str | torch.device | None = None, dtype: torch.d
         torch.manual_seed(seed)
         net = UNet(**spec["unet"]) if "unet" in spec else DiT(**spec["dit"])
         vae = VAE(**spec["vae"]) if "vae" in spec else None
-        text = CLIPText(**{**spec["text"], "project_dim": None}) if "text" in spec and _reads_text(spec) else None
+        text = (
+            CLIPText(**{**spec["text"], "project_dim": None})
+            if "text" in spec and _reads_text(spec)
+            else None
+        )
     tiny = size.startswith("tiny")
-    pipe = Pipe(net=net, vae=vae, text=text, shape=spec["shape"], prediction=spec["prediction"], name=size,
-                schedule=getattr(schedule, spec["schedule"])(), classes=PIXEL_CLASSES if size == "tiny-pixel" else (),
-                tokenizer=Tokenizer.words(shapes.VOCAB) if tiny and text is not None else None)
+    pipe = Pipe(
+        net=net,
+        vae=vae,
+        text=text,
+        shape=spec["shape"],
+        prediction=spec["prediction"],
+        name=size,
+        schedule=getattr(schedule, spec["schedule"])(),
+        classes=PIXEL_CLASSES if size == "tiny-pixel" else (),
+        tokenizer=Tokenizer.words(shapes.VOCAB) if tiny and text is not None else None,
+    )
     for m in (net, vae, text):
         if m is not None:
             m.eval().requires_grad_(False)
@@ -56,22 +80,38 @@ def build(size: str, *, device: str | torch.device | None = None, dtype: torch.d
 
 
 def _reads_text(spec: dict) -> bool:
-    return (spec.get("unet") or spec.get("dit", {})).get("context", 768 if "unet" in spec else None) is not None
+    return (spec.get("unet") or spec.get("dit", {})).get(
+        "context", 768 if "unet" in spec else None
+    ) is not None
 
 
-def load(name: str | Path = "tiny", *, device: str | torch.device | None = None, dtype: torch.dtype | None = None,
-         **options) -> Pipe:
-    """A trained pipe: "tiny", "tiny-dit" or "tiny-pixel", whose weights are part of the package, the folder of one that
-    `minidiff train` made, or the path of a public model's file or folder, with the options of `weights.real.load_model`."""
+def load(
+    name: str | Path = "tiny",
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    **options,
+) -> Pipe:
+    """A trained pipe: "tiny", "tiny-dit" or "tiny-pixel", whose weights are part of the package,
+    the folder of one that `minidiff train` made, or the path of a public model's file or folder,
+    with the options of `weights.real.load_model`.
+    """
     trained = (Path(name) / "manifest.json").is_file()
     if str(name) not in PARTS and not trained:
         if not Path(name).exists():
-            raise ValueError(f"model {str(name)!r} is unknown: neither one of the shipped ones ({', '.join(PARTS)}) nor a "
-                             "file or folder")
+            raise ValueError(
+                f"model {str(name)!r} is unknown: neither one of the shipped ones "
+                f"({', '.join(PARTS)}) nor a "
+                "file or folder"
+            )
         from minidiff.weights.real import load_model
+
         return load_model(name, device=device, dtype=dtype, **options)
     if options:
-        raise ValueError(f"{', '.join(options)}: for public models; {name} is {'trained' if trained else 'a shipped one'}")
+        raise ValueError(
+            f"{', '.join(options)}: for public models; {name} is "
+            f"{'trained' if trained else 'a shipped one'}"
+        )
     pipe, folder = (_as_trained(Path(name)), Path(name)) if trained else (build(name), TINY)
     for part, file in PARTS[pipe.name].items():
         fill(getattr(pipe, part), load_weights(file, folder), file)
@@ -80,10 +120,24 @@ def load(name: str | Path = "tiny", *, device: str | torch.device | None = None,
 
 
 def keep(pipe: Pipe, folder: Path, **facts) -> Path:
-    """Write a trained pipe of one of the tiny sizes, in full precision, into a folder that `load` reads; the folder."""
-    told = {"size": pipe.name, "prediction": pipe.prediction, "schedule": pipe.schedule.name, "classes": list(pipe.classes)}
+    """Write a trained pipe of one of the tiny sizes, in full precision, into a folder that `load`
+    reads; the folder.
+    """
+    told = {
+        "size": pipe.name,
+        "prediction": pipe.prediction,
+        "schedule": pipe.schedule.name,
+        "classes": list(pipe.classes),
+    }
     for part, file in PARTS[pipe.name].items():
-        ship(file, getattr(pipe, part), dtype=torch.float32, folder=folder, **facts, **told if part == "net" else {})
+        ship(
+            file,
+            getattr(pipe, part),
+            dtype=torch.float32,
+            folder=folder,
+            **facts,
+            **told if part == "net" else {},
+        )
     return folder
 
 
@@ -91,57 +145,94 @@ def _as_trained(folder: Path) -> Pipe:
     """An empty pipe as the manifest of a trained model describes it."""
     found = [row for row in manifest(folder).values() if row.get("size") in PARTS]
     if len(found) != 1:
-        raise ValueError(f"{folder} names {len(found)} denoisers in its manifest.json; expected one folder per model, as "
-                         "`minidiff train` makes it")
+        raise ValueError(
+            f"{folder} names {len(found)} denoisers in its manifest.json; expected one folder per "
+            "model, as "
+            "`minidiff train` makes it"
+        )
     row, predicts, tables = found[0], found[0].get("prediction"), found[0].get("schedule")
     if predicts not in PREDICTIONS or tables not in SCHEDULES:
-        raise ValueError(f"{folder}: prediction {predicts!r} with schedule {tables!r} is not known; expected one of "
-                         f"{', '.join(PREDICTIONS)} with one of {', '.join(SCHEDULES)}")
+        raise ValueError(
+            f"{folder}: prediction {predicts!r} with schedule {tables!r} is not known; expected "
+            "one of "
+            f"{', '.join(PREDICTIONS)} with one of {', '.join(SCHEDULES)}"
+        )
     pipe = build(row["size"])
-    pipe.prediction, pipe.schedule, classes = predicts, getattr(schedule, tables)(), tuple(row.get("classes", ()))
+    pipe.prediction, pipe.schedule, classes = (
+        predicts,
+        getattr(schedule, tables)(),
+        tuple(row.get("classes", ())),
+    )
     if classes != pipe.classes:
-        pipe.net, pipe.classes = UNet(**SIZES[row["size"]]["unet"] | {"classes": len(classes)}).eval(), classes
+        pipe.net, pipe.classes = (
+            UNet(**SIZES[row["size"]]["unet"] | {"classes": len(classes)}).eval(),
+            classes,
+        )
         pipe.net.requires_grad_(False)
     return pipe
 
 
 def load_clip() -> CLIP:
     """The tiny CLIP, both towers, as trained: for scoring pictures against captions."""
-    clip = CLIP(CLIPText(**SIZES["tiny"]["text"] | {"causal": True}), CLIPImage(**SIZES["tiny"]["image"]))
+    clip = CLIP(
+        CLIPText(**SIZES["tiny"]["text"] | {"causal": True}), CLIPImage(**SIZES["tiny"]["image"])
+    )
     return fill(clip, load_weights("clip"), "clip").eval().requires_grad_(False)
 
 
 def fill(module: nn.Module, weights: dict[str, Tensor], name: str = "weights") -> nn.Module:
-    """Copy weights into a module; every key used, every parameter filled, every shape equal, every number finite."""
+    """Copy weights into a module; every key used, every parameter filled, every shape equal, every
+    number finite.
+    """
     own = module.state_dict()
     missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
-    wrong = [f"{k} is {tuple(weights[k].shape)}, expected {tuple(own[k].shape)}" for k in own.keys() & weights.keys()
-             if weights[k].shape != own[k].shape]
-    for label, found in (("missing", missing), ("not of this network", extra), ("of another shape", sorted(wrong))):
+    wrong = [
+        f"{k} is {tuple(weights[k].shape)}, expected {tuple(own[k].shape)}"
+        for k in own.keys() & weights.keys()
+        if weights[k].shape != own[k].shape
+    ]
+    for label, found in (
+        ("missing", missing),
+        ("not of this network", extra),
+        ("of another shape", sorted(wrong)),
+    ):
         if found:
-            raise ValueError(f"{name}: {len(found)} tensor(s) {label}: {', '.join(found[:3])}{' ...' if found[3:] else ''}")
+            raise ValueError(
+                f"{name}: {len(found)} tensor(s) {label}: "
+                f"{', '.join(found[:3])}{' ...' if found[3:] else ''}"
+            )
     bad = [k for k, v in weights.items() if not torch.isfinite(v.float()).all()]
     if bad:
-        raise ValueError(f"{name}: tensor {bad[0]} holds NaN or infinite numbers ({len(bad)} such tensor(s))")
+        raise ValueError(
+            f"{name}: tensor {bad[0]} holds NaN or infinite numbers ({len(bad)} such tensor(s))"
+        )
     module.load_state_dict({k: v.to(own[k].dtype) for k, v in weights.items()})
     return module
 
 
 def read_safetensors(path: str | Path) -> dict[str, Tensor]:
-    """Tensors of a file, with one-line errors for what is missing, empty, cut off or no safetensors file at all."""
+    """Tensors of a file, with one-line errors for what is missing, empty, cut off or no safetensors
+    file at all.
+    """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no weights file at {path}" + (" (it is a folder)" if path.is_dir() else ""))
+        raise FileNotFoundError(
+            f"no weights file at {path}" + (" (it is a folder)" if path.is_dir() else "")
+        )
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty (0 bytes); fetch or train it again")
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as e:
-        raise ValueError(f"{path} is no readable safetensors file ({str(e).splitlines()[0]})") from e
+        raise ValueError(
+            f"{path} is no readable safetensors file ({str(e).splitlines()[0]})"
+        ) from e
 
 
 def manifest(folder: Path | None = None) -> dict[str, dict]:
-    """{name: {"sha256", "recipe", "seed", "cpu_minutes", ...}} of the files in a folder (default: the shipped ones)."""
+    """{name: {"sha256", "recipe", "seed", "cpu_minutes", ...}} of the files in a folder (default:
+    the shipped ones).
+    """
     return json.loads(((folder or TINY) / "manifest.json").read_text())
 
 
@@ -152,20 +243,30 @@ def load_weights(name: str, folder: Path = TINY) -> dict[str, Tensor]:
         raise ValueError(f"no shipped weights called {name!r}; there are: {', '.join(known)}")
     tensors = read_safetensors(path)
     if sha256(path) != known[name]["sha256"]:
-        raise ValueError(f"{path} is not the file that was shipped (its SHA-256 differs from manifest.json); "
-                         + ("reinstall" if folder == TINY else "train it again, or make the manifest anew"))
+        raise ValueError(
+            f"{path} is not the file that was shipped (its SHA-256 differs from manifest.json); "
+            + ("reinstall" if folder == TINY else "train it again, or make the manifest anew")
+        )
     return tensors
 
 
-def ship(name: str, module: nn.Module | dict[str, Tensor], *, dtype: torch.dtype = torch.float16, folder: Path = TINY,
-         **facts) -> Path:
-    """Write weights for shipping, atomically, and their hash and facts (recipe, seed, minutes...) into the manifest."""
+def ship(
+    name: str,
+    module: nn.Module | dict[str, Tensor],
+    *,
+    dtype: torch.dtype = torch.float16,
+    folder: Path = TINY,
+    **facts,
+) -> Path:
+    """Write weights for shipping, atomically, and their hash and facts (recipe, seed, minutes...)
+    into the manifest.
+    """
     state = module.state_dict() if isinstance(module, nn.Module) else module
     path, index = folder / f"{name}.safetensors", folder / "manifest.json"
     part = path.with_suffix(".part")
     try:
         save_file({k: v.detach().to(dtype).contiguous().clone() for k, v in state.items()}, part)
-        part.chmod(0o644)                                                       # safetensors writes for its owner only
+        part.chmod(0o644)  # safetensors writes for its owner only
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

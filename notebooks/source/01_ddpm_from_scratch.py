@@ -18,7 +18,7 @@ from minidiff.core import schedule
 from minidiff.data.toy2d import energy_distance, gmm8
 
 torch.manual_seed(0)
-data = gmm8()                                   # eight blobs on a circle, each of standard deviation .1
+data = gmm8()  # eight blobs on a circle, each of standard deviation .1
 x0 = data.sample(2000, seed=0).float()
 
 # %% [markdown]
@@ -49,16 +49,24 @@ for a, t in zip(ax, (0, 20, 60, 120, 200)):
 #
 # $$L_\text{simple} = E_{x_0, \epsilon, t}\, \| \epsilon - \epsilon_\theta(\alpha_t x_0 + \sigma_t \epsilon,\ t) \|^2$$
 
+
 # %%
 class MLP(nn.Module):
     def __init__(self, width=128):
         super().__init__()
         self.freq = torch.exp(torch.linspace(0, 5, 16))
-        self.net = nn.Sequential(nn.Linear(2 + 32, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(),
-                                 nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 2))
+        self.net = nn.Sequential(
+            nn.Linear(2 + 32, width),
+            nn.SiLU(),
+            nn.Linear(width, width),
+            nn.SiLU(),
+            nn.Linear(width, width),
+            nn.SiLU(),
+            nn.Linear(width, 2),
+        )
 
-    def forward(self, x, t):                                                  # x: b 2, t: b
-        angle = t[:, None] / sch.T * self.freq                                # b 16
+    def forward(self, x, t):  # x: b 2, t: b
+        angle = t[:, None] / sch.T * self.freq  # b 16
         return self.net(torch.cat([x, angle.sin(), angle.cos()], dim=1))
 
 
@@ -69,7 +77,7 @@ steps, losses = 2500, []
 for step in range(steps):
     x = x0[torch.randint(len(x0), (512,))]
     t, eps = torch.randint(1, sch.T + 1, (512,)), torch.randn(512, 2)
-    loss = (net(q_sample(sch, x, t, eps), t) - eps).pow(2).mean()             # L_simple
+    loss = (net(q_sample(sch, x, t, eps), t) - eps).pow(2).mean()  # L_simple
     opt.zero_grad()
     loss.backward()
     opt.step()
@@ -127,8 +135,11 @@ for a, t in zip(ax, (200, 100, 60, 20)):
     a.scatter(*guess.T, s=1)
     a.set_title(f"t = {t}", fontsize=9)
 fig.suptitle("what the exact denoiser takes the points for", fontsize=10)
-print("mean distance of the guesses from the origin:", {t: round(v, 2) for t, v in spread.items()},
-      f"and of the data: {x0.norm(dim=1).mean():.2f}")
+print(
+    "mean distance of the guesses from the origin:",
+    {t: round(v, 2) for t, v in spread.items()},
+    f"and of the data: {x0.norm(dim=1).mean():.2f}",
+)
 assert spread[200] < spread[100] < spread[60] < spread[20]
 
 # %% [markdown]
@@ -147,6 +158,7 @@ assert spread[200] < spread[100] < spread[60] < spread[20]
 
 # %% exercise="posterior"
 
+
 # %%
 @torch.no_grad()
 def ancestral(eps_model, n=2000, seed=0):
@@ -155,7 +167,7 @@ def ancestral(eps_model, n=2000, seed=0):
     for t in range(sch.T, 0, -1):
         x0_hat = eps_to_x0(sch, x, eps_model(x, t), t)
         mean, var = posterior(sch, x, x0_hat, t, t - 1)
-        x = mean + var ** .5 * torch.randn(n, 2, generator=g)                 # var is 0 at the last step
+        x = mean + var**0.5 * torch.randn(n, 2, generator=g)  # var is 0 at the last step
     return x
 
 
@@ -163,20 +175,24 @@ learned = ancestral(lambda x, t: net(x, torch.full((len(x),), t)))
 ideal = ancestral(lambda x, t: exact(x.double(), t, None).float())
 
 fig, ax = plt.subplots(1, 3, figsize=(9, 3), sharex=True, sharey=True, layout="constrained")
-for a, (name, x) in zip(ax, {"data": x0, "our samples": learned, "exact denoiser's samples": ideal}.items()):
+for a, (name, x) in zip(
+    ax, {"data": x0, "our samples": learned, "exact denoiser's samples": ideal}.items()
+):
     a.scatter(*x.T, s=1)
     a.set_title(name)
 
 
 def far(x):
     """Share of the points that are further than 3 standard deviations from every blob."""
-    return ((x[:, None].double() - data.means).norm(dim=-1).amin(1) > .3).double().mean().item()
+    return ((x[:, None].double() - data.means).norm(dim=-1).amin(1) > 0.3).double().mean().item()
 
 
 print(f"strays: ours {far(learned):.3f}, exact {far(ideal):.3f}, data {far(x0):.3f}")
-print(f"energy distance to fresh data: ours {energy_distance(learned.double(), data.sample(2000, seed=9)):.4f}, "
-      f"two sets of data {energy_distance(x0.double(), data.sample(2000, seed=9)):.4f}")
-assert far(learned) < .3 and far(ideal) < .03
+print(
+    f"energy distance to fresh data: ours {energy_distance(learned.double(), data.sample(2000, seed=9)):.4f}, "
+    f"two sets of data {energy_distance(x0.double(), data.sample(2000, seed=9)):.4f}"
+)
+assert far(learned) < 0.3 and far(ideal) < 0.03
 
 # %% [markdown]
 # Strays between the blobs are what an imperfect network costs; the sampler itself is not to blame, since with the exact
@@ -189,7 +205,7 @@ assert far(learned) < .3 and far(ideal) < .03
 # %%
 pipe = minidiff.load("tiny-pixel")
 names = ["red circle", "blue square", "green star", "purple ring", "orange cross", "yellow diamond"]
-images = pipe.generate(names, steps=25, scale=2.0, seed=0)                    # 6 3 32 32 in [-1, 1]
+images = pipe.generate(names, steps=25, scale=2.0, seed=0)  # 6 3 32 32 in [-1, 1]
 fig, ax = plt.subplots(1, 6, figsize=(10, 2), layout="constrained")
 for a, im, name in zip(ax, images, names):
     a.imshow((im.permute(1, 2, 0) + 1) / 2, interpolation="nearest")

@@ -24,8 +24,8 @@ from minidiff.samplers.dpm_solver import dpm_solver
 
 D = torch.float64
 sch = schedule.linear()
-data = gmm8(radius=1., std=.15)
-exact = data.denoise(sch)                                                      # (x_t, t, cond) -> E[eps | x_t]
+data = gmm8(radius=1.0, std=0.15)
+exact = data.denoise(sch)  # (x_t, t, cond) -> E[eps | x_t]
 truth = data.sample(2000, seed=5)
 
 # %% [markdown]
@@ -37,8 +37,10 @@ truth = data.sample(2000, seed=5)
 
 # %%
 level = [energy_distance(data.sample(2000, seed=k), truth) for k in range(10, 20)]
-print(f"true data against true data: {min(level):.5f} to {max(level):.5f};  "
-      f"a cloud without modes against the data: {energy_distance(data.sample(2000, seed=1).std() * noise((1, 2000, 2))[0].double(), truth):.3f}")
+print(
+    f"true data against true data: {min(level):.5f} to {max(level):.5f};  "
+    f"a cloud without modes against the data: {energy_distance(data.sample(2000, seed=1).std() * noise((1, 2000, 2))[0].double(), truth):.3f}"
+)
 blur = max(map(abs, level))
 
 # %% [markdown]
@@ -55,14 +57,16 @@ blur = max(map(abs, level))
 
 # %%
 g = torch.Generator().manual_seed(0)
-s, t, place, x0 = 200, 400, .5, torch.tensor([1.], dtype=D)
+s, t, place, x0 = 200, 400, 0.5, torch.tensor([1.0], dtype=D)
 a, var = transition(sch, s, t, x0)
 x_s = q_sample(sch, x0, s, torch.randn(1_000_000, generator=g, dtype=D))
-x_t = a * x_s + var ** .5 * torch.randn(1_000_000, generator=g, dtype=D)
-near = x_s[(x_t - place).abs() < .01]
+x_t = a * x_s + var**0.5 * torch.randn(1_000_000, generator=g, dtype=D)
+near = x_s[(x_t - place).abs() < 0.01]
 mean, variance = posterior(sch, torch.tensor([place], dtype=D), x0, t, s)
-print(f"{len(near)} walks: mean {near.mean():.4f}, variance {near.var():.4f};  formula {mean.item():.4f}, {variance:.4f}")
-assert abs(near.mean() - mean.item()) < .02 and abs(near.var() / variance - 1) < .06
+print(
+    f"{len(near)} walks: mean {near.mean():.4f}, variance {near.var():.4f};  formula {mean.item():.4f}, {variance:.4f}"
+)
+assert abs(near.mean() - mean.item()) < 0.02 and abs(near.var() / variance - 1) < 0.06
 
 # %% [markdown]
 # A sampler does not know $x_0$. It puts in the denoiser's guess $\hat x_0$, and draws. That is DDPM. Note the approximation: $\hat x_0$ is the *mean* of all pictures that $x_t$ may have come from, and between two blobs the mean is neither. It becomes harmless as steps become small.
@@ -80,8 +84,9 @@ assert abs(near.mean() - mean.item()) < .02 and abs(near.var() / variance - 1) <
 # %% [markdown]
 # At $\eta = 1$ this must be DDPM's draw, to the last digits: two papers, one step. And then the same five starting points, carried down without noise and with it.
 
+
 # %%
-def walk(denoise, x, steps, eta=0., seed=1):
+def walk(denoise, x, steps, eta=0.0, seed=1):
     """All states of a run from T to clean, with your step."""
     g, states = torch.Generator().manual_seed(seed), [x]
     for t, s in pairwise(sch.timesteps(steps, spacing="trailing")):
@@ -89,20 +94,21 @@ def walk(denoise, x, steps, eta=0., seed=1):
         states.append(ddim_noisy_step(sch, states[-1], denoise(states[-1], t, None), t, s, eta, z))
     return states
 
+
 start = noise((1, 2000, 2), dtype=D)[0]
 x, z, t, s = start, truth.flip(0), 700, 650
 eps = exact(x, t, None)
 mean, variance = posterior(sch, x, eps_to_x0(sch, x, eps, t), t, s)
-error = (ddim_noisy_step(sch, x, eps, t, s, 1., z) - (mean + variance ** .5 * z)).abs().max().item()
+error = (ddim_noisy_step(sch, x, eps, t, s, 1.0, z) - (mean + variance**0.5 * z)).abs().max().item()
 print(f"DDIM with eta = 1 against a draw from the posterior: {error:.0e}")
 assert error < 1e-12
 
 fig, ax = plt.subplots(1, 3, figsize=(9.5, 3.2), layout="constrained", sharex=True, sharey=True)
-for a, eta in zip(ax, (0., .5, 1.)):
-    path = torch.stack(walk(exact, start[:5], 60, eta))                        # steps n d
+for a, eta in zip(ax, (0.0, 0.5, 1.0)):
+    path = torch.stack(walk(exact, start[:5], 60, eta))  # steps n d
     a.plot(*truth[:300].T, ".", ms=1, color="silver")
     for k in range(5):
-        a.plot(*path[:, k].T, lw=.7)
+        a.plot(*path[:, k].T, lw=0.7)
         a.plot(*path[-1, k], "k.", ms=5)
     a.set_title(f"η = {eta:g}")
 
@@ -127,7 +133,7 @@ for t, s in pairwise(flow.timesteps(20, spacing="trailing")):
     eps = velocity_of(x, t, None)
     v = eps - eps_to_x0(flow, x, eps, t)
     x = euler_step(flow, x, v, t, s)
-    y = ddim_noisy_step(flow, y, velocity_of(y, t, None), t, s, 0., torch.zeros_like(y))
+    y = ddim_noisy_step(flow, y, velocity_of(y, t, None), t, s, 0.0, torch.zeros_like(y))
 print(f"20 steps of Euler along the flow against 20 of DDIM: {(x - y).abs().max():.0e}")
 assert (x - y).abs().max() < 1e-10
 
@@ -137,6 +143,7 @@ assert (x - y).abs().max() < 1e-10
 # $$D = \hat x_0 + \frac{h}{2h'}\,(\hat x_0 - \hat x_0^{\text{before}}), \qquad x_s = \frac{\sigma_s}{\sigma_t}\, x_t + \alpha_s\,(1 - e^{-h})\, D, \qquad h = \lambda_s - \lambda_t,\ \ h' = \lambda_t - \lambda_r .$$
 
 # %% exercise="dpm_step"
+
 
 # %%
 def dpm(denoise, sch, x, ts):
@@ -152,27 +159,36 @@ def dpm(denoise, sch, x, ts):
         before, r = guess, t
     return x
 
-fine, one = schedule.linear(20_000), gauss_aniso()                             # so fine that time is nearly continuous
+
+fine, one = schedule.linear(20_000), gauss_aniso()  # so fine that time is nearly continuous
 eps_one, x = one.denoise(fine), start[:100]
 end = gaussian_flow_map(one.means[0], one.covs[0], x, fine, fine.T, 0)
-assert (dpm(eps_one, fine, x, fine.timesteps(20, spacing="trailing"))
-        - dpm_solver(eps_one, fine, x, steps=20, spacing="trailing")).abs().max() < 1e-10
+assert (
+    dpm(eps_one, fine, x, fine.timesteps(20, spacing="trailing"))
+    - dpm_solver(eps_one, fine, x, steps=20, spacing="trailing")
+).abs().max() < 1e-10
+
 
 def distance(y):
     return (y - end).norm(dim=1).mean().item()
 
+
 counts = (5, 10, 20, 40, 80, 160)
-error = {"DDIM": [distance(ddim(eps_one, fine, x, steps=n, spacing="trailing")) for n in counts],
-         "DPM-Solver++(2M)": [distance(dpm(eps_one, fine, x, fine.timesteps(n, spacing="trailing"))) for n in counts]}
+error = {
+    "DDIM": [distance(ddim(eps_one, fine, x, steps=n, spacing="trailing")) for n in counts],
+    "DPM-Solver++(2M)": [
+        distance(dpm(eps_one, fine, x, fine.timesteps(n, spacing="trailing"))) for n in counts
+    ],
+}
 order = {k: math.log2(e[-3] / e[-1]) / 2 for k, e in error.items()}
 fig, ax = plt.subplots(figsize=(5, 3), layout="constrained")
 for k, e in error.items():
     ax.loglog(counts, e, "o-", label=f"{k}: order {order[k]:.2f}")
-ax.loglog(counts, [2 / n for n in counts], "k:", lw=.8)
-ax.loglog(counts, [8 / n ** 2 for n in counts], "k:", lw=.8)
+ax.loglog(counts, [2 / n for n in counts], "k:", lw=0.8)
+ax.loglog(counts, [8 / n**2 for n in counts], "k:", lw=0.8)
 ax.set(title="distance to the exact end of the path", xlabel="steps (= evaluations)")
 ax.legend(fontsize=8)
-assert .9 < order["DDIM"] < 1.1 < 1.6 < order["DPM-Solver++(2M)"]
+assert 0.9 < order["DDIM"] < 1.1 < 1.6 < order["DPM-Solver++(2M)"]
 
 # %% [markdown]
 # The dotted lines have slopes 1 and 2. The order is read off the last two doublings. At 5 steps both are far from where the formula for their order begins to hold.
@@ -183,26 +199,36 @@ assert .9 < order["DDIM"] < 1.1 < 1.6 < order["DPM-Solver++(2M)"]
 #
 # Now the distribution, of 2000 points on eight blobs, over the number of steps. On the left the perfect denoiser. On the right one with a flaw that every trained network has in some form: it takes away too little, $.9\,\hat\epsilon$.
 
+
 # %%
 def flawed(x, t, cond):
-    return .9 * exact(x, t, cond)
+    return 0.9 * exact(x, t, cond)
+
 
 counts = (5, 10, 20, 50)
 fig, ax = plt.subplots(1, 2, figsize=(9, 3), layout="constrained", sharey=True)
 found = {}
 for a, (name, denoise) in zip(ax, {"perfect": exact, "flawed": flawed}.items()):
-    for eta in (0., .5, 1.):
-        found[name, eta] = [energy_distance(walk(denoise, start, n, eta)[-1], truth) for n in counts]
+    for eta in (0.0, 0.5, 1.0):
+        found[name, eta] = [
+            energy_distance(walk(denoise, start, n, eta)[-1], truth) for n in counts
+        ]
         a.plot(counts, found[name, eta], "o-", label=f"η = {eta:g}")
-        print(f"{name:8} eta {eta:3}: " + "  ".join(f"{n} steps {d:7.4f}" for n, d in zip(counts, found[name, eta])))
-    a.axhspan(-blur, blur, color="silver", alpha=.5)
+        print(
+            f"{name:8} eta {eta:3}: "
+            + "  ".join(f"{n} steps {d:7.4f}" for n, d in zip(counts, found[name, eta]))
+        )
+    a.axhspan(-blur, blur, color="silver", alpha=0.5)
     a.set(title=f"{name} denoiser: energy distance to the data", xlabel="steps")
     a.set_xscale("log")
     a.set_yscale("symlog", linthresh=1e-3)
     a.set_xticks(counts, counts)
     a.minorticks_off()
 ax[0].legend(fontsize=8)
-assert found["perfect", 1.][1] > found["perfect", 0.][1] and found["flawed", 0.][-1] > 4 * found["flawed", 1.][-1]
+assert (
+    found["perfect", 1.0][1] > found["perfect", 0.0][1]
+    and found["flawed", 0.0][-1] > 4 * found["flawed", 1.0][-1]
+)
 
 # %% [markdown]
 # Two different answers to one question, and both are right.
@@ -218,15 +244,24 @@ assert found["perfect", 1.][1] > found["perfect", 0.][1] and found["flawed", 0.]
 
 # %%
 pipe = minidiff.load("tiny")
-guided, cond, x_T = cfg_batched(pipe.eps, pipe.null(), 3.), pipe.embed("a green star on a dotted purple background"), pipe.noise(1, 4)
+guided, cond, x_T = (
+    cfg_batched(pipe.eps, pipe.null(), 3.0),
+    pipe.embed("a green star on a dotted purple background"),
+    pipe.noise(1, 4),
+)
 best = dpm_solver(guided, pipe.schedule, x_T, cond, steps=60, spacing="trailing")
-runs = {f"{name}, {n} steps": f(guided, pipe.schedule, x_T, cond, steps=n, spacing="trailing", **how)
-        for name, f, how in (("DDIM", ddim, {}), ("DPM++", dpm_solver, {})) for n in (5, 10, 20)}
-runs["η = 1, 20 steps"] = ddim(guided, pipe.schedule, x_T, cond, steps=20, eta=1., spacing="trailing")
+runs = {
+    f"{name}, {n} steps": f(guided, pipe.schedule, x_T, cond, steps=n, spacing="trailing", **how)
+    for name, f, how in (("DDIM", ddim, {}), ("DPM++", dpm_solver, {}))
+    for n in (5, 10, 20)
+}
+runs["η = 1, 20 steps"] = ddim(
+    guided, pipe.schedule, x_T, cond, steps=20, eta=1.0, spacing="trailing"
+)
 off = {k: (z - best).pow(2).mean().sqrt().item() for k, z in runs.items()}
 fig, ax = plt.subplots(1, 8, figsize=(11, 1.9), layout="constrained")
 for a, (name, z) in zip(ax, {"60 second-order steps": best, **runs}.items()):
-    a.imshow((pipe.decode(z)[0].permute(1, 2, 0) / 2 + .5).clamp(0, 1), interpolation="nearest")
+    a.imshow((pipe.decode(z)[0].permute(1, 2, 0) / 2 + 0.5).clamp(0, 1), interpolation="nearest")
     a.set_title(f"{name}\n{off.get(name, 0):.2f}", fontsize=7)
     a.axis("off")
 assert off["DDIM, 20 steps"] < off["DDIM, 5 steps"]
@@ -249,10 +284,14 @@ for k in range(2):
 jacobian = torch.stack(rows)
 c, U = torch.linalg.eigh(one.covs[0])
 a, sig = fine.at(fine.T)
-known = U @ torch.diag((c / (a ** 2 * c + sig ** 2)).sqrt()) @ U.T
-print("Jacobian of 200 steps", [[round(v, 4) for v in row] for row in jacobian.tolist()],
-      "\nexact                ", [[round(v, 4) for v in row] for row in known.tolist()])
-assert (jacobian - known).abs().max() < .02
+known = U @ torch.diag((c / (a**2 * c + sig**2)).sqrt()) @ U.T
+print(
+    "Jacobian of 200 steps",
+    [[round(v, 4) for v in row] for row in jacobian.tolist()],
+    "\nexact                ",
+    [[round(v, 4) for v in row] for row in known.tolist()],
+)
+assert (jacobian - known).abs().max() < 0.02
 
 # %% [markdown]
 # ## Exercises

@@ -40,14 +40,18 @@ pipe = minidiff.load("tiny")
 # %%
 g = torch.Generator().manual_seed(0)
 keys, values = torch.eye(8)[None], torch.randn(1, 8, 8, generator=g)
-for length in (0., 3., 100.):
+for length in (0.0, 3.0, 100.0):
     out = attention(length * keys[:, 2:3], keys, values, 1)
-    print(f"query {length:5g} times key 2: {(out - values[:, 2]).norm():.3f} from value 2, "
-          f"{(out - values.mean(1)).norm():.3f} from the mean of all")
+    print(
+        f"query {length:5g} times key 2: {(out - values[:, 2]).norm():.3f} from value 2, "
+        f"{(out - values.mean(1)).norm():.3f} from the mean of all"
+    )
 q, order = torch.randn(1, 5, 8, generator=g), torch.randperm(8, generator=g)
 shuffled = attention(q, keys[:, order], values[:, order], 2)
 assert (shuffled - attention(q, keys, values, 2)).abs().max() < 1e-5
-fused = F.scaled_dot_product_attention(*(rearrange(x, "b n (h d) -> b h n d", h=2) for x in (q, keys, values)))
+fused = F.scaled_dot_product_attention(
+    *(rearrange(x, "b n (h d) -> b h n d", h=2) for x in (q, keys, values))
+)
 assert (attention(q, keys, values, 2) - rearrange(fused, "b h n d -> b n (h d)")).abs().max() < 1e-5
 
 # %% [markdown]
@@ -66,25 +70,44 @@ print(tuple(pipe.embed(prompt).text.shape))
 
 # %% exercise="causal_mask"
 
+
 # %%
 def readings(noun, n=12):
     """Random keys and queries of 12 words, of which the last is exchanged; which outputs notice?"""
     x = torch.randn(n, 8, generator=torch.Generator().manual_seed(1))
     x[-1] = noun
-    return [((x @ x.T) / 8 ** .5 + mask).softmax(-1) @ x for mask in (torch.zeros(n, n), causal_mask(n))]
+    return [
+        ((x @ x.T) / 8**0.5 + mask).softmax(-1) @ x for mask in (torch.zeros(n, n), causal_mask(n))
+    ]
 
-free, causal = ((a - b).norm(dim=1) for a, b in zip(readings(1.), readings(-1.)))
-print("tokens that notice another last word: reading freely", (free > 1e-6).sum().item(), "of 12; causal", (causal > 1e-6).sum().item())
+
+free, causal = ((a - b).norm(dim=1) for a, b in zip(readings(1.0), readings(-1.0)))
+print(
+    "tokens that notice another last word: reading freely",
+    (free > 1e-6).sum().item(),
+    "of 12; causal",
+    (causal > 1e-6).sum().item(),
+)
 assert (causal > 1e-6).sum() == 1
+
 
 def state(prompt, word):
     return pipe.embed(prompt).text[0, dict(pipe.tokenizer.token_spans(prompt))[word][0]]
 
-pairs = [("a cyan square left of a red circle", "a cyan square left of a blue star", "square"),
-         ("a cyan square left of a red circle", "a red square left of a cyan circle", "square"),
-         ("a small red circle on a white background", "a large red circle on a white background", "circle")]
+
+pairs = [
+    ("a cyan square left of a red circle", "a cyan square left of a blue star", "square"),
+    ("a cyan square left of a red circle", "a red square left of a cyan circle", "square"),
+    (
+        "a small red circle on a white background",
+        "a large red circle on a white background",
+        "circle",
+    ),
+]
 for a, b, word in pairs:
-    print(f"likeness of '{word}' in '{a}' and '{b}': {F.cosine_similarity(state(a, word), state(b, word), dim=0):.3f}")
+    print(
+        f"likeness of '{word}' in '{a}' and '{b}': {F.cosine_similarity(state(a, word), state(b, word), dim=0):.3f}"
+    )
 
 # %% [markdown]
 # A causal "square" cannot know what stands to its right. `tiny`'s tower is not causal: its words are about each other. The vector of a noun turns with the noun's own colour (.94) and size (.84), and hardly with the shape of its neighbour (.999). Remember this for section 5.
@@ -114,8 +137,10 @@ with torch.no_grad():
         yours = pipe.eps(x_t, t, cond)
         with tap(pipe.net, r"probs$", lambda p, name: p.clone()) as names:
             listened = pipe.eps(x_t, t, cond)
-print(f"your attention in all {len(names)} layers: largest difference {(yours - own).abs().max():.0e}, "
-      f"with identity taps {(listened - own).abs().max():.0e}")
+print(
+    f"your attention in all {len(names)} layers: largest difference {(yours - own).abs().max():.0e}, "
+    f"with identity taps {(listened - own).abs().max():.0e}"
+)
 assert (yours - own).abs().max() < 1e-4 and (listened - own).abs().max() < 1e-4
 print(*tap_names(pipe.net, CROSS), sep="\n")
 
@@ -124,32 +149,46 @@ print(*tap_names(pipe.net, CROSS), sep="\n")
 #
 # A cross-attention map is a picture: how much of its attention each place gives to one word. We record the maps of the finest layers (16 x 16 places), while the network looks at a noisy *render*. So we know where things are, and need not judge by eye.
 
+
 # %%
 def maps_of(x_t, t, cond):
     """Maps (b words 16 16), averaged over heads and the three fine layers."""
     seen = []
-    with torch.no_grad(), tap(pipe.net, CROSS, lambda p, name: seen.append(p.mean(1)) if p.shape[2] == 256 else None):
+    with (
+        torch.no_grad(),
+        tap(pipe.net, CROSS, lambda p, name: seen.append(p.mean(1)) if p.shape[2] == 256 else None),
+    ):
         pipe.eps(x_t, t, cond)
     return rearrange(torch.stack(seen).mean(0), "b (h w) m -> b m h w", h=16)
 
+
 maps = maps_of(x_t, t, cond)
-inside = F.interpolate(shapes.object_masks(scenes)[:, :1], (16, 16), mode="area")[:, 0]      # share of the object
+# share of the object
+inside = F.interpolate(shapes.object_masks(scenes)[:, :1], (16, 16), mode="area")[:, 0]
 on_object = {}
 for i, (s, caption) in enumerate(zip(scenes, captions)):
     spans, o = pipe.tokenizer.token_spans(caption), s.objects[0]
     for role, word in (("shape", o.shape), ("colour", o.color), ("texture", s.texture)):
         m = maps[i, dict(reversed(spans))[word]].sum(0)
-        on_object.setdefault(role, []).append(((m * inside[i]).sum() / m.sum() / inside[i].mean()).item())
+        on_object.setdefault(role, []).append(
+            ((m * inside[i]).sum() / m.sum() / inside[i].mean()).item()
+        )
 for role, ratio in on_object.items():
-    print(f"{role:8} word: {np.mean(ratio):5.2f} times as much on the object as evenly spread attention would have "
-          f"(six scenes: {min(ratio):.2f} to {max(ratio):.2f})")
+    print(
+        f"{role:8} word: {np.mean(ratio):5.2f} times as much on the object as evenly spread attention would have "
+        f"(six scenes: {min(ratio):.2f} to {max(ratio):.2f})"
+    )
 assert np.mean(on_object["shape"]) > 3 and np.mean(on_object["texture"]) < 1
 
 k = 1
-shown = [(w, m) for w, m in pipe.tokenizer.token_spans(captions[k]) if w not in ("a", "on", "in", "the", "at")]
+shown = [
+    (w, m)
+    for w, m in pipe.tokenizer.token_spans(captions[k])
+    if w not in ("a", "on", "in", "the", "at")
+]
 fig, ax = plt.subplots(1, 2 + len(shown), figsize=(11, 1.8), layout="constrained")
-ax[0].imshow(shapes.render(scenes[k])[0].permute(1, 2, 0) / 2 + .5)
-ax[1].imshow((pipe.decode(x_t[k:k + 1])[0].permute(1, 2, 0) / 2 + .5).clamp(0, 1))
+ax[0].imshow(shapes.render(scenes[k])[0].permute(1, 2, 0) / 2 + 0.5)
+ax[1].imshow((pipe.decode(x_t[k : k + 1])[0].permute(1, 2, 0) / 2 + 0.5).clamp(0, 1))
 for a, (word, m) in zip(ax[2:], shown):
     a.imshow(maps[k, m].sum(0), cmap="magma")
     a.set_title(f"{word}\n{maps[k, m].sum(0).mean():.2f}", fontsize=8)
@@ -167,34 +206,58 @@ for a in ax:
 
 # %%
 words = dict(pipe.tokenizer.token_spans(prompt))
-silent = {"nothing": [], "red": ["red"], "star": ["star"], "dotted": ["dotted"], "green": ["green"],
-          "dotted, green, background": ["dotted", "green", "background"]}
-left_out = {w: prompt.replace(w + " ", "") for w in ("red", "dotted", "green")} | {"star": prompt.replace(" star", "")}
+silent = {
+    "nothing": [],
+    "red": ["red"],
+    "star": ["star"],
+    "dotted": ["dotted"],
+    "green": ["green"],
+    "dotted, green, background": ["dotted", "green", "background"],
+}
+left_out = {w: prompt.replace(w + " ", "") for w in ("red", "dotted", "green")} | {
+    "star": prompt.replace(" star", "")
+}
 seeds, keep = 2, torch.ones(len(silent) + len(left_out), 20)
 for row, group in enumerate(silent.values()):
-    keep[row, [i for w in group for i in words[w]]] = 0.
-keep = keep.repeat_interleave(seeds, 0)                                        # rows: case 0 seed 0, case 0 seed 1, case 1 ...
+    keep[row, [i for w in group for i in words[w]]] = 0.0
+keep = keep.repeat_interleave(seeds, 0)  # rows: case 0 seed 0, case 0 seed 1, case 1 ...
 prompts = [p for p in [prompt] * len(silent) + list(left_out.values()) for _ in range(seeds)]
+
 
 def guided(x, t, cond):
     null = pipe.eps(x, t, pipe.null(len(x)))
-    with tap(pipe.net, CROSS, lambda probs, name: probs * keep[:, None, None, :]):           # b h places words
+    # b h places words
+    with tap(pipe.net, CROSS, lambda probs, name: probs * keep[:, None, None, :]):
         told = pipe.eps(x, t, cond)
     return null + 3 * (told - null)
 
+
 start = pipe.noise(seeds, seed=1).repeat(len(keep) // seeds, 1, 1, 1)
-images = pipe.decode(ddim(guided, pipe.schedule, start, pipe.embed(prompts), steps=8, spacing="trailing"))
+images = pipe.decode(
+    ddim(guided, pipe.schedule, start, pipe.embed(prompts), steps=8, spacing="trailing")
+)
 titles = [f"silenced: {k}" for k in silent] + [f"left out: {k}" for k in left_out]
 fig, ax = plt.subplots(2, 5, figsize=(8.5, 4), layout="constrained")
 for i, (a, title) in enumerate(zip(ax.flat, titles)):
-    a.imshow((images[seeds * i].permute(1, 2, 0) / 2 + .5).clamp(0, 1), interpolation="nearest")
+    a.imshow((images[seeds * i].permute(1, 2, 0) / 2 + 0.5).clamp(0, 1), interpolation="nearest")
     a.set_title(title.replace(": dotted, green, ", ":\ndotted, green, "), fontsize=8)
     a.axis("off")
 read = oracle().read(images)
 for i, title in enumerate(titles):
-    print(f"{title:38}", "; ".join(" ".join([r["texture"], r["background"], "/", *(f"{o['size']} {o['color']} {o['shape']}"
-                                                                                for o in r["objects"])])
-                                   for r in read[seeds * i:seeds * (i + 1)]))
+    print(
+        f"{title:38}",
+        "; ".join(
+            " ".join(
+                [
+                    r["texture"],
+                    r["background"],
+                    "/",
+                    *(f"{o['size']} {o['color']} {o['shape']}" for o in r["objects"]),
+                ]
+            )
+            for r in read[seeds * i : seeds * (i + 1)]
+        ),
+    )
 background = [r["background"] for r in read[::seeds]]
 assert background[4] == "green" != background[8] and read[0]["objects"][0]["shape"] == "star"
 

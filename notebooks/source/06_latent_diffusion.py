@@ -31,23 +31,28 @@ from minidiff.core.taps import tap
 from minidiff.data import shapes
 from minidiff.evaluate.metrics import psnr
 
-pipe = minidiff.load("tiny")                                              # UNet, autoencoder and text tower, trained
+pipe = minidiff.load("tiny")  # UNet, autoencoder and text tower, trained
 vae, sch = pipe.vae, pipe.schedule
 rng = np.random.default_rng(0)
-scenes = [shapes.scene(rng, split="test") for _ in range(64)]             # combinations that training never saw
-images = shapes.render(scenes)                                            # 64 3 64 64 in [-1, 1]
+# combinations that training never saw
+scenes = [shapes.scene(rng, split="test") for _ in range(64)]
+images = shapes.render(scenes)  # 64 3 64 64 in [-1, 1]
 
 
 def show(ax, picture, title=""):
     """A picture (3 H W) in [-1, 1]; in 32 shades a colour, which the eye does not see and which keeps this file small."""
-    ax.imshow(((picture.permute(1, 2, 0).clamp(-1, 1) + 1) * 15.5).round() / 31, interpolation="nearest")
+    ax.imshow(
+        ((picture.permute(1, 2, 0).clamp(-1, 1) + 1) * 15.5).round() / 31, interpolation="nearest"
+    )
     ax.set_title(title, fontsize=8)
     ax.axis("off")
 
 
 def row(pictures, titles, height=1.4):
     """One line of pictures (each 3 H W) with titles."""
-    _, axes = plt.subplots(1, len(pictures), figsize=(1.1 * len(pictures), height), layout="constrained")
+    _, axes = plt.subplots(
+        1, len(pictures), figsize=(1.1 * len(pictures), height), layout="constrained"
+    )
     for ax, picture, title in zip(axes, pictures, titles):
         show(ax, picture, title)
 
@@ -75,23 +80,27 @@ def row(pictures, titles, height=1.4):
 # $q$. Take one Gaussian, draw, and compare.
 
 # %%
-mean, logvar = torch.tensor([[[[1.5]]]]), torch.tensor([[[[-1.0]]]])      # N(1.5, e^-1), as (b c h w)
+mean, logvar = torch.tensor([[[[1.5]]]]), torch.tensor([[[[-1.0]]]])  # N(1.5, e^-1), as (b c h w)
 g = torch.Generator().manual_seed(0)
-z = mean + (.5 * logvar).exp() * torch.randn(200_000, 1, 1, 1, generator=g)
-log_q = -.5 * ((z - mean) ** 2 / logvar.exp() + logvar)                   # both without the constant log sqrt(2 pi)
-log_p = -.5 * z ** 2
+z = mean + (0.5 * logvar).exp() * torch.randn(200_000, 1, 1, 1, generator=g)
+log_q = -0.5 * ((z - mean) ** 2 / logvar.exp() + logvar)  # both without the constant log sqrt(2 pi)
+log_p = -0.5 * z**2
 drawn, closed = (log_q - log_p).mean().item(), gaussian_kl(mean, logvar).item()
 print(f"KL by 200,000 draws {drawn:.4f}, by your formula {closed:.4f} nats")
-assert abs(drawn - closed) < .02
+assert abs(drawn - closed) < 0.02
 
 with torch.no_grad():
-    q = vae.encode(images)                                                # .mean and .logvar: 64 4 16 16 each
-print(f"{images[0].numel():,} numbers -> {q.mean[0].numel():,}: {images[0].numel() // q.mean[0].numel()} times fewer")
+    q = vae.encode(images)  # .mean and .logvar: 64 4 16 16 each
+print(
+    f"{images[0].numel():,} numbers -> {q.mean[0].numel():,}: {images[0].numel() // q.mean[0].numel()} times fewer"
+)
 for c in range(4):
-    kl = gaussian_kl(q.mean[:, c:c + 1], q.logvar[:, c:c + 1]).item()
-    spread, doubt = q.mean[:, c].std().item(), (.5 * q.logvar[:, c]).exp().mean().item()
-    print(f"channel {c}: spread of the means {spread:.2f}, the encoder's own doubt {doubt:.3f}, KL {kl:.2f} nats, "
-          f"room for {np.log2(1 + (spread / doubt) ** 2) / 2:.1f} bits a number")
+    kl = gaussian_kl(q.mean[:, c : c + 1], q.logvar[:, c : c + 1]).item()
+    spread, doubt = q.mean[:, c].std().item(), (0.5 * q.logvar[:, c]).exp().mean().item()
+    print(
+        f"channel {c}: spread of the means {spread:.2f}, the encoder's own doubt {doubt:.3f}, KL {kl:.2f} nats, "
+        f"room for {np.log2(1 + (spread / doubt) ** 2) / 2:.1f} bits a number"
+    )
 
 # %% [markdown]
 # Three channels are known to less than a tenth of their spread. Channel 1 has as much doubt as spread, and the least
@@ -110,6 +119,7 @@ for c in range(4):
 # picture shrunk to 18 × 18 pixels (972 numbers, about as many as a latent has) and enlarged again; the latent with a
 # draw of the encoder's doubt added; the latent with one channel set to 0.
 
+
 # %%
 @torch.no_grad()
 def decode(z):
@@ -117,21 +127,47 @@ def decode(z):
 
 
 copy = decode(q.mean)
-shrunk = F.interpolate(F.interpolate(images, (18, 18), mode="area"), (64, 64), mode="bicubic").clamp(-1, 1)
+shrunk = F.interpolate(
+    F.interpolate(images, (18, 18), mode="area"), (64, 64), mode="bicubic"
+).clamp(-1, 1)
 noisy = decode(q.sample(torch.randn(q.mean.shape, generator=g)))
-print(f"autoencoder   {psnr(copy, images).mean():.1f} dB (worst of 64: {psnr(copy, images).min():.1f})")
+print(
+    f"autoencoder   {psnr(copy, images).mean():.1f} dB (worst of 64: {psnr(copy, images).min():.1f})"
+)
 print(f"with its doubt {psnr(noisy, images).mean():.1f} dB")
 print(f"18 x 18 pixels {psnr(shrunk, images).mean():.1f} dB")
 lost = [decode(q.mean[:16] * (torch.arange(4) != c).float()[:, None, None]) for c in range(4)]
-print(f"of the first 16 pictures: all channels {psnr(copy[:16], images[:16]).mean():.1f} dB; without channel " +
-      ", ".join(f"{c}: {psnr(lost[c], images[:16]).mean():.1f}" for c in range(4)))
+print(
+    f"of the first 16 pictures: all channels {psnr(copy[:16], images[:16]).mean():.1f} dB; without channel "
+    + ", ".join(f"{c}: {psnr(lost[c], images[:16]).mean():.1f}" for c in range(4))
+)
 assert psnr(copy, images).mean() > psnr(shrunk, images).mean() + 5
 
 # %%
-k = int(psnr(copy, images).argmin())                                      # the worst of them
-row([images[k], copy[k], 5 * (copy[k] - images[k]), shrunk[k], lost[0][0], lost[1][0], lost[2][0], lost[3][0]],
-    ["picture", f"round trip\n{psnr(copy, images)[k]:.1f} dB", "error x 5", "18 x 18", "channel 0\nleft out",
-     "channel 1\nleft out", "channel 2\nleft out", "channel 3\nleft out"], 1.6)
+k = int(psnr(copy, images).argmin())  # the worst of them
+row(
+    [
+        images[k],
+        copy[k],
+        5 * (copy[k] - images[k]),
+        shrunk[k],
+        lost[0][0],
+        lost[1][0],
+        lost[2][0],
+        lost[3][0],
+    ],
+    [
+        "picture",
+        f"round trip\n{psnr(copy, images)[k]:.1f} dB",
+        "error x 5",
+        "18 x 18",
+        "channel 0\nleft out",
+        "channel 1\nleft out",
+        "channel 2\nleft out",
+        "channel 3\nleft out",
+    ],
+    1.6,
+)
 
 # %% [markdown]
 # (The last four columns show another scene, the first of the 64.) Without channel 1 hardly anything is missing: this
@@ -142,12 +178,17 @@ row([images[k], copy[k], 5 * (copy[k] - images[k]), shrunk[k], lost[0][0], lost[
 # Split the pixels into those within two pixels of an outline and the rest.
 
 # %%
-jump = lambda d: (images - images.roll(1, d)).abs().amax(1, keepdim=True) > .4  # noqa: E731 - textures jump by .3
-edge = F.max_pool2d((jump(2) | jump(3)).float(), 5, 1, 2) > 0             # b 1 h w: within two pixels of a jump
+jump = lambda d: (images - images.roll(1, d)).abs().amax(1, keepdim=True) > 0.4  # noqa: E731 - textures jump by .3
+# b 1 h w: within two pixels of a jump
+edge = F.max_pool2d((jump(2) | jump(3)).float(), 5, 1, 2) > 0
 square = ((copy - images) ** 2).mean(1, keepdim=True)
 share = square[edge].sum() / square.sum()
-print(f"{edge.float().mean():.0%} of the pixels lie at an outline, and {share:.0%} of the squared error")
-print(f"mean error at outlines {square[edge].mean().sqrt():.3f}, elsewhere {square[~edge].mean().sqrt():.3f}; range 2")
+print(
+    f"{edge.float().mean():.0%} of the pixels lie at an outline, and {share:.0%} of the squared error"
+)
+print(
+    f"mean error at outlines {square[edge].mean().sqrt():.3f}, elsewhere {square[~edge].mean().sqrt():.3f}; range 2"
+)
 assert share > 2 * edge.float().mean()
 
 # %% [markdown]
@@ -165,13 +206,15 @@ assert share > 2 * edge.float().mean()
 
 # %%
 print(f"tiny's own latents: {latent_scale(q.mean):.3f}, so they have unit spread already")
-raw = 5.5 * q.mean                                                        # about what Stable Diffusion's encoder gives
-print(f"latents 5.5 times as large: {latent_scale(raw):.4f}  (Stable Diffusion's constant is 0.18215, which is 1 / 5.49)")
-assert abs(latent_scale(q.mean) - 1) < .1 and abs(latent_scale(raw) - .18) < .02
+raw = 5.5 * q.mean  # about what Stable Diffusion's encoder gives
+print(
+    f"latents 5.5 times as large: {latent_scale(raw):.4f}  (Stable Diffusion's constant is 0.18215, which is 1 / 5.49)"
+)
+assert abs(latent_scale(q.mean) - 1) < 0.1 and abs(latent_scale(raw) - 0.18) < 0.02
 
-ratio = sch.sigma / sch.alpha                                             # grows with t
+ratio = sch.sigma / sch.alpha  # grows with t
 print("\n spread s   signal = noise at t   signal left at T (noise 1)")
-for s in (1 / 5.5, 1., 5.5):
+for s in (1 / 5.5, 1.0, 5.5):
     print(f"{s:9.2f}   {int((ratio < s).sum()):13} of {sch.T}   {s * sch.alpha[-1]:.3f}")
 assert int((ratio < 5.5).sum()) > int((ratio < 1).sum()) + 200
 
@@ -189,15 +232,17 @@ n, t = 12, 500
 cond = pipe.embed([shapes.caption(s) for s in scenes[:n]])
 e = pipe.noise(n, seed=3)
 seen = {}
-for s in (1 / 5.5, .5, 1., 2., 5.5):
+for s in (1 / 5.5, 0.5, 1.0, 2.0, 5.5):
     x_t = q_sample(sch, s * q.mean[:n], t, e)
     with torch.no_grad():
         guess = eps_to_x0(sch, x_t, pipe.eps(x_t, t, cond), t) / s
     seen[s] = decode(guess)
-    ideal = ratio[t] / s                                                  # noise in units of the signal
-    print(f"latents x {s:4.2f}: noise / signal {ideal:5.2f}, guessed picture {psnr(seen[s], copy[:n]).mean():5.1f} dB")
+    ideal = ratio[t] / s  # noise in units of the signal
+    print(
+        f"latents x {s:4.2f}: noise / signal {ideal:5.2f}, guessed picture {psnr(seen[s], copy[:n]).mean():5.1f} dB"
+    )
 row([copy[0], *[seen[s][0] for s in seen]], ["target", *[f"latents x {s:.2g}" for s in seen]])
-assert psnr(seen[1.], copy[:n]).mean() > psnr(seen[5.5], copy[:n]).mean() + 3
+assert psnr(seen[1.0], copy[:n]).mean() > psnr(seen[5.5], copy[:n]).mean() + 3
 
 # %% [markdown]
 # (The prompt says what should be there, which is why even the first guess has ring, place and colours.) Left of 1 the
@@ -225,19 +270,33 @@ def multiplications(size, c, h, w):
         text = torch.zeros(1, known["text"]["context"], known["text"]["width"])
         with FlopCounterMode(display=False) as counter, tap(net, r"probs$", lambda x, name: None):
             net(torch.zeros(1, c, h, w), torch.zeros(1, dtype=torch.long), Cond(text=text))
-    found = {str(op).removeprefix("aten."): v / 2e9 for op, v in counter.get_flop_counts()["Global"].items()}
-    return {"convolutions": found.get("convolution", 0), "linear layers": found.get("mm", 0) + found.get("addmm", 0),
-            "attention maps": found.get("bmm", 0)}
+    found = {
+        str(op).removeprefix("aten."): v / 2e9
+        for op, v in counter.get_flop_counts()["Global"].items()
+    }
+    return {
+        "convolutions": found.get("convolution", 0),
+        "linear layers": found.get("mm", 0) + found.get("addmm", 0),
+        "attention maps": found.get("bmm", 0),
+    }
 
 
-cases = {"tiny, latents\n4 x 16 x 16": ("tiny", 4, 16, 16), "tiny, pixels\n3 x 64 x 64": ("tiny", 3, 64, 64),
-         "SD 1.5, latents\n4 x 64 x 64": ("sd15", 4, 64, 64), "SD 1.5, pixels\n3 x 512 x 512": ("sd15", 3, 512, 512)}
+cases = {
+    "tiny, latents\n4 x 16 x 16": ("tiny", 4, 16, 16),
+    "tiny, pixels\n3 x 64 x 64": ("tiny", 3, 64, 64),
+    "SD 1.5, latents\n4 x 64 x 64": ("sd15", 4, 64, 64),
+    "SD 1.5, pixels\n3 x 512 x 512": ("sd15", 3, 512, 512),
+}
 cost = {name: multiplications(*case) for name, case in cases.items()}
 total = [sum(c.values()) for c in cost.values()]
 for name, c in cost.items():
-    print(f"{name.replace(chr(10), ' '):32} {sum(c.values()):12,.2f} billion; " +
-          ", ".join(f"{k} {v / sum(c.values()):.0%}" for k, v in c.items()))
-print(f"pixels cost {total[1] / total[0]:.0f} times as much for tiny, {total[3] / total[2]:.0f} times for Stable Diffusion")
+    print(
+        f"{name.replace(chr(10), ' '):32} {sum(c.values()):12,.2f} billion; "
+        + ", ".join(f"{k} {v / sum(c.values()):.0%}" for k, v in c.items())
+    )
+print(
+    f"pixels cost {total[1] / total[0]:.0f} times as much for tiny, {total[3] / total[2]:.0f} times for Stable Diffusion"
+)
 assert total[1] > 14 * total[0] and total[3] > 64 * total[2]
 
 # %%
@@ -268,13 +327,13 @@ import time
 
 
 def seconds(fn, times):
-    fn()                                                                  # the first call also allocates
+    fn()  # the first call also allocates
     best = []
     for _ in range(times):
         start = time.perf_counter()
         fn()
         best.append(time.perf_counter() - start)
-    return min(best)                                                      # whatever disturbs makes it longer
+    return min(best)  # whatever disturbs makes it longer
 
 
 with torch.no_grad():
@@ -284,7 +343,9 @@ with torch.no_grad():
     a = seconds(lambda: pipe.eps(small, 500, one), 8)
     b = seconds(lambda: on_pixels(large, torch.tensor([499]), one), 2)
     d = seconds(lambda: decode(small), 3)
-print(f"one evaluation on pixels takes {b / a:.0f} times one on latents; one decoding takes {d / a:.1f} evaluations")
+print(
+    f"one evaluation on pixels takes {b / a:.0f} times one on latents; one decoding takes {d / a:.1f} evaluations"
+)
 assert b > 5 * a
 
 # %% [markdown]
@@ -305,22 +366,26 @@ assert b > 5 * a
 wanted = scenes[:8]
 prompts = [shapes.caption(s) for s in wanted]
 cond, null = pipe.embed(prompts), pipe.null(len(prompts))
-z = pipe.noise(len(prompts), seed=1)                                      # 8 4 16 16, pure noise
+z = pipe.noise(len(prompts), seed=1)  # 8 4 16 16, pure noise
 film = []
 with torch.no_grad():
     for t, s in pairwise(sch.timesteps(25, spacing="trailing")):
-        eps = guide(pipe.eps(z, t, null), pipe.eps(z, t, cond), 3.)
+        eps = guide(pipe.eps(z, t, null), pipe.eps(z, t, cond), 3.0)
         film.append((t, decode(z[:1])[0], decode(eps_to_x0(sch, z[:1], eps[:1], t))[0]))
         z = ddim_step(sch, z, eps, t, s)
-drawn = decode(z)                                                         # the only use of the decoder that is needed
-print(f"z at the end: spread {z.std():.2f}; latents of renders of the same 8 scenes: {q.mean[:8].std():.2f}")
+drawn = decode(z)  # the only use of the decoder that is needed
+print(
+    f"z at the end: spread {z.std():.2f}; latents of renders of the same 8 scenes: {q.mean[:8].std():.2f}"
+)
 
 # %%
 fig, axes = plt.subplots(2, 6, figsize=(6.6, 2.6), layout="constrained")
 for i, ax in zip((0, 5, 10, 14, 19, 24), axes.T):
     show(ax[0], film[i][1], f"t = {film[i][0]}")
     show(ax[1], film[i][2])
-fig.suptitle(f"above: the state, decoded; below: the clean picture it implies.\n“{prompts[0]}”", fontsize=9)
+fig.suptitle(
+    f"above: the state, decoded; below: the clean picture it implies.\n“{prompts[0]}”", fontsize=9
+)
 plt.show()
 
 # %% [markdown]
@@ -336,13 +401,18 @@ from minidiff.evaluate.oracle import oracle
 
 verdict = oracle().judge(drawn, wanted)
 for name in ("shape", "color", "background", "position", "size", "texture", "joint"):
-    print(f"{name if name != 'joint' else 'everything':11} right in {int(verdict[name].sum())} of {len(wanted)}")
-names = ["\n".join(f"{o.color} {o.shape}" for o in s.objects) + f"\n{s.position}, {s.background}" for s in wanted]
+    print(
+        f"{name if name != 'joint' else 'everything':11} right in {int(verdict[name].sum())} of {len(wanted)}"
+    )
+names = [
+    "\n".join(f"{o.color} {o.shape}" for o in s.objects) + f"\n{s.position}, {s.background}"
+    for s in wanted
+]
 row(list(drawn), names, 1.8)
 assert verdict["joint"].sum() >= 5 and verdict["color"].sum() >= 6
 
 # %%
-same = pipe.generate(prompts[0], steps=25, scale=3., seed=1)
+same = pipe.generate(prompts[0], steps=25, scale=3.0, seed=1)
 print(f"largest difference to pipe.generate: {(same - drawn[:1]).abs().max():.1e}")
 assert (same - drawn[:1]).abs().max() < 1e-2
 
@@ -365,15 +435,20 @@ everything = sum(kinds.values())
 most = sorted(kinds.items(), key=lambda i: -i[1])[:4]
 print("\nUNet by kind of block: " + ", ".join(f"{k} {v / everything:.0%}" for k, v in most))
 for part in ("net", "vae", "text"):
-    print(f"{part:5} {sum(r['parameters'] for r in trace('tiny', part)):10,} parameters in tiny, "
-          f"{sum(r['parameters'] for r in trace('sd15', part)):12,} in Stable Diffusion 1.5")
+    print(
+        f"{part:5} {sum(r['parameters'] for r in trace('tiny', part)):10,} parameters in tiny, "
+        f"{sum(r['parameters'] for r in trace('sd15', part)):12,} in Stable Diffusion 1.5"
+    )
 look = lambda x, name: None  # noqa: E731
 with torch.no_grad(), FlopCounterMode(display=False) as counter, tap(vae, r"probs$", look):
     decode(small)
 with torch.no_grad(), FlopCounterMode(display=False) as words, tap(pipe.text, r"probs$", look):
     pipe.embed("a red circle")
-parts = {"UNet, 50 evaluations": 50 * total[0], "decoder, once": counter.get_total_flops() / 2e9,
-         "text tower, twice": words.get_total_flops() / 1e9}
+parts = {
+    "UNet, 50 evaluations": 50 * total[0],
+    "decoder, once": counter.get_total_flops() / 2e9,
+    "text tower, twice": words.get_total_flops() / 1e9,
+}
 for name, v in parts.items():
     print(f"{name:22} {v:6.2f} billion multiplications, {v / sum(parts.values()):.1%}")
 assert everything == sum(p.numel() for p in pipe.net.parameters())

@@ -30,17 +30,20 @@ from minidiff.data import shapes
 from minidiff.models.dit import DiT, timestep_embedding
 from minidiff.models.sizes import SIZES
 
-pipe = minidiff.load("tiny-dit")                                          # the same latents and words as `tiny`
+pipe = minidiff.load("tiny-dit")  # the same latents and words as `tiny`
 net, sch = pipe.net, pipe.schedule
 rng = np.random.default_rng(7)
-scenes = [shapes.scene(rng, objects=1, split="test") for _ in range(16)]  # combinations that training never saw
-images = shapes.render(scenes)                                            # 16 3 64 64
-z = pipe.encode(images)                                                   # 16 4 16 16
+# combinations that training never saw
+scenes = [shapes.scene(rng, objects=1, split="test") for _ in range(16)]
+images = shapes.render(scenes)  # 16 3 64 64
+z = pipe.encode(images)  # 16 4 16 16
 
 
 def show(ax, picture, title=""):
     """A picture (3 H W) in [-1, 1]; in 32 shades a colour, which the eye does not see and which keeps this file small."""
-    ax.imshow(((picture.permute(1, 2, 0).clamp(-1, 1) + 1) * 15.5).round() / 31, interpolation="nearest")
+    ax.imshow(
+        ((picture.permute(1, 2, 0).clamp(-1, 1) + 1) * 15.5).round() / 31, interpolation="nearest"
+    )
     ax.set_title(title, fontsize=8)
     ax.axis("off")
 
@@ -58,12 +61,14 @@ def show(ax, picture, title=""):
 # size, and that is how the network stores it. Same numbers, two ways:
 
 # %%
-tokens = patchify(z, 2)                                                   # 16 64 16
-conv = net.x_embedder.proj                                                # a convolution 2 x 2, stride 2
+tokens = patchify(z, 2)  # 16 64 16
+conv = net.x_embedder.proj  # a convolution 2 x 2, stride 2
 with torch.no_grad():
-    as_linear = tokens @ conv.weight.flatten(1).T + conv.bias             # 16 64 160
+    as_linear = tokens @ conv.weight.flatten(1).T + conv.bias  # 16 64 160
     as_conv = rearrange(conv(z), "b d h w -> b (h w) d")
-print(f"{tuple(z.shape[1:])} -> {tokens.shape[1]} tokens of {tokens.shape[2]}, widened to {as_linear.shape[2]}")
+print(
+    f"{tuple(z.shape[1:])} -> {tokens.shape[1]} tokens of {tokens.shape[2]}, widened to {as_linear.shape[2]}"
+)
 print(f"largest difference between the two ways: {(as_linear - as_conv).abs().max():.1e}")
 assert (as_linear - as_conv).abs().max() < 1e-4
 
@@ -76,9 +81,9 @@ assert (as_linear - as_conv).abs().max() < 1e-4
 
 # %%
 picture = images[:1]
-inside = patchify(picture, 8)                                             # channel, row, column
+inside = patchify(picture, 8)  # channel, row, column
 right = unpatchify(rearrange(inside, "b n (c p q) -> b n (p q c)", c=3, p=8), 8, rows=8)
-wrong = unpatchify(inside, 8, rows=8)                                     # taken for row, column, channel
+wrong = unpatchify(inside, 8, rows=8)  # taken for row, column, channel
 assert torch.equal(right, picture) and not torch.equal(wrong, picture)
 
 lines = picture.clone()
@@ -86,8 +91,11 @@ lines[..., ::8, :] = lines[..., ::8] = 1
 order = torch.randperm(64, generator=torch.Generator().manual_seed(0))
 mixed = unpatchify(rearrange(inside[:, order], "b n (c p q) -> b n (p q c)", c=3, p=8), 8, rows=8)
 _, axes = plt.subplots(1, 4, figsize=(6, 1.8), layout="constrained")
-for ax, x, title in zip(axes, (lines, right, wrong, mixed), ("64 patches", "and back", "back in the\nwrong order",
-                                                            "tokens shuffled")):
+for ax, x, title in zip(
+    axes,
+    (lines, right, wrong, mixed),
+    ("64 patches", "and back", "back in the\nwrong order", "tokens shuffled"),
+):
     show(ax, x[0], title)
 
 # %% [markdown]
@@ -100,7 +108,9 @@ for ax, x, title in zip(axes, (lines, right, wrong, mixed), ("64 patches", "and 
 with torch.no_grad():
     attn = net.blocks[2].attn
     plain, shuffled = attn(as_linear[:1]), attn(as_linear[:1, order])
-print(f"shuffled in, shuffled out: largest difference {(plain[:, order] - shuffled).abs().max():.1e}")
+print(
+    f"shuffled in, shuffled out: largest difference {(plain[:, order] - shuffled).abs().max():.1e}"
+)
 assert (plain[:, order] - shuffled).abs().max() < 1e-4
 
 # %% [markdown]
@@ -109,11 +119,11 @@ assert (plain[:, order] - shuffled).abs().max() < 1e-4
 # vectors depends on how far apart the places are.
 
 # %%
-pos = net.pos_embed[0]                                                    # 64 160
+pos = net.pos_embed[0]  # 64 160
 _, axes = plt.subplots(1, 4, figsize=(7, 1.9), layout="constrained")
 for ax, (r, c) in zip(axes, ((0, 0), (3, 3), (3, 6), (7, 2))):
     near = F.cosine_similarity(pos, pos[8 * r + c][None], dim=1)
-    ax.imshow(near.view(8, 8), vmin=.4, vmax=1)
+    ax.imshow(near.view(8, 8), vmin=0.4, vmax=1)
     ax.set_title(f"similarity to\nrow {r}, column {c}", fontsize=8)
     ax.axis("off")
     assert near.argmax() == 8 * r + c
@@ -148,13 +158,16 @@ for ax, (r, c) in zip(axes, ((0, 0), (3, 3), (3, 6), (7, 2))):
 
 # %%
 torch.manual_seed(0)
-fresh = DiT(size=16, patch=2, dim=96, depth=28, heads=4, classes=10, learn_sigma=False)       # as deep as DiT-XL
+# as deep as DiT-XL
+fresh = DiT(size=16, patch=2, dim=96, depth=28, heads=4, classes=10, learn_sigma=False)
 x = torch.randn(2, 64, 96)
 block, c = fresh.blocks[0], torch.randn(2, 96)
 with torch.no_grad():
-    six = block.adaLN_modulation(c)                                       # 2 576: what the layer says about c
+    six = block.adaLN_modulation(c)  # 2 576: what the layer says about c
     out = dit_block(x, six, block.attn, block.mlp)
-print(f"largest modulation {six.abs().max():.0f}, largest change of a token {(out - x).abs().max():.0f}")
+print(
+    f"largest modulation {six.abs().max():.0f}, largest change of a token {(out - x).abs().max():.0f}"
+)
 assert torch.equal(out, x)
 
 
@@ -169,7 +182,7 @@ def spread(gates):
 
 
 plt.figure(figsize=(6, 2.4), layout="constrained")
-for gates in (0, .3, 1):
+for gates in (0, 0.3, 1):
     plt.plot(range(1, 29), spread(gates), label=f"modulation of deviation {gates}")
 plt.xlabel("block")
 plt.ylabel("spread of the tokens")
@@ -189,19 +202,23 @@ eps, label = pipe.noise(16, seed=5), Cond(label=torch.arange(16) % 10)
 x_t, v = q_sample(sch, z, t, eps), target(sch, z, eps, t, "v")
 loss = F.mse_loss(fresh(x_t, t - 1, label), v)
 a, s = sch.at(t, z)
-print(f"first loss {loss.item():.4f}; alpha^2 + sigma^2 |z|^2 = {(a ** 2 + s ** 2 * z.pow(2).mean()).mean():.4f}")
-assert abs(loss.item() - v.pow(2).mean().item()) < 1e-6 and abs(loss.item() - 1) < .15
+print(
+    f"first loss {loss.item():.4f}; alpha^2 + sigma^2 |z|^2 = {(a**2 + s**2 * z.pow(2).mean()).mean():.4f}"
+)
+assert abs(loss.item() - v.pow(2).mean().item()) < 1e-6 and abs(loss.item() - 1) < 0.15
 
 # %% [markdown]
 # How can zeros learn? A gate's gradient is what its branch *would* add, and that is not zero. But things open from the
 # back to the front. Below: which parameters have a gradient at all, in the first three steps of plain gradient descent.
 
 # %%
-groups = {"last linear layer": lambda n: n.startswith("final_layer.linear"),
-          "blocks: gates": lambda n: "blocks." in n and "adaLN" in n,
-          "blocks: attention": lambda n: "blocks." in n and ".attn." in n,
-          "blocks: perceptron": lambda n: "blocks." in n and ".mlp." in n,
-          "time and class": lambda n: n.startswith(("t_embedder", "y_embedder"))}
+groups = {
+    "last linear layer": lambda n: n.startswith("final_layer.linear"),
+    "blocks: gates": lambda n: "blocks." in n and "adaLN" in n,
+    "blocks: attention": lambda n: "blocks." in n and ".attn." in n,
+    "blocks: perceptron": lambda n: "blocks." in n and ".mlp." in n,
+    "time and class": lambda n: n.startswith(("t_embedder", "y_embedder")),
+}
 table = {name: [] for name in groups}
 for _ in range(3):
     fresh.zero_grad()
@@ -212,7 +229,7 @@ for _ in range(3):
     with torch.no_grad():
         for p in fresh.parameters():
             if p.grad is not None:
-                p -= .1 * p.grad
+                p -= 0.1 * p.grad
 print(f"{'':20} step 1  step 2  step 3")
 for name, moves in table.items():
     print(f"{name:20} " + "  ".join(f"{'learns' if m else '-':6}" for m in moves))
@@ -229,18 +246,19 @@ assert table["blocks: attention"] == [False, False, True]
 # with your four functions, beside the project's class. All weights are shaken first, since with zeros everything would
 # agree.
 
+
 # %%
 def my_dit(net, x, t, label):
     """The forward of a class-conditional DiT on latents x (b c h w), network times t (b,) and labels (b,)."""
     p, rows = net.patch, x.shape[2] // net.patch
     w = net.x_embedder.proj
-    h = patchify(x, p) @ w.weight.flatten(1).T + w.bias + net.pos_embed                       # b n d
+    h = patchify(x, p) @ w.weight.flatten(1).T + w.bias + net.pos_embed  # b n d
     c = net.t_embedder.mlp(timestep_embedding(t, 256)) + net.y_embedder.embedding_table(label)
     for b in net.blocks:
         h = dit_block(h, b.adaLN_modulation(c), b.attn, b.mlp)
     last = net.final_layer
     shift, scale = last.adaLN_modulation(c).chunk(2, dim=1)
-    h = last.linear(modulate(F.layer_norm(h, h.shape[-1:], eps=1e-6), shift, scale))          # b n p*p*c
+    h = last.linear(modulate(F.layer_norm(h, h.shape[-1:], eps=1e-6), shift, scale))  # b n p*p*c
     return unpatchify(h, p, rows)
 
 
@@ -248,10 +266,16 @@ small = DiT(size=8, patch=2, dim=64, depth=3, heads=4, classes=10)
 g = torch.Generator().manual_seed(0)
 with torch.no_grad():
     for p in small.parameters():
-        p += .05 * torch.randn(p.shape, generator=g)
-    x, when, which = torch.randn(2, 4, 8, 8, generator=g), torch.tensor([10, 900]), torch.tensor([3, 10])
+        p += 0.05 * torch.randn(p.shape, generator=g)
+    x, when, which = (
+        torch.randn(2, 4, 8, 8, generator=g),
+        torch.tensor([10, 900]),
+        torch.tensor([3, 10]),
+    )
     mine, theirs = my_dit(small, x, when, which), small(x, when, Cond(label=which))
-print(f"output {tuple(mine.shape)} (eight channels: the noise, and a variance); values reach {theirs.abs().max():.2f}")
+print(
+    f"output {tuple(mine.shape)} (eight channels: the noise, and a variance); values reach {theirs.abs().max():.2f}"
+)
 print(f"largest difference to minidiff.models.dit.DiT: {(mine - theirs).abs().max():.1e}")
 assert (mine - theirs).abs().max() < 1e-4
 
@@ -264,28 +288,48 @@ assert (mine - theirs).abs().max() < 1e-4
 # and no values, the largest one is built in a moment. The last column is the count of multiplications of one
 # evaluation; the paper calls it Gflops.
 
+
 # %%
 def multiplications(net, *inputs):
     """10^9 multiplications of one evaluation; the listener makes attention a matrix product, which can be counted."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter, tap(net, r"probs$", lambda x, name: None):
+    with (
+        torch.no_grad(),
+        FlopCounterMode(display=False) as counter,
+        tap(net, r"probs$", lambda x, name: None),
+    ):
         net(*inputs)
     return counter.get_total_flops() / 2e9
 
 
 with torch.device("meta"):
-    inputs = torch.zeros(1, 4, 32, 32), torch.zeros(1, dtype=torch.long), Cond(label=torch.zeros(1, dtype=torch.long))
+    inputs = (
+        torch.zeros(1, 4, 32, 32),
+        torch.zeros(1, dtype=torch.long),
+        Cond(label=torch.zeros(1, dtype=torch.long)),
+    )
 found = {}
 print("model      width  depth  heads   parameters   by formula  multiplications")
 for size in ("dit-s-2", "dit-b-2", "dit-l-2", "dit-xl-2"):
     known = SIZES[size]["dit"]
     big, d, depth = minidiff.build(size, device="meta").net, known["dim"], known["depth"]
     count = sum(p.numel() for p in big.parameters())
-    ends = (16 * d + d) + 256 * d + (256 * d + d) + (d * d + d) + 1001 * d + (2 * d * d + 2 * d) + (32 * d + 32)
-    formula = depth * (18 * d * d + 15 * d) + ends        # ends: patches, places, time, classes, last modulation and layer
+    ends = (
+        (16 * d + d)
+        + 256 * d
+        + (256 * d + d)
+        + (d * d + d)
+        + 1001 * d
+        + (2 * d * d + 2 * d)
+        + (32 * d + 32)
+    )
+    # ends: patches, places, time, classes, last modulation and layer
+    formula = depth * (18 * d * d + 15 * d) + ends
     found[size] = count, multiplications(big, *inputs)
-    print(f"{size:9} {d:6} {depth:6} {known['heads']:6}  {count:11,}  {formula:11,}  {found[size][1]:11.2f} billion")
+    print(
+        f"{size:9} {d:6} {depth:6} {known['heads']:6}  {count:11,}  {formula:11,}  {found[size][1]:11.2f} billion"
+    )
     assert count == formula
-assert found["dit-xl-2"][0] == 675_129_632 and abs(found["dit-xl-2"][1] - 118.6) < .1
+assert found["dit-xl-2"][0] == 675_129_632 and abs(found["dit-xl-2"][1] - 118.6) < 0.1
 
 # %% [markdown]
 # 675,129,632 is what the published XL/2 file holds (its fixed table of places included), and 118.6 is the paper's
@@ -299,9 +343,16 @@ for p, mark in ((2, "o"), (4, "s"), (8, "^")):
     if p > 2:
         with torch.device("meta"):
             nets = [DiT(**SIZES[s]["dit"] | dict(patch=p)) for s in found]
-        points = [(sum(q.numel() for q in n.parameters()), multiplications(n, *inputs)) for n in nets]
+        points = [
+            (sum(q.numel() for q in n.parameters()), multiplications(n, *inputs)) for n in nets
+        ]
     print(f"p = {p}: " + ", ".join(f"{work:.1f}" for _, work in points))
-    ax.plot([count / 1e6 for count, _ in points], [work for _, work in points], mark + "-", label=f"p = {p}")
+    ax.plot(
+        [count / 1e6 for count, _ in points],
+        [work for _, work in points],
+        mark + "-",
+        label=f"p = {p}",
+    )
 ax.loglog()
 ax.set_xticks([count / 1e6 for count, _ in found.values()], ["S", "B", "L", "XL"], minor=False)
 ax.set_xticks([], minor=True)
@@ -327,21 +378,26 @@ plt.show()
 # paper's. What have they become? Below, how much of their weight lies off the centre, block by block.
 
 # %%
-filters = [b.mlp.conv.weight.detach().flatten(1) for b in net.blocks]     # 640 9 each: one 3 x 3 filter per channel
+# 640 9 each: one 3 x 3 filter per channel
+filters = [b.mlp.conv.weight.detach().flatten(1) for b in net.blocks]
 for i, w in enumerate(filters):
-    off = 1 - (w[:, 4] ** 2).sum() / (w ** 2).sum()
+    off = 1 - (w[:, 4] ** 2).sum() / (w**2).sum()
     print(f"block {i}: {len(w)} filters, {off:.0%} of their square beside the centre")
-assert all((w[:, 4] ** 2).sum() < (w ** 2).sum() for w in filters)
+assert all((w[:, 4] ** 2).sum() < (w**2).sum() for w in filters)
 count = sum(w.numel() + len(w) for w in filters)
-print(f"all filters and their biases: {count:,} of {sum(p.numel() for p in net.parameters()):,} parameters")
+print(
+    f"all filters and their biases: {count:,} of {sum(p.numel() for p in net.parameters()):,} parameters"
+)
 
-around = filters[0] * (torch.arange(9) != 4)                              # the first block's, centres left out
+around = filters[0] * (torch.arange(9) != 4)  # the first block's, centres left out
 strongest = around[around.norm(dim=1).argsort(descending=True)[:12]].view(12, 3, 3)
-_, axes = plt.subplots(1, 12, figsize=(9, .9), layout="constrained")
+_, axes = plt.subplots(1, 12, figsize=(9, 0.9), layout="constrained")
 for ax, w in zip(axes, strongest):
     ax.imshow(w, cmap="RdBu", vmin=-w.abs().max(), vmax=w.abs().max())
     ax.axis("off")
-plt.suptitle("the twelve filters of the first block that look around most, centres left out", fontsize=8)
+plt.suptitle(
+    "the twelve filters of the first block that look around most, centres left out", fontsize=8
+)
 plt.show()
 
 # %% [markdown]
@@ -357,14 +413,23 @@ says = [FULL if i % 2 else SHORT for i in range(16)]
 prompts = [shapes.caption(s) if i % 2 else shapes.short_caption(s) for i, s in enumerate(scenes)]
 drawn, right = {}, {}
 for name, model in (("UNet", unet), ("DiT", pipe)):
-    drawn[name] = model.generate(prompts, steps=12, scale=3., seed=100)
+    drawn[name] = model.generate(prompts, steps=12, scale=3.0, seed=100)
     right[name] = oracle().judge(drawn[name], scenes, says)
-    work = multiplications(model.net, model.noise(1), torch.tensor([499]), model.embed("a red circle"))
+    work = multiplications(
+        model.net, model.noise(1), torch.tensor([499]), model.embed("a red circle")
+    )
     shape = right[name]["shape"]
-    print(f"{name:5} {sum(p.numel() for p in model.net.parameters()):,} parameters, {work:.2f} billion multiplications")
-    print("      right of 16: " + ", ".join(f"{k} {int(right[name][k].sum())}" for k in ("color", "background", "shape"))
-          + f"; everything stated {int(right[name]['joint'].sum())}")
-    print(f"      shapes with short captions {int(shape[::2].sum())} of 8, with full ones {int(shape[1::2].sum())} of 8")
+    print(
+        f"{name:5} {sum(p.numel() for p in model.net.parameters()):,} parameters, {work:.2f} billion multiplications"
+    )
+    print(
+        "      right of 16: "
+        + ", ".join(f"{k} {int(right[name][k].sum())}" for k in ("color", "background", "shape"))
+        + f"; everything stated {int(right[name]['joint'].sum())}"
+    )
+    print(
+        f"      shapes with short captions {int(shape[::2].sum())} of 8, with full ones {int(shape[1::2].sum())} of 8"
+    )
 assert min(right[name]["color"].sum() for name in drawn) >= 15 and right["DiT"]["shape"].sum() >= 12
 
 # %%
@@ -372,7 +437,11 @@ _, axes = plt.subplots(2, 8, figsize=(9, 3), layout="constrained")
 for i, pair in enumerate(axes.T):
     for ax, name in zip(pair, drawn):
         wish = scenes[i].objects[0]
-        show(ax, drawn[name][i], f"{name}: {wish.color}\n{wish.shape}" + ("" if right[name]["shape"][i] else "  (no)"))
+        show(
+            ax,
+            drawn[name][i],
+            f"{name}: {wish.color}\n{wish.shape}" + ("" if right[name]["shape"][i] else "  (no)"),
+        )
 
 # %% [markdown]
 # Colour, ground and shape are right in all 16 pictures of both, at two thirds of the UNet's work per evaluation. The
@@ -385,20 +454,25 @@ for i, pair in enumerate(axes.T):
 # 2.90, 3.34, 3.67, 3.40, 3.91 and 3.70 where everywhere alike is 4.14: attention had to do the filters' work as well.
 
 # %%
-place = torch.stack(torch.meshgrid(torch.arange(8.), torch.arange(8.), indexing="ij"), -1).view(64, 2)
-apart = torch.cdist(place, place)                                         # 64 64
+place = torch.stack(torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="ij"), -1).view(
+    64, 2
+)
+apart = torch.cdist(place, place)  # 64 64
 looks = {}
 
 
 def look(probs, name):
-    looks[int(name.split(".")[1])] = (probs * apart).sum(-1).mean().item()                    # probs: b heads 64 64
+    looks[int(name.split(".")[1])] = (probs * apart).sum(-1).mean().item()  # probs: b heads 64 64
 
 
 with torch.no_grad(), tap(net, r"attn\.probs$", look):
     pipe.eps(q_sample(sch, z, 300, eps), 300, pipe.embed(prompts))
-print("mean distance looked at, block by block: " + ", ".join(f"{v:.2f}" for v in looks.values()) +
-      f"; everywhere alike: {apart.mean():.2f}")
-assert all(.85 < v / apart.mean() < 1.15 for v in looks.values())
+print(
+    "mean distance looked at, block by block: "
+    + ", ".join(f"{v:.2f}" for v in looks.values())
+    + f"; everywhere alike: {apart.mean():.2f}"
+)
+assert all(0.85 < v / apart.mean() < 1.15 for v in looks.values())
 
 # %% [markdown]
 # ## Exercises

@@ -36,7 +36,9 @@ sch = pipe.schedule
 
 def show(ax, picture, title=""):
     """A picture (3 H W) in [-1, 1]; in 32 shades a colour, which the eye does not see and which keeps this file small."""
-    ax.imshow(((picture.permute(1, 2, 0).clamp(-1, 1) + 1) * 15.5).round() / 31, interpolation="nearest")
+    ax.imshow(
+        ((picture.permute(1, 2, 0).clamp(-1, 1) + 1) * 15.5).round() / 31, interpolation="nearest"
+    )
     ax.set_title(title, fontsize=8)
     ax.axis("off")
 
@@ -53,6 +55,7 @@ def show(ax, picture, title=""):
 
 # %% exercise="invert_step"
 
+
 # %%
 @torch.no_grad()
 def climb(denoise, x, steps, cond=None, again=0):
@@ -61,7 +64,8 @@ def climb(denoise, x, steps, cond=None, again=0):
     for s, t in pairwise(sch.timesteps(steps, spacing="trailing")[::-1]):
         y = invert_step(denoise, sch, states[-1], s, t, cond)
         for _ in range(again):
-            y = ddim_step(sch, states[-1], denoise(y, t, cond), s, t)     # x_t = (x_s - B eps(x_t, t)) / A, iterated
+            # x_t = (x_s - B eps(x_t, t)) / A, iterated
+            y = ddim_step(sch, states[-1], denoise(y, t, cond), s, t)
         states.append(y)
     return states
 
@@ -85,7 +89,7 @@ def descend(denoise, x, steps, cond=None):
 data = gauss_aniso()
 exact = data.denoise(sch)
 points = data.sample(500, seed=0)
-noise_of = gaussian_flow_map(data.means[0], data.covs[0], points, sch, 0, sch.T)              # the true answer
+noise_of = gaussian_flow_map(data.means[0], data.covs[0], points, sch, 0, sch.T)  # the true answer
 error = lambda a, b: (a - b).norm(dim=1).mean().item()  # noqa: E731
 counts = [5, 10, 20, 40, 80, 160]
 to_noise, there_and_back, implicit = [], [], []
@@ -98,21 +102,30 @@ for n in counts:
 slope = np.polyfit(np.log(counts[2:]), np.log(to_noise[2:]), 1)[0]
 print("steps     error of the noise   round trip   round trip, 5 iterations")
 for n, up, both, better in zip(counts, to_noise, there_and_back, [*implicit, None, None]):
-    print(f"{n:5}     {up:18.4f}   {both:10.4f}   " + (f"{better:.7f}" if better is not None else ""))
-print(f"twice as many steps: the error of the noise times {2 ** slope:.2f}")
-assert -1.25 < slope < -.75 and implicit[3] < there_and_back[3] / 10
+    print(
+        f"{n:5}     {up:18.4f}   {both:10.4f}   " + (f"{better:.7f}" if better is not None else "")
+    )
+print(f"twice as many steps: the error of the noise times {2**slope:.2f}")
+assert -1.25 < slope < -0.75 and implicit[3] < there_and_back[3] / 10
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
 for n, mark in ((5, "o-"), (20, ".-")):
     path = torch.stack(climb(exact, points[:1], n))[:, 0]
     axes[0].plot(*path.T, mark, label=f"{n} steps")
-true = torch.stack([gaussian_flow_map(data.means[0], data.covs[0], points[:1], sch, 0, t)[0] for t in range(0, 1001, 10)])
+true = torch.stack(
+    [
+        gaussian_flow_map(data.means[0], data.covs[0], points[:1], sch, 0, t)[0]
+        for t in range(0, 1001, 10)
+    ]
+)
 axes[0].plot(*true.T, "k--", lw=1, label="exact")
 axes[0].set_title("one point's way from data to noise", fontsize=9)
 axes[1].loglog(counts, to_noise, "o-", label="error of the noise")
 axes[1].loglog(counts, there_and_back, "s-", label="round trip")
-axes[1].loglog(counts, [to_noise[-1] * counts[-1] / n for n in counts], "k--", lw=1, label="1 / steps")
+axes[1].loglog(
+    counts, [to_noise[-1] * counts[-1] / n for n in counts], "k--", lw=1, label="1 / steps"
+)
 axes[1].set_xlabel("steps")
 for ax in axes:
     ax.legend(fontsize=8)
@@ -127,8 +140,10 @@ for ax in axes:
 
 # %%
 again = climb(exact, points, 40, again=5)[-1]
-print(f"40 steps, 5 iterations: round trip {implicit[3]:.1e}, error of the noise {error(again, noise_of):.4f} "
-      f"(without iterations {to_noise[3]:.4f})")
+print(
+    f"40 steps, 5 iterations: round trip {implicit[3]:.1e}, error of the noise {error(again, noise_of):.4f} "
+    f"(without iterations {to_noise[3]:.4f})"
+)
 
 # %% [markdown]
 # No. It is the noise from which *the 40-step sampler* draws this point. A perfect round trip proves that two errors
@@ -141,18 +156,23 @@ print(f"40 steps, 5 iterations: round trip {implicit[3]:.1e}, error of the noise
 # %%
 rng = np.random.default_rng([9, 1])
 scene = shapes.scene(rng, objects=1, split="test")
-source, target = shapes.short_caption(scene), shapes.short_caption(shapes.edit(scene, "color", "green"))
+source, target = (
+    shapes.short_caption(scene),
+    shapes.short_caption(shapes.edit(scene, "color", "green")),
+)
 image, truth = shapes.render(scene), shapes.render(shapes.edit(scene, "color", "green"))
 z, words = pipe.encode(image), pipe.embed(source)
 copy = pipe.decode(z)
-print(f"“{source}” ({scene.texture}, which the words do not say); autoencoder {psnr(copy, image).item():.1f} dB")
+print(
+    f"“{source}” ({scene.texture}, which the words do not say); autoencoder {psnr(copy, image).item():.1f} dB"
+)
 
 plain, asked = {}, {}
 for n in (10, 20, 40):
     up = climb(pipe.eps, z, n, words)
     plain[n] = psnr(pipe.decode(descend(pipe.eps, up[-1], n, words)[-1]), copy).item()
     if n == 20:
-        states = up                                                       # kept for the rest of the notebook
+        states = up  # kept for the rest of the notebook
 for k in (1, 2):
     up = climb(pipe.eps, z, 20, words, again=k)
     asked[k] = psnr(pipe.decode(descend(pipe.eps, up[-1], 20, words)[-1]), copy).item()
@@ -174,15 +194,17 @@ assert plain[40] > plain[10] + 5 and asked[2] > plain[40]
 # %%
 x_T, fresh = states[-1], pipe.noise(1, seed=0)
 print(f"spread: inverted {x_T.std():.2f}, real noise {fresh.std():.2f}")
-print(f"upper half {x_T[..., :8, :].std():.2f}, lower half, where nothing is: {x_T[..., 8:, :].std():.2f}; real noise "
-      f"{fresh[..., :8, :].std():.2f} and {fresh[..., 8:, :].std():.2f}")
+print(
+    f"upper half {x_T[..., :8, :].std():.2f}, lower half, where nothing is: {x_T[..., 8:, :].std():.2f}; real noise "
+    f"{fresh[..., :8, :].std():.2f} and {fresh[..., 8:, :].std():.2f}"
+)
 _, axes = plt.subplots(1, 8, figsize=(9, 1.5), layout="constrained")
 for c in range(4):
     for ax, x, name in ((axes[c], x_T, "inverted"), (axes[4 + c], fresh, "real noise")):
         ax.imshow(x[0, c], vmin=-2.5, vmax=2.5, cmap="gray")
         ax.set_title(f"{name}, {c}", fontsize=8)
         ax.axis("off")
-assert x_T.std() < .9 * fresh.std()
+assert x_T.std() < 0.9 * fresh.std()
 
 # %% [markdown]
 # It is too small, and large parts of it are flat: the picture still shows in it. So the sampler, which learned to start
@@ -193,7 +215,7 @@ assert x_T.std() < .9 * fresh.std()
 # An edit is drawn with guidance $w > 1$. Take the noise found above, the *same* prompt, and change nothing but $w$.
 
 # %%
-scales = (1., 2., 3., 7.5)
+scales = (1.0, 2.0, 3.0, 7.5)
 replays = {w: descend(cfg_batched(pipe.eps, pipe.null(), w), x_T, 20, words) for w in scales}
 _, axes = plt.subplots(1, 6, figsize=(8, 1.7), layout="constrained")
 show(axes[0], image[0], "picture")
@@ -211,13 +233,15 @@ plt.xlabel("step (0: noise, 20: clean)")
 plt.ylabel("distance to the\ninversion's path")
 plt.legend(fontsize=8)
 plt.show()
-both = cfg_batched(pipe.eps, pipe.null(), 3.)
+both = cfg_batched(pipe.eps, pipe.null(), 3.0)
 guided = climb(both, z, 20, words)
 lost = {w: psnr(pipe.decode(xs[-1]), copy).item() for w, xs in replays.items()}
-print(f"inverted without guidance, replayed at 3: {lost[3.]:.1f} dB; inverted at 3 too: "
-      f"{psnr(pipe.decode(descend(both, guided[-1], 20, words)[-1]), copy).item():.1f} dB, "
-      f"with noise of spread {guided[-1].std():.2f}")
-assert lost[1.] > lost[3.] + 6
+print(
+    f"inverted without guidance, replayed at 3: {lost[3.0]:.1f} dB; inverted at 3 too: "
+    f"{psnr(pipe.decode(descend(both, guided[-1], 20, words)[-1]), copy).item():.1f} dB, "
+    f"with noise of spread {guided[-1].std():.2f}"
+)
+assert lost[1.0] > lost[3.0] + 6
 
 # %% [markdown]
 # More steps cannot help here: guidance is *another* equation, with other paths. At $w = 1$ the replay stays near the
@@ -245,10 +269,17 @@ with torch.no_grad():
     for i, (t, s) in enumerate(pairwise(sch.timesteps(20, spacing="trailing"))):
         e_cond, e_null = pipe.eps(x, t, words), pipe.eps(x, t, pipe.null())
         wanted = landing_null(sch, x, states[-2 - i], e_cond, t, s, 7.5)
-        gap.append(((wanted - e_null).pow(2).mean() / (e_cond - e_null).pow(2).mean()).sqrt().item())
+        gap.append(
+            ((wanted - e_null).pow(2).mean() / (e_cond - e_null).pow(2).mean()).sqrt().item()
+        )
         x = ddim_step(sch, x, wanted + 7.5 * (e_cond - wanted), t, s)
-print(f"guidance 7.5: plain replay {lost[7.5]:.1f} dB, with the solved null {psnr(pipe.decode(x), copy).item():.1f} dB")
-print("|wanted null - empty prompt| / |prompt - empty prompt|: " + " ".join(f"{v:.2f}" for v in gap[::4]))
+print(
+    f"guidance 7.5: plain replay {lost[7.5]:.1f} dB, with the solved null {psnr(pipe.decode(x), copy).item():.1f} dB"
+)
+print(
+    "|wanted null - empty prompt| / |prompt - empty prompt|: "
+    + " ".join(f"{v:.2f}" for v in gap[::4])
+)
 assert psnr(pipe.decode(x), copy).item() > 60
 
 # %% [markdown]
@@ -267,14 +298,18 @@ assert psnr(pipe.decode(x), copy).item() > 60
 # construction, so it is no evidence of anything.
 
 # %%
-for share in (0., 1.):
-    x, both_words = torch.cat([x_T, x_T]), pipe.embed([source, source])   # rows: [source, edit]
+for share in (0.0, 1.0):
+    x, both_words = torch.cat([x_T, x_T]), pipe.embed([source, source])  # rows: [source, edit]
     with torch.no_grad():
         for i, (t, s) in enumerate(pairwise(sch.timesteps(20, spacing="trailing"))):
             e_null, e_cond = pipe.eps(x, t, pipe.null(2)), pipe.eps(x, t, both_words)
-            x = follow(ddim_step(sch, x, e_null + 3. * (e_cond - e_null), t, s), states[-2 - i], share)
+            x = follow(
+                ddim_step(sch, x, e_null + 3.0 * (e_cond - e_null), t, s), states[-2 - i], share
+            )
     one, two = psnr(pipe.decode(x), copy.expand(2, -1, -1, -1)).tolist()
-    print(f"share {share:3.1f}: source row {one:5.1f} dB, edit row {two:5.1f} dB to the autoencoder's copy")
+    print(
+        f"share {share:3.1f}: source row {one:5.1f} dB, edit row {two:5.1f} dB to the autoencoder's copy"
+    )
 assert two > 60
 
 # %% [markdown]
@@ -294,13 +329,18 @@ from minidiff.inversion.direct import edit_each
 from minidiff.inversion.edict import edict
 from minidiff.inversion.null_text import learn_nulls
 
-knobs = dict(steps=20, scale=3., cross=.3, self_=.9)
-pair = [state.expand(2, -1, -1, -1) for state in states]                  # the picture twice: for no edit, and for the edit
-methods = {"guided replay": lambda: Inverted(pair),
-           "null-text, 3 updates": lambda: Inverted(pair, learn_nulls(pipe, states, source, scale=3., inner=3).nulls),
-           "negative-prompt": lambda: Inverted(pair, [words] * 20),
-           "direct": lambda: Inverted(pair, share=0.),
-           "closed form (share 1)": lambda: Inverted(pair, share=1.)}
+knobs = dict(steps=20, scale=3.0, cross=0.3, self_=0.9)
+# the picture twice: for no edit, and for the edit
+pair = [state.expand(2, -1, -1, -1) for state in states]
+methods = {
+    "guided replay": lambda: Inverted(pair),
+    "null-text, 3 updates": lambda: Inverted(
+        pair, learn_nulls(pipe, states, source, scale=3.0, inner=3).nulls
+    ),
+    "negative-prompt": lambda: Inverted(pair, [words] * 20),
+    "direct": lambda: Inverted(pair, share=0.0),
+    "closed form (share 1)": lambda: Inverted(pair, share=1.0),
+}
 kept = 1 - shapes.edit_mask(scene, shapes.edit(scene, "color", "green"))
 results = {}
 for name, make in methods.items():
@@ -308,18 +348,23 @@ for name, make in methods.items():
         inverted = make()
     with Cost(pipe) as edits:
         out = edit_each(pipe, inverted, [source, source], [source, target], **knobs)
-    results[name] = out, 20 + learning.nfe + edits.nfe // 2               # up, learning, and one of the two edits
+    # up, learning, and one of the two edits
+    results[name] = out, 20 + learning.nfe + edits.nfe // 2
 with warnings.catch_warnings(), Cost(pipe) as edits:
     warnings.simplefilter("ignore")
-    out = edict(pipe, image.expand(2, -1, -1, -1), [source, source], [source, target], steps=20, scale=3.)
+    out = edict(
+        pipe, image.expand(2, -1, -1, -1), [source, source], [source, target], steps=20, scale=3.0
+    )
 results["EDICT, strength .7"] = out, edits.nfe // 2
 
 print(f"{'':24}same prompt: dB to copy   edit: kept   green?   everything?   evaluations")
 for name, (out, nfe) in results.items():
     same, edited = out[:1], out[1:]
     verdict = oracle().judge(edited, [shapes.edit(scene, "color", "green")], SHORT)
-    print(f"{name:24}{psnr(same, copy).item():23.1f}   {masked_psnr(edited, truth, kept).item():7.1f} dB   "
-          f"{'yes' if verdict['color'][0] else 'no':6}   {'yes' if verdict['joint'][0] else 'no':11}   {nfe:11}")
+    print(
+        f"{name:24}{psnr(same, copy).item():23.1f}   {masked_psnr(edited, truth, kept).item():7.1f} dB   "
+        f"{'yes' if verdict['color'][0] else 'no':6}   {'yes' if verdict['joint'][0] else 'no':11}   {nfe:11}"
+    )
 print(f"{'the autoencoder alone':24}{'':23}   {masked_psnr(copy, truth, kept).item():7.1f} dB")
 back = {name: psnr(out[:1], copy).item() for name, (out, _) in results.items()}
 assert back["closed form (share 1)"] > 60 and back["EDICT, strength .7"] > 60

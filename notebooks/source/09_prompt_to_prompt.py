@@ -32,12 +32,14 @@ from minidiff.inversion.ddim import Inverted, invert
 
 pipe = minidiff.load("tiny")
 tok, sch, steps = pipe.tokenizer, pipe.schedule, 16
-CROSS, SELF = r"attn2\.probs$", r"attn1\.probs$"                          # the taps: pixels to words, pixels to pixels
+CROSS, SELF = r"attn2\.probs$", r"attn1\.probs$"  # the taps: pixels to words, pixels to pixels
 
 
 def show(ax, picture, title=""):
     """A picture (3 H W) in [-1, 1]; in 32 shades a colour, which the eye does not see and which keeps this file small."""
-    ax.imshow(((picture.permute(1, 2, 0).clamp(-1, 1) + 1) * 15.5).round() / 31, interpolation="nearest")
+    ax.imshow(
+        ((picture.permute(1, 2, 0).clamp(-1, 1) + 1) * 15.5).round() / 31, interpolation="nearest"
+    )
     ax.set_title(title, fontsize=8)
     ax.axis("off")
 
@@ -52,12 +54,13 @@ def show(ax, picture, title=""):
 # $P v$. A `tap` (the fifth of the six words, `tutorials/00_the_six_words.md`) hands us $P$ wherever it is made. Draw
 # one picture, and average the maps of 8 × 8 places over layers, heads and steps.
 
+
 # %%
 def maps_of(prompt, seed):
     """(latents, P averaged: tokens 8 8) of a picture drawn with guidance 3."""
     x, cond, null, found = pipe.noise(1, seed), pipe.embed(prompt), pipe.null(), []
 
-    def look(probs, name):                                                # b heads places tokens
+    def look(probs, name):  # b heads places tokens
         assert (probs.sum(-1) - 1).abs().max() < 1e-4
         if probs.shape[2] == 64:
             found.append(probs.mean(1)[0])
@@ -81,7 +84,9 @@ for ax, (word, span) in zip(axes[1:], spans):
     ax.set_title(f"{word}\nup to {P[span].sum(0).max():.1%}", fontsize=8)
     ax.axis("off")
 words = sum(P[span].sum(0).mean().item() for _, span in tok.token_spans(prompt))
-print(f"share of the attention that goes to words: {words:.0%}; the rest goes to the start, the end and the padding")
+print(
+    f"share of the attention that goes to words: {words:.0%}; the rest goes to the start, the end and the padding"
+)
 
 # %% [markdown]
 # (Each map is scaled to its own brightest place; the number says how bright that is.) In a large model these maps look
@@ -104,22 +109,30 @@ print(f"share of the attention that goes to words: {words:.0%}; the rest goes to
 
 # %% exercise="align"
 
+
 # %%
 def carry(source, target):
     """(M (n n), alpha (n,)): how source tokens become target tokens, and which target tokens have one."""
     n, (a, b) = tok.context, ([span for _, span in tok.token_spans(p)] for p in (source, target))
     if len(a) == len(b):
-        pairs = list(zip(a, b))                                           # replace: word by word
+        pairs = list(zip(a, b))  # replace: word by word
     else:
-        pairs = [([i + 1], [j + 1]) for j, i in enumerate(align(tok.ids(source), tok.ids(target))) if i >= 0]
-    end, end_t = tok.length(source) - 1, tok.length(target) - 1           # the end token, then padding
+        pairs = [
+            ([i + 1], [j + 1])
+            for j, i in enumerate(align(tok.ids(source), tok.ids(target)))
+            if i >= 0
+        ]
+    end, end_t = tok.length(source) - 1, tok.length(target) - 1  # the end token, then padding
     pairs = [([0], [0]), *pairs, *[([min(end + k, n - 1)], [end_t + k]) for k in range(n - end_t)]]
     M = span_map([i for i, _ in pairs], [j for _, j in pairs], n)
     return M, (M.sum(0) > 0).float()
 
 
 SOURCE = "a purple star on a white background"
-RECOLOUR, REFINE = "a green star on a white background", "a purple star on a checkered white background"
+RECOLOUR, REFINE = (
+    "a green star on a white background",
+    "a purple star on a checkered white background",
+)
 _, axes = plt.subplots(1, 2, figsize=(8, 3.6), layout="constrained")
 for ax, target in zip(axes, (RECOLOUR, REFINE)):
     M, alpha = carry(SOURCE, target)
@@ -128,7 +141,9 @@ for ax, target in zip(axes, (RECOLOUR, REFINE)):
     assert torch.equal(M, theirs[0]) and torch.equal(alpha, theirs[1])
     ax.imshow(M[:11, :11], cmap="Greys")
     for axis, p in ((ax.yaxis, SOURCE), (ax.xaxis, target)):
-        axis.set_ticks(range(11), (["start", *p.split(), "end", "pad", "pad", "pad"])[:11], fontsize=7)
+        axis.set_ticks(
+            range(11), (["start", *p.split(), "end", "pad", "pad", "pad"])[:11], fontsize=7
+        )
     ax.tick_params(axis="x", rotation=60)
     ax.set_title(f"{kind}: rows the source, columns the edit", fontsize=9)
 alone = [w for w, span in tok.token_spans(REFINE) if alpha[span].sum() == 0]
@@ -158,17 +173,18 @@ ONES = torch.ones(tok.context)
 
 
 @torch.no_grad()
-def edit(x_T, source, target, cross=.3, self_=.9, weight=ONES, path=None, blend=None, scale=5.):
+def edit(x_T, source, target, cross=0.3, self_=0.9, weight=ONES, path=None, blend=None, scale=5.0):
     """Latents (2 c h w), rows [source, edit]. path: states of an inversion, on which the source row is put back; blend:
     (maps, state) -> mask (1 1 h w) of where the edit may differ from the source, after a fifth of the steps."""
     (M, alpha), seen = carry(source, target), []
     x, cond, null = torch.cat([x_T, x_T]), pipe.embed([source, target]), pipe.null(2)
     for i, (t, s) in enumerate(pairwise(sch.timesteps(steps, spacing="trailing"))):
+
         def swap(probs, name, i=i):
-            a, b = probs.chunk(2)                                         # 1 heads places tokens each
+            a, b = probs.chunk(2)  # 1 heads places tokens each
             out = torch.cat([a, edited_maps(a, b, M, alpha, float(i < cross * steps), weight)])
             if out.shape[2] == 64:
-                seen.append(out.mean(1))                                  # 2 places tokens
+                seen.append(out.mean(1))  # 2 places tokens
             return out
 
         def share(probs, name, i=i):
@@ -179,9 +195,10 @@ def edit(x_T, source, target, cross=.3, self_=.9, weight=ONES, path=None, blend=
             e_cond = pipe.eps(x, t, cond)
         x = ddim_step(sch, x, e_null + scale * (e_cond - e_null), t, s)
         if path:
-            x = torch.cat([path[-2 - i], x[1:]])                          # direct inversion (notebook 08)
-        if blend and i >= .2 * steps:
-            m = blend(torch.stack(seen).mean(0).transpose(1, 2).unflatten(2, (8, 8)), x)          # 2 tokens 8 8
+            x = torch.cat([path[-2 - i], x[1:]])  # direct inversion (notebook 08)
+        if blend and i >= 0.2 * steps:
+            # 2 tokens 8 8
+            m = blend(torch.stack(seen).mean(0).transpose(1, 2).unflatten(2, (8, 8)), x)
             x = torch.cat([x[:1], x[:1] + m * (x[1:] - x[:1])])
     return x
 
@@ -207,14 +224,14 @@ assert (same[0] - same[1]).abs().max() < 1e-3 and (mine - theirs).abs().max() < 
 at = dict(tok.token_spans(REFINE))["checkered"]
 _, axes = plt.subplots(1, 6, figsize=(8, 1.7), layout="constrained")
 read = {}
-for column, loud in enumerate((0., .5, 1., 2., 4.)):
+for column, loud in enumerate((0.0, 0.5, 1.0, 2.0, 4.0)):
     weight = ONES.clone()
     weight[at] = loud
-    pair = pipe.decode(edit(x_T, SOURCE, REFINE, self_=.4, weight=weight))
+    pair = pipe.decode(edit(x_T, SOURCE, REFINE, self_=0.4, weight=weight))
     read[loud] = oracle().read(pair[1:])[0]["texture"]
     show(axes[0], pair[0], f"source\n{oracle().read(pair[:1])[0]['texture']}")
     show(axes[1 + column], pair[1], f"checkered x {loud:g}\n{read[loud]}")
-assert read[4.] == "checkered" and read[0.] != "checkered"
+assert read[4.0] == "checkered" and read[0.0] != "checkered"
 
 # %% [markdown]
 # Without its value the word changes nothing: the source's stripes, which no word asked for, are back. At its neutral
@@ -228,14 +245,30 @@ assert read[4.] == "checkered" and read[0.] != "checkered"
 # are five settings of the two shares.
 
 # %%
-scene = shapes.Scene((shapes.Obj("cross", "red", "medium", 1., -1., .1),), "center", "blue", "dotted", (3., 5.))
+scene = shapes.Scene(
+    (shapes.Obj("cross", "red", "medium", 1.0, -1.0, 0.1),), "center", "blue", "dotted", (3.0, 5.0)
+)
 wanted = shapes.edit(scene, "color", "cyan")
-image, truth, outside = shapes.render(scene), shapes.render(wanted), 1 - shapes.edit_mask(scene, wanted)
-before, after = shapes.short_caption(scene), shapes.short_caption(wanted)                  # they say nothing of dots
+image, truth, outside = (
+    shapes.render(scene),
+    shapes.render(wanted),
+    1 - shapes.edit_mask(scene, wanted),
+)
+# they say nothing of dots
+before, after = shapes.short_caption(scene), shapes.short_caption(wanted)
 path = invert(pipe, image, before, steps=steps)
 copy = pipe.decode(pipe.encode(image))
-settings = {"re-prompting": (0, 0), "cross alone": (1, 0), "self alone": (0, .9), "both": (.3, .9), "all steps": (1, 1)}
-runs = {name: pipe.decode(edit(path[-1], before, after, c, s, path=path)) for name, (c, s) in settings.items()}
+settings = {
+    "re-prompting": (0, 0),
+    "cross alone": (1, 0),
+    "self alone": (0, 0.9),
+    "both": (0.3, 0.9),
+    "all steps": (1, 1),
+}
+runs = {
+    name: pipe.decode(edit(path[-1], before, after, c, s, path=path))
+    for name, (c, s) in settings.items()
+}
 outside_dB = {name: masked_psnr(out[1:], truth, outside).item() for name, out in runs.items()}
 _, axes = plt.subplots(1, 8, figsize=(10, 1.8), layout="constrained")
 show(axes[0], image[0], "picture")
@@ -245,8 +278,12 @@ for ax, (name, (c, s)) in zip(axes[3:], settings.items()):
     show(ax, runs[name][1], f"{name}\n{c:g}, {s:g}: {outside_dB[name]:.1f} dB")
 for name, out in runs.items():
     v = oracle().judge(out[1:], [wanted], SHORT)
-    print(f"{name:14} outside the mask {outside_dB[name]:.1f} dB; " + ", ".join(
-        f"{k} {'right' if v[k][0] else 'WRONG'}" for k in ("shape", "color", "background")))
+    print(
+        f"{name:14} outside the mask {outside_dB[name]:.1f} dB; "
+        + ", ".join(
+            f"{k} {'right' if v[k][0] else 'WRONG'}" for k in ("shape", "color", "background")
+        )
+    )
 assert outside_dB["both"] > outside_dB["re-prompting"] + 2
 
 # %% [markdown]
@@ -274,7 +311,7 @@ where = dict(tok.token_spans(before))["cross"], dict(tok.token_spans(after))["cr
 kept = []
 
 
-def only_the_cross(maps, x, threshold=.3):
+def only_the_cross(maps, x, threshold=0.3):
     kept.append(blend_mask(maps, where, x.shape[2:], threshold))
     return kept[-1]
 
@@ -284,16 +321,20 @@ _, axes = plt.subplots(1, 5, figsize=(8, 1.8), layout="constrained")
 show(axes[0], image[0], "picture")
 show(axes[1], runs["both"][1], f"without blend\n{outside_dB['both']:.1f} dB")
 show(axes[2], blended[1], f"with blend\n{masked_psnr(blended[1:], truth, outside).item():.1f} dB")
-for ax, m, title in ((axes[3], kept[-1][0, 0], "where the edit\nmay differ"),
-                     (axes[4], 1 - F.avg_pool2d(outside, 4)[0, 0], "where it should")):
+for ax, m, title in (
+    (axes[3], kept[-1][0, 0], "where the edit\nmay differ"),
+    (axes[4], 1 - F.avg_pool2d(outside, 4)[0, 0], "where it should"),
+):
     ax.imshow(m, vmin=0, vmax=1, cmap="gray")
     ax.set_title(title, fontsize=8)
     ax.axis("off")
 v = oracle().judge(blended[1:], [wanted], SHORT)
 inside = [masked_psnr(out[1:], truth, 1 - outside).item() for out in (runs["both"], blended)]
 print("inside the true mask: without blend {:.1f} dB, with blend {:.1f} dB".format(*inside))
-print(f"mask of the maps: {kept[-1].mean():.0%} of the latent; true mask {1 - outside.mean():.0%} of the picture; " +
-      ", ".join(f"{k} {'right' if v[k][0] else 'WRONG'}" for k in ("shape", "color", "background")))
+print(
+    f"mask of the maps: {kept[-1].mean():.0%} of the latent; true mask {1 - outside.mean():.0%} of the picture; "
+    + ", ".join(f"{k} {'right' if v[k][0] else 'WRONG'}" for k in ("shape", "color", "background"))
+)
 assert masked_psnr(blended[1:], truth, outside) > outside_dB["both"] + 2
 
 # %% [markdown]
@@ -306,30 +347,47 @@ assert masked_psnr(blended[1:], truth, outside) > outside_dB["both"] + 2
 # by design; the others say something about this model.
 
 # %%
-square = shapes.Scene((shapes.Obj("square", "cyan", "medium", 1., -1., .1),), "right", "grey", "striped", (3., 5.))
+square = shapes.Scene(
+    (shapes.Obj("square", "cyan", "medium", 1.0, -1.0, 0.1),),
+    "right",
+    "grey",
+    "striped",
+    (3.0, 5.0),
+)
 place, size = dict(size=False, texture=False), dict(position=False, texture=False)
 brief = dict(size=False, position=False, texture=False)
-jobs = {"move it left": (scene, ("position", "left"), place, .9), "make it large": (scene, ("size", "large"), size, .9),
-        "cross to star": (scene, ("shape", "star"), brief, .9),
-        "cross to star, self .2": (scene, ("shape", "star"), brief, .2),
-        "cyan to orange": (square, ("color", "orange"), brief, .9)}
+jobs = {
+    "move it left": (scene, ("position", "left"), place, 0.9),
+    "make it large": (scene, ("size", "large"), size, 0.9),
+    "cross to star": (scene, ("shape", "star"), brief, 0.9),
+    "cross to star, self .2": (scene, ("shape", "star"), brief, 0.2),
+    "cyan to orange": (square, ("color", "orange"), brief, 0.9),
+}
 _, axes = plt.subplots(3, 5, figsize=(7.5, 4.9), layout="constrained")
 verdicts = {}
 for column, (name, (start, what, says, self_)) in zip(axes.T, jobs.items()):
     goal = shapes.edit(start, *what)
     given, a, b = shapes.render(start), shapes.caption(start, **says), shapes.caption(goal, **says)
-    states = Inverted(invert(pipe, given, a, steps=steps), share=0.)
+    states = Inverted(invert(pipe, given, a, steps=steps), share=0.0)
     out = prompt_to_prompt(pipe, a, b, inverted=states, self_=self_, steps=steps)[1:]
     stated = {"position": says is place, "size": says is size, "background": True}
     v = oracle().judge(out, [goal], tuple(k for k in FULL if stated.get(k)))
     verdicts[name] = bool(v[what[0]][0])
     ground = masked_psnr(out, shapes.render(goal), 1 - shapes.edit_mask(start, goal)).item()
-    print(f"{name:24}{what[0]:9}{'right' if verdicts[name] else 'WRONG'}; all that is stated "
-          f"{'right' if v['joint'][0] else 'WRONG'}; outside the mask {ground:.1f} dB")
-    for ax, picture, title in zip(column, (given, shapes.render(goal), out), (name, "true answer", "edit")):
+    print(
+        f"{name:24}{what[0]:9}{'right' if verdicts[name] else 'WRONG'}; all that is stated "
+        f"{'right' if v['joint'][0] else 'WRONG'}; outside the mask {ground:.1f} dB"
+    )
+    for ax, picture, title in zip(
+        column, (given, shapes.render(goal), out), (name, "true answer", "edit")
+    ):
         show(ax, picture[0], title)
 
-assert not verdicts["move it left"] and verdicts["cross to star, self .2"] and verdicts["cyan to orange"]
+assert (
+    not verdicts["move it left"]
+    and verdicts["cross to star, self .2"]
+    and verdicts["cyan to orange"]
+)
 
 # %% [markdown]
 # * *Moving* is refused: the maps are the layout, and the layout is the source's. By design.

@@ -27,20 +27,31 @@ from minidiff.evaluate.oracle import NAME, oracle
 from minidiff.guidance.cfg import cfg_batched
 
 pipe = minidiff.load("tiny")
-asked = items("dev", 2, ("recolour", "reshape"))          # four questions of the project's bench, the first of two kinds
+# four questions of the project's bench, the first of two kinds
+asked = items("dev", 2, ("recolour", "reshape"))
 stack = lambda what: torch.cat([getattr(i, what) for i in asked])  # noqa: E731
-image, truth, mask = stack("image"), stack("answer"), stack("mask")       # mask: 1 where picture and truth differ
+# mask: 1 where picture and truth differ
+image, truth, mask = stack("image"), stack("answer"), stack("mask")
 target = [i.target for i in asked]
 
 
 def show(columns, size=1.7):
     """One column for each entry, one row for each picture (b 3 h w) or map (b 1 h w)."""
     n = max(len(v) for v in columns.values())
-    _, axes = plt.subplots(n, len(columns), figsize=(size * len(columns), size * n + .4), layout="constrained", squeeze=False)
+    _, axes = plt.subplots(
+        n,
+        len(columns),
+        figsize=(size * len(columns), size * n + 0.4),
+        layout="constrained",
+        squeeze=False,
+    )
     for line, (title, pictures) in zip(axes.T, columns.items()):
         line[0].set_title(title, fontsize=8)
         for a, x in zip(line, pictures):
-            a.imshow(((x.permute(1, 2, 0) + 1) / 2).clamp(0, 1) if len(x) == 3 else x[0], interpolation="nearest")
+            a.imshow(
+                ((x.permute(1, 2, 0) + 1) / 2).clamp(0, 1) if len(x) == 3 else x[0],
+                interpolation="nearest",
+            )
             a.set(xticks=[], yticks=[])
 
 
@@ -57,6 +68,7 @@ show({"picture": image, "true answer": truth, "mask": mask})
 
 # %% exercise="to_latent_mask"
 
+
 # %%
 def iou(a, b):
     """Overlap of masks, row by row: cells in both / cells in either."""
@@ -67,17 +79,29 @@ def pixels(m):
     return F.interpolate(m, (64, 64), mode="nearest")
 
 
-rules = {"any pixel (ours)": to_latent_mask(mask, pipe), "majority": (F.avg_pool2d(mask, 4) > .5).float(),
-         "every 4th pixel": mask[..., ::4, ::4]}
+rules = {
+    "any pixel (ours)": to_latent_mask(mask, pipe),
+    "majority": (F.avg_pool2d(mask, 4) > 0.5).float(),
+    "every 4th pixel": mask[..., ::4, ::4],
+}
 print("rule               missed   too much   overlap (IoU) with the exact mask")
 for name, m in rules.items():
     up = pixels(m)
     missed, extra = ((u.sum() / mask.sum()).item() for u in ((1 - up) * mask, up * (1 - mask)))
     print(f"{name:18}{missed:7.0%}{extra:10.0%}{iou(up, mask).mean():12.2f}")
 line = torch.zeros(1, 1, 64, 64)
-line[..., 10:54, 21:23] = 1                                               # two pixels wide
-print("cells left of a line two pixels wide:", {k: int(v.sum()) for k, v in {
-    "any": to_latent_mask(line, pipe), "majority": (F.avg_pool2d(line, 4) > .5).float(), "every 4th": line[..., ::4, ::4]}.items()})
+line[..., 10:54, 21:23] = 1  # two pixels wide
+print(
+    "cells left of a line two pixels wide:",
+    {
+        k: int(v.sum())
+        for k, v in {
+            "any": to_latent_mask(line, pipe),
+            "majority": (F.avg_pool2d(line, 4) > 0.5).float(),
+            "every 4th": line[..., ::4, ::4],
+        }.items()
+    },
+)
 assert (pixels(rules["any pixel (ours)"]) >= mask).all()
 
 # %% [markdown]
@@ -105,8 +129,12 @@ assert (pixels(rules["any pixel (ours)"]) >= mask).all()
 # is the known answer: ours must agree with it.
 
 # %%
-z, steps, strength = pipe.encode(image), 20, .9
-guided, cond, n = cfg_batched(pipe.eps, pipe.null(), 3.), pipe.embed(target), pipe.noise(len(image), seed=0)
+z, steps, strength = pipe.encode(image), 20, 0.9
+guided, cond, n = (
+    cfg_batched(pipe.eps, pipe.null(), 3.0),
+    pipe.embed(target),
+    pipe.noise(len(image), seed=0),
+)
 
 
 @torch.no_grad()
@@ -122,17 +150,23 @@ def redraw(m, late=False):
 
 m = to_latent_mask(mask, pipe)
 x = redraw(m)
-free = pipe.decode(redraw(torch.ones_like(m)))                             # the same without a mask
-theirs = blended_latent(pipe, image, target, mask=mask, steps=steps, strength=strength, background="none")
-print(f"largest difference to the project's own, pictures spanning 2: {(pipe.decode(x) - theirs).abs().max():.1e}")
+free = pipe.decode(redraw(torch.ones_like(m)))  # the same without a mask
+theirs = blended_latent(
+    pipe, image, target, mask=mask, steps=steps, strength=strength, background="none"
+)
+print(
+    f"largest difference to the project's own, pictures spanning 2: {(pipe.decode(x) - theirs).abs().max():.1e}"
+)
 assert (pipe.decode(x) - theirs).abs().max() < 1e-3
 
 late = redraw(m, late=True)
 off = lambda a: ((1 - m) * (a - z)).square().sum().div((1 - m).sum() * 4).sqrt().item()  # noqa: E731
 last = pipe.timesteps(steps, strength)[-2]
-print(f"latents outside the mask, distance to the picture's: {off(x):.4f}; blended at t: {off(late):.4f}, "
-      f"and sigma of the last time visited is {pipe.schedule.sigma[last]:.4f}")
-assert off(x) == 0 and off(late) > .02
+print(
+    f"latents outside the mask, distance to the picture's: {off(x):.4f}; blended at t: {off(late):.4f}, "
+    f"and sigma of the last time visited is {pipe.schedule.sigma[last]:.4f}"
+)
+assert off(x) == 0 and off(late) > 0.02
 
 # %% [markdown]
 # **Second loss: time.** Blended correctly, the latents outside end up equal to the picture's to the last bit. Blended at
@@ -150,7 +184,7 @@ square = torch.zeros(1, 1, 64, 64)
 square[..., 24:40, 24:40] = 1
 cells = to_latent_mask(square, pipe)
 other = z.flip(0)
-leak = (pipe.decode(cells * other + (1 - cells) * z) - pipe.decode(z)).abs().mean((0, 1))       # 64 64
+leak = (pipe.decode(cells * other + (1 - cells) * z) - pipe.decode(z)).abs().mean((0, 1))  # 64 64
 rings, reach = [square[0, 0]], range(1, 17)
 for k in reach:
     rings.append(F.max_pool2d(square, 2 * k + 1, 1, k)[0, 0])
@@ -158,14 +192,21 @@ by_distance = [((leak * (b - a)).sum() / (b - a).sum()).item() for a, b in pairw
 inside = ((leak * rings[0]).sum() / rings[0].sum()).item()
 
 fig, ax = plt.subplots(1, 2, figsize=(8.5, 2.8), layout="constrained")
-ax[0].imshow(leak.clamp(max=.3), cmap="magma")
+ax[0].imshow(leak.clamp(max=0.3), cmap="magma")
 ax[0].set(title="where the pixels change", xticks=[], yticks=[])
 ax[1].plot(reach, by_distance, "o-")
 ax[1].axhline(inside, ls=":", c="grey")
-ax[1].set(title="by distance (dotted: inside)", xlabel="pixels from the square", ylabel="mean |change|", yscale="log")
-print(f"mean change inside {inside:.2f}, 1 pixel outside {by_distance[0]:.2f}, 4 pixels {by_distance[3]:.3f}, "
-      f"16 pixels {by_distance[15]:.4f}")
-assert by_distance[0] > .05 * inside and by_distance[7] < by_distance[3] < by_distance[0]
+ax[1].set(
+    title="by distance (dotted: inside)",
+    xlabel="pixels from the square",
+    ylabel="mean |change|",
+    yscale="log",
+)
+print(
+    f"mean change inside {inside:.2f}, 1 pixel outside {by_distance[0]:.2f}, 4 pixels {by_distance[3]:.3f}, "
+    f"16 pixels {by_distance[15]:.4f}"
+)
+assert by_distance[0] > 0.05 * inside and by_distance[7] < by_distance[3] < by_distance[0]
 
 # %% [markdown]
 # **Third loss: the decoder.** The first pixels beyond the border change by a good part of what changes inside, and it
@@ -177,6 +218,7 @@ assert by_distance[0] > .05 * inside and by_distance[7] < by_distance[3] < by_di
 # difference of neighbouring pixels of which one lies inside and one outside the mask, and compare with the rendered
 # truth, which has an outline of its own.
 
+
 # %%
 def paste(out, m):
     return m * out + (1 - m) * image
@@ -184,7 +226,7 @@ def paste(out, m):
 
 def seam(x, m):
     """Mean |difference| of neighbours across the border of m (b 1 h w)."""
-    total = count = 0.
+    total = count = 0.0
     for dim in (2, 3):
         crossing = (m.diff(dim=dim) != 0).float()
         total, count = total + (crossing * x.diff(dim=dim).abs()).sum(), count + 3 * crossing.sum()
@@ -192,10 +234,17 @@ def seam(x, m):
 
 
 blended = pipe.decode(x)
-made = {"the true answer": truth, "the autoencoder's copy of it": pipe.decode(pipe.encode(truth)), "no mask": free,
-        "latents blended": blended, "blended, pixels pasted": paste(blended, mask)}
+made = {
+    "the true answer": truth,
+    "the autoencoder's copy of it": pipe.decode(pipe.encode(truth)),
+    "no mask": free,
+    "latents blended": blended,
+    "blended, pixels pasted": paste(blended, mask),
+}
 judge = oracle()
-right = {k: judge.judge(v, [i.truth for i in asked], NAME)["joint"].sum().item() for k, v in made.items()}
+right = {
+    k: judge.judge(v, [i.truth for i in asked], NAME)["joint"].sum().item() for k, v in made.items()
+}
 print(f"{'':30}outside the mask, dB   inside, dB     seam   right (of 4)")
 for name, v in made.items():
     out, within = (masked_psnr(v, truth, k).mean() for k in (1 - mask, mask))
@@ -229,23 +278,41 @@ assert keep["blended, pixels pasted"] == 50 and keep["no mask"] + 5 < keep["late
 # %% exercise="threshold_mask"
 
 # %%
-more = items("dev", 4, ("recolour", "reshape"))                            # eight pictures
+more = items("dev", 4, ("recolour", "reshape"))  # eight pictures
 exact = torch.cat([i.mask for i in more])
-d = difference(pipe, pipe.encode(torch.cat([i.image for i in more])), [i.source for i in more], [i.target for i in more],
-               samples=6, seed=0)
+d = difference(
+    pipe,
+    pipe.encode(torch.cat([i.image for i in more])),
+    [i.source for i in more],
+    [i.target for i in more],
+    samples=6,
+    seed=0,
+)
 found = threshold_mask(d)
 score = lambda m: iou(pixels(m), exact)  # noqa: E731
-scattered = found.flatten(1)[:, torch.randperm(256, generator=torch.Generator().manual_seed(0))].view_as(found)
+scattered = found.flatten(1)[
+    :, torch.randperm(256, generator=torch.Generator().manual_seed(0))
+].view_as(found)
 print("overlap (IoU) with the exact mask:")
-for name, v in {"as found": score(found), "recolouring": score(found)[:4], "reshaping": score(found)[4:],
-                "the exact mask's own cells": score(to_latent_mask(exact, pipe)),
-                "as many cells, scattered": score(scattered)}.items():
+for name, v in {
+    "as found": score(found),
+    "recolouring": score(found)[:4],
+    "reshaping": score(found)[4:],
+    "the exact mask's own cells": score(to_latent_mask(exact, pipe)),
+    "as many cells, scattered": score(scattered),
+}.items():
     print(f"   {name:30}{v.mean():.2f}")
-thetas = (.2, .35, .5, .65, .8)
+thetas = (0.2, 0.35, 0.5, 0.65, 0.8)
 print("by threshold:", {th: round(score(threshold_mask(d, th)).mean().item(), 2) for th in thetas})
-show({"picture": torch.cat([i.image for i in more])[::2], "disagreement D": d[::2], "mask found": pixels(found)[::2],
-      "exact mask": exact[::2]})
-assert score(found).mean() > .45 and score(scattered).mean() < .25
+show(
+    {
+        "picture": torch.cat([i.image for i in more])[::2],
+        "disagreement D": d[::2],
+        "mask found": pixels(found)[::2],
+        "exact mask": exact[::2],
+    }
+)
+assert score(found).mean() > 0.45 and score(scattered).mean() < 0.25
 
 # %% [markdown]
 # **Fourth loss: knowing where.** The mask found from words alone overlaps the exact one nearly as well as the exact one's
@@ -258,9 +325,11 @@ assert score(found).mean() > .45 and score(scattered).mean() < .25
 
 # %%
 source = [i.source for i in asked]
-edits = {"blend, exact mask": paste(blended, mask),
-         "DiffEdit, its own mask": diffedit(pipe, image, source, target, steps=steps, samples=6),
-         "DiffEdit, exact mask": diffedit(pipe, image, source, target, mask=mask, steps=steps)}
+edits = {
+    "blend, exact mask": paste(blended, mask),
+    "DiffEdit, its own mask": diffedit(pipe, image, source, target, steps=steps, samples=6),
+    "DiffEdit, exact mask": diffedit(pipe, image, source, target, mask=mask, steps=steps),
+}
 print(f"{'':26}outside, dB   inside, dB   right (of 4)")
 for name, v in edits.items():
     out, within = (masked_psnr(v, truth, k).mean() for k in (1 - mask, mask))

@@ -34,8 +34,8 @@ from minidiff.restoration.repaint import repaint
 
 pipe, judge = minidiff.load("tiny-pixel"), oracle()
 sch, null = pipe.schedule, pipe.null()
-scenes = draw(4, 0)                                       # four scenes whose shape, colour and ground training never combined
-image = shapes.render(scenes, 32)                         # 4 3 32 32 in [-1, 1]
+scenes = draw(4, 0)  # four scenes whose shape, colour and ground training never combined
+image = shapes.render(scenes, 32)  # 4 3 32 32 in [-1, 1]
 
 
 def dB(x):
@@ -52,7 +52,13 @@ def right(x, what):
 def show(columns, size=1.2):
     """One column for each method, one row for each picture."""
     n = max(len(v) for v in columns.values())
-    _, axes = plt.subplots(n, len(columns), figsize=(size * len(columns), size * n + .4), layout="constrained", squeeze=False)
+    _, axes = plt.subplots(
+        n,
+        len(columns),
+        figsize=(size * len(columns), size * n + 0.4),
+        layout="constrained",
+        squeeze=False,
+    )
     for line, (title, pictures) in zip(axes.T, columns.items()):
         line[0].set_title(title, fontsize=8)
         for a, x in zip(line, pictures):
@@ -60,7 +66,12 @@ def show(columns, size=1.2):
             a.set(xticks=[], yticks=[])
 
 
-print("original: right colour, shape:", right(image, "color"), right(image, "shape"), f"of {len(image)}")
+print(
+    "original: right colour, shape:",
+    right(image, "color"),
+    right(image, "shape"),
+    f"of {len(image)}",
+)
 
 # %% [markdown]
 # ## 1. What is known, and what is free
@@ -77,16 +88,23 @@ print("original: right colour, shape:", right(image, "color"), right(image, "sha
 # %% exercise="project_average"
 
 # %%
-half = half_holes(scenes, 32)                             # 1 over the right half of the object
-operators = {"half the size": superres(2), "a quarter the size": superres(4), "grey": grey(), "blurred": blur(32, 32, 1.5),
-             "half of it gone": hole(half)}
+half = half_holes(scenes, 32)  # 1 over the right half of the object
+operators = {
+    "half the size": superres(2),
+    "a quarter the size": superres(4),
+    "grey": grey(),
+    "blurred": blur(32, 32, 1.5),
+    "half of it gone": hole(half),
+}
 remains = {}
 print(f"{'':20}numbers known   max |A A+ A x - A x|   A+ y, dB   right colour, shape")
 for name, A in operators.items():
     y = A.A(image)
     x = remains[name] = A.pinv(y)
     known = (A.s > 0).double().mean().item()
-    print(f"{name:20}{known:12.1%}{(A.A(x) - y).abs().max():19.1e}{dB(x):14.1f}{right(x, 'color'):12}{right(x, 'shape'):6}")
+    print(
+        f"{name:20}{known:12.1%}{(A.A(x) - y).abs().max():19.1e}{dB(x):14.1f}{right(x, 'color'):12}{right(x, 'shape'):6}"
+    )
     assert (A.A(x) - y).abs().max() < 1e-5
 x, y = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)), superres(4).A(image)
 ours, theirs = project_average(x, y, 4), superres(4).project(x, y)
@@ -110,9 +128,10 @@ show({"original": image} | remains)
 # $\alpha_s, \sigma_s$: the schedule at the time $s$ the state goes to; $\epsilon$: the network's noise; $n$: fresh noise,
 # its share $\eta = .85$. At the end $\sigma = 0$, so the result is a corrected guess, and $Ax = y$.
 
+
 # %%
 @torch.no_grad()
-def restore(y, correct, steps=20, eta=.85, seed=0):
+def restore(y, correct, steps=20, eta=0.85, seed=0):
     """DDNM: `correct(x0, y)` puts in what is known."""
     x = noise((len(y), 3, 32, 32), seed)
     zs = noises(x, seed)
@@ -120,25 +139,37 @@ def restore(y, correct, steps=20, eta=.85, seed=0):
         eps = pipe.eps(x, t, null)
         x0 = correct(eps_to_x0(sch, x, eps, t).clamp(-1, 1), y)
         a, sigma = sch.at(s)
-        x = a * x0 + sigma * ((1 - eta ** 2) ** .5 * eps + eta * next(zs))
+        x = a * x0 + sigma * ((1 - eta**2) ** 0.5 * eps + eta * next(zs))
     return x
 
 
 sr, y = superres(4), superres(4).A(image)
-same = (restore(y, lambda x0, y: project_average(x0, y, 4), steps=4) - ddnm(pipe, y, sr, steps=4, repeats=1)).abs().max()
+same = (
+    (
+        restore(y, lambda x0, y: project_average(x0, y, 4), steps=4)
+        - ddnm(pipe, y, sr, steps=4, repeats=1)
+    )
+    .abs()
+    .max()
+)
 print(f"largest difference to the project's ddnm: {same:.1e}")
 results = {}
 print(f"{'':32}dB   right colour, shape   max |A x - y|")
 for factor in (2, 4):
     sr, y = superres(factor), superres(factor).A(image)
     side = 32 // factor
-    rows = {"A+ y": sr.pinv(y), "bicubic": F.interpolate(y, (32, 32), mode="bicubic").clamp(-1, 1),
-            "at every step": restore(y, lambda x0, y, f=factor: project_average(x0, y, f))}
+    rows = {
+        "A+ y": sr.pinv(y),
+        "bicubic": F.interpolate(y, (32, 32), mode="bicubic").clamp(-1, 1),
+        "at every step": restore(y, lambda x0, y, f=factor: project_average(x0, y, f)),
+    }
     if factor == 4:
         rows["once, at the end"] = project_average(restore(y, lambda x0, y: x0), y, factor)
     for name, v in rows.items():
-        print(f"from {side:2}x{side:<3}{name:20}{dB(v):6.1f}{right(v, 'color'):9}{right(v, 'shape'):7}"
-              f"{(sr.A(v) - y).abs().max():18.1e}")
+        print(
+            f"from {side:2}x{side:<3}{name:20}{dB(v):6.1f}{right(v, 'color'):9}{right(v, 'shape'):7}"
+            f"{(sr.A(v) - y).abs().max():18.1e}"
+        )
         results[f"{side}x{side}\n{name}"] = v
     assert (sr.A(rows["at every step"]) - y).abs().max() < 1e-5
 show({k: v for k, v in results.items() if "bicubic" not in k} | {"original": image})
@@ -155,13 +186,31 @@ assert same < 1e-3 and dB(results["16x16\nat every step"]) > dB(results["16x16\n
 
 # %%
 A = grey()
-y2 = A.A(image[:1]).repeat(4, 1, 1, 1)                                     # one picture four times: row i has seed i
+y2 = A.A(image[:1]).repeat(4, 1, 1, 1)  # one picture four times: row i has seed i
 colours = ddnm(pipe, y2, A, repeats=1, steps=20)
-print("one grey picture, four seeds; largest difference in grey:", f"{(A.A(colours) - y2).abs().max():.1e}")
-print("colours the oracle reads:", [r["objects"][0]["color"] if r["objects"] else "-" for r in judge.read(
-    F.interpolate(colours.clamp(-1, 1), (64, 64), mode="bicubic").clamp(-1, 1))], "and the true one:", scenes[0].objects[0].color)
-show({"measured": y2.expand(-1, 3, -1, -1), "four seeds": colours, "their grey": A.A(colours).expand(-1, 3, -1, -1)})
-assert (A.A(colours) - y2).abs().max() < 1e-5 and (colours[0] - colours[1]).abs().mean() > .05
+print(
+    "one grey picture, four seeds; largest difference in grey:",
+    f"{(A.A(colours) - y2).abs().max():.1e}",
+)
+print(
+    "colours the oracle reads:",
+    [
+        r["objects"][0]["color"] if r["objects"] else "-"
+        for r in judge.read(
+            F.interpolate(colours.clamp(-1, 1), (64, 64), mode="bicubic").clamp(-1, 1)
+        )
+    ],
+    "and the true one:",
+    scenes[0].objects[0].color,
+)
+show(
+    {
+        "measured": y2.expand(-1, 3, -1, -1),
+        "four seeds": colours,
+        "their grey": A.A(colours).expand(-1, 3, -1, -1),
+    }
+)
+assert (A.A(colours) - y2).abs().max() < 1e-5 and (colours[0] - colours[1]).abs().mean() > 0.05
 
 # %% [markdown]
 # **Stop and think.** Which of the four is "right"? What would you have to tell the model, and where would it enter the
@@ -190,48 +239,73 @@ _, ax = plt.subplots(figsize=(8.5, 2.4), layout="constrained")
 for repeats in (1, 2, 4):
     way = jumps(ts, 5, repeats)
     ax.plot(way, label=f"{repeats}: {sum(s < t for t, s in pairwise(way))} evaluations")
-ax.set(title="the way down, by how often a stretch of 5 steps is walked", xlabel="move", ylabel="time")
+ax.set(
+    title="the way down, by how often a stretch of 5 steps is walked", xlabel="move", ylabel="time"
+)
 ax.legend()
-for n, length, repeats in ((20, 5, 2), (30, 5, 3), (250, 10, 10)):          # n + k (repeats - 1) length, k places to jump from
+# n + k (repeats - 1) length, k places to jump from
+for n, length, repeats in ((20, 5, 2), (30, 5, 3), (250, 10, 10)):
     way = jumps(list(range(n, -1, -1)), length, repeats)
-    counted, formula = sum(s < t for t, s in pairwise(way)), n + -(-(n - length) // length) * (repeats - 1) * length
-    print(f"{n} steps, length {length}, {repeats} walks: {counted} evaluations, by formula {formula}")
+    counted, formula = (
+        sum(s < t for t, s in pairwise(way)),
+        n + -(-(n - length) // length) * (repeats - 1) * length,
+    )
+    print(
+        f"{n} steps, length {length}, {repeats} walks: {counted} evaluations, by formula {formula}"
+    )
     assert counted == formula
-v = renoise(sch, q_sample(sch, torch.zeros(1, 1, 400, 400), 300, noise((1, 1, 400, 400))), 300, 600, noise((1, 1, 400, 400), 1))
+v = renoise(
+    sch,
+    q_sample(sch, torch.zeros(1, 1, 400, 400), 300, noise((1, 1, 400, 400))),
+    300,
+    600,
+    noise((1, 1, 400, 400), 1),
+)
 print(f"noise after a jump from 300 to 600: {v.std():.4f}; the schedule says {sch.sigma[600]:.4f}")
-assert abs(v.std().item() - sch.sigma[600].item()) < .01
+assert abs(v.std().item() - sch.sigma[600].item()) < 0.01
 
 # %% [markdown]
 # The paper's own numbers are the last line: 2,410 evaluations a picture. A jump counts by how far it goes in noise, not
 # in steps, so on a grid of 20 we jump 5, a quarter of the way, and walk twice.
 
+
 # %%
 @torch.no_grad()
 def fill(repeats, steps=20, seed=0):
     x = noise(image.shape, seed)
-    zs, outside = noises(x, seed), noises(x, seed + 2 ** 32)
+    zs, outside = noises(x, seed), noises(x, seed + 2**32)
     for t, s in pairwise(jumps(pipe.timesteps(steps), 5, repeats)):
         if s > t:
             x = renoise(sch, x, t, s, next(zs))
             continue
         x0 = eps_to_x0(sch, x, pipe.eps(x, t, null), t).clamp(-1, 1)
         mean, var = posterior(sch, x, x0, t, s)
-        x = half * (mean + var ** .5 * next(zs)) + (1 - half) * q_sample(sch, image, s, next(outside))
+        x = half * (mean + var**0.5 * next(zs)) + (1 - half) * q_sample(
+            sch, image, s, next(outside)
+        )
     return half * x.clamp(-1, 1) + (1 - half) * image
 
 
 def seam(x):
     """Squared error of the differences between neighbours, one in the hole, one outside."""
-    total = count = 0.
+    total = count = 0.0
     for dim in (2, 3):
         crossing = (half.diff(dim=dim) != 0).float()
-        total, count = total + (crossing * (x - image).diff(dim=dim) ** 2).sum(), count + 3 * crossing.sum()
+        total, count = (
+            total + (crossing * (x - image).diff(dim=dim) ** 2).sum(),
+            count + 3 * crossing.sum(),
+        )
     return (total / count).item()
 
 
 same = (fill(1, steps=4) - repaint(pipe, image, mask=half, steps=4, repeats=1)).abs().max()
-filled = {"A+ y": remains["half of it gone"], "RePaint, 1 walk": fill(1), "RePaint, 2 walks": fill(2),
-          "DDNM": half * ddnm(pipe, image * (1 - half), hole(half), repeats=1, steps=20).clamp(-1, 1) + (1 - half) * image}
+filled = {
+    "A+ y": remains["half of it gone"],
+    "RePaint, 1 walk": fill(1),
+    "RePaint, 2 walks": fill(2),
+    "DDNM": half * ddnm(pipe, image * (1 - half), hole(half), repeats=1, steps=20).clamp(-1, 1)
+    + (1 - half) * image,
+}
 print(f"largest difference to the project's repaint: {same:.1e}")
 print(f"{'':20}evaluations     dB     seam   right colour, shape")
 for (name, v), cost in zip(filled.items(), (0, 20, 35, 20)):
@@ -254,21 +328,30 @@ assert same < 1e-3 and all(dB(v) > dB(filled["A+ y"]) + 2 for v in list(filled.v
 # mean squared error is what the null space loses plus $\sigma_y^2$ times the mean of $1/s_i^2$ over all coefficients.
 
 # %%
-sigma_y, A = .1, blur(32, 32, 1.5)
+sigma_y, A = 0.1, blur(32, 32, 1.5)
 clean = A.A(image)
 y = clean + sigma_y * noise(clean.shape, 7)
 kept = A.s[A.s > 0]
-predicted = (A.pinv(clean) - image).square().mean() + sigma_y ** 2 * (1 / kept ** 2).sum() / A.s.numel()
+predicted = (A.pinv(clean) - image).square().mean() + sigma_y**2 * (1 / kept**2).sum() / A.s.numel()
 measured = (A.pinv(y) - image).square().mean()
 print(f"mean squared error of A+ y: predicted {predicted:.3f}, measured {measured:.3f}")
-assert abs(measured / predicted - 1) < .1
+assert abs(measured / predicted - 1) < 0.1
 _, ax = plt.subplots(figsize=(8.5, 2.5), layout="constrained")
 error = sigma_y / kept.sort(descending=True).values
 ax.semilogy(error, label="error of the measured coefficient, sigma_y / s")
 for t in (100, 400, 700):
     ax.axhline(sch.sigma[t] / sch.alpha[t], ls=":", c="grey")
-    ax.text(0, 1.05 * sch.sigma[t] / sch.alpha[t], f"error of the state at t = {t}", fontsize=8, va="bottom")
-ax.set(title="blur: what y knows of each coefficient, and what a state knows", xlabel="coefficient, by singular value")
+    ax.text(
+        0,
+        1.05 * sch.sigma[t] / sch.alpha[t],
+        f"error of the state at t = {t}",
+        fontsize=8,
+        va="bottom",
+    )
+ax.set(
+    title="blur: what y knows of each coefficient, and what a state knows",
+    xlabel="coefficient, by singular value",
+)
 ax.legend(loc="lower right")
 plt.show()
 
@@ -280,13 +363,20 @@ plt.show()
 # [the page](../tutorials/restoration/ddrm.md). DDNM has a form for noise, too (`sigma_y`).
 
 # %%
-cleaned = {"A+ y": A.pinv(y), "y itself": y, "DDNM, not told of noise": ddnm(pipe, y, A, repeats=1, steps=20),
-           "DDNM, told": ddnm(pipe, y, A, sigma_y=sigma_y, repeats=1, steps=20), "DDRM": ddrm(pipe, y, A, sigma_y=sigma_y)}
+cleaned = {
+    "A+ y": A.pinv(y),
+    "y itself": y,
+    "DDNM, not told of noise": ddnm(pipe, y, A, repeats=1, steps=20),
+    "DDNM, told": ddnm(pipe, y, A, sigma_y=sigma_y, repeats=1, steps=20),
+    "DDRM": ddrm(pipe, y, A, sigma_y=sigma_y),
+}
 print(f"{'':26}dB   right colour, shape")
 for name, v in cleaned.items():
     print(f"{name:24}{dB(v):5.1f}{right(v, 'color'):9}{right(v, 'shape'):7}")
-show({k: v[1:3] for k, v in (cleaned | {"original": image}).items()})                  # two of the four
-assert dB(cleaned["DDRM"]) > dB(cleaned["A+ y"]) + 8 and dB(cleaned["DDNM, told"]) > dB(cleaned["DDNM, not told of noise"])
+show({k: v[1:3] for k, v in (cleaned | {"original": image}).items()})  # two of the four
+assert dB(cleaned["DDRM"]) > dB(cleaned["A+ y"]) + 8 and dB(cleaned["DDNM, told"]) > dB(
+    cleaned["DDNM, not told of noise"]
+)
 
 # %% [markdown]
 # Not told of the noise, DDNM restores it as faithfully as everything else, and the result is as bad as $A^+ y$. Told, it

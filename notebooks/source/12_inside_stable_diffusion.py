@@ -26,14 +26,17 @@ from minidiff.models.text import CLIPText
 from minidiff.models.tokenizer import Tokenizer
 from minidiff.trace import trace
 
-SD15 = os.environ.get("MINIDIFF_SD15", "")                # or write the path of a checkpoint or a diffusers folder here
+# or write the path of a checkpoint or a diffusers folder here
+SD15 = os.environ.get("MINIDIFF_SD15", "")
 
 pipe = minidiff.build("sd15", device="meta")
 count = lambda net: sum(p.numel() for p in net.parameters())  # noqa: E731
 sizes = {"UNet": count(pipe.net), "VAE": count(pipe.vae), "text tower": count(pipe.text)}
 for name, n in sizes.items():
-    print(f"{name:12}{n:>14,} parameters, {n * 4 / 2 ** 30:.2f} GiB in float32, {n * 2 / 2 ** 30:.2f} in float16")
-assert sizes["UNet"] == 859_520_964                       # the number of the public checkpoint
+    print(
+        f"{name:12}{n:>14,} parameters, {n * 4 / 2**30:.2f} GiB in float32, {n * 2 / 2**30:.2f} in float16"
+    )
+assert sizes["UNet"] == 859_520_964  # the number of the public checkpoint
 
 # %% [markdown]
 # A prompt becomes 77 vectors (text tower). The UNet turns noise of 4x64x64 numbers into latents of the same shape, asked
@@ -50,9 +53,11 @@ toy = Tokenizer.bpe(merges)
 for word in ("star", "red", "stare", "tsar"):
     print(f"{word:6}", [toy.speller.names[i] for i in toy.ids(word)])
 print("a row:", toy("a red star")[0, :10].tolist(), "... of", toy("a red star").shape[1])
-vocabulary = 256 + 256 + 48_894 + 2                       # bytes, bytes that end a word, merges, start and end
+vocabulary = 256 + 256 + 48_894 + 2  # bytes, bytes that end a word, merges, start and end
 table = pipe.text.embeddings["token_embedding"].weight
-print(f"256 + 256 + 48,894 + 2 = {vocabulary:,}; the tower's table has {table.shape[0]:,} rows of {table.shape[1]}")
+print(
+    f"256 + 256 + 48,894 + 2 = {vocabulary:,}; the tower's table has {table.shape[0]:,} rows of {table.shape[1]}"
+)
 assert vocabulary == table.shape[0] and toy("a red star").shape == (1, 77)
 
 # %% [markdown]
@@ -69,18 +74,21 @@ assert vocabulary == table.shape[0] and toy("a red star").shape == (1, 77)
 torch.manual_seed(0)
 tower = CLIPText(99, 64, 2, 4, 12, eos_id=98).eval().requires_grad_(False)
 a = torch.tensor([[1, 5, 6, 7, 8, 9, 98]])
-b = torch.tensor([[1, 5, 6, 40, 41, 42, 98]])             # other words from the fourth token on
+b = torch.tensor([[1, 5, 6, 40, 41, 42, 98]])  # other words from the fourth token on
 seen = {}
 with tap(tower, r"layers.0.self_attn.probs$", lambda x, name: seen.update(probs=x)):
     states = tower(a)
 first = tower.encoder.layers[0]
 x = first.layer_norm1(tower.token_embeds(a) + tower.embeddings["position_embedding"].weight[:7])
-q, k = (f(x).unflatten(-1, (4, 16)).transpose(1, 2) for f in (first.self_attn.q_proj, first.self_attn.k_proj))
+q, k = (
+    f(x).unflatten(-1, (4, 16)).transpose(1, 2)
+    for f in (first.self_attn.q_proj, first.self_attn.k_proj)
+)
 ours = (q @ k.mT / 4 + causal_mask(7)).softmax(-1)
 print(f"attention with your mask against the tower's: {(ours - seen['probs']).abs().max():.1e}")
 same = (states - tower(b)).abs().amax((0, 2))
 print("how much each state changes when words 4 to 6 change:", [f"{v:.2f}" for v in same])
-assert (ours - seen["probs"]).abs().max() < 1e-5 and same[:3].max() < 1e-5 < .01 < same[3:].min()
+assert (ours - seen["probs"]).abs().max() < 1e-5 and same[:3].max() < 1e-5 < 0.01 < same[3:].min()
 
 # %% [markdown]
 # **Stop and think.** "A red circle on a blue square": which of the states can know that the circle is red? Which that
@@ -97,8 +105,17 @@ for r in rows[:6]:
     print(f"{r['name']:30}{r['kind']:20}{r['shape']!s:22}{r['parameters']:>12,}")
 print("...", len(rows), "blocks")
 kinds, levels = Counter(), defaultdict(Counter)
-side = {"down_blocks.0": 64, "down_blocks.1": 32, "down_blocks.2": 16, "down_blocks.3": 8, "mid_block": 8, "up_blocks.0": 8,
-        "up_blocks.1": 16, "up_blocks.2": 32, "up_blocks.3": 64}
+side = {
+    "down_blocks.0": 64,
+    "down_blocks.1": 32,
+    "down_blocks.2": 16,
+    "down_blocks.3": 8,
+    "mid_block": 8,
+    "up_blocks.0": 8,
+    "up_blocks.1": 16,
+    "up_blocks.2": 32,
+    "up_blocks.3": 64,
+}
 for r in rows:
     kinds[r["kind"]] += r["parameters"]
     level = next((k for k in side if r["name"].startswith(k)), "rest")
@@ -106,7 +123,7 @@ for r in rows:
 print({k: f"{v / sizes['UNet']:.0%}" for k, v in kinds.most_common(3)})
 assert sum(kinds.values()) == sizes["UNet"]
 
-c, ct = 1280, 1280                                        # one ResBlock by hand: two 3x3 convolutions, the time, two norms
+c, ct = 1280, 1280  # one ResBlock by hand: two 3x3 convolutions, the time, two norms
 by_hand = (9 * c * c + c) * 2 + (ct * c + c) + 4 * c
 print(f"a ResBlock of 1280 channels by hand: {by_hand:,}")
 assert by_hand == next(r["parameters"] for r in rows if r["name"] == "mid_block.resnets.0")
@@ -116,7 +133,10 @@ assert by_hand == next(r["parameters"] for r in rows if r["name"] == "mid_block.
 # counts multiplications and additions; half of them are multiplications.
 
 # %%
-z, cond = torch.zeros(1, 4, 64, 64, device="meta"), Cond(text=torch.zeros(1, 77, 768, device="meta"))
+z, cond = (
+    torch.zeros(1, 4, 64, 64, device="meta"),
+    Cond(text=torch.zeros(1, 77, 768, device="meta")),
+)
 with FlopCounterMode(display=False) as counter:
     pipe.eps(z, 500, cond)
 flops, work, area = counter.get_flop_counts(), defaultdict(Counter), {}
@@ -129,19 +149,35 @@ print(f"one evaluation of the UNet on one latent: {total:.0f} thousand million m
 names = [*side]
 _, ax = plt.subplots(1, 2, figsize=(10, 3.2), layout="constrained", sharey=True)
 for a, (what, table, unit) in zip(ax, (("parameters", levels, 1e6), ("multiplications", work, 1))):
-    left = [0.] * len(names)
-    for kind, label in (("ResBlock", "ResBlocks"), ("SpatialTransformer", "transformers"), (None, "up- and downsampling")):
-        width = [sum(v for k, v in table[n].items() if k == kind or (kind is None and k not in ("ResBlock", "SpatialTransformer")))
-                 / unit for n in names]
+    left = [0.0] * len(names)
+    for kind, label in (
+        ("ResBlock", "ResBlocks"),
+        ("SpatialTransformer", "transformers"),
+        (None, "up- and downsampling"),
+    ):
+        width = [
+            sum(
+                v
+                for k, v in table[n].items()
+                if k == kind or (kind is None and k not in ("ResBlock", "SpatialTransformer"))
+            )
+            / unit
+            for n in names
+        ]
         a.barh([f"{n} ({side[n]}x{side[n]})" for n in names], width, left=left, label=label)
         left = [x + w for x, w in zip(left, width)]
     a.set(title=f"{what}, in {'millions' if unit > 1 else 'thousand millions'}")
 ax[0].invert_yaxis()
 ax[1].legend()
-share = lambda t, places: sum(sum(t[n].values()) for n in names if side[n] in places) / sum(sum(v.values()) for v in t.values())  # noqa: E731
-print(f"at 8x8 and 16x16: {share(levels, (8, 16)):.0%} of the parameters, {share(work, (8, 16)):.0%} of the work; "
-      f"at 64x64: {share(levels, (64,)):.0%} and {share(work, (64,)):.0%}")
-assert share(levels, (8, 16)) > .7 and share(work, (64,)) > .35
+share = lambda t, places: (
+    sum(sum(t[n].values()) for n in names if side[n] in places)
+    / sum(sum(v.values()) for v in t.values())
+)
+print(
+    f"at 8x8 and 16x16: {share(levels, (8, 16)):.0%} of the parameters, {share(work, (8, 16)):.0%} of the work; "
+    f"at 64x64: {share(levels, (64,)):.0%} and {share(work, (64,)):.0%}"
+)
+assert share(levels, (8, 16)) > 0.7 and share(work, (64,)) > 0.35
 
 # %% [markdown]
 # The model *knows* at the bottom and *works* at the top. A block at 8x8 is large and nearly free; one at 64x64 is small
@@ -165,9 +201,13 @@ x, text, got = torch.randn(1, 256, 320), torch.randn(1, 77, 768), {}
 for name in ("attn1", "attn2"):
     module = getattr(block, name)
     context = x if name == "attn1" else text
-    ours = module.to_out[0](attention(module.to_q(x), module.to_k(context), module.to_v(context), module.heads))
+    ours = module.to_out[0](
+        attention(module.to_q(x), module.to_k(context), module.to_v(context), module.heads)
+    )
     error = (ours - module(x, context)).abs().max()
-    print(f"{name}: queries {tuple(x.shape)}, keys and values from {tuple(context.shape)}, difference {error:.1e}")
+    print(
+        f"{name}: queries {tuple(x.shape)}, keys and values from {tuple(context.shape)}, difference {error:.1e}"
+    )
     assert error < 1e-5
 
 # %% [markdown]
@@ -178,15 +218,23 @@ for name in ("attn1", "attn2"):
 maps = {}
 with tap(pipe.net, r"attn[12]\.probs$", lambda x, name: maps.update({name: tuple(x.shape)})):
     pipe.eps(z, 500, cond)
-size = lambda s: s[0] * s[1] * s[2] * s[3] * 4 / 2 ** 20  # noqa: E731 - MiB in float32
+size = lambda s: s[0] * s[1] * s[2] * s[3] * 4 / 2**20  # noqa: E731 - MiB in float32
 by_shape = Counter((n.split(".")[-2], s) for n, s in maps.items())
 print("kind    (rows, heads, queries, keys)   how many   MiB each   MiB together")
 for (kind, s), n in sorted(by_shape.items(), key=lambda v: -size(v[0][1])):
     print(f"{kind:8}{s!s:30}{n:6}{size(s):14.2f}{n * size(s):13.1f}")
-both = {kind: sum(size(s) for n, s in maps.items() if f".{kind}." in n) for kind in ("attn1", "attn2")}
-print(f"{len(maps)} maps: all self-attention {both['attn1'] / 1024:.2f} GiB, all cross-attention {both['attn2']:.0f} MiB")
+both = {
+    kind: sum(size(s) for n, s in maps.items() if f".{kind}." in n) for kind in ("attn1", "attn2")
+}
+print(
+    f"{len(maps)} maps: all self-attention {both['attn1'] / 1024:.2f} GiB, all cross-attention {both['attn2']:.0f} MiB"
+)
 at16 = [n for n, s in maps.items() if ".attn2." in n and s[2] == 256]
-print("cross-attention at 16x16:", Counter(n.split(".")[0] for n in at16), "as many as prompt-to-prompt averages")
+print(
+    "cross-attention at 16x16:",
+    Counter(n.split(".")[0] for n in at16),
+    "as many as prompt-to-prompt averages",
+)
 assert len(maps) == 32 and len(at16) == 5 and by_shape["attn1", (1, 8, 4096, 4096)] == 5
 
 # %% [markdown]
@@ -206,18 +254,25 @@ assert len(maps) == 32 and len(at16) == 5 and by_shape["attn1", (1, 8, 4096, 409
 skips = {}
 with tap(pipe.net, r"^skip\.", lambda x, name: skips.update({name: tuple(x.shape)})):
     pipe.eps(z, 500, cond)
-held = sum(torch.Size(s).numel() for s in skips.values()) * 4 / 2 ** 20
+held = sum(torch.Size(s).numel() for s in skips.values()) * 4 / 2**20
 with FlopCounterMode(display=False) as decoder:
     pipe.vae.decode(z)
 with FlopCounterMode(display=False) as reading:
     pipe.text(torch.zeros(1, 77, dtype=torch.long, device="meta"))
-steps, rows_a_step = 50, 2                                # guidance asks twice
-print(f"{len(skips)} skips, {held:.0f} MiB for one row; the weights: {sizes['UNet'] * 4 / 2 ** 20:,.0f} MiB")
-costs = {"text tower, once": reading.get_total_flops() / 2e12, "UNet, 50 steps of 2 rows": steps * rows_a_step * total / 1e3,
-         "decoder, once": decoder.get_total_flops() / 2e12}
+steps, rows_a_step = 50, 2  # guidance asks twice
+print(
+    f"{len(skips)} skips, {held:.0f} MiB for one row; the weights: {sizes['UNet'] * 4 / 2**20:,.0f} MiB"
+)
+costs = {
+    "text tower, once": reading.get_total_flops() / 2e12,
+    "UNet, 50 steps of 2 rows": steps * rows_a_step * total / 1e3,
+    "decoder, once": decoder.get_total_flops() / 2e12,
+}
 for name, n in costs.items():
     print(f"{name:26}{n:8.2f} million million multiplications")
-print(f"a processor that does 100 thousand million a second needs {sum(costs.values()) * 10 / 60:.0f} minutes for one picture")
+print(
+    f"a processor that does 100 thousand million a second needs {sum(costs.values()) * 10 / 60:.0f} minutes for one picture"
+)
 assert len(skips) == 12 and costs["UNet, 50 steps of 2 rows"] > 20 * costs["decoder, once"]
 
 # %% [markdown]
@@ -236,8 +291,12 @@ ax[0].set(title="the embedding: cosines, then sines", xlabel="network time", yla
 ax[1].plot(t, near[[0, 50]].T, label=["from t = 0", "from t = 500"])
 ax[1].set(title="distance between embeddings", xlabel="network time")
 ax[1].legend()
-print("length of every embedding:", waves.norm(dim=1).unique().round(decimals=3).unique().tolist(), "= sqrt(160)")
-assert (waves.norm(dim=1) - 160 ** .5).abs().max() < 1e-3 and near[50].argmin() == 50
+print(
+    "length of every embedding:",
+    waves.norm(dim=1).unique().round(decimals=3).unique().tolist(),
+    "= sqrt(160)",
+)
+assert (waves.norm(dim=1) - 160**0.5).abs().max() < 1e-3 and near[50].argmin() == 50
 
 # %% [markdown]
 # ## 5. With real weights
@@ -248,14 +307,23 @@ assert (waves.norm(dim=1) - 160 ** .5).abs().max() < 1e-3 and near[50].argmin() 
 
 # %%
 if not SD15:
-    print("no path is given: skipped. Everything above is about shapes, and is the same with weights.")
+    print(
+        "no path is given: skipped. Everything above is about shapes, and is the same with weights."
+    )
 else:
     real = minidiff.load(SD15)
-    assert count(real.net) == sizes["UNet"], f"{count(real.net):,} parameters: not the UNet of Stable Diffusion 1"
+    assert count(real.net) == sizes["UNet"], (
+        f"{count(real.net):,} parameters: not the UNet of Stable Diffusion 1"
+    )
     prompt, looks = "a photo of a red apple on a wooden table", defaultdict(list)
-    with tap(real.net, "|".join(n.replace(".", r"\.") + "$" for n in at16), lambda x, name: looks[name].append(x[-1].mean(0))):
-        picture = real.generate(prompt, steps=8, sampler="dpm++", seed=0)     # rows are [null, cond]: x[-1] is cond
-    heat = torch.stack([m for layer in looks.values() for m in layer]).mean(0)                  # 256 77
+    with tap(
+        real.net,
+        "|".join(n.replace(".", r"\.") + "$" for n in at16),
+        lambda x, name: looks[name].append(x[-1].mean(0)),
+    ):
+        # rows are [null, cond]: x[-1] is cond
+        picture = real.generate(prompt, steps=8, sampler="dpm++", seed=0)
+    heat = torch.stack([m for layer in looks.values() for m in layer]).mean(0)  # 256 77
     spans = real.tokenizer.token_spans(prompt)
     _, ax = plt.subplots(1, len(spans) + 1, figsize=(11, 1.6), layout="constrained")
     ax[0].imshow(((picture[0].permute(1, 2, 0) + 1) / 2).clamp(0, 1).float())

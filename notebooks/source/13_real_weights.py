@@ -38,14 +38,20 @@ folder = Path(tempfile.mkdtemp())
 
 # %%
 torch.manual_seed(0)
-words = Tokenizer.words(shapes.VOCAB)                     # so that no vocabulary has to be fetched
-parts = {"unet": UNet(channels=(32, 64, 128, 128)),       # SD 1 has (320, 640, 1280, 1280)
-         "vae": VAE(channels=(32, 32, 64, 64)),
-         "text": CLIPText(len(words), 768, 1, 12, 20, mlp_ratio=1, eos_id=2)}
+words = Tokenizer.words(shapes.VOCAB)  # so that no vocabulary has to be fetched
+parts = {
+    "unet": UNet(channels=(32, 64, 128, 128)),  # SD 1 has (320, 640, 1280, 1280)
+    "vae": VAE(channels=(32, 32, 64, 64)),
+    "text": CLIPText(len(words), 768, 1, 12, 20, mlp_ratio=1, eos_id=2),
+}
 for part, net in parts.items():
-    print(f"{part:5}{sum(p.numel() for p in net.parameters()):>12,} parameters, {len(net.state_dict())} tensors")
-save_file({f"{part}.{name}": x for part, net in parts.items() for name, x in net.state_dict().items()},
-          folder / "ours.safetensors")
+    print(
+        f"{part:5}{sum(p.numel() for p in net.parameters()):>12,} parameters, {len(net.state_dict())} tensors"
+    )
+save_file(
+    {f"{part}.{name}": x for part, net in parts.items() for name, x in net.state_dict().items()},
+    folder / "ours.safetensors",
+)
 
 # %% [markdown]
 # ## 2. What is it?
@@ -64,7 +70,9 @@ print(look.table(look.inspect(folder / "ours.safetensors")).replace(f"{folder}/"
 
 # %%
 heads = {"unet": 8}
-done = convert(folder / "ours.safetensors", folder / "original.safetensors", to="original", heads=heads)
+done = convert(
+    folder / "ours.safetensors", folder / "original.safetensors", to="original", heads=heads
+)
 print(report(done).replace(f"{folder}/", ""))
 convert(folder / "original.safetensors", folder / "diffusers", to="diffusers", heads=heads)
 convert(folder / "diffusers", folder / "back.safetensors", to="minidiff")
@@ -77,8 +85,15 @@ equal = before.keys() == after.keys() and all(torch.equal(before[k], after[k]) f
 print(len(before), "tensors; equal to the bit:", equal)
 assert equal
 original = load_file(folder / "original.safetensors")
-for name in ("unet.up_blocks.0.upsamplers.0.conv.weight", "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"):
-    there = next(k for k, x in original.items() if x.shape == before[name].shape and torch.equal(x, before[name]))
+for name in (
+    "unet.up_blocks.0.upsamplers.0.conv.weight",
+    "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight",
+):
+    there = next(
+        k
+        for k, x in original.items()
+        if x.shape == before[name].shape and torch.equal(x, before[name])
+    )
     print(f"{name}\n    is {there}")
 
 # %% [markdown]
@@ -115,9 +130,16 @@ x = torch.randn(1, 4, weight.shape[1], generator=torch.Generator().manual_seed(0
 with torch.no_grad():
     theirs = pipe.net.get_submodule(name)(x)
 swap = lambda v: v.roll(len(v) // 2, 0)  # noqa: E731
-print(f"your gate on the file's numbers against the loaded network: {(geglu(x, weight, bias) - theirs).abs().max():.1e}; "
-      f"with the halves exchanged: {(geglu(x, swap(weight), swap(bias)) - theirs).abs().max():.2f}")
-assert (geglu(x, weight, bias) - theirs).abs().max() < 1e-5 < .01 < (geglu(x, swap(weight), swap(bias)) - theirs).abs().max()
+print(
+    f"your gate on the file's numbers against the loaded network: {(geglu(x, weight, bias) - theirs).abs().max():.1e}; "
+    f"with the halves exchanged: {(geglu(x, swap(weight), swap(bias)) - theirs).abs().max():.2f}"
+)
+assert (
+    (geglu(x, weight, bias) - theirs).abs().max()
+    < 1e-5
+    < 0.01
+    < (geglu(x, swap(weight), swap(bias)) - theirs).abs().max()
+)
 
 # %% [markdown]
 # ## 6. One attention map
@@ -131,9 +153,13 @@ prompt = "a red circle on a blue background"
 seen = []
 name = tap_names(pipe.net, "up_blocks.2.*attn2.probs")[0]
 with torch.no_grad(), tap(pipe.net, name, lambda probs, _: seen.append(probs)):
-    pipe.eps(torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(0)), 500, pipe.embed(prompt))
-side = int(seen[0].shape[2] ** .5)
-maps = seen[0].mean(1)[0].unflatten(0, (side, side))      # mean over heads
+    pipe.eps(
+        torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(0)),
+        500,
+        pipe.embed(prompt),
+    )
+side = int(seen[0].shape[2] ** 0.5)
+maps = seen[0].mean(1)[0].unflatten(0, (side, side))  # mean over heads
 print(name, tuple(seen[0].shape), "(batch, heads, places, words)")
 spans = words.token_spans(prompt)
 figure, axes = plt.subplots(1, len(spans), figsize=(10, 1.9), layout="constrained")

@@ -6,8 +6,13 @@ from minidiff.core.cond import Cond
 
 def bundle(b=3, n=5):
     g = torch.Generator().manual_seed(b)
-    return Cond(text=torch.randn(b, n, 4, generator=g), mask=torch.ones(b, n, dtype=torch.bool), label=torch.arange(b),
-                image=torch.randn(b, 1, 2, 2, generator=g), extra={"size": torch.randn(b, 2, generator=g)})
+    return Cond(
+        text=torch.randn(b, n, 4, generator=g),
+        mask=torch.ones(b, n, dtype=torch.bool),
+        label=torch.arange(b),
+        image=torch.randn(b, 1, 2, 2, generator=g),
+        extra={"size": torch.randn(b, 2, generator=g)},
+    )
 
 
 def same(c, d):
@@ -22,7 +27,9 @@ def test_an_int_row_keeps_the_batch_axis():
         assert torch.equal(c[i].extra["size"], c.extra["size"][[i]])
 
 
-@pytest.mark.parametrize("rows", [slice(1, 3), [1, 2], torch.tensor([1, 2]), torch.arange(3) > 0], ids=str)
+@pytest.mark.parametrize(
+    "rows", [slice(1, 3), [1, 2], torch.tensor([1, 2]), torch.arange(3) > 0], ids=str
+)
 def test_slices_lists_and_tensors_pick_the_same_rows(rows):
     c = bundle()
     assert len(c[rows]) == 2 and same(c[rows], Cond.cat([c[1], c[2]]))

@@ -38,6 +38,7 @@ def test_sample_hands_cond_to_the_denoiser_and_the_times_to_the_step():
     def step(sch, x, e, t, s):
         seen.append((t, s))
         return x
+
     sample(eps, SCH, torch.zeros(1, 2), [9, 4, 7], cond, step)
     assert seen == [(9, 4), (4, 7)]
 
@@ -49,7 +50,9 @@ def test_sample_tracks_no_gradients():
 
 def test_progress_does_not_change_the_result(capsys):
     x = noise((2, 3))
-    assert torch.equal(sample(wobble, SCH, x, [100, 50, 0], progress=True), sample(wobble, SCH, x, [100, 50, 0]))
+    assert torch.equal(
+        sample(wobble, SCH, x, [100, 50, 0], progress=True), sample(wobble, SCH, x, [100, 50, 0])
+    )
     assert "/2" in capsys.readouterr().err
     trace(wobble, SCH, x, [100, 50, 0])
     assert capsys.readouterr().err == ""

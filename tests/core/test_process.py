@@ -18,8 +18,13 @@ from minidiff.core.process import (
     x0_to_eps,
 )
 
-SCHEDULES = [schedule.linear(100), schedule.cosine(100), schedule.flow(100), schedule.ve(100, 0.01, 5),
-             schedule.karras(100, 0.01, 5)]
+SCHEDULES = [
+    schedule.linear(100),
+    schedule.cosine(100),
+    schedule.flow(100),
+    schedule.ve(100, 0.01, 5),
+    schedule.karras(100, 0.01, 5),
+]
 by_name = pytest.mark.parametrize("sch", SCHEDULES, ids=lambda s: s.name)
 
 
@@ -62,7 +67,9 @@ def test_eps_and_x0_are_two_readings_of_one_state(sch):
 def test_unknown_prediction_lists_the_known_ones():
     x0, eps, _ = triple()
     for f in (to_eps, target):
-        with pytest.raises(ValueError, match="'velocity' is unknown; choose one of eps, x0, v, flow"):
+        with pytest.raises(
+            ValueError, match="'velocity' is unknown; choose one of eps, x0, v, flow"
+        ):
             f(SCHEDULES[0], x0, eps, 5, "velocity")
 
 
@@ -116,10 +123,14 @@ def test_sigma_eta_is_ddims_equation_16():
 
 @by_name
 def test_posterior_and_forward_jump_make_one_joint_law(sch):
-    """q(x_s | x0) q(x_t | x_s) = q(x_t | x0) q(x_s | x_t, x0): compare Var x_t and Cov(x_s, x_t) given x0 = 0."""
+    """q(x_s | x0) q(x_t | x_s) = q(x_t | x0) q(x_s | x_t, x0): compare Var x_t and Cov(x_s, x_t)
+    given x0 = 0.
+    """
     t, s = 80, 30
     a, var = transition(sch, s, t, torch.zeros(1))
-    gain, rest = posterior(sch, torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64), t, s)
+    gain, rest = posterior(
+        sch, torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64), t, s
+    )
     var_s, var_t = sch.sigma[s] ** 2, sch.sigma[t] ** 2
     assert abs(a**2 * var_s + var - var_t) < 1e-12
     assert abs(gain * var_t - a * var_s) < 1e-12
@@ -160,12 +171,20 @@ def test_eps_dir_changes_the_direction_and_not_x0():
     x_t, eps, other = triple()
     shift = ddim_step(sch, x_t, eps, 60, 30, eps_dir=other) - ddim_step(sch, x_t, eps, 60, 30)
     assert (shift - sch.sigma[30] * (other - eps)).abs().max() <= 1e-12
-    assert (ddim_step(sch, x_t, eps, 60, 0, eps_dir=other) - eps_to_x0(sch, x_t, eps, 60)).abs().max() <= 1e-12
+    assert (
+        ddim_step(sch, x_t, eps, 60, 0, eps_dir=other) - eps_to_x0(sch, x_t, eps, 60)
+    ).abs().max() <= 1e-12
 
 
-@pytest.mark.parametrize("kw", [dict(t=50, s=20, eta=1.5, noise=torch.zeros(1, 1)), dict(t=50, s=20, eta=0.5),
-                                dict(t=20, s=50, eta=0.5, noise=torch.zeros(1, 1)),
-                                dict(t=50, s=20, eta=-0.1, noise=torch.zeros(1, 1))])
+@pytest.mark.parametrize(
+    "kw",
+    [
+        dict(t=50, s=20, eta=1.5, noise=torch.zeros(1, 1)),
+        dict(t=50, s=20, eta=0.5),
+        dict(t=20, s=50, eta=0.5, noise=torch.zeros(1, 1)),
+        dict(t=50, s=20, eta=-0.1, noise=torch.zeros(1, 1)),
+    ],
+)
 def test_noise_without_a_tensor_upwards_or_beyond_eta_1_is_refused(kw):
     with pytest.raises(ValueError, match="invert at eta=0"):
         ddim_step(SCHEDULES[0], torch.zeros(1, 1), torch.zeros(1, 1), **kw)
@@ -186,15 +205,26 @@ def test_steps_do_not_write_into_their_inputs():
 
 @pytest.mark.oracle
 @pytest.mark.parametrize("eta", [0.0, 1.0])
-@pytest.mark.parametrize("prediction, theirs", [("eps", "epsilon"), ("x0", "sample"), ("v", "v_prediction")])
+@pytest.mark.parametrize(
+    "prediction, theirs", [("eps", "epsilon"), ("x0", "sample"), ("v", "v_prediction")]
+)
 def test_ddim_steps_equal_diffusers(eta, prediction, theirs):
     DDIMScheduler = pytest.importorskip("diffusers").DDIMScheduler
     sch = schedule.scaled_linear()
-    ref = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
-                        set_alpha_to_one=False, steps_offset=1, prediction_type=theirs)
+    ref = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type=theirs,
+    )
     ref.set_timesteps(50)
     ts = sch.timesteps(50, spacing="leading")[:-1] + [1]  # Stable Diffusion stops at index 1
     x, out, z = triple()
     for t, s in [(ts[0], ts[1]), (ts[25], ts[26]), (ts[-2], ts[-1])]:
         ours = ddim_step(sch, x, to_eps(sch, x, out, t, prediction), t, s, eta, z)
-        assert (ours - ref.step(out, t - 1, x, eta=eta, variance_noise=z).prev_sample).abs().max() < 2e-4
+        assert (
+            ours - ref.step(out, t - 1, x, eta=eta, variance_noise=z).prev_sample
+        ).abs().max() < 2e-4

@@ -6,8 +6,15 @@ import torch
 from minidiff.core import schedule
 from minidiff.core.schedule import SPACINGS, Schedule
 
-BUILDERS = [schedule.linear, schedule.scaled_linear, schedule.cosine, schedule.sigmoid, schedule.flow, schedule.ve,
-            schedule.karras]
+BUILDERS = [
+    schedule.linear,
+    schedule.scaled_linear,
+    schedule.cosine,
+    schedule.sigmoid,
+    schedule.flow,
+    schedule.ve,
+    schedule.karras,
+]
 VP = BUILDERS[:4]
 
 
@@ -39,7 +46,11 @@ def test_ve_ratios_and_karras_roots_are_even():
     assert (ve.alpha == 1).all() and (ka.alpha == 1).all()
     assert ve.sigma[1:].log().diff().diff().abs().max() < 1e-12
     assert (ka.sigma[1:] ** (1 / 7)).diff().diff().abs().max() < 1e-12
-    assert abs(ve.sigma[-1] - 50) < 1e-12 and abs(ka.sigma[1] - 0.002) < 1e-15 and abs(ka.sigma[-1] - 80) < 1e-12
+    assert (
+        abs(ve.sigma[-1] - 50) < 1e-12
+        and abs(ka.sigma[1] - 0.002) < 1e-15
+        and abs(ka.sigma[-1] - 80) < 1e-12
+    )
 
 
 def test_known_numbers_of_ddpm_stable_diffusion_and_cosine():
@@ -80,7 +91,9 @@ def test_timesteps_fall_strictly_to_zero_for_every_number_of_steps(spacing):
 
 
 def test_leading_is_stable_diffusions_grid_shifted_to_indices():
-    assert schedule.linear().timesteps(50, spacing="leading")[:-1] == [t + 1 for t in range(981, 0, -20)]
+    assert schedule.linear().timesteps(50, spacing="leading")[:-1] == [
+        t + 1 for t in range(981, 0, -20)
+    ]
 
 
 @pytest.mark.parametrize("spacing", SPACINGS)
@@ -100,12 +113,16 @@ def test_timesteps_equal_diffusers():
         theirs = DDIMScheduler(num_train_timesteps=1000, timestep_spacing=spacing, steps_offset=1)
         for n in (2, 5, 7, 10, 27, 50, 100, 250, 333, 999):
             theirs.set_timesteps(n)
-            assert sch.timesteps(n, spacing=spacing)[:-1] == [t + 1 for t in theirs.timesteps.tolist()]
+            assert sch.timesteps(n, spacing=spacing)[:-1] == [
+                t + 1 for t in theirs.timesteps.tolist()
+            ]
 
 
 @pytest.mark.oracle
-@pytest.mark.parametrize("ours, theirs", [("linear", "linear"), ("scaled_linear", "scaled_linear"),
-                                          ("cosine", "squaredcos_cap_v2")])
+@pytest.mark.parametrize(
+    "ours, theirs",
+    [("linear", "linear"), ("scaled_linear", "scaled_linear"), ("cosine", "squaredcos_cap_v2")],
+)
 def test_tables_equal_diffusers(ours, theirs):
     DDIMScheduler = pytest.importorskip("diffusers").DDIMScheduler
     beta0, beta1 = (1e-4, 0.02) if ours == "linear" else (0.00085, 0.012)
@@ -126,18 +143,23 @@ def test_an_impossible_start_fails_in_one_line(start):
 
 
 def test_an_unknown_spacing_lists_the_known_ones():
-    with pytest.raises(ValueError, match="'even' is unknown; choose one of linspace, leading, trailing"):
+    with pytest.raises(
+        ValueError, match="'even' is unknown; choose one of linspace, leading, trailing"
+    ):
         schedule.linear().timesteps(5, spacing="even")
 
 
-@pytest.mark.parametrize("alpha, sigma, complaint", [
-    ([1, 0.5], [0, 0.5, 1], "tables"),
-    ([1], [0], "tables"),
-    ([1, 0.0], [0, 1], "alpha > 0"),
-    ([1, float("nan")], [0, 1], "finite"),
-    ([0.9, 0.5], [0, 1], "start at alpha 1"),
-    ([1, 0.5, 0.5], [0, 0.5, 0.5], "noisier"),
-])
+@pytest.mark.parametrize(
+    "alpha, sigma, complaint",
+    [
+        ([1, 0.5], [0, 0.5, 1], "tables"),
+        ([1], [0], "tables"),
+        ([1, 0.0], [0, 1], "alpha > 0"),
+        ([1, float("nan")], [0, 1], "finite"),
+        ([0.9, 0.5], [0, 1], "start at alpha 1"),
+        ([1, 0.5, 0.5], [0, 0.5, 0.5], "noisier"),
+    ],
+)
 def test_broken_tables_are_refused(alpha, sigma, complaint):
     with pytest.raises(ValueError, match=complaint):
         Schedule(torch.tensor(alpha, dtype=torch.float64), torch.tensor(sigma, dtype=torch.float64))

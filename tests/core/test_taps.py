@@ -28,12 +28,18 @@ def listeners(net):
 
 
 def test_taps_have_names_and_no_parameters(net):
-    assert tap_names(net) == ["0.h", "0.out", "1.h", "1.out"] and tap_names(net, r"\.h$") == ["0.h", "1.h"]
+    assert tap_names(net) == ["0.h", "0.out", "1.h", "1.out"] and tap_names(net, r"\.h$") == [
+        "0.h",
+        "1.h",
+    ]
     assert all("lin" in k for k in net.state_dict())
 
 
-@pytest.mark.parametrize("fn", [lambda x, name: None, lambda x, name: x, lambda x, name: x.clone()],
-                         ids=["look", "return", "copy"])
+@pytest.mark.parametrize(
+    "fn",
+    [lambda x, name: None, lambda x, name: x, lambda x, name: x.clone()],
+    ids=["look", "return", "copy"],
+)
 def test_an_identity_tap_changes_nothing(net, fn):
     plain = net(X)
     with tap(net, "", fn) as names:
@@ -58,7 +64,10 @@ def test_every_tap_tells_its_own_name(net):
 
 
 def test_a_pattern_that_matches_nothing_is_a_key_error_and_leaves_no_trace(net):
-    with pytest.raises(KeyError, match=r"no tap matches 'attn'.*0\.h"), tap(net, "attn", lambda x, name: None):
+    with (
+        pytest.raises(KeyError, match=r"no tap matches 'attn'.*0\.h"),
+        tap(net, "attn", lambda x, name: None),
+    ):
         pytest.fail("the block must not run")
     assert listeners(net) == 0
 
@@ -83,6 +92,7 @@ def test_nested_taps_apply_outer_first_and_leave_one_by_one(net):
 def test_the_same_function_may_listen_twice(net):
     def double(x, name):
         return x * 2
+
     with tap(net, r"1\.out", double), tap(net, r"1\.out", double):
         assert listeners(net) == 2
     assert listeners(net) == 0

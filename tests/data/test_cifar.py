@@ -1,4 +1,7 @@
-"""CIFAR-10: every accepted place, every kind of damage, and pickles that want more than to be data."""
+"""CIFAR-10: every accepted place, every kind of damage, and pickles that want more than to be
+data.
+"""
+
 import hashlib
 import io
 import os
@@ -24,13 +27,21 @@ def pixels(seed, n):
 
 
 def official(n=4):
-    """File name -> pickled bytes: five training batches of n pictures and a test batch, in the archive's layout."""
+    """File name -> pickled bytes: five training batches of n pictures and a test batch, in the
+    archive's layout.
+    """
     files = {}
     for i, name in enumerate([f"data_batch_{k}" for k in range(1, 6)] + ["test_batch"]):
-        entry = {b"batch_label": name.encode(), b"labels": [(i + j) % 10 for j in range(n)], b"data": pixels(i, n),
-                 b"filenames": [b"x.png"] * n}
+        entry = {
+            b"batch_label": name.encode(),
+            b"labels": [(i + j) % 10 for j in range(n)],
+            b"data": pixels(i, n),
+            b"filenames": [b"x.png"] * n,
+        }
         files[name] = pickle.dumps(entry, protocol=2)
-    files["batches.meta"] = pickle.dumps({b"label_names": [c.encode() for c in NAMES], b"num_vis": 3072}, protocol=2)
+    files["batches.meta"] = pickle.dumps(
+        {b"label_names": [c.encode() for c in NAMES], b"num_vis": 3072}, protocol=2
+    )
     return files
 
 
@@ -55,12 +66,18 @@ def root(tmp_path):
     return folder(tmp_path / "data", official())
 
 
-# --- what is read -----------------------------------------------------------------------------------------------------
+# ---- what is read --------------------------------------------------------------------------------
+
 
 def test_pictures_labels_and_names_come_in_the_official_order(root):
     images, labels, names = cifar10(root)
-    assert images.shape == (20, 3, 32, 32) and images.dtype == torch.uint8 and labels.dtype == torch.int64
-    want = np.concatenate([pixels(i, 4) for i in range(5)]).reshape(-1, 3, 32, 32)  # red, green, blue plane; row by row
+    assert (
+        images.shape == (20, 3, 32, 32)
+        and images.dtype == torch.uint8
+        and labels.dtype == torch.int64
+    )
+    # red, green, blue plane; row by row
+    want = np.concatenate([pixels(i, 4) for i in range(5)]).reshape(-1, 3, 32, 32)
     assert np.array_equal(images.numpy(), want)
     assert labels.tolist() == [(i + j) % 10 for i in range(5) for j in range(4)]
     assert names == NAMES
@@ -69,7 +86,12 @@ def test_pictures_labels_and_names_come_in_the_official_order(root):
 
 def test_test_split_is_the_test_batch_alone(root):
     images, labels, _ = cifar10(root, "test")
-    assert np.array_equal(images.numpy().reshape(4, -1), pixels(5, 4)) and labels.tolist() == [5, 6, 7, 8]
+    assert np.array_equal(images.numpy().reshape(4, -1), pixels(5, 4)) and labels.tolist() == [
+        5,
+        6,
+        7,
+        8,
+    ]
     images[0] = 0
 
 
@@ -94,34 +116,49 @@ def test_pickles_of_every_age_are_read(protocol, root):
 
 def test_the_pickle_dialect_of_python_2_is_read():
     """The official files spell strings as Python 2's str and numpy by its old module names."""
-    raw = (b"\x80\x02}(U\x06labels](K\x03eU\x04datacnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85"
-           b"U\x01b\x87R(K\x01K\x01M\x00\x0c\x86cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xff"
-           b"J\xff\xff\xff\xffK\x00tb\x89T\x00\x0c\x00\x00" + pixels(3, 1).tobytes() + b"tbu.")
+    raw = (
+        b"\x80\x02}(U\x06labels](K\x03eU\x04datacnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85"
+        b"U\x01b\x87R(K\x01K\x01M\x00\x0c\x86cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xff"
+        b"J\xff\xff\xff\xffK\x00tb\x89T\x00\x0c\x00\x00" + pixels(3, 1).tobytes() + b"tbu."
+    )
     images, labels = cifar.batch(raw, "batch")
     assert np.array_equal(images.reshape(1, -1), pixels(3, 1)) and labels.tolist() == [3]
 
 
 def test_to_float_spans_minus_one_to_one():
     x = to_float(torch.tensor([0, 51, 255], dtype=torch.uint8))
-    assert x.dtype == torch.float32 and (x - torch.tensor([-1., -.6, 1.])).abs().max() < 1e-6
+    assert x.dtype == torch.float32 and (x - torch.tensor([-1.0, -0.6, 1.0])).abs().max() < 1e-6
     with pytest.raises(ValueError, match=r"torch.float32; expected uint8"):
         to_float(torch.zeros(3))
 
 
 def test_real_photographs_are_read(tmp_path):
     if not UNPACK.is_file():
-        pytest.skip("the CIFAR-10 pictures and their unpacking tool are not here; they are not part of the repository")
-    subprocess.run([sys.executable, UNPACK, tmp_path, "--train", "60", "--test", "20", "--tar"], check=True,
-                   capture_output=True)
-    (images, labels, names), (test, _, _) = cifar10(tmp_path), cifar10(tmp_path / cifar.ARCHIVE, "test")
+        pytest.skip(
+            "the CIFAR-10 pictures and their unpacking tool are not here; they are not part "
+            "of the repository"
+        )
+    subprocess.run(
+        [sys.executable, UNPACK, tmp_path, "--train", "60", "--test", "20", "--tar"],
+        check=True,
+        capture_output=True,
+    )
+    (images, labels, names), (test, _, _) = (
+        cifar10(tmp_path),
+        cifar10(tmp_path / cifar.ARCHIVE, "test"),
+    )
     assert images.shape == (60, 3, 32, 32) and test.shape == (20, 3, 32, 32) and names == NAMES
     assert len(labels.unique()) > 5
     x = to_float(images)
-    step = (x[..., 1:] - x[..., :-1]).abs().mean() / (x - x.mean(dim=(0, 2, 3), keepdim=True)).abs().mean()
-    assert step < .5  # neighbours resemble each other only if planes and rows are where we think they are
+    step = (x[..., 1:] - x[..., :-1]).abs().mean() / (
+        x - x.mean(dim=(0, 2, 3), keepdim=True)
+    ).abs().mean()
+    # neighbours resemble each other only if planes and rows are where we think they are
+    assert step < 0.5
 
 
-# --- damage -----------------------------------------------------------------------------------------------------------
+# ---- damage --------------------------------------------------------------------------------------
+
 
 def one_line(error, *parts):
     text = str(error.value)
@@ -145,11 +182,11 @@ def test_a_missing_file_is_named(root, tmp_path, gone):
         one_line(e, f"lacks {gone}")
 
 
-@pytest.mark.parametrize("part", [.02, .3, .6, .95, .9999])
+@pytest.mark.parametrize("part", [0.02, 0.3, 0.6, 0.95, 0.9999])
 def test_an_archive_cut_anywhere_is_refused(tmp_path, part):
     packed = archive(tmp_path / "x.tar.gz", official())
     whole = packed.read_bytes()
-    packed.write_bytes(whole[:int(part * len(whole))])
+    packed.write_bytes(whole[: int(part * len(whole))])
     with pytest.raises(ValueError, match="truncated") as e:
         cifar10(packed)
     one_line(e, str(packed))
@@ -178,17 +215,23 @@ def test_a_batch_cut_short_is_named(root):
     one_line(e, "data_batch_2", "truncated")
 
 
-@pytest.mark.parametrize("entry, message", [
-    ({b"labels": [1, 2], b"data": pixels(0, 3)}, r"shape \(3, 3072\), expected u1 of \(2, 3072\)"),
-    ({b"labels": [1], b"data": pixels(0, 1)[:, :3000]}, "expected u1"),
-    ({b"labels": [1], b"data": pixels(0, 1).astype(np.float32)}, "data is f4"),
-    ({b"labels": [1, 2], b"data": np.asfortranarray(pixels(0, 2))}, "expected u1"),
-    ({b"labels": [10], b"data": pixels(0, 1)}, "whole numbers 0..9"),
-    ({b"labels": ["cat"], b"data": pixels(0, 1)}, "whole numbers 0..9"),
-    ({b"fine_labels": [1], b"data": pixels(0, 1)}, "no data and labels"),
-    ({b"labels": [1], b"data": [0] * 3072}, "no data and labels"),
-    ([1, 2], "holds a list"),
-])
+@pytest.mark.parametrize(
+    "entry, message",
+    [
+        (
+            {b"labels": [1, 2], b"data": pixels(0, 3)},
+            r"shape \(3, 3072\), expected u1 of \(2, 3072\)",
+        ),
+        ({b"labels": [1], b"data": pixels(0, 1)[:, :3000]}, "expected u1"),
+        ({b"labels": [1], b"data": pixels(0, 1).astype(np.float32)}, "data is f4"),
+        ({b"labels": [1, 2], b"data": np.asfortranarray(pixels(0, 2))}, "expected u1"),
+        ({b"labels": [10], b"data": pixels(0, 1)}, "whole numbers 0..9"),
+        ({b"labels": ["cat"], b"data": pixels(0, 1)}, "whole numbers 0..9"),
+        ({b"fine_labels": [1], b"data": pixels(0, 1)}, "no data and labels"),
+        ({b"labels": [1], b"data": [0] * 3072}, "no data and labels"),
+        ([1, 2], "holds a list"),
+    ],
+)
 def test_wrong_content_is_named(root, entry, message):
     (root / "cifar-10-batches-py/test_batch").write_bytes(pickle.dumps(entry, protocol=2))
     with pytest.raises(ValueError, match=message) as e:
@@ -197,7 +240,9 @@ def test_wrong_content_is_named(root, entry, message):
 
 
 def test_wrong_class_names_are_refused(root):
-    (root / "cifar-10-batches-py/batches.meta").write_bytes(pickle.dumps({b"label_names": [b"cat"] * 100}))
+    (root / "cifar-10-batches-py/batches.meta").write_bytes(
+        pickle.dumps({b"label_names": [b"cat"] * 100})
+    )
     with pytest.raises(ValueError, match="CIFAR-100"):
         cifar10(root)
 
@@ -207,7 +252,8 @@ def test_an_unknown_split_is_refused(root):
         cifar10(root, "valid")
 
 
-# --- malice -----------------------------------------------------------------------------------------------------------
+# ---- malice --------------------------------------------------------------------------------------
+
 
 class Call:
     """Pickles as a call of `fn(*args)`, which an ordinary unpickler performs."""
@@ -221,9 +267,14 @@ class Call:
 
 def test_a_hostile_pickle_leaves_no_trace(root, tmp_path):
     marker = tmp_path / "was-here"
-    calls = {"system": Call(os.system, f"touch {marker}"), "eval": Call(eval, f"open({str(marker)!r}, 'w')"),
-             "open": Call(open, str(marker), "w"), "getattr": Call(getattr, "text", "upper"),
-             "load": Call(np.load, str(marker)), "fromfile": Call(np.fromfile, str(marker))}
+    calls = {
+        "system": Call(os.system, f"touch {marker}"),
+        "eval": Call(eval, f"open({str(marker)!r}, 'w')"),
+        "open": Call(open, str(marker), "w"),
+        "getattr": Call(getattr, "text", "upper"),
+        "load": Call(np.load, str(marker)),
+        "fromfile": Call(np.fromfile, str(marker)),
+    }
     for name, call in calls.items():
         raw = pickle.dumps({b"labels": [1], b"data": call}, protocol=2)
         (root / "cifar-10-batches-py/test_batch").write_bytes(raw)
@@ -283,7 +334,8 @@ def test_a_member_of_absurd_size_is_not_unpacked(tmp_path, monkeypatch):
         cifar10(packed, "test")
 
 
-# --- download (from a file:// address; no network) --------------------------------------------------------------------
+# ---- download (from a file:// address; no network) -----------------------------------------------
+
 
 @pytest.fixture
 def served(tmp_path, monkeypatch):

@@ -7,12 +7,23 @@ from minidiff.core import schedule
 from minidiff.core.cond import Cond
 from minidiff.core.denoise import noise
 from minidiff.core.process import eps_to_x0, q_sample
-from minidiff.data.toy2d import Mixture, checker, energy_distance, gauss_aniso, gaussian_flow_map, gmm8, two_moons
+from minidiff.data.toy2d import (
+    Mixture,
+    checker,
+    energy_distance,
+    gauss_aniso,
+    gaussian_flow_map,
+    gmm8,
+    two_moons,
+)
 
 SCH = schedule.cosine(200)
-SLANTED = Mixture([[0.0, 1.0], [-1.0, -1.0], [2.0, 0.0]],
-                  [[[0.3, 0.1], [0.1, 0.2]], [[0.1, -0.05], [-0.05, 0.4]], [[0.2, 0.0], [0.0, 0.05]]],
-                  weights=[1, 2, 3], classes=[0, 0, 1])
+SLANTED = Mixture(
+    [[0.0, 1.0], [-1.0, -1.0], [2.0, 0.0]],
+    [[[0.3, 0.1], [0.1, 0.2]], [[0.1, -0.05], [-0.05, 0.4]], [[0.2, 0.0], [0.0, 0.05]]],
+    weights=[1, 2, 3],
+    classes=[0, 0, 1],
+)
 
 
 def points(n=50, seed=0):
@@ -21,28 +32,39 @@ def points(n=50, seed=0):
 
 def test_log_prob_is_the_sum_of_torch_gaussians():
     a, s, x = 0.6, 0.5, points()
-    density = sum(w * torch.distributions.MultivariateNormal(a * m, a**2 * C + s**2 * torch.eye(2)).log_prob(x).exp()
-                  for w, m, C in zip([1 / 6, 2 / 6, 3 / 6], SLANTED.means, SLANTED.covs))
+    density = sum(
+        w
+        * torch.distributions.MultivariateNormal(a * m, a**2 * C + s**2 * torch.eye(2))
+        .log_prob(x)
+        .exp()
+        for w, m, C in zip([1 / 6, 2 / 6, 3 / 6], SLANTED.means, SLANTED.covs)
+    )
     assert (SLANTED.log_prob(x, a, s) - density.log()).abs().max() < 1e-12
 
 
-@pytest.mark.parametrize("label", [None, 0, torch.arange(50) % 3 - 1], ids=["any", "class 0", "per point"])
+@pytest.mark.parametrize(
+    "label", [None, 0, torch.arange(50) % 3 - 1], ids=["any", "class 0", "per point"]
+)
 @pytest.mark.parametrize("a, s", [(1.0, 0.0), (0.7, 0.7), (1.0, 5.0)])
 def test_score_is_the_gradient_of_log_prob(a, s, label):
     x = points().requires_grad_()
-    grad, = torch.autograd.grad(SLANTED.log_prob(x, a, s, label).sum(), x)
+    (grad,) = torch.autograd.grad(SLANTED.log_prob(x, a, s, label).sum(), x)
     assert (SLANTED.score(x, a, s, label) - grad).abs().max() < 1e-10
 
 
 def test_a_class_is_the_mixture_of_its_modes():
     alone = Mixture(SLANTED.means[:2], SLANTED.covs[:2], weights=[1, 2])
     x = points()
-    assert (SLANTED.log_prob(x, 0.6, 0.5, label=0) - alone.log_prob(x, 0.6, 0.5)).abs().max() < 1e-12
+    assert (
+        SLANTED.log_prob(x, 0.6, 0.5, label=0) - alone.log_prob(x, 0.6, 0.5)
+    ).abs().max() < 1e-12
 
 
 @pytest.mark.parametrize("t", [1, 60, 199])
 def test_tweedie_gives_the_posterior_mean(t):
-    """Against the average of x0 over samples of the data, weighted by how well each explains x_t."""
+    """Against the average of x0 over samples of the data, weighted by how well each explains
+    x_t.
+    """
     a, s = SCH.at(t)
     x0 = SLANTED.sample(200_000, seed=1)
     x_t = q_sample(SCH, x0[:6], t, noise((6, 2), dtype=torch.float64))
@@ -57,7 +79,8 @@ def test_the_exact_eps_is_the_best_predictor_of_the_noise():
     x0, eps = SLANTED.sample(20_000), noise((20_000, 2), 3, dtype=torch.float64)
     x_t = q_sample(SCH, x0, 100, eps)
     out = SLANTED.denoise(SCH)(x_t, 100)
-    assert abs(((eps - out) * out).mean()) < 0.01  # the residual is uncorrelated with the prediction
+    # the residual is uncorrelated with the prediction
+    assert abs(((eps - out) * out).mean()) < 0.01
     assert 0.05 < ((eps - out) ** 2).mean() < (eps**2).mean() - 0.05
 
 
@@ -66,8 +89,8 @@ def test_denoise_takes_one_time_per_row_labels_and_float32():
     label = torch.tensor([0, 1, -1, 0])
     out = eps(x, t, Cond(label=label))
     for i in range(4):
-        one = None if label[i] == -1 else Cond(label=label[i:i + 1])
-        assert (out[i:i + 1] - eps(x[i:i + 1], int(t[i]), one)).abs().max() < 1e-12
+        one = None if label[i] == -1 else Cond(label=label[i : i + 1])
+        assert (out[i : i + 1] - eps(x[i : i + 1], int(t[i]), one)).abs().max() < 1e-12
     single = eps(x.float(), t, Cond(label=label))
     assert single.dtype == torch.float32 and (single - out).abs().max() < 1e-3
     assert eps(x, 0).abs().max() == 0
@@ -84,10 +107,14 @@ def test_samples_have_the_moments_of_the_mixture():
     x = SLANTED.sample(100_000)
     w = torch.tensor([1, 2, 3], dtype=torch.float64) / 6
     mean = w @ SLANTED.means
-    second = torch.einsum("k,kde->de", w, SLANTED.covs + SLANTED.means[:, :, None] * SLANTED.means[:, None])
+    second = torch.einsum(
+        "k,kde->de", w, SLANTED.covs + SLANTED.means[:, :, None] * SLANTED.means[:, None]
+    )
     assert (x.mean(0) - mean).abs().max() < 0.02
     assert (x.T.cov() - (second - torch.outer(mean, mean))).abs().max() < 0.03
-    assert torch.equal(x[:9], SLANTED.sample(100_000)[:9]) and not torch.equal(x, SLANTED.sample(100_000, seed=1))
+    assert torch.equal(x[:9], SLANTED.sample(100_000)[:9]) and not torch.equal(
+        x, SLANTED.sample(100_000, seed=1)
+    )
 
 
 def test_samples_follow_their_labels():
@@ -108,7 +135,9 @@ def test_the_flow_of_a_gaussian_carries_its_marginals_and_has_an_inverse():
 
 
 def test_the_flow_of_a_gaussian_solves_the_probability_flow_ode():
-    """In xbar = x / alpha and rho = sigma / alpha the ODE reads d xbar / d rho = eps; one short move must obey it."""
+    """In xbar = x / alpha and rho = sigma / alpha the ODE reads d xbar / d rho = eps; one short
+    move must obey it.
+    """
     mix, sch, t = gauss_aniso(), schedule.cosine(100_000), 50_000
     (a0, s0), (a1, s1) = sch.at(t), sch.at(t + 1)
     x = points()
@@ -152,9 +181,14 @@ def test_energy_distance_leaves_a_point_out_of_its_own_average():
 
 
 def test_energy_distance_of_two_unit_gaussians_matches_its_closed_form():
-    x, y = noise((1, 20_000), 1, dtype=torch.float64)[0], noise((1, 20_000), 2, dtype=torch.float64)[0] + 1
+    x, y = (
+        noise((1, 20_000), 1, dtype=torch.float64)[0],
+        noise((1, 20_000), 2, dtype=torch.float64)[0] + 1,
+    )
+
     def gap(d):  # E|N(d, 2)|
         return 2 / math.sqrt(math.pi) * math.exp(-d * d / 4) + d * math.erf(d / 2)
+
     x, y = x[:4000, None], y[:4000, None]
     assert abs(energy_distance(x, y) - 2 * (gap(1) - gap(0))) < 0.03
 

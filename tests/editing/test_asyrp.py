@@ -1,4 +1,7 @@
-"""Asyrp: identity cases, the one asymmetric line against the closed form, and the shared encoder."""
+"""Asyrp: identity cases, the one asymmetric line against the closed form, and the shared
+encoder.
+"""
+
 import pytest
 import torch
 
@@ -6,7 +9,15 @@ import minidiff
 from minidiff.core.process import ddim_step, eps_to_x0
 from minidiff.core.taps import tap_names
 from minidiff.editing import asyrp as module
-from minidiff.editing.asyrp import DeltaBlock, asyrp, both_eps, bottleneck, drift, learned_shift, mean_shift
+from minidiff.editing.asyrp import (
+    DeltaBlock,
+    asyrp,
+    both_eps,
+    bottleneck,
+    drift,
+    learned_shift,
+    mean_shift,
+)
 from minidiff.inversion.ddim import invert, replay
 
 A, B = "a red circle on a blue background", "a green circle on a blue background"
@@ -34,10 +45,14 @@ def test_no_shift_leaves_both_answers_equal_bit_for_bit(pipe, push):
     plain, edited = both_eps(pipe, x, 600, cond, NONE)
     assert torch.equal(plain, edited)
     plain_step = ddim_step(pipe.schedule, x, plain, 600, 500)
-    assert (drift(pipe, x, 600, 500, cond, NONE) - plain_step).abs().max() < 1e-5          # rounding: two terms or three
-    assert torch.equal(drift(pipe, x, 600, 500, cond, NONE, symmetric=True), drift(pipe, x, 600, 500, cond, NONE))
+    # rounding: two terms or three
+    assert (drift(pipe, x, 600, 500, cond, NONE) - plain_step).abs().max() < 1e-5
+    assert torch.equal(
+        drift(pipe, x, 600, 500, cond, NONE, symmetric=True), drift(pipe, x, 600, 500, cond, NONE)
+    )
     again, moved = both_eps(pipe, x, 600, cond, push)
-    assert torch.equal(again, plain) and (moved - plain).abs().max() > 1e-3               # the plain rows are never touched
+    # the plain rows are never touched
+    assert torch.equal(again, plain) and (moved - plain).abs().max() > 1e-3
 
 
 def test_two_answers_equal_the_decoder_run_twice_on_one_encoder(pipe, push):
@@ -47,6 +62,7 @@ def test_two_answers_equal_the_decoder_run_twice_on_one_encoder(pipe, push):
     h = net.middle(h, temb, cond)
     two = [net.decode(v, skips, temb, cond) for v in (h, h + push(h, 600))]
     from minidiff.core.process import to_eps
+
     for ours, v in zip(both_eps(pipe, x, 600, cond, push), two):
         assert (ours - to_eps(pipe.schedule, x, v, 600, "v")).abs().max() < 1e-5
 
@@ -59,27 +75,37 @@ def test_the_change_enters_the_clean_picture_only(pipe, push, t, s):
     base = ddim_step(pipe.schedule, x, plain, t, s)
     one, both = (drift(pipe, x, t, s, cond, push, symmetric) - base for symmetric in (False, True))
     delta = edited - plain
-    assert (one + a_s * sig_t / a_t * delta).abs().max() < 1e-4 * a_s / a_t               # card C18: A sigma_t ...
-    assert (both - (sig_s - a_s * sig_t / a_t) * delta).abs().max() < 1e-4 * a_s / a_t    # ... against sigma_s - A sigma_t
-    assert one.abs().max() > 8 * both.abs().max()                                         # they nearly cancel
+    # card C18: A sigma_t ...
+    assert (one + a_s * sig_t / a_t * delta).abs().max() < 1e-4 * a_s / a_t
+    # ... against sigma_s - A sigma_t
+    assert (both - (sig_s - a_s * sig_t / a_t) * delta).abs().max() < 1e-4 * a_s / a_t
+    assert one.abs().max() > 8 * both.abs().max()  # they nearly cancel
     x0 = eps_to_x0(pipe.schedule, x, edited, t)
-    assert (drift(pipe, x, t, s, cond, push) - (a_s * x0 + sig_s * plain)).abs().max() < 1e-4 * a_s / a_t
+    assert (
+        drift(pipe, x, t, s, cond, push) - (a_s * x0 + sig_s * plain)
+    ).abs().max() < 1e-4 * a_s / a_t
 
 
 @pytest.mark.parametrize("row", ["null", "source"])
-@pytest.mark.parametrize("knobs", [dict(strength=0.), dict(target=A), dict(until=1.), dict(delta=NONE)])
+@pytest.mark.parametrize(
+    "knobs", [dict(strength=0.0), dict(target=A), dict(until=1.0), dict(delta=NONE)]
+)
 def test_without_a_shift_it_is_the_round_trip(pipe, image, row, knobs):
-    out = asyrp(pipe, image, **{"source": A, "target": B, "row": row, "steps": 4, "pictures": 2} | knobs)
+    out = asyrp(
+        pipe, image, **{"source": A, "target": B, "row": row, "steps": 4, "pictures": 2} | knobs
+    )
     prompt = A if row == "source" else ""
-    assert (out - replay(pipe, invert(pipe, image, prompt, steps=4)[-1], prompt, steps=4)).abs().max() < 1e-4
+    assert (
+        out - replay(pipe, invert(pipe, image, prompt, steps=4)[-1], prompt, steps=4)
+    ).abs().max() < 1e-4
 
 
 def test_the_shift_is_used_above_its_time_only_and_times_strength(pipe, image):
     seen = []
-    asyrp(pipe, image, A, B, delta=lambda h, t: seen.append(t) or 0 * h, until=.5, steps=10)
+    asyrp(pipe, image, A, B, delta=lambda h, t: seen.append(t) or 0 * h, until=0.5, steps=10)
     assert seen == [1000, 900, 800, 700, 600]
-    one = lambda k, d: asyrp(pipe, image, A, B, delta=d, strength=k, until=.5, steps=4)  # noqa: E731
-    assert (one(2., lambda h, t: h) - one(1., lambda h, t: 2 * h)).abs().max() < 1e-5
+    one = lambda k, d: asyrp(pipe, image, A, B, delta=d, strength=k, until=0.5, steps=4)  # noqa: E731
+    assert (one(2.0, lambda h, t: h) - one(1.0, lambda h, t: 2 * h)).abs().max() < 1e-5
 
 
 def test_the_mean_shift_is_the_difference_of_means(pipe):
@@ -88,11 +114,15 @@ def test_the_mean_shift_is_the_difference_of_means(pipe):
     shift = mean_shift(pipe, z[:3], z[3:], (cond, cond), [500, 800], seed=2)
     from minidiff.core.denoise import noise
     from minidiff.core.process import q_sample
+
     n = noise(z[:3].shape, 2)
-    h = [bottleneck(pipe, q_sample(pipe.schedule, v, 800, n), 800, pipe.null(3)).mean(0) for v in (z[:3], z[3:])]
+    h = [
+        bottleneck(pipe, q_sample(pipe.schedule, v, 800, n), 800, pipe.null(3)).mean(0)
+        for v in (z[:3], z[3:])
+    ]
     assert (shift(torch.zeros(1, 96, 8, 8), 800)[0] - (h[1] - h[0])).abs().max() < 1e-6
     same = mean_shift(pipe, z[:3], z[:3], (cond, cond), [500])
-    assert same(torch.zeros(1, 96, 8, 8), 500).abs().max() == 0                           # the same noises for both
+    assert same(torch.zeros(1, 96, 8, 8), 500).abs().max() == 0  # the same noises for both
 
 
 def test_drawn_pairs_start_from_the_same_noise(pipe):
@@ -105,7 +135,7 @@ def test_the_learned_function_starts_at_no_edit_and_its_gradient_is_right():
     f, h = DeltaBlock(16).double(), torch.randn(2, 16, 4, 4, dtype=torch.float64)
     assert f(h, 300).abs().max() == 0
     torch.nn.init.normal_(f.conv2.weight)
-    assert (f(h, 300) - f(h, 800)).abs().max() > 1e-2                                     # it knows the time
+    assert (f(h, 300) - f(h, 800)).abs().max() > 1e-2  # it knows the time
     assert torch.autograd.gradcheck(lambda v: f(v, 300), h.requires_grad_())
 
 
@@ -121,13 +151,13 @@ def test_the_function_is_taught_and_the_network_stays(pipe, teacher):
 def test_the_prompts_lesson_is_the_difference_of_the_two_predictions(pipe, image):
     x = pipe.noise(2)
     a, b = (eps_to_x0(pipe.schedule, x, pipe.eps(x, 600, pipe.embed([p] * 2)), 600) for p in (A, B))
-    loss = module.by_prompt(pipe, image, A, B, scale=3.)
+    loss = module.by_prompt(pipe, image, A, B, scale=3.0)
     assert loss(x, 600, a, a + 3 * (b - a)) < 1e-10 and loss(x, 600, a, a + 4 * (b - a)) > 1e-10
 
 
 def test_noise_is_added_below_the_boost_only_and_by_seed(pipe, image):
     run = lambda **kw: asyrp(pipe, image, A, A, steps=4, **kw)  # noqa: E731
-    a, b, c = (run(boost=.5, seed=s) for s in (1, 1, 2))
+    a, b, c = (run(boost=0.5, seed=s) for s in (1, 1, 2))
     assert torch.equal(a, b) and not torch.equal(a, c) and torch.equal(run(), run(seed=1))
 
 
@@ -137,10 +167,18 @@ def test_taps_are_gone_afterwards_even_when_it_fails(pipe, image):
     assert not any(pipe.net.get_submodule(n).fns for n in tap_names(pipe.net))
 
 
-@pytest.mark.parametrize("bad, said", [(dict(until=1.5), "until=1.5"), (dict(boost=-1), "boost=-1"),
-                                       (dict(steps=0), "steps"), (dict(row="target"), "null"),
-                                       (dict(pictures=0), "pictures=0"), (dict(learn=-1), "learn=-1"),
-                                       (dict(teacher="me"), "'me'")])
+@pytest.mark.parametrize(
+    "bad, said",
+    [
+        (dict(until=1.5), "until=1.5"),
+        (dict(boost=-1), "boost=-1"),
+        (dict(steps=0), "steps"),
+        (dict(row="target"), "null"),
+        (dict(pictures=0), "pictures=0"),
+        (dict(learn=-1), "learn=-1"),
+        (dict(teacher="me"), "'me'"),
+    ],
+)
 def test_bad_arguments_are_refused(pipe, image, bad, said):
     with pytest.raises(ValueError, match=said):
         asyrp(pipe, image, A, B, **bad)

@@ -1,4 +1,7 @@
-"""DiffusionCLIP: the loss, the identity cases, mixtures of networks, and what tuning leaves behind."""
+"""DiffusionCLIP: the loss, the identity cases, mixtures of networks, and what tuning leaves
+behind.
+"""
+
 import math
 
 import pytest
@@ -9,7 +12,16 @@ import minidiff
 from minidiff.core.denoise import noise
 from minidiff.data import shapes
 from minidiff.editing import diffusion_clip as module
-from minidiff.editing.diffusion_clip import clip_loss, diffusion_clip, direction, invert_to, mixed, restyle, times, tune
+from minidiff.editing.diffusion_clip import (
+    clip_loss,
+    diffusion_clip,
+    direction,
+    invert_to,
+    mixed,
+    restyle,
+    times,
+    tune,
+)
 from minidiff.models.clip import CLIP
 from minidiff.models.image_encoder import CLIPImage
 from minidiff.models.sizes import SIZES
@@ -28,7 +40,9 @@ def pipe():
 @pytest.fixture(scope="module")
 def judge():
     torch.manual_seed(0)
-    clip = CLIP(CLIPText(**SIZES["tiny"]["text"] | {"causal": True}), CLIPImage(**SIZES["tiny"]["image"]))
+    clip = CLIP(
+        CLIPText(**SIZES["tiny"]["text"] | {"causal": True}), CLIPImage(**SIZES["tiny"]["image"])
+    )
     return clip.eval().requires_grad_(False)
 
 
@@ -50,26 +64,35 @@ def style(pipe, image, judge):
 
 # ---- the loss ----
 
+
 class Flat:
     """A CLIP whose picture vector is the picture."""
+
     def embed_image(self, x):
         return F.normalize(x.flatten(1), dim=1)
 
 
 def test_the_loss_is_minus_log_of_half_of_one_plus_the_cosine():
-    before = F.normalize(torch.tensor([[1., 0, 0, 0]]), dim=1)
-    out = torch.tensor([[0., 1, 0, 0]]).view(1, 1, 2, 2)                        # moves along (-1, 1, 0, 0)
-    for way, cos in (([-1., 1, 0, 0], 1), ([1., 1, 0, 0], 0), ([0., 0, 1, 0], 0), ([-1., 0, 0, 0], .5 ** .5)):
+    before = F.normalize(torch.tensor([[1.0, 0, 0, 0]]), dim=1)
+    out = torch.tensor([[0.0, 1, 0, 0]]).view(1, 1, 2, 2)  # moves along (-1, 1, 0, 0)
+    for way, cos in (
+        ([-1.0, 1, 0, 0], 1),
+        ([1.0, 1, 0, 0], 0),
+        ([0.0, 0, 1, 0], 0),
+        ([-1.0, 0, 0, 0], 0.5**0.5),
+    ):
         loss = clip_loss(Flat(), out, before, F.normalize(torch.tensor([way]), dim=1))
         assert loss.item() == pytest.approx(-math.log((1 + cos) / 2), abs=1e-5)
 
 
 def test_the_wrong_way_is_finite_and_so_is_its_gradient():
-    before, out = torch.tensor([[1., 0]]), torch.tensor([[0., 1]], requires_grad=True)
+    before, out = torch.tensor([[1.0, 0]]), torch.tensor([[0.0, 1]], requires_grad=True)
+
     class Plain:
         def embed_image(self, x):
             return x
-    loss = clip_loss(Plain(), out, before, F.normalize(torch.tensor([[1., -1]]), dim=1))
+
+    loss = clip_loss(Plain(), out, before, F.normalize(torch.tensor([[1.0, -1]]), dim=1))
     loss.sum().backward()
     assert loss.item() == pytest.approx(-math.log(1e-4), rel=1e-3) and out.grad.isfinite().all()
 
@@ -82,14 +105,21 @@ def test_the_words_direction_is_a_unit_vector_and_turns_with_them(judge):
 
 # ---- tuning ----
 
+
 def test_without_updates_it_is_the_inversions_copy(pipe, image):
-    cond, ts = pipe.embed(A).expand(2), times(pipe, .6, 3)
-    copy = pipe.decode(module.sample(pipe.eps, pipe.schedule, invert_to(pipe, image, cond, ts), ts, cond))
-    assert (diffusion_clip(pipe, image, A, B, updates=0, strength=.6, steps=3, **FAST) - copy).abs().max() < 1e-5
+    cond, ts = pipe.embed(A).expand(2), times(pipe, 0.6, 3)
+    copy = pipe.decode(
+        module.sample(pipe.eps, pipe.schedule, invert_to(pipe, image, cond, ts), ts, cond)
+    )
+    assert (
+        diffusion_clip(pipe, image, A, B, updates=0, strength=0.6, steps=3, **FAST) - copy
+    ).abs().max() < 1e-5
 
 
 def test_identical_prompts_are_the_copy_too(pipe, image):
-    a, b = (diffusion_clip(pipe, image, A, A, updates=u, strength=.6, steps=2, **FAST) for u in (0, 3))
+    a, b = (
+        diffusion_clip(pipe, image, A, A, updates=u, strength=0.6, steps=2, **FAST) for u in (0, 3)
+    )
     assert torch.equal(a, b)
 
 
@@ -104,8 +134,8 @@ def test_tuning_moves_the_weights_and_puts_them_back(pipe, style):
 def test_the_loss_falls(pipe, image, judge, monkeypatch):
     seen = []
     monkeypatch.setattr(module, "clip_loss", lambda *a: seen.append(clip_loss(*a)) or seen[-1])
-    tune(pipe, image, A, B, updates=6, judge=judge, keep=0., lr=3e-3, train_steps=2, batch=2)
-    assert seen[-1].mean() < seen[0].mean() - .01, [v.mean().item() for v in seen]
+    tune(pipe, image, A, B, updates=6, judge=judge, keep=0.0, lr=3e-3, train_steps=2, batch=2)
+    assert seen[-1].mean() < seen[0].mean() - 0.01, [v.mean().item() for v in seen]
 
 
 def test_only_the_weights_asked_for_are_in_the_style(pipe, image, judge):
@@ -114,6 +144,7 @@ def test_only_the_weights_asked_for_are_in_the_style(pipe, image, judge):
 
 
 # ---- mixtures ----
+
 
 def test_a_mixture_with_all_weight_on_one_network_is_that_network(pipe, style):
     x, cond = noise((2, *pipe.shape)), pipe.embed([A, B])
@@ -125,34 +156,51 @@ def test_a_mixture_with_all_weight_on_one_network_is_that_network(pipe, style):
 
 def test_a_mixture_is_the_weighted_mean_and_weights_may_depend_on_time(pipe, style):
     x, cond = noise((1, *pipe.shape)), pipe.embed(A)
-    a, b = (mixed(pipe, [s], [1.])(x, 500, cond) for s in ({}, style))
-    assert torch.allclose(mixed(pipe, [{}, style], [1, 3])(x, 500, cond), .25 * a + .75 * b, atol=1e-6)
+    a, b = (mixed(pipe, [s], [1.0])(x, 500, cond) for s in ({}, style))
+    assert torch.allclose(
+        mixed(pipe, [{}, style], [1, 3])(x, 500, cond), 0.25 * a + 0.75 * b, atol=1e-6
+    )
     gamma = lambda t: (1, 0) if t > 300 else (0, 1)  # noqa: E731
     both = mixed(pipe, [{}, style], gamma)
-    assert torch.equal(both(x, 500, cond), a) and not torch.equal(both(x, 200, cond), pipe.eps(x, 200, cond))
+    assert torch.equal(both(x, 500, cond), a) and not torch.equal(
+        both(x, 200, cond), pipe.eps(x, 200, cond)
+    )
 
 
 def test_degree_zero_is_the_network_as_it_was(pipe, image):
-    a = diffusion_clip(pipe, image, A, B, updates=1, degree=0., strength=.6, steps=2, **FAST)
-    assert torch.equal(a, restyle(pipe, image, A, pipe.eps, strength=.6, steps=2))
+    a = diffusion_clip(pipe, image, A, B, updates=1, degree=0.0, strength=0.6, steps=2, **FAST)
+    assert torch.equal(a, restyle(pipe, image, A, pipe.eps, strength=0.6, steps=2))
 
 
 def test_mixtures_refuse_other_numbers_of_weights(pipe, style):
-    for gamma in ([1.], [0., 0.], [1, 1, 1]):
+    for gamma in ([1.0], [0.0, 0.0], [1, 1, 1]):
         with pytest.raises(ValueError, match="one for each"):
             mixed(pipe, [{}, style], gamma)(noise((1, *pipe.shape)), 500, pipe.embed(A))
 
 
 # ---- the whole edit ----
 
+
 def test_examples_teach_and_other_pictures_are_edited(pipe, image):
-    out = diffusion_clip(pipe, image[:1], A, B, examples=image[1:], updates=1, strength=.6, steps=2, **FAST)
-    again = diffusion_clip(pipe, image[:1], A, B, updates=1, strength=.6, steps=2, **FAST)
+    out = diffusion_clip(
+        pipe, image[:1], A, B, examples=image[1:], updates=1, strength=0.6, steps=2, **FAST
+    )
+    again = diffusion_clip(pipe, image[:1], A, B, updates=1, strength=0.6, steps=2, **FAST)
     assert out.shape == (1, 3, 64, 64) and not torch.equal(out, again)
 
 
-@pytest.mark.parametrize("bad", [dict(strength=0.), dict(strength=1.2), dict(updates=-1), dict(degree=2.), dict(steps=0),
-                                 dict(train_steps=0), dict(source=[A] * 3)])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        dict(strength=0.0),
+        dict(strength=1.2),
+        dict(updates=-1),
+        dict(degree=2.0),
+        dict(steps=0),
+        dict(train_steps=0),
+        dict(source=[A] * 3),
+    ],
+)
 def test_bad_arguments_are_refused(pipe, image, bad):
     with pytest.raises(ValueError):
         diffusion_clip(pipe, image, **{"source": A, "target": B} | bad)
@@ -160,4 +208,6 @@ def test_bad_arguments_are_refused(pipe, image, bad):
 
 def test_models_without_text_are_refused(image):
     with pytest.raises(ValueError, match="text"):
-        diffusion_clip(minidiff.build("tiny-pixel"), image[..., ::2, ::2], "red circle", "green circle")
+        diffusion_clip(
+            minidiff.build("tiny-pixel"), image[..., ::2, ::2], "red circle", "green circle"
+        )

@@ -1,4 +1,5 @@
 """SDEdit: identity cases, the mask's promise, and the noise level it starts from."""
+
 from dataclasses import replace
 from itertools import pairwise
 
@@ -36,8 +37,10 @@ def test_empty_mask_returns_the_source_untouched(pipe, image):
 def test_pixels_outside_the_mask_are_the_sources(pipe, image):
     mask = torch.zeros(1, 1, 64, 64)
     mask[..., 20:40, 10:30] = 1
-    out = sdedit(pipe, image, PROMPT, mask=mask, steps=4, strength=.8)
-    assert ((out - image) * (1 - mask)).abs().max() == 0 and ((out - image) * mask).abs().max() > .1
+    out = sdedit(pipe, image, PROMPT, mask=mask, steps=4, strength=0.8)
+    assert ((out - image) * (1 - mask)).abs().max() == 0 and (
+        (out - image) * mask
+    ).abs().max() > 0.1
 
 
 def test_full_mask_equals_no_mask(pipe, image):
@@ -47,23 +50,38 @@ def test_full_mask_equals_no_mask(pipe, image):
 
 def test_it_starts_at_the_noise_level_of_the_strength(pipe, image, monkeypatch):
     seen = []
-    monkeypatch.setattr(module, "q_sample", lambda sch, z, t, n: seen.append(t) or q_sample(sch, z, t, n))
-    sdedit(pipe, image, PROMPT, strength=.6, steps=10)
+    monkeypatch.setattr(
+        module, "q_sample", lambda sch, z, t, n: seen.append(t) or q_sample(sch, z, t, n)
+    )
+    sdedit(pipe, image, PROMPT, strength=0.6, steps=10)
     assert seen == [600]
 
 
 def test_the_blend_uses_the_time_the_state_is_at(pipe, image, monkeypatch):
     seen = []
-    monkeypatch.setattr(module, "q_sample", lambda sch, z, t, n: seen.append(t) or q_sample(sch, z, t, n))
-    sdedit(pipe, image, PROMPT, strength=.4, steps=5, mask=torch.ones(1, 1, 64, 64))
-    assert seen == [400, 200, 0]                                  # start, then after the moves 400 -> 200 and 200 -> 0
+    monkeypatch.setattr(
+        module, "q_sample", lambda sch, z, t, n: seen.append(t) or q_sample(sch, z, t, n)
+    )
+    sdedit(pipe, image, PROMPT, strength=0.4, steps=5, mask=torch.ones(1, 1, 64, 64))
+    assert seen == [400, 200, 0]  # start, then after the moves 400 -> 200 and 200 -> 0
 
 
 def test_steps_and_their_end_are_the_models_own(pipe, image, monkeypatch):
-    """On Stable Diffusion's grid, ending at 1; that end counts as clean, so what is put back there carries no noise."""
+    """On Stable Diffusion's grid, ending at 1; that end counts as clean, so what is put back there
+    carries no noise.
+    """
     seen = []
-    monkeypatch.setattr(module, "q_sample", lambda sch, z, t, n: seen.append(t) or q_sample(sch, z, t, n))
-    sdedit(replace(pipe, spacing="leading", end=1), image, PROMPT, strength=.4, steps=5, mask=torch.ones(1, 1, 64, 64))
+    monkeypatch.setattr(
+        module, "q_sample", lambda sch, z, t, n: seen.append(t) or q_sample(sch, z, t, n)
+    )
+    sdedit(
+        replace(pipe, spacing="leading", end=1),
+        image,
+        PROMPT,
+        strength=0.4,
+        steps=5,
+        mask=torch.ones(1, 1, 64, 64),
+    )
     assert seen == [202, 2, 0]
 
 
@@ -88,6 +106,7 @@ def test_latent_mask_covers_every_touched_latent(pipe):
 
 def test_strokes_use_few_colours(image):
     from minidiff.data import shapes
+
     s = shapes.Scene((shapes.Obj("star", "red", "large"),), "center", "blue", "striped")
     painted = strokes(shapes.render(s), colors=3)
     assert painted.flatten(2).unique(dim=2).shape[2] <= 3
@@ -98,8 +117,16 @@ def test_pixel_models_edit_too(image):
     assert out.shape == (2, 3, 32, 32) and out.isfinite().all()
 
 
-@pytest.mark.parametrize("bad", [dict(strength=1.5), dict(strength=-.1), dict(steps=0), dict(scale=-1.),
-                                 dict(mask=torch.ones(1, 1, 32, 32))])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        dict(strength=1.5),
+        dict(strength=-0.1),
+        dict(steps=0),
+        dict(scale=-1.0),
+        dict(mask=torch.ones(1, 1, 32, 32)),
+    ],
+)
 def test_bad_arguments_are_refused(pipe, image, bad):
     with pytest.raises(ValueError):
         sdedit(pipe, image, PROMPT, **bad)
@@ -111,7 +138,11 @@ def test_more_strength_means_less_of_the_guide():
 
     from minidiff.data import shapes
     from minidiff.train.autoencoder import psnr
+
     scenes = [shapes.scene(np.random.default_rng(i), objects=1) for i in range(4)]
     image, pipe = shapes.render(scenes), minidiff.load("tiny")
-    found = [psnr(sdedit(pipe, image, PROMPT, strength=s, steps=20), image).mean().item() for s in (.2, .5, .8, 1.)]
+    found = [
+        psnr(sdedit(pipe, image, PROMPT, strength=s, steps=20), image).mean().item()
+        for s in (0.2, 0.5, 0.8, 1.0)
+    ]
     assert all(a > b for a, b in pairwise(found)), found

@@ -1,11 +1,23 @@
-"""SIGE: exact where it can be exact (everything, nothing, a net of convolutions alone), counted everywhere."""
+"""SIGE: exact where it can be exact (everything, nothing, a net of convolutions alone), counted
+everywhere.
+"""
+
 import pytest
 import torch
 from torch import nn
 
 import minidiff
 from minidiff.editing.sdedit import sdedit
-from minidiff.editing.sige import Memory, changed_mask, compare, normalise, sige, sparse_conv, statistics, watched
+from minidiff.editing.sige import (
+    Memory,
+    changed_mask,
+    compare,
+    normalise,
+    sige,
+    sparse_conv,
+    statistics,
+    watched,
+)
 
 SOURCE, TARGET = "a red circle on a blue background", "a green circle on a blue background"
 
@@ -23,8 +35,8 @@ def image():
 @pytest.fixture(scope="module")
 def changed(image):
     x = image.clone()
-    x[0, :, 20:30, 12:20] = .5
-    x[1, :, 40:44, 40:60] = -.5
+    x[0, :, 20:30, 12:20] = 0.5
+    x[1, :, 40:44, 40:60] = -0.5
     return x
 
 
@@ -37,14 +49,16 @@ def run(net, memory, fn, *args, kinds=None):
         return net(*args)
 
 
-@pytest.mark.parametrize("k, stride, pad", [(3, 1, 1), (1, 1, 0), (3, 2, 1), (3, 2, 0), (5, 1, 2), (2, 2, 0)])
+@pytest.mark.parametrize(
+    "k, stride, pad", [(3, 1, 1), (1, 1, 0), (3, 2, 1), (3, 2, 0), (5, 1, 2), (2, 2, 0)]
+)
 @pytest.mark.parametrize("tile", [1, 2, 3, 4])
 @pytest.mark.parametrize("groups", [1, 3])
 def test_every_tile_of_a_convolution_together_is_the_convolution(k, stride, pad, tile, groups):
     conv, x = nn.Conv2d(3, 6, k, stride, pad, groups=groups), rand(2, 3, 11, 14)
     with torch.no_grad():
         y = conv(x)
-        kept = torch.full_like(y, 7.)
+        kept = torch.full_like(y, 7.0)
         out, share = sparse_conv(conv, x, kept, torch.ones(2, 1, *y.shape[-2:]), tile)
         assert (out - y).abs().max() < 1e-5 and share == 1
         nothing, share = sparse_conv(conv, x, kept, torch.zeros(2, 1, *y.shape[-2:]), tile)
@@ -59,7 +73,7 @@ def test_only_the_tiles_that_touch_the_mask_are_computed():
         out, share = sparse_conv(conv, x, kept, mask, 2)
         y = conv(x)
     where = torch.zeros(2, 1, 8, 8)
-    where[0, :, 2:4, 4:6] = where[1, :, 6:, 6:] = 1                       # the tiles, not the pixels; each row its own
+    where[0, :, 2:4, 4:6] = where[1, :, 6:, 6:] = 1  # the tiles, not the pixels; each row its own
     assert (out - (where * y + (1 - where) * kept)).abs().max() < 1e-5
     assert torch.equal(out * (1 - where), kept * (1 - where)) and share == 2 / 32
 
@@ -67,7 +81,9 @@ def test_only_the_tiles_that_touch_the_mask_are_computed():
 def convolutions():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.SiLU(), nn.Conv2d(8, 3, 3, padding=1)).double()
+        return nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1), nn.SiLU(), nn.Conv2d(8, 3, 3, padding=1)
+        ).double()
 
 
 def test_a_net_of_convolutions_is_exact_if_the_mask_covers_the_receptive_field():
@@ -76,13 +92,13 @@ def test_a_net_of_convolutions_is_exact_if_the_mask_covers_the_receptive_field()
     z[..., 6:9, 5:8] += 1
     with torch.no_grad():
         y = net(z)
-    for grow, exact in ((2, True), (0, False)):                           # two 3x3 layers see two pixels around
+    for grow, exact in ((2, True), (0, False)):  # two 3x3 layers see two pixels around
         m = torch.zeros(1, 1, 16, 16, dtype=torch.double)
-        m[..., 6 - grow:9 + grow, 5 - grow:8 + grow] = 1
+        m[..., 6 - grow : 9 + grow, 5 - grow : 8 + grow] = 1
         memory = Memory(1, m)
         run(net, memory, memory.record, x)
         assert ((run(net, memory, memory.sparse, z) - y).abs().max() < 1e-12) == exact
-        assert 0 < memory.macs < .3 * memory.dense
+        assert 0 < memory.macs < 0.3 * memory.dense
 
 
 def test_multiply_adds_are_counted_as_on_paper():
@@ -103,7 +119,8 @@ def test_statistics_from_elsewhere_make_the_same_norm():
         a = normalise(norm, y, *statistics(norm, x))
         y[0, :, 0, 0] += 5
         b = normalise(norm, y, *statistics(norm, x))
-    assert ((a - b).abs().sum(1) > 1e-6).sum() == 1                     # one pixel changed, one pixel comes out changed
+    # one pixel changed, one pixel comes out changed
+    assert ((a - b).abs().sum(1) > 1e-6).sum() == 1
 
 
 def inputs(pipe, seed):
@@ -123,7 +140,8 @@ def test_everything_changed_is_the_dense_net_with_the_statistics_kept(pipe):
     expected = run(pipe.net, norms, norms.sparse, *inputs(pipe, 1), kinds=(nn.GroupNorm,))
     assert (run(pipe.net, memory, memory.sparse, *inputs(pipe, 1)) - expected).abs().max() < 1e-5
     with torch.no_grad():
-        assert (pipe.net(*inputs(pipe, 1)) - expected).abs().max() > 1e-4             # the statistics are the approximation
+        # the statistics are the approximation
+        assert (pipe.net(*inputs(pipe, 1)) - expected).abs().max() > 1e-4
     assert memory.macs == memory.dense
 
 
@@ -141,23 +159,29 @@ def test_recording_changes_nothing_and_layers_come_back(pipe):
 def test_the_same_picture_changes_nowhere(pipe, image):
     r = compare(pipe, image, SOURCE, SOURCE, changed=image, steps=4)
     assert r["mask"].sum() == 0 and r["sparse"].isfinite().all()
-    assert (r["sparse"] - r["dense"]).abs().max() < 1e-4                  # the kept run, replayed
-    assert r["macs"] < .5                                                 # attention's products, words and time remain
+    assert (r["sparse"] - r["dense"]).abs().max() < 1e-4  # the kept run, replayed
+    assert r["macs"] < 0.5  # attention's products, words and time remain
 
 
-def test_the_sparse_run_is_near_the_dense_one_where_the_picture_did_not_change(pipe, image, changed):
+def test_the_sparse_run_is_near_the_dense_one_where_the_picture_did_not_change(
+    pipe, image, changed
+):
     r = compare(pipe, image, SOURCE, SOURCE, changed=changed, steps=6, grow=2)
     assert 0 < r["macs"] < 1 and r["sparse"].shape == image.shape
-    assert (r["dense"] - sdedit(pipe, changed, SOURCE, strength=.5, steps=6)).abs().max() == 0
-    wide, narrow = (compare(pipe, image, SOURCE, SOURCE, changed=changed, steps=6, grow=g)["macs"] for g in (3, 0))
+    assert (r["dense"] - sdedit(pipe, changed, SOURCE, strength=0.5, steps=6)).abs().max() == 0
+    wide, narrow = (
+        compare(pipe, image, SOURCE, SOURCE, changed=changed, steps=6, grow=g)["macs"]
+        for g in (3, 0)
+    )
     assert narrow < r["macs"] < wide
 
 
 def test_the_mask_is_where_the_pictures_differ(pipe, image, changed):
     m = changed_mask(pipe, image, changed, grow=0)
-    assert m[0].sum() == 3 * 2 and m[0, 0, 5:8, 3:5].min() == 1           # pixels 20..29 x 12..19 in cells of 4
+    # pixels 20..29 x 12..19 in cells of 4
+    assert m[0].sum() == 3 * 2 and m[0, 0, 5:8, 3:5].min() == 1
     assert changed_mask(pipe, image, changed, grow=1)[0].sum() == 5 * 4
-    assert changed_mask(pipe, image, image + .03).sum() == 0
+    assert changed_mask(pipe, image, image + 0.03).sum() == 0
 
 
 def test_more_calls_than_were_kept_are_told(pipe):
@@ -173,13 +197,20 @@ def test_transformers_and_pixel_models_run_sparsely_too(image, changed):
         prompts = ("red circle", "green circle") if size == "tiny-pixel" else (SOURCE, TARGET)
         pair = [x[..., ::scale, ::scale] for x in (image, changed)]
         r = compare(minidiff.build(size), pair[0], *prompts, changed=pair[1], steps=2)
-        assert r["sparse"].isfinite().all() and r["macs"] < .9
+        assert r["sparse"].isfinite().all() and r["macs"] < 0.9
 
 
-@pytest.mark.parametrize("bad, complaint", [
-    (dict(changed=torch.zeros(2, 3, 32, 32)), "expected the same shape"), (dict(tile=0), "tile=0"),
-    (dict(grow=-1), "grow=-1"),
-    (dict(strength=1.5), "strength=1.5"), (dict(steps=0), "steps=0"), (dict(scale=-1.), "scale=-1.0")])
+@pytest.mark.parametrize(
+    "bad, complaint",
+    [
+        (dict(changed=torch.zeros(2, 3, 32, 32)), "expected the same shape"),
+        (dict(tile=0), "tile=0"),
+        (dict(grow=-1), "grow=-1"),
+        (dict(strength=1.5), "strength=1.5"),
+        (dict(steps=0), "steps=0"),
+        (dict(scale=-1.0), "scale=-1.0"),
+    ],
+)
 def test_bad_arguments_are_refused(pipe, image, changed, bad, complaint):
     with pytest.raises(ValueError, match=complaint):
         sige(pipe, image, SOURCE, TARGET, **{"changed": changed, "steps": 2} | bad)

@@ -1,4 +1,7 @@
-"""The bench's questions: one change each, everything else held, and nothing to tune on that is reported on."""
+"""The bench's questions: one change each, everything else held, and nothing to tune on that is
+reported on.
+"""
+
 from dataclasses import fields
 
 import pytest
@@ -15,21 +18,32 @@ def test_one_thing_changes_and_the_mask_says_where():
         assert it.source != it.target and it.source == it.source.strip()
 
 
-@pytest.mark.parametrize("kind, field", [("recolour", "color"), ("reshape", "shape"), ("resize", "size")])
+@pytest.mark.parametrize(
+    "kind, field", [("recolour", "color"), ("reshape", "shape"), ("resize", "size")]
+)
 def test_an_object_edit_changes_one_field_of_one_object(kind, field):
     for it in items("test", 6, (kind,)):
-        changed = [(f.name, k) for k, (a, b) in enumerate(zip(it.scene.objects, it.truth.objects))
-                   for f in fields(a) if getattr(a, f.name) != getattr(b, f.name)]
+        changed = [
+            (f.name, k)
+            for k, (a, b) in enumerate(zip(it.scene.objects, it.truth.objects))
+            for f in fields(a)
+            if getattr(a, f.name) != getattr(b, f.name)
+        ]
         assert len(changed) == 1 and changed[0][0] == field
         index = changed[0][1]
-        assert shapes.edit(it.truth, field, getattr(it.scene.objects[index], field), index=index) == it.scene
+        assert (
+            shapes.edit(it.truth, field, getattr(it.scene.objects[index], field), index=index)
+            == it.scene
+        )
 
 
 def test_what_is_added_and_deleted_leaves_the_other_object_where_it_was():
     for it in items("dev", 4, ("add", "delete")):
         more, less = (it.truth, it.scene) if it.kind == "add" else (it.scene, it.truth)
         assert len(more.objects) == 2 and len(less.objects) == 1
-        assert torch.allclose(torch.tensor(shapes.centers(more)[0]), torch.tensor(shapes.centers(less)[0]))
+        assert torch.allclose(
+            torch.tensor(shapes.centers(more)[0]), torch.tensor(shapes.centers(less)[0])
+        )
         assert more.objects[0].shape == less.objects[0].shape
 
 
@@ -40,11 +54,20 @@ def test_the_word_that_changes_is_found():
 
 
 def test_no_tuple_is_in_both_splits_and_training_saw_none():
-    tuples = {split: {(o.shape, o.color, it.scene.background) for it in items(split, 12) if it.kind != "add"
-                      for o in it.scene.objects[:1]} for split in ("dev", "test")}
+    tuples = {
+        split: {
+            (o.shape, o.color, it.scene.background)
+            for it in items(split, 12)
+            if it.kind != "add"
+            for o in it.scene.objects[:1]
+        }
+        for split in ("dev", "test")
+    }
     assert not tuples["dev"] & tuples["test"]
     assert all(in_split(it.scene, s) for s in tuples for it in items(s, 4) if it.kind != "add")
-    assert all(shapes.held_out(it.truth if it.kind == "add" else it.scene) for it in items("test", 4))
+    assert all(
+        shapes.held_out(it.truth if it.kind == "add" else it.scene) for it in items("test", 4)
+    )
 
 
 def test_items_are_the_same_whatever_number_is_asked_for():

@@ -18,8 +18,12 @@ TWO = Scene((Obj("star", "red", "small"), Obj("ring", "blue", "large")), "right"
 
 def found(s, position=None):
     """What a perfect reading of a scene returns, objects as listed."""
-    return {"objects": [{"shape": o.shape, "color": o.color, "size": o.size} for o in s.objects],
-            "position": position or s.position, "background": s.background, "texture": s.texture}
+    return {
+        "objects": [{"shape": o.shape, "color": o.color, "size": o.size} for o in s.objects],
+        "position": position or s.position,
+        "background": s.background,
+        "texture": s.texture,
+    }
 
 
 def wrong(verdict):
@@ -32,12 +36,21 @@ def scenes(n, objects, seed=0):
 
 
 def test_a_reading_equal_to_the_scene_is_right_in_everything():
-    seen = found(replace(TWO, objects=TWO.objects[::-1]), "left")                       # canonical: the left one first
+    seen = found(replace(TWO, objects=TWO.objects[::-1]), "left")  # canonical: the left one first
     assert not wrong(compare(seen, TWO)) and not wrong(compare(found(ONE), ONE))
 
 
-@pytest.mark.parametrize("what, value", [("shape", "ring"), ("color", "blue"), ("size", "large"), ("position", "top"),
-                                         ("background", "white"), ("texture", "plain")])
+@pytest.mark.parametrize(
+    "what, value",
+    [
+        ("shape", "ring"),
+        ("color", "blue"),
+        ("size", "large"),
+        ("position", "top"),
+        ("background", "white"),
+        ("texture", "plain"),
+    ],
+)
 def test_one_changed_attribute_makes_that_one_wrong(what, value):
     assert wrong(compare(found(shapes.edit(ONE, what, value)), ONE)) == {what}
 
@@ -47,7 +60,14 @@ def test_two_objects_in_each_others_places_have_only_the_position_wrong():
 
 
 def test_a_missing_object_makes_its_looks_and_the_relation_wrong():
-    assert wrong(compare(found(ONE), TWO)) == {"count", "shape", "color", "size", "position", "texture"}
+    assert wrong(compare(found(ONE), TWO)) == {
+        "count",
+        "shape",
+        "color",
+        "size",
+        "position",
+        "texture",
+    }
 
 
 def test_a_second_object_makes_count_and_position_wrong():
@@ -58,9 +78,19 @@ def test_a_second_object_makes_count_and_position_wrong():
 def test_what_a_prompt_states_is_what_its_caption_says():
     told = stated([ONE, TWO], [FULL, SHORT])
     assert all(told[a][0] for a in ATTRIBUTES)
-    assert [a for a in ATTRIBUTES if told[a][1]] == ["count", "shape", "color", "position", "background"]
+    assert [a for a in ATTRIBUTES if told[a][1]] == [
+        "count",
+        "shape",
+        "color",
+        "position",
+        "background",
+    ]
     assert [a for a in ATTRIBUTES if stated([ONE], NAME)[a]] == ["count", "shape", "color"]
-    assert [a for a in ATTRIBUTES if stated([replace(ONE, objects=())])[a]] == ["count", "background", "texture"]
+    assert [a for a in ATTRIBUTES if stated([replace(ONE, objects=())])[a]] == [
+        "count",
+        "background",
+        "texture",
+    ]
     with pytest.raises(ValueError, match="groups"):
         stated([ONE], ("colour",))
     with pytest.raises(ValueError, match="groups"):
@@ -87,19 +117,26 @@ def test_even_an_untrained_oracle_reads_places_that_fit_the_number_of_objects():
 @pytest.mark.parametrize("objects", [1, 2])
 def test_held_out_renders_are_judged_right(objects):
     ss = scenes(600, objects)
-    assert oracle().judge(shapes.render(ss), ss)["joint"].float().mean() >= .99
+    assert oracle().judge(shapes.render(ss), ss)["joint"].float().mean() >= 0.99
 
 
 @pytest.mark.weights
 def test_the_true_edit_fails_exactly_the_attribute_it_changes():
     ss = scenes(60, 1, seed=1)
-    for what, value in (("shape", "cross"), ("color", "cyan"), ("size", "large"), ("position", "bottom"),
-                        ("background", "white"), ("texture", "striped")):
+    for what, value in (
+        ("shape", "cross"),
+        ("color", "cyan"),
+        ("size", "large"),
+        ("position", "bottom"),
+        ("background", "white"),
+        ("texture", "striped"),
+    ):
         now = lambda s: getattr(s if hasattr(s, what) else s.objects[0], what)  # noqa: B023, E731
         old = [s for s in ss if now(s) != value and "cyan" != s.objects[0].color]
         right = oracle().judge(shapes.render([shapes.edit(s, what, value) for s in old]), old)
-        assert {a: round(v.float().mean().item()) for a, v in right.items()} \
-            == {a: int(a not in (what, "joint")) for a in right}
+        assert {a: round(v.float().mean().item()) for a, v in right.items()} == {
+            a: int(a not in (what, "joint")) for a in right
+        }
 
 
 @pytest.mark.weights
@@ -109,14 +146,17 @@ def test_deleted_objects_are_seen_to_be_gone():
     none = [shapes.edit(s, "delete") for s in fewer]
     for truth in (fewer, none):
         right = oracle().judge(shapes.render(truth), truth)
-        assert right["count"].float().mean() >= .98 and right["joint"].float().mean() >= .95
+        assert right["count"].float().mean() >= 0.98 and right["joint"].float().mean() >= 0.95
 
 
 @pytest.mark.weights
 def test_features_put_renders_near_renders_and_noise_far_away():
     from minidiff.evaluate.metrics import frechet
+
     a, b = (oracle().features(shapes.render(scenes(150, 1, seed=i))) for i in (3, 4))
-    noise = oracle().features(torch.randn(150, 3, 64, 64, generator=torch.Generator().manual_seed(0)).clamp(-1, 1))
+    noise = oracle().features(
+        torch.randn(150, 3, 64, 64, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
+    )
     assert frechet(a, noise) > 10 * frechet(a, b)
 
 
@@ -127,24 +167,39 @@ def imported(path):
         if isinstance(node, ast.Import):
             yield from (a.name for a in node.names)
         if isinstance(node, ast.ImportFrom):
-            base = ".".join([*package[:len(package) + 1 - node.level], *filter(None, [node.module])]) if node.level \
+            base = (
+                ".".join([*package[: len(package) + 1 - node.level], *filter(None, [node.module])])
+                if node.level
                 else node.module
+            )
             yield from (base, *(f"{base}.{a.name}" for a in node.names))
 
 
 def test_no_technique_imports_an_oracle():
     """What grades the methods must not guide them (card C29.3)."""
-    judges = {"minidiff.evaluate.oracle", "minidiff.evaluate.synthesis", "minidiff.models.attribute_net"}
-    rooms = "core samplers guidance inversion editing restoration personalize control distill".split()
-    files = [f for room in rooms for f in sorted((Path(minidiff.__file__).parent / room).rglob("*.py"))]
+    judges = {
+        "minidiff.evaluate.oracle",
+        "minidiff.evaluate.synthesis",
+        "minidiff.models.attribute_net",
+    }
+    rooms = (
+        "core samplers guidance inversion editing restoration personalize control distill".split()
+    )
+    files = [
+        f for room in rooms for f in sorted((Path(minidiff.__file__).parent / room).rglob("*.py"))
+    ]
     assert len(files) > 10 and not [(f.name, n) for f in files for n in imported(f) if n in judges]
 
 
 def test_the_scan_of_imports_sees_every_way_to_write_one(tmp_path, monkeypatch):
     monkeypatch.setattr(minidiff, "__file__", str(tmp_path / "__init__.py"))
     (tmp_path / "editing").mkdir()
-    for line in ("import minidiff.evaluate.oracle as o", "from minidiff.evaluate import oracle",
-                 "def f():\n    from minidiff.evaluate.oracle import oracle",
-                 "from ..evaluate import oracle", "from ..evaluate.oracle import Oracle"):
+    for line in (
+        "import minidiff.evaluate.oracle as o",
+        "from minidiff.evaluate import oracle",
+        "def f():\n    from minidiff.evaluate.oracle import oracle",
+        "from ..evaluate import oracle",
+        "from ..evaluate.oracle import Oracle",
+    ):
         (tmp_path / "editing" / "x.py").write_text(line)
         assert "minidiff.evaluate.oracle" in set(imported(tmp_path / "editing" / "x.py")), line

@@ -1,9 +1,12 @@
-"""What the tests of equations share. Each computes an equation of a page by hand, in another way than the code: loops,
-densities on a grid, closed forms, differences in place of gradients; float64, small random numbers.
+"""What the tests of equations share. Each computes an equation of a page by hand, in another way
+than the code: loops, densities on a grid, closed forms, differences in place of gradients; float64,
+small random numbers.
 
-A page marks an equation by `<!-- formula NAME -->`, beside its pass mark, on the line above it; `test_NAME` in this folder
-computes it, and `test_marks.py` sees that none of the two is without the other.
+A page marks an equation by `<!-- formula NAME -->`, beside its pass mark, on the line above it;
+`test_NAME` in this folder computes it, and `test_marks.py` sees that none of the two is without the
+other.
 """
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -40,9 +43,15 @@ def tables(sch, *times):
 
 
 def by_rows(x_t, t, cond):
-    """A network that is no special case: curved in x, different in every t and row of the condition."""
-    k = cond.extra["k"].view(-1, *[1] * (x_t.ndim - 1)) if cond is not None and cond.extra else 0.
-    return torch.sin(x_t * 1.3 + k) * .5 + x_t.roll(1, -1) * .2 + torch.as_tensor(t).double().sin() * .1
+    """A network that is no special case: curved in x, different in every t and row of the
+    condition.
+    """
+    k = cond.extra["k"].view(-1, *[1] * (x_t.ndim - 1)) if cond is not None and cond.extra else 0.0
+    return (
+        torch.sin(x_t * 1.3 + k) * 0.5
+        + x_t.roll(1, -1) * 0.2
+        + torch.as_tensor(t).double().sin() * 0.1
+    )
 
 
 def words(*k):
@@ -68,6 +77,7 @@ def weight_slope(f, p):
     def at(v):
         p.data = v
         return f()
+
     try:
         return slope(at, kept)
     finally:
@@ -89,7 +99,8 @@ class Descent:
             p.data = p.data - self.lr * p.grad
 
 
-# ---- steps, written out ---------------------------------------------------------------------------------------------
+# ---- steps, written out --------------------------------------------------------------------------
+
 
 def noised(sch, z, t, n):
     al, sg = tables(sch, t)
@@ -110,27 +121,32 @@ def guided(pipe, x, t, cond, w):
     return w * e + (1 - w) * e_null
 
 
-# ---- small models ---------------------------------------------------------------------------------------------------
+# ---- small models --------------------------------------------------------------------------------
+
 
 class Reader(nn.Module):
-    """A network that reads text: curved in x, other at every time and for every word. It notes what it is asked."""
+    """A network that reads text: curved in x, other at every time and for every word. It notes what
+    it is asked.
+    """
 
     def __init__(self):
         super().__init__()
         self.in_channels, self.asked, self.attn2 = 3, [], nn.Module()
         self.attn2.to_k = nn.Linear(3, 3, bias=False)
         self.attn2.to_k.weight = nn.Parameter(rand(3, 3, seed=11))
-        self.mix = nn.Parameter(rand(3, 3, seed=12) * .7)
+        self.mix = nn.Parameter(rand(3, 3, seed=12) * 0.7)
 
     def forward(self, x, t, cond):
         self.asked.append(x.detach())
         said = torch.tanh(self.attn2.to_k(cond.text)).mean(1)[:, :, None, None]
-        out = torch.sin(torch.einsum("bchw,cd->bdhw", x, self.mix) + 3 * said) + .2 * x.roll(1, -1)
-        return out + (t / 300).sin().view(-1, 1, 1, 1) * .1
+        out = torch.sin(torch.einsum("bchw,cd->bdhw", x, self.mix) + 3 * said) + 0.2 * x.roll(1, -1)
+        return out + (t / 300).sin().view(-1, 1, 1, 1) * 0.1
 
 
 class Stack(nn.Module):
-    """Three blocks of self- and cross-attention over the 16 pixels, with the taps of a transformer."""
+    """Three blocks of self- and cross-attention over the 16 pixels, with the taps of a
+    transformer.
+    """
 
     def __init__(self):
         super().__init__()
@@ -141,7 +157,7 @@ class Stack(nn.Module):
             self.blocks.append(block)
         self.double()
         for k, p in enumerate(self.parameters()):
-            p.data = rand(*p.shape, seed=100 + k) * .8
+            p.data = rand(*p.shape, seed=100 + k) * 0.8
 
     def forward(self, x, t, cond):
         h = self.first(x.flatten(2).mT) + t.view(-1, 1, 1) / 1000
@@ -158,26 +174,31 @@ def look(module, x, context, layer, seen, given):
     q, k, v = (given.get((layer, kind), seen[layer, kind]) for kind in "qkv")
     heads = []
     for part in (slice(0, 2), slice(2, 4)):
-        seen[layer, "probs", part.start // 2] = p = (q[:, part] @ k[:, part].T / 2 ** .5).softmax(1)
+        seen[layer, "probs", part.start // 2] = p = (q[:, part] @ k[:, part].T / 2**0.5).softmax(1)
         heads.append(p @ v[:, part])
     return module.to_out[0](torch.cat(heads, 1))
 
 
 @torch.no_grad()
 def stack(pipe, x, t, cond, given=None):
-    """(eps, all that was seen) of a pipe's Stack for one row (1 3 4 4), without its taps; `given` as in `look`."""
+    """(eps, all that was seen) of a pipe's Stack for one row (1 3 4 4), without its taps; `given`
+    as in `look`.
+    """
     net, seen, given = pipe.net, {}, given or {}
     h = net.first(x[0].flatten(1).T) + (t - 1) / 1000
     for i, block in enumerate(net.blocks):
         h = h + look(block.attn, h, h, i, seen, given)
-        seen[i, "out"] = torch.tanh(h + look(block.attn2, h, cond.text[0], (i, "text"), seen, given))
+        seen[i, "out"] = torch.tanh(
+            h + look(block.attn2, h, cond.text[0], (i, "text"), seen, given)
+        )
         h = given.get((i, "out"), seen[i, "out"])
     return net.last(h).T.reshape(1, 3, 4, 4), seen
 
 
 class Thirds(nn.Module):
     """An autoencoder: a number u = 3 image for each of a picture's, and the latent z = u / 2."""
-    factor, scale = 1, .5
+
+    factor, scale = 1, 0.5
 
     def to_latent(self, image):
         return image * 3 * self.scale
@@ -194,7 +215,11 @@ class Judge(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.logit_scale, self.image, self.words = nn.Parameter(torch.zeros(())), nn.Module(), nn.Embedding(50, 4)
+        self.logit_scale, self.image, self.words = (
+            nn.Parameter(torch.zeros(())),
+            nn.Module(),
+            nn.Embedding(50, 4),
+        )
         self.image.layers = nn.ModuleList([nn.Module(), nn.Module()])
         self.words.weight = nn.Parameter(rand(50, 4, seed=21))
         for layer, w in zip(self.image.layers, self.weights()):
@@ -219,11 +244,18 @@ def small(net=None, sch=None):
     tokenizer = Tokenizer.words(VOCAB)
     text = nn.Embedding(len(tokenizer), 3)
     text.weight = nn.Parameter(rand(len(tokenizer), 3, seed=31))
-    return Pipe(net or Reader(), sch or schedule.linear(), (3, 4, 4), vae=Thirds(), text=text, tokenizer=tokenizer)
+    return Pipe(
+        net or Reader(),
+        sch or schedule.linear(),
+        (3, 4, 4),
+        vae=Thirds(),
+        text=text,
+        tokenizer=tokenizer,
+    )
 
 
 def picture(b=1, seed=41):
-    return (rand(b, 3, 4, 4, seed=seed) * .5).clamp(-1, 1)
+    return (rand(b, 3, 4, 4, seed=seed) * 0.5).clamp(-1, 1)
 
 
 def middle(b=1):

@@ -1,4 +1,7 @@
-"""Puts this folder on the path, for its tests share `by_hand.py` (the suite loads tests as files, not as a package)."""
+"""Puts this folder on the path, for its tests share `by_hand.py` (the suite loads tests as files,
+not as a package).
+"""
+
 import sys
 from pathlib import Path
 

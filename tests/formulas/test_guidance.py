@@ -1,9 +1,24 @@
 """Guidance."""
+
 from itertools import product
 from math import exp, sqrt
 
 import torch
-from by_hand import Judge, Reader, Stack, foreseen, guided, move, near, picture, rand, slope, small, stack, tables
+from by_hand import (
+    Judge,
+    Reader,
+    Stack,
+    foreseen,
+    guided,
+    move,
+    near,
+    picture,
+    rand,
+    slope,
+    small,
+    stack,
+    tables,
+)
 
 from minidiff.core import schedule
 from minidiff.core.cond import Cond
@@ -17,24 +32,40 @@ from minidiff.guidance.semantic import look_ahead, wish
 
 def test_classifier_guidance():
     """One Gaussian per class: weight 1 must give the class's own noise."""
-    sch, mix, t = schedule.linear(), Mixture([[-1.], [.5]], [[[.1]], [[.3]]], weights=[.3, .7]), 400
+    sch, mix, t = (
+        schedule.linear(),
+        Mixture([[-1.0], [0.5]], [[[0.1]], [[0.3]]], weights=[0.3, 0.7]),
+        400,
+    )
     x, (al, sg) = rand(5, 1), tables(sch, 400)
 
     def log_p(x_t, _):
         return mix.log_prob(x_t, al, sg, torch.zeros(len(x_t)).long()) - mix.log_prob(x_t, al, sg)
-    got = pull(mix.denoise(sch), sch, log_p, 1.)(x, t, None)
+
+    got = pull(mix.denoise(sch), sch, log_p, 1.0)(x, t, None)
     near(got, mix.denoise(sch)(x, t, Cond(label=torch.zeros(5).long())), 1e-8)
     h, w = 1e-5, 2.5
     slope = (log_p(x + h, t) - log_p(x - h, t))[:, None] / (2 * h)
-    near(pull(mix.denoise(sch), sch, log_p, w)(x, t, None), mix.denoise(sch)(x, t, None) - w * sg * slope, 1e-6)
+    near(
+        pull(mix.denoise(sch), sch, log_p, w)(x, t, None),
+        mix.denoise(sch)(x, t, None) - w * sg * slope,
+        1e-6,
+    )
 
 
 def test_cfg():
     def denoise(x_t, t, cond):
         return x_t * cond.extra["k"].view(-1, 1)
-    x, null, cond = rand(3, 4), Cond(extra={"k": torch.tensor([2.])}), Cond(extra={"k": torch.tensor([5., 7., 11.])})
-    for scale in (0., 1., 3.):
-        want = [[2 * v + scale * (k * v - 2 * v) for v in row] for k, row in zip((5, 7, 11), x.tolist())]
+
+    x, null, cond = (
+        rand(3, 4),
+        Cond(extra={"k": torch.tensor([2.0])}),
+        Cond(extra={"k": torch.tensor([5.0, 7.0, 11.0])}),
+    )
+    for scale in (0.0, 1.0, 3.0):
+        want = [
+            [2 * v + scale * (k * v - 2 * v) for v in row] for k, row in zip((5, 7, 11), x.tolist())
+        ]
         near(cfg(denoise, null, scale)(x, 500, cond), torch.tensor(want, dtype=torch.float64))
 
 
@@ -49,59 +80,83 @@ def test_ilvr_exchange():
 
 def test_attend_and_excite():
     """Two steps: maps pixel by pixel, and their slope by differences."""
-    pipe, prompt, alpha = small(Stack()), "a red circle left of a green star", 30.
-    pipe.text.weight.data *= .1                                            # words nearly alike: no softmax is saturated
+    pipe, prompt, alpha = small(Stack()), "a red circle left of a green star", 30.0
+    pipe.text.weight.data *= 0.1  # words nearly alike: no softmax is saturated
     cond, said = pipe.embed(prompt), prompt.split()
-    mirror, g = (1, 0, 1, 2, 3, 2), exp(-2)                                # beyond an edge stands what is before it
+    mirror, g = (1, 0, 1, 2, 3, 2), exp(-2)  # beyond an edge stands what is before it
     kernel = [g / (1 + 2 * g), 1 / (1 + 2 * g), g / (1 + 2 * g)]
 
     def loss(x, t):
         seen = stack(pipe, x, t, cond)[1]
-        mean = sum(seen[(i, "text"), "probs", head] for i in range(3) for head in range(2)) / 6        # pixels tokens
-        maps = (100 * mean[:, 1:1 + len(said)]).softmax(1).view(4, 4, -1)  # of the prompt's words alone
-        worst = 0.
+        # pixels tokens
+        mean = sum(seen[(i, "text"), "probs", head] for i in range(3) for head in range(2)) / 6
+        # of the prompt's words alone
+        maps = (100 * mean[:, 1 : 1 + len(said)]).softmax(1).view(4, 4, -1)
+        worst = 0.0
         for w in ("circle", "star"):
             a = maps[..., said.index(w)]
-            smooth = [sum(kernel[p] * kernel[q] * a[mirror[i + p], mirror[j + q]].item()
-                          for p, q in product(range(3), range(3))) for i, j in product(range(4), range(4))]
+            smooth = [
+                sum(
+                    kernel[p] * kernel[q] * a[mirror[i + p], mirror[j + q]].item()
+                    for p, q in product(range(3), range(3))
+                )
+                for i, j in product(range(4), range(4))
+            ]
             worst = max(worst, 1 - max(smooth))
         return worst
-    x, first = pipe.noise(1, 5), 0.
+
+    x, first = pipe.noise(1, 5), 0.0
     for t, s, size in ((1000, 500, alpha), (500, 0, alpha / sqrt(2))):
         pull = slope(lambda x: loss(x, t), x)  # noqa: B023
         first, x = max(first, (alpha * pull).abs().max()), x - size * pull
-        x = move(pipe.schedule, x, guided(pipe, x, t, cond, 2.), t, s)
-    run = dict(strength=alpha, until=1., side=4, steps=2, scale=2., seed=5)
+        x = move(pipe.schedule, x, guided(pipe, x, t, cond, 2.0), t, s)
+    run = dict(strength=alpha, until=1.0, side=4, steps=2, scale=2.0, seed=5)
     near(attend_and_excite(pipe, prompt, ("circle", "star"), **run), pipe.decode(x), 1e-5)
-    assert first > .05
+    assert first > 0.05
 
 
 def f_by_hand(judge, x, r, words, w_t, w_c, w_s, w_y):
     """F of one picture: towers, products and Gram matrices by sums."""
+
     def tower(p):
         f, states = torch.cat([torch.ones(1, 3), p.flatten(1).T]), []
         for w in judge.weights():
             f = torch.tanh(f @ w)
-            states.append(f[1:].tolist())                                  # 16 patches
+            states.append(f[1:].tolist())  # 16 patches
         v = sum((k + 1) * row for k, row in enumerate(f))
         return v / v.norm(), states
 
     def gram(f):
-        return [sum(row[i] * row[j] for row in f) / len(f) for i, j in product(range(len(f[0])), repeat=2)]
+        return [
+            sum(row[i] * row[j] for row in f) / len(f)
+            for i, j in product(range(len(f[0])), repeat=2)
+        ]
 
     def apart(a, b):
-        return sum((p - q) ** 2 for p, q in zip(a, b)) / sum(q ** 2 for q in b)
+        return sum((p - q) ** 2 for p, q in zip(a, b)) / sum(q**2 for q in b)
+
     (v, f), (v_r, f_r) = tower(x), tower(r)
     first = [[u for row in states[0] for u in row] for states in (f, f_r)]
-    return (w_t * (v @ words).item() + w_c * (v @ v_r).item() - w_s * apart(*first)
-            - w_y * sum(apart(gram(a), gram(b)) for a, b in zip(f, f_r)))
+    return (
+        w_t * (v @ words).item()
+        + w_c * (v @ v_r).item()
+        - w_s * apart(*first)
+        - w_y * sum(apart(gram(a), gram(b)) for a, b in zip(f, f_r))
+    )
 
 
 def test_semantic_wish():
-    judge, weights = Judge(), dict(text=2., content=1.5, structure=.7, style=.4)
-    x, r, words, sch = picture(2, 1), picture(1, 2), torch.nn.functional.normalize(rand(1, 4)), schedule.linear()
-    score, by_hand = wish(judge, words=words, reference=r, **weights), lambda p: f_by_hand(
-        judge, p, r[0], words[0], *weights.values())
+    judge, weights = Judge(), dict(text=2.0, content=1.5, structure=0.7, style=0.4)
+    x, r, words, sch = (
+        picture(2, 1),
+        picture(1, 2),
+        torch.nn.functional.normalize(rand(1, 4)),
+        schedule.linear(),
+    )
+    score, by_hand = (
+        wish(judge, words=words, reference=r, **weights),
+        lambda p: f_by_hand(judge, p, r[0], words[0], *weights.values()),
+    )
     near(score(x), [by_hand(p) for p in x], 1e-8)
 
     pipe, cond = small(Reader()), small().embed("a red circle")
@@ -112,15 +167,21 @@ def test_semantic_wish():
 
 
 def test_semantic_jacobian():
-    """Data of unit variance and an exact denoiser: a difference, the formula, the shortcut and the long way agree."""
-    mix, x, h = Mixture([[.3, -.2]], [[[1., 0.], [0., 1.]]]), rand(3, 2), 1e-5
+    """Data of unit variance and an exact denoiser: a difference, the formula, the shortcut and the
+    long way agree.
+    """
+    mix, x, h = Mixture([[0.3, -0.2]], [[[1.0, 0.0], [0.0, 1.0]]]), rand(3, 2), 1e-5
     for sch in (schedule.linear(), schedule.flow()):
         for t in (100, 500, 900):
             (al, sg), denoise = tables(sch, t), mix.denoise(sch)
             ahead = [foreseen(sch, x + d, denoise(x + d, t, None), t) for d in (h, -h)]
-            near((ahead[0] - ahead[1]) / (2 * h), torch.full_like(x, al / (al ** 2 + sg ** 2)), 1e-6)
+            near((ahead[0] - ahead[1]) / (2 * h), torch.full_like(x, al / (al**2 + sg**2)), 1e-6)
             score = lambda x0: torch.sin(3 * x0).sum(1)  # noqa: E731
-            short, long = (look_ahead(denoise, sch, score, through)(x, t, None) for through in (False, True))
+            short, long = (
+                look_ahead(denoise, sch, score, through)(x, t, None) for through in (False, True)
+            )
             near(short, long, 1e-6)
-            want = 3 * torch.cos(3 * foreseen(sch, x, denoise(x, t, None), t)) * al / (al ** 2 + sg ** 2)
+            want = (
+                3 * torch.cos(3 * foreseen(sch, x, denoise(x, t, None), t)) * al / (al**2 + sg**2)
+            )
             near(denoise(x, t, None) - short, sg * want, 1e-6)

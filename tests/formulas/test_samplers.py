@@ -1,4 +1,5 @@
 """Samplers."""
+
 from itertools import pairwise
 
 import pytest
@@ -14,11 +15,11 @@ from minidiff.samplers.visual_anagrams import VIEWS, anagram
 def test_anagram_view(view):
     """Every view as a matrix: V'V = 1, `undo` is V', and V x_t is V x_0 with the noise V n."""
     v, side = VIEWS[view], 32 if view == "pixels" else 4
-    one = torch.eye(side ** 2, dtype=torch.float64)
+    one = torch.eye(side**2, dtype=torch.float64)
     V, back = (f(one.view(-1, 1, side, side)).flatten(1).T for f in (v.do, v.undo))
     near(V.T @ V, one)
     near(back, V.T)
-    assert view == "pixels" or (V - one).abs().max() > .5
+    assert view == "pixels" or (V - one).abs().max() > 0.5
     sch, x0, n = schedule.linear(), rand(2, 1, side, side), rand(2, 1, side, side, seed=1)
     want = noised(sch, x0.flatten(1) @ V.T, 500, n.flatten(1) @ V.T)
     near(v.do(P.q_sample(sch, x0, 500, n)).flatten(1), want)
@@ -26,14 +27,20 @@ def test_anagram_view(view):
 
 def test_anagram_mean():
     """With a quarter turn, which is not its own inverse; cell (i, j) goes to (3 - j, i)."""
+
     def turned(x, times):
         for _ in range(times):
-            x = torch.stack([torch.stack([x[..., k, 3 - i] for k in range(4)], -1) for i in range(4)], -2)
+            x = torch.stack(
+                [torch.stack([x[..., k, 3 - i] for k in range(4)], -1) for i in range(4)], -2
+            )
         return x
-    pipe, a, b, w = small(), "a red circle", "a green star", 2.
+
+    pipe, a, b, w = small(), "a red circle", "a green star", 2.0
     one, other, x = pipe.embed(a), pipe.embed(b), pipe.noise(1, 3)
     for t, s in pairwise([1000, 750, 500, 250, 0]):
-        eps = .5 * (guided(pipe, x, t, one, w) + turned(guided(pipe, turned(x, 1), t, other, w), 3))
+        eps = 0.5 * (
+            guided(pipe, x, t, one, w) + turned(guided(pipe, turned(x, 1), t, other, w), 3)
+        )
         x = move(pipe.schedule, x, eps, t, s)
     got = anagram(pipe, a, b, view="counterclockwise", steps=4, scale=w, seed=3)
     near(got, torch.cat([turned(pipe.decode(x), 1), pipe.decode(x)]), 1e-8)

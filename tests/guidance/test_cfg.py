@@ -29,7 +29,9 @@ class Calls(Counted):
 
 
 @pytest.mark.parametrize("kw", [{}, dict(rescale=0.7), dict(interval=(100, 400))], ids=str)
-@pytest.mark.parametrize("t", [300, 700, torch.tensor([50, 101, 300, 400, 401, 900])], ids=["300", "700", "rows"])
+@pytest.mark.parametrize(
+    "t", [300, 700, torch.tensor([50, 101, 300, 400, 401, 900])], ids=["300", "700", "rows"]
+)
 def test_one_batched_call_equals_two_calls(kw, t):
     x, cond = rows()
     a, b = (guide(EPS, NULL, 7.5, **kw)(x, t, cond) for guide in (cfg, cfg_batched))
@@ -78,7 +80,7 @@ def test_rows_with_their_own_times_are_guided_as_if_alone(guide):
     guided = guide(EPS, NULL, 3, interval=(100, 400))
     out = guided(x, ts, cond)
     for i, t in enumerate(ts.tolist()):
-        assert (out[i:i + 1] - guided(x[i:i + 1], t, cond[i])).abs().max() <= 1e-12
+        assert (out[i : i + 1] - guided(x[i : i + 1], t, cond[i])).abs().max() <= 1e-12
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
@@ -89,6 +91,7 @@ def test_guidance_on_eps_x0_v_or_flow_is_the_same_guidance(prediction):
     def net(x, t, c):
         e = EPS(x, t, c)
         return target(SCH, eps_to_x0(SCH, x, e, t), e, t, prediction)
+
     through = to_eps(SCH, x, cfg(net, NULL, 5)(x, t, cond), t, prediction)
     assert (through - cfg(EPS, NULL, 5)(x, t, cond)).abs().max() <= 1e-12
 
@@ -96,7 +99,9 @@ def test_guidance_on_eps_x0_v_or_flow_is_the_same_guidance(prediction):
 def test_a_negative_prompt_is_another_null():
     x, cond = rows()
     negative = Cond(label=torch.tensor([4]))
-    expected = EPS(x, 500, negative.expand(6)) + 3 * (EPS(x, 500, cond) - EPS(x, 500, negative.expand(6)))
+    expected = EPS(x, 500, negative.expand(6)) + 3 * (
+        EPS(x, 500, cond) - EPS(x, 500, negative.expand(6))
+    )
     assert (cfg(EPS, negative, 3)(x, 500, cond) - expected).abs().max() <= 1e-12
 
 
@@ -105,10 +110,16 @@ def test_rescale_1_gives_the_guided_prediction_the_spread_of_the_conditional_one
 
     def net(x, t, c):
         return x * (1 + c.label.view(-1, 1, 1, 1)) + 0.1 * x.roll(1, -1)
+
     cond = Cond(label=torch.tensor([1, 2, 3]))
     plain, half, full = (cfg(net, NULL, 8, rescale=phi)(x, 5, cond) for phi in (0, 0.5, 1))
     std = lambda e: e.std((1, 2, 3))  # noqa: E731
-    assert (std(full) - std(net(x, 5, cond))).abs().max() < 1e-12 < 1 < (std(plain) - std(full)).abs().min()
+    assert (
+        (std(full) - std(net(x, 5, cond))).abs().max()
+        < 1e-12
+        < 1
+        < (std(plain) - std(full)).abs().min()
+    )
     assert (half - (plain + full) / 2).abs().max() < 1e-12
 
 

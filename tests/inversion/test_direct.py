@@ -1,4 +1,7 @@
-"""Direct inversion, its closed form, negative-prompt: what comes back exactly, and what the correction is equal to."""
+"""Direct inversion, its closed form, negative-prompt: what comes back exactly, and what the
+correction is equal to.
+"""
+
 import pytest
 import torch
 
@@ -14,12 +17,16 @@ N = 3
 
 @pytest.fixture(scope="module")
 def pipe(awake):
-    return awake("tiny", .1).to(dtype=torch.float64)
+    return awake("tiny", 0.1).to(dtype=torch.float64)
 
 
 @pytest.fixture(scope="module")
 def image():
-    return torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 2 - 1
+    return (
+        torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        * 2
+        - 1
+    )
 
 
 @pytest.fixture(scope="module")
@@ -34,31 +41,39 @@ def first(states):
 
 def rows(pipe, inverted, scale, target=A, **knobs):
     """Latents of the rows [source, edit], without any sharing of attention unless asked for."""
-    return prompt_to_prompt(pipe, A, target, inverted=inverted, steps=N, scale=scale, **dict(cross=0., self_=0.) | knobs)
+    return prompt_to_prompt(
+        pipe,
+        A,
+        target,
+        inverted=inverted,
+        steps=N,
+        scale=scale,
+        **dict(cross=0.0, self_=0.0) | knobs,
+    )
 
 
-@pytest.mark.parametrize("scale", [1., 7.5])
-@pytest.mark.parametrize("share", [0., 1.])
+@pytest.mark.parametrize("scale", [1.0, 7.5])
+@pytest.mark.parametrize("share", [0.0, 1.0])
 def test_the_source_row_is_the_picture_at_every_scale(pipe, states, scale, share):
     source = rows(pipe, Inverted(first(states), share=share), scale)[:1]
     assert (source - pipe.decode(states[0][:1])).abs().max() < 1e-12
 
 
-@pytest.mark.parametrize("scale", [1., 7.5])
+@pytest.mark.parametrize("scale", [1.0, 7.5])
 def test_identical_prompts_with_the_whole_share_return_the_picture(pipe, image, states, scale):
-    edit = direct_inversion(pipe, image, [A, B], [A, B], share=1., steps=N, scale=scale)
+    edit = direct_inversion(pipe, image, [A, B], [A, B], share=1.0, steps=N, scale=scale)
     assert (edit - pipe.decode(states[0])).abs().max() < 1e-9
 
 
 def test_identical_prompts_without_a_share_are_the_guided_replay(pipe, image, states):
-    edit = direct_inversion(pipe, image, [A, B], [A, B], cross=0., self_=0., steps=N)
-    assert (edit - replay(pipe, states[-1], [A, B], steps=N, scale=3.)).abs().max() < 1e-9
-    assert (edit - pipe.decode(states[0])).abs().max() > 1e-3                     # which does not return the picture
+    edit = direct_inversion(pipe, image, [A, B], [A, B], cross=0.0, self_=0.0, steps=N)
+    assert (edit - replay(pipe, states[-1], [A, B], steps=N, scale=3.0)).abs().max() < 1e-9
+    assert (edit - pipe.decode(states[0])).abs().max() > 1e-3  # which does not return the picture
 
 
 def test_the_offset_is_the_closed_form_null(pipe, states):
     """Card C08.4 as it is written, by the null prediction, against `share`, which never divides."""
-    z, scale, share = first(states), 4., .6
+    z, scale, share = first(states), 4.0, 0.6
     x = z[-1]
     null, source, target = pipe.null(), pipe.embed(A), pipe.embed(B)
     with torch.no_grad():
@@ -67,35 +82,37 @@ def test_the_offset_is_the_closed_form_null(pipe, states):
             star = (z[-2 - i] - a_s / a_t * z[-1 - i]) / (s_s - a_s / a_t * s_t)
             u = (star - scale * pipe.eps(z[-1 - i], t, source)) / (1 - scale)
             e_null = pipe.eps(x, t, null) + share * (u - pipe.eps(z[-1 - i], t, null))
-            x = ddim_step(pipe.schedule, x, e_null + scale * (pipe.eps(x, t, target) - e_null), t, s)
+            x = ddim_step(
+                pipe.schedule, x, e_null + scale * (pipe.eps(x, t, target) - e_null), t, s
+            )
     edit = rows(pipe, Inverted(first(states), share=share), scale, B)[1:]
     assert (edit - pipe.decode(x)).abs().max() < 1e-9
 
 
-@pytest.mark.parametrize("scale", [3., 7.5])
+@pytest.mark.parametrize("scale", [3.0, 7.5])
 def test_negative_prompt_returns_the_unguided_round_trip_at_every_scale(pipe, image, states, scale):
     edit = negative_prompt(pipe, image, [A, B], [A, B], steps=N, scale=scale)
     assert (edit - replay(pipe, states[-1], [A, B], steps=N)).abs().max() < 1e-9
 
 
 def test_negative_prompt_leads_away_from_the_source_and_not_from_the_target(pipe, image, states):
-    edit = negative_prompt(pipe, image, [A, A], [B, B], cross=0., self_=0., steps=N, scale=3.)
+    edit = negative_prompt(pipe, image, [A, A], [B, B], cross=0.0, self_=0.0, steps=N, scale=3.0)
     away, cond = pipe.embed(A), pipe.embed(B)
     x = invert(pipe, image[:1], A, steps=N)[-1]
     with torch.no_grad():
         for t, s in moves(pipe.schedule.timesteps(N, spacing="trailing")):
             e = pipe.eps(x, t, away)
-            x = ddim_step(pipe.schedule, x, e + 3. * (pipe.eps(x, t, cond) - e), t, s)
+            x = ddim_step(pipe.schedule, x, e + 3.0 * (pipe.eps(x, t, cond) - e), t, s)
     assert (edit[:1] - pipe.decode(x)).abs().max() < 1e-9
 
 
 def test_pictures_of_a_batch_do_not_depend_on_each_other(pipe, image):
-    both = direct_inversion(pipe, image, [A, B], [B, A], share=.5, steps=3)
-    alone = direct_inversion(pipe, image[1:], B, A, share=.5, steps=3)
+    both = direct_inversion(pipe, image, [A, B], [B, A], share=0.5, steps=3)
+    alone = direct_inversion(pipe, image[1:], B, A, share=0.5, steps=3)
     assert (both[1:] - alone).abs().max() < 1e-9
 
 
-@pytest.mark.parametrize("bad", [dict(share=1.5), dict(share=-.1), dict(steps=0), dict(cross=2.)])
+@pytest.mark.parametrize("bad", [dict(share=1.5), dict(share=-0.1), dict(steps=0), dict(cross=2.0)])
 def test_bad_arguments_are_refused(pipe, image, bad):
     with pytest.raises(ValueError):
         direct_inversion(pipe, image, A, B, **dict(steps=2) | bad)

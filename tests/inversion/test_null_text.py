@@ -1,4 +1,7 @@
-"""Null-text inversion: errors that only fall, gradients that are right, rows that do not see each other."""
+"""Null-text inversion: errors that only fall, gradients that are right, rows that do not see each
+other.
+"""
+
 import pytest
 import torch
 
@@ -15,12 +18,16 @@ N = 3
 
 @pytest.fixture(scope="module")
 def pipe(awake):
-    return awake("tiny", .1).to(dtype=torch.float64)
+    return awake("tiny", 0.1).to(dtype=torch.float64)
 
 
 @pytest.fixture(scope="module")
 def image():
-    return torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 2 - 1
+    return (
+        torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        * 2
+        - 1
+    )
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +38,16 @@ def states(pipe, image):
 def first(pipe, states, **knobs):
     """The first step of the learning, from the noise."""
     t, s = pipe.schedule.timesteps(N, spacing="trailing")[:2]
-    return learn_null(pipe, states[-1], states[-2], t, s, pipe.embed([A, B]), pipe.null(2).text,
-                      **dict(scale=7.5, inner=6, lr=.02, enough=0.) | knobs)
+    return learn_null(
+        pipe,
+        states[-1],
+        states[-2],
+        t,
+        s,
+        pipe.embed([A, B]),
+        pipe.null(2).text,
+        **dict(scale=7.5, inner=6, lr=0.02, enough=0.0) | knobs,
+    )
 
 
 def replayed(pipe, learned, source, scale):
@@ -46,27 +61,34 @@ def replayed(pipe, learned, source, scale):
 
 def test_the_error_never_rises_inside_a_step_and_falls(pipe, states):
     errors = first(pipe, states)[2]
-    assert (errors.diff(dim=0) <= 0).all() and (errors[-1] < .9 * errors[0]).all(), errors
+    assert (errors.diff(dim=0) <= 0).all() and (errors[-1] < 0.9 * errors[0]).all(), errors
 
 
 def test_a_rate_that_is_far_too_high_does_no_harm(pipe, states):
-    text, land, errors = first(pipe, states, lr=100.)
+    text, land, errors = first(pipe, states, lr=100.0)
     assert (errors[-1] <= errors[0]).all()
     t, s = pipe.schedule.timesteps(N, spacing="trailing")[:2]
     e, cond = pipe.eps(states[-1], t, Cond(text=text)), pipe.eps(states[-1], t, pipe.embed([A, B]))
     y = ddim_step(pipe.schedule, states[-1], e + 7.5 * (cond - e), t, s)
-    assert (y - land).abs().max() < 1e-12                                         # tokens and states belong together
+    assert (y - land).abs().max() < 1e-12  # tokens and states belong together
     assert ((y - states[-2]).pow(2).mean((1, 2, 3)) - errors[-1]).abs().max() < 1e-12
 
 
 def test_the_gradient_of_the_tokens_is_that_of_finite_differences(pipe, states):
     t, s = pipe.schedule.timesteps(N, spacing="trailing")[:2]
     cond, x, goal = pipe.embed([A, B]), states[-1], states[-2]
+
     def loss(text):
         e = pipe.eps(x, t, Cond(text=text))
-        return (ddim_step(pipe.schedule, x, e + 3. * (pipe.eps(x, t, cond) - e), t, s) - goal).pow(2).mean((1, 2, 3)).sum()
+        return (
+            (ddim_step(pipe.schedule, x, e + 3.0 * (pipe.eps(x, t, cond) - e), t, s) - goal)
+            .pow(2)
+            .mean((1, 2, 3))
+            .sum()
+        )
+
     text = pipe.null(2).text.double().requires_grad_()
-    g, = torch.autograd.grad(loss(text), text)
+    (g,) = torch.autograd.grad(loss(text), text)
     d = torch.randn(text.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     with torch.no_grad():
         slope = (loss(text + 1e-5 * d) - loss(text - 1e-5 * d)) / 2e-5
@@ -74,17 +96,20 @@ def test_the_gradient_of_the_tokens_is_that_of_finite_differences(pipe, states):
 
 
 def test_no_learning_is_the_plain_guided_replay(pipe, image, states):
-    learned = learn_nulls(pipe, states, [A, B], scale=3., inner=0)
-    plain = replay(pipe, states[-1], [A, B], steps=N, scale=3.)
-    assert (pipe.decode(replayed(pipe, learned, [A, B], 3.)) - plain).abs().max() < 1e-9
-    edit = null_text(pipe, image, [A, B], [A, B], inner=0, cross=0., self_=0., steps=N)
+    learned = learn_nulls(pipe, states, [A, B], scale=3.0, inner=0)
+    plain = replay(pipe, states[-1], [A, B], steps=N, scale=3.0)
+    assert (pipe.decode(replayed(pipe, learned, [A, B], 3.0)) - plain).abs().max() < 1e-9
+    edit = null_text(pipe, image, [A, B], [A, B], inner=0, cross=0.0, self_=0.0, steps=N)
     assert (edit - plain).abs().max() < 1e-9
 
 
 def test_learning_brings_the_replay_closer_to_the_picture(pipe, states):
     error = lambda learned: (replayed(pipe, learned, [A, B], 7.5) - states[0]).pow(2).mean().item()  # noqa: E731
-    few, none = (learn_nulls(pipe, states, [A, B], scale=7.5, inner=k, lr=.02, tolerance=0.) for k in (5, 0))
-    assert error(few) < .8 * error(none), (error(few), error(none))
+    few, none = (
+        learn_nulls(pipe, states, [A, B], scale=7.5, inner=k, lr=0.02, tolerance=0.0)
+        for k in (5, 0)
+    )
+    assert error(few) < 0.8 * error(none), (error(few), error(none))
 
 
 def test_steps_that_are_good_enough_stop_at_once(pipe, states):
@@ -95,19 +120,19 @@ def test_steps_that_are_good_enough_stop_at_once(pipe, states):
         learn_nulls(pipe, states, [A, B], inner=10, tolerance=1e9)
     finally:
         del pipe.eps
-    assert len(asked) == 2 * N                                                    # one for the prompt, one for the null
+    assert len(asked) == 2 * N  # one for the prompt, one for the null
 
 
 def test_rows_learn_on_their_own(pipe, states):
-    alone = learn_nulls(pipe, [x[1:] for x in states], B, scale=3., inner=2)
-    both = learn_nulls(pipe, states, [A, B], scale=3., inner=2)
+    alone = learn_nulls(pipe, [x[1:] for x in states], B, scale=3.0, inner=2)
+    both = learn_nulls(pipe, states, [A, B], scale=3.0, inner=2)
     assert max((a.text - b.text[1:]).abs().max() for a, b in zip(alone.nulls, both.nulls)) < 1e-8
 
 
 def test_each_step_starts_from_the_null_of_the_step_before(pipe, states):
-    learned = learn_nulls(pipe, states, [A, B], scale=3., inner=1, tolerance=0.)
+    learned = learn_nulls(pipe, states, [A, B], scale=3.0, inner=1, tolerance=0.0)
     moved = [(n.text - pipe.null(2).text).abs().max().item() for n in learned.nulls]
-    assert moved[0] > 0 and max(moved) > 1.5 * .01                                # further than one update reaches
+    assert moved[0] > 0 and max(moved) > 1.5 * 0.01  # further than one update reaches
 
 
 def test_weights_get_no_gradient(pipe, states):
@@ -116,11 +141,11 @@ def test_weights_get_no_gradient(pipe, states):
 
 
 def test_without_guidance_there_is_nothing_to_learn(pipe, states):
-    learned = learn_nulls(pipe, states, [A, B], scale=1., inner=5, tolerance=0.)
+    learned = learn_nulls(pipe, states, [A, B], scale=1.0, inner=5, tolerance=0.0)
     assert all(torch.equal(n.text, pipe.null(2).text) for n in learned.nulls)
 
 
-@pytest.mark.parametrize("bad", [dict(inner=-1), dict(lr=0.), dict(tolerance=-1.), dict(steps=0)])
+@pytest.mark.parametrize("bad", [dict(inner=-1), dict(lr=0.0), dict(tolerance=-1.0), dict(steps=0)])
 def test_bad_arguments_are_refused(pipe, image, bad):
     with pytest.raises(ValueError):
         null_text(pipe, image, A, B, **dict(steps=1) | bad)

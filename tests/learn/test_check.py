@@ -1,4 +1,7 @@
-"""The grader: every way to be wrong has its own sentence, and a known mistake is called by its name."""
+"""The grader: every way to be wrong has its own sentence, and a known mistake is called by its
+name.
+"""
+
 import re
 
 import numpy as np
@@ -48,14 +51,25 @@ def in_place(sch, x, e, t, s):
     return x
 
 
-@pytest.mark.parametrize("fn, says", [
-    (None, "A function was expected, got nothing"), (raises, "RuntimeError in line .* first line"),
-    (recurses, "calls itself"),
-    (lambda a: a, "TypeError"), (in_place, "changes its input in place"), (lambda *a: a[1].numpy(), "numpy ndarray"),
-    (lambda *a: np.float64(1), "numpy float64"), (lambda *a: (a[1], a[2]), "a tuple of 2"),
-    (lambda *a: None, "`return` missing"), (lambda *a: a[1] * float("nan"), "NaN"), (lambda *a: a[1] / 0, "infinite|NaN"),
-    (lambda *a: a[1].double(), "float64; expected torch.float32"), (lambda *a: a[1][:, :1, :1], "shape is"),
-    (lambda *a: a[1].to("meta"), "on meta; expected cpu")])
+@pytest.mark.parametrize(
+    "fn, says",
+    [
+        (None, "A function was expected, got nothing"),
+        (raises, "RuntimeError in line .* first line"),
+        (recurses, "calls itself"),
+        (lambda a: a, "TypeError"),
+        (in_place, "changes its input in place"),
+        (lambda *a: a[1].numpy(), "numpy ndarray"),
+        (lambda *a: np.float64(1), "numpy float64"),
+        (lambda *a: (a[1], a[2]), "a tuple of 2"),
+        (lambda *a: None, "`return` missing"),
+        (lambda *a: a[1] * float("nan"), "NaN"),
+        (lambda *a: a[1] / 0, "infinite|NaN"),
+        (lambda *a: a[1].double(), "float64; expected torch.float32"),
+        (lambda *a: a[1][:, :1, :1], "shape is"),
+        (lambda *a: a[1].to("meta"), "on meta; expected cpu"),
+    ],
+)
 def test_every_kind_of_wrong_answer_has_its_own_sentence(fn, says):
     verdict = grade(STEP, fn)
     assert not verdict.passed and verdict.layer == "contract" and "\n" not in verdict.says
@@ -65,8 +79,9 @@ def test_every_kind_of_wrong_answer_has_its_own_sentence(fn, says):
 @pytest.mark.parametrize("fn", [forever, swallows])
 def test_a_loop_without_end_is_stopped(fn, monkeypatch):
     import importlib
+
     module = importlib.import_module("minidiff.learn.check")
-    monkeypatch.setattr(module.called, "__defaults__", (.3,))
+    monkeypatch.setattr(module.called, "__defaults__", (0.3,))
     assert "did not return within" in grade(STEP, fn).says
 
 
@@ -84,14 +99,23 @@ def test_a_known_mistake_is_named(mutant):
 def test_an_unknown_mistake_is_not_named_and_its_place_is_shown():
     def off(sch, x, e, t, s):
         out = ddim_step(sch, x, e, t, s)
-        return torch.cat([out[..., :-1], out[..., -1:] + .5], -1)
+        return torch.cat([out[..., :-1], out[..., -1:] + 0.5], -1)
+
     verdict = grade(STEP, off)
-    assert verdict.layer == "facts" and verdict.mutant is None and verdict.error == pytest.approx(.5, abs=1e-4)
+    assert (
+        verdict.layer == "facts"
+        and verdict.mutant is None
+        and verdict.error == pytest.approx(0.5, abs=1e-4)
+    )
     assert verdict.where.endswith("1]")
 
 
 def test_a_wrong_picture_is_drawn(tmp_path):
-    verdict = grade(STEP, lambda sch, x, e, t, s: x if x.shape[-1] == 8 else ddim_step(sch, x, e, t, s), draw=True)
+    verdict = grade(
+        STEP,
+        lambda sch, x, e, t, s: x if x.shape[-1] == 8 else ddim_step(sch, x, e, t, s),
+        draw=True,
+    )
     assert verdict.picture and (tmp_path / "ddim_step.png").stat().st_size > 1000
 
 
@@ -99,17 +123,27 @@ def test_tries_and_hints_are_remembered_and_the_solution_waits(capsys):
     check("ddim_step", raises)
     with pytest.raises(ValueError, match="not solved yet"):
         reveal("ddim_step")
-    assert [hint("ddim_step")[:20] for _ in range(4)] == [f"ddim_step, hint {i} of"[:20] for i in (1, 2, 3, 3)]
+    assert [hint("ddim_step")[:20] for _ in range(4)] == [
+        f"ddim_step, hint {i} of"[:20] for i in (1, 2, 3, 3)
+    ]
     check("ddim_step", right)
-    assert "def ddim_step" in reveal("ddim_step") and progress()["ddim_step"] == {"tries": 2, "passed": True, "hints": 3}
+    assert "def ddim_step" in reveal("ddim_step") and progress()["ddim_step"] == {
+        "tries": 2,
+        "passed": True,
+        "hints": 3,
+    }
     assert "ddim_step" in capsys.readouterr().out
 
 
 def test_the_stub_is_cut_from_the_source():
     text = stub(STEP)
-    assert text.startswith("def ddim_step(sch") and '"""Move a state' in text and "a_s * x0" not in text
+    assert (
+        text.startswith("def ddim_step(sch")
+        and '"""Move a state' in text
+        and "a_s * x0" not in text
+    )
     space = {"Schedule": None, "Tensor": torch.Tensor}
-    exec(text, space)                                                      # it is a whole function, and it fails
+    exec(text, space)  # it is a whole function, and it fails
     with pytest.raises(NotImplementedError):
         space["ddim_step"](1, 2, 3, 4, 5)
     assert "def ddim_step" in task("ddim_step")
@@ -126,11 +160,13 @@ def test_names_are_unique_and_every_exercise_has_a_page():
 
 
 def test_differences_are_found_in_nested_answers():
-    a = [torch.zeros(2, 3), {"k": (1., torch.ones(2))}]
+    a = [torch.zeros(2, 3), {"k": (1.0, torch.ones(2))}]
     b = clone(a)
     b[1]["k"][1][1] += 2
-    assert difference(a, b) == (2., "[1]['k'][1][1]") and difference(a, a)[0] == 0
-    assert difference(torch.zeros(2), torch.zeros(3))[0] == float("inf") and difference([1], 1)[0] == float("inf")
+    assert difference(a, b) == (2.0, "[1]['k'][1][1]") and difference(a, a)[0] == 0
+    assert difference(torch.zeros(2), torch.zeros(3))[0] == float("inf") and difference([1], 1)[
+        0
+    ] == float("inf")
 
 
 def test_a_notebook_can_insist(capsys):

@@ -1,4 +1,5 @@
 """Attention against its formula; masks; taps; the pieces of the transformer block."""
+
 import math
 
 import pytest
@@ -6,7 +7,14 @@ import torch
 
 from minidiff.core.cond import Cond
 from minidiff.core.taps import tap
-from minidiff.models.attention import GEGLU, TAPS, Attention, SpatialAttention, SpatialTransformer, TransformerBlock
+from minidiff.models.attention import (
+    GEGLU,
+    TAPS,
+    Attention,
+    SpatialAttention,
+    SpatialTransformer,
+    TransformerBlock,
+)
 
 B, N, M, DIM, HEADS, CONTEXT = 2, 9, 5, 24, 4, 16
 
@@ -66,8 +74,13 @@ def test_the_six_taps_see_the_shapes_they_promise(cross):
         net(x, c)
     d = DIM // HEADS
     assert tuple(seen) == TAPS and seen == {
-        "q": (B, HEADS, N, d), "k": (B, HEADS, M, d), "v": (B, HEADS, M, d), "logits": (B, HEADS, N, M),
-        "probs": (B, HEADS, N, M), "out": (B, N, DIM)}
+        "q": (B, HEADS, N, d),
+        "k": (B, HEADS, M, d),
+        "v": (B, HEADS, M, d),
+        "logits": (B, HEADS, N, M),
+        "probs": (B, HEADS, N, M),
+        "out": (B, N, DIM),
+    }
 
 
 def test_probs_are_the_softmax_of_logits_and_sum_to_one(cross):
@@ -77,7 +90,9 @@ def test_probs_are_the_softmax_of_logits_and_sum_to_one(cross):
         net(x, c)
     assert (seen["logits"].softmax(-1) - seen["probs"]).abs().max() == 0
     assert (seen["probs"].sum(-1) - 1).abs().max() < 1e-6
-    q, k = (p(y).unflatten(-1, (HEADS, -1)).transpose(1, 2) for p, y in ((net.to_q, x), (net.to_k, c)))
+    q, k = (
+        p(y).unflatten(-1, (HEADS, -1)).transpose(1, 2) for p, y in ((net.to_q, x), (net.to_k, c))
+    )
     assert (seen["logits"] - q @ k.mT / math.sqrt(DIM // HEADS)).abs().max() < 1e-6
 
 
@@ -86,7 +101,7 @@ def test_a_masked_token_is_as_good_as_absent(cross, explicit):
     net, x, c = cross
     mask = torch.tensor([[1, 1, 1, 0, 0]]).expand(B, -1)
     other = c.clone()
-    other[:, 3:] += 100.
+    other[:, 3:] += 100.0
     with tap(net, "probs" if explicit else "out", look):
         short, hidden, changed = net(x, c[:, :3]), net(x, c, mask), net(x, other, mask)
         assert (hidden - short).abs().max() < 1e-6 and (changed - hidden).abs().max() < 1e-6
@@ -112,7 +127,8 @@ def test_uniform_probs_give_every_query_the_mean_value(cross):
 
 def test_replaced_logits_reach_the_output(cross):
     net, x, c = cross
-    with tap(net, "logits", lambda y, name: y + 1e4 * torch.eye(M)[3]):          # every query reads token 3 only
+    # every query reads token 3 only
+    with tap(net, "logits", lambda y, name: y + 1e4 * torch.eye(M)[3]):
         out = net(x, c)
     assert (out - net.to_out[0](net.to_v(c)[:, 3:4])).abs().max() < 1e-5
 
@@ -120,8 +136,10 @@ def test_replaced_logits_reach_the_output(cross):
 @pytest.mark.parametrize("name", TAPS)
 def test_an_edit_at_any_tap_changes_the_output(cross, name):
     net, x, c = cross
+
     def flip(y, name):
         return y.roll(1, dims=-1)
+
     with tap(net, f"^{name}$", flip):
         edited = net(x, c)
     assert (edited - net(x, c)).abs().max() > 1e-3
@@ -132,9 +150,13 @@ def test_gradients_flow_from_and_through_probs(cross):
     seen, weight = {}, torch.ones(M, requires_grad=True)
     with tap(net, "probs", lambda p, name: seen.update(probs=p) or p * weight):
         out = net(x, c.requires_grad_())
-    to_q, to_c = torch.autograd.grad(seen["probs"][..., 0].sum(), [net.to_q.weight, c], retain_graph=True)
-    assert to_q.abs().max() > 1e-4 and to_c.abs().max() > 1e-4                   # a loss on the map reaches the inputs
-    assert torch.autograd.grad(out.square().sum(), weight)[0].abs().min() > 1e-4  # an edit of the map can be optimised
+    to_q, to_c = torch.autograd.grad(
+        seen["probs"][..., 0].sum(), [net.to_q.weight, c], retain_graph=True
+    )
+    # a loss on the map reaches the inputs
+    assert to_q.abs().max() > 1e-4 and to_c.abs().max() > 1e-4
+    # an edit of the map can be optimised
+    assert torch.autograd.grad(out.square().sum(), weight)[0].abs().min() > 1e-4
 
 
 @pytest.mark.parametrize("explicit", [False, True], ids=["fused", "explicit"])
@@ -149,7 +171,13 @@ def test_gradients_of_both_paths_agree(cross, explicit):
 
 
 def test_self_attention_has_no_bias_before_and_one_after():
-    assert sorted(make().state_dict()) == ["to_k.weight", "to_out.0.bias", "to_out.0.weight", "to_q.weight", "to_v.weight"]
+    assert sorted(make().state_dict()) == [
+        "to_k.weight",
+        "to_out.0.bias",
+        "to_out.0.weight",
+        "to_q.weight",
+        "to_v.weight",
+    ]
     assert make(bias=True).to_q.bias is not None
 
 
@@ -166,11 +194,12 @@ def test_a_width_that_does_not_divide_into_heads_is_refused():
 def test_geglu_multiplies_the_first_half_by_the_exact_gelu_of_the_second():
     net = GEGLU(2, 2)
     with torch.no_grad():
-        net.proj.weight.copy_(torch.tensor([[1., 0.], [0., 1.], [0., 1.], [1., 0.]]))     # a = x, g = x reversed
+        # a = x, g = x reversed
+        net.proj.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]))
         net.proj.bias.zero_()
-    x = torch.tensor([[1.5, -.7]])
-    gelu = [g * .5 * (1 + math.erf(g / math.sqrt(2))) for g in (-.7, 1.5)]
-    assert (net(x) - torch.tensor([[1.5 * gelu[0], -.7 * gelu[1]]])).abs().max() < 1e-6
+    x = torch.tensor([[1.5, -0.7]])
+    gelu = [g * 0.5 * (1 + math.erf(g / math.sqrt(2))) for g in (-0.7, 1.5)]
+    assert (net(x) - torch.tensor([[1.5 * gelu[0], -0.7 * gelu[1]]])).abs().max() < 1e-6
 
 
 def test_attention_over_pixels_commutes_with_flips():
@@ -195,10 +224,19 @@ def test_a_block_of_zero_output_weights_is_the_identity():
 def test_linear_and_convolutional_projections_are_one_computation():
     """Stable Diffusion 1 stores 1x1 convolutions, Stable Diffusion 2 matrices."""
     torch.manual_seed(0)
-    conv, linear = (SpatialTransformer(DIM, HEADS, CONTEXT, groups=8, linear=kind) for kind in (False, True))
-    linear.load_state_dict({k: v.flatten(1) if "proj_" in k and v.ndim == 4 else v for k, v in conv.state_dict().items()})
+    conv, linear = (
+        SpatialTransformer(DIM, HEADS, CONTEXT, groups=8, linear=kind) for kind in (False, True)
+    )
+    linear.load_state_dict(
+        {
+            k: v.flatten(1) if "proj_" in k and v.ndim == 4 else v
+            for k, v in conv.state_dict().items()
+        }
+    )
     x, cond = torch.randn(B, DIM, 3, 4), Cond(text=tokens(M, CONTEXT, 2))
-    assert (conv(x, cond) - linear(x, cond)).abs().max() < 1e-5 and (conv(x, cond) - x).abs().max() > 1e-2
+    assert (conv(x, cond) - linear(x, cond)).abs().max() < 1e-5 and (
+        conv(x, cond) - x
+    ).abs().max() > 1e-2
 
 
 def test_depth_puts_several_blocks_in_one_transformer():

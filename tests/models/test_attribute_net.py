@@ -28,8 +28,10 @@ def mirrored(s):
 def test_every_head_has_one_logit_per_word(net):
     out = net(torch.zeros(2, 3, 64, 64))
     assert {h: tuple(v.shape) for h, v in out.items()} == {h: (2, len(v)) for h, v in HEADS.items()}
-    assert [len(HEADS[h]) for h in ("count", "place", "background", "texture", "a_shape", "b_color", "b_size")] \
-        == [3, 7, 8, 4, 7, 8, 3]
+    assert [
+        len(HEADS[h])
+        for h in ("count", "place", "background", "texture", "a_shape", "b_color", "b_size")
+    ] == [3, 7, 8, 4, 7, 8, 3]
 
 
 def test_the_network_is_small(net):
@@ -54,7 +56,7 @@ def test_other_picture_sizes_are_refused(net):
 
 
 def test_a_left_of_b_and_b_right_of_a_are_one_picture_with_one_label():
-    pairs = [s for s in scenes(60, 2) if all(o.size != "large" for o in s.objects)]             # no overlap
+    pairs = [s for s in scenes(60, 2) if all(o.size != "large" for o in s.objects)]  # no overlap
     assert (shapes.render(pairs) - shapes.render([mirrored(s) for s in pairs])).abs().max() < 1e-6
     assert torch.equal(labels(pairs), labels([mirrored(s) for s in pairs]))
 
@@ -65,10 +67,25 @@ def test_canonical_scenes_are_left_alone():
 
 
 def test_labels_spell_the_scene():
-    s = shapes.Scene((shapes.Obj("star", "cyan", "large"), shapes.Obj("ring", "red", "small")), "below", "grey", "dotted")
+    s = shapes.Scene(
+        (shapes.Obj("star", "cyan", "large"), shapes.Obj("ring", "red", "small")),
+        "below",
+        "grey",
+        "dotted",
+    )
     word = {h: HEADS[h][i] for h, i in zip(HEADS, labels([s])[0].tolist())}
-    assert word == {"count": 2, "place": ("two", "above"), "background": "grey", "texture": "dotted", "a_shape": "ring",
-                    "a_color": "red", "a_size": "small", "b_shape": "star", "b_color": "cyan", "b_size": "large"}
+    assert word == {
+        "count": 2,
+        "place": ("two", "above"),
+        "background": "grey",
+        "texture": "dotted",
+        "a_shape": "ring",
+        "a_color": "red",
+        "a_size": "small",
+        "b_shape": "star",
+        "b_color": "cyan",
+        "b_size": "large",
+    }
 
 
 def test_what_is_not_there_has_no_label():

@@ -1,4 +1,7 @@
-"""CLIP: the contrastive loss against closed forms, and a pair of towers that learns a handful of pairs."""
+"""CLIP: the contrastive loss against closed forms, and a pair of towers that learns a handful of
+pairs.
+"""
+
 from math import exp, log
 
 import pytest
@@ -11,12 +14,17 @@ from minidiff.models.text import CLIPText
 
 def tiny(seed=0, to_text=16, to_image=16):
     torch.manual_seed(seed)
-    return CLIP(CLIPText(20, 32, 2, 4, 6, eos_id=2, project_dim=to_text), CLIPImage(8, 4, 32, 2, 4, to_image))
+    return CLIP(
+        CLIPText(20, 32, 2, 4, 6, eos_id=2, project_dim=to_text),
+        CLIPImage(8, 4, 32, 2, 4, to_image),
+    )
 
 
 def pairs(n=8):
     g = torch.Generator().manual_seed(0)
-    ids = torch.cat([torch.ones(n, 1), torch.arange(3, 3 + n)[:, None], torch.full((n, 1), 2)], dim=1).long()
+    ids = torch.cat(
+        [torch.ones(n, 1), torch.arange(3, 3 + n)[:, None], torch.full((n, 1), 2)], dim=1
+    ).long()
     return torch.rand(n, 3, 8, 8, generator=g) * 2 - 1, ids
 
 
@@ -26,12 +34,14 @@ def test_equal_logits_cost_log_n_and_sharp_true_pairs_cost_nothing():
 
 
 def test_loss_is_the_mean_of_both_directions():
-    logits = torch.tensor([[0., 2.], [0., 0.]])
+    logits = torch.tensor([[0.0, 2.0], [0.0, 0.0]])
     rows = (log(1 + exp(2)) + log(2)) / 2  # picture 0 prefers the wrong caption
     columns = (log(2) + log(1 + exp(2))) / 2
     assert contrastive_loss(logits).item() == pytest.approx((rows + columns) / 2, abs=1e-6)
     three = torch.randn(3, 3, generator=torch.Generator().manual_seed(0))
-    assert contrastive_loss(three).item() == pytest.approx(contrastive_loss(three.T).item(), abs=1e-6)
+    assert contrastive_loss(three).item() == pytest.approx(
+        contrastive_loss(three.T).item(), abs=1e-6
+    )
 
 
 def test_logits_are_cosines_at_the_papers_first_temperature():
@@ -39,14 +49,16 @@ def test_logits_are_cosines_at_the_papers_first_temperature():
     logits = net(image, ids)
     assert logits.shape == (8, 8)
     assert (net.embed_text(ids).norm(dim=-1) - 1).abs().max() < 1e-5
-    cosine = torch.cosine_similarity(net.image(image)[3], net.text.pooled(net.text(ids), ids)[5], dim=0)
-    assert logits[3, 5].item() == pytest.approx(cosine.item() / .07, abs=1e-4)
+    cosine = torch.cosine_similarity(
+        net.image(image)[3], net.text.pooled(net.text(ids), ids)[5], dim=0
+    )
+    assert logits[3, 5].item() == pytest.approx(cosine.item() / 0.07, abs=1e-4)
 
 
 def test_the_temperature_stays_below_100():
     net, (image, ids) = tiny(), pairs()
     with torch.no_grad():
-        net.logit_scale.fill_(20.)
+        net.logit_scale.fill_(20.0)
     assert net(image, ids).abs().max() <= 100 + 1e-3
 
 
@@ -60,7 +72,7 @@ def test_training_pairs_each_picture_with_its_caption():
         loss.backward()
         opt.step()
     assert all(p.grad is not None for p in net.parameters())
-    assert loss.item() < .2 * first
+    assert loss.item() < 0.2 * first
     assert torch.equal(net(image, ids).argmax(dim=1), torch.arange(8))
 
 

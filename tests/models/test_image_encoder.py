@@ -1,4 +1,5 @@
 """The image tower: real layout, agreement with transformers, CLIP's preprocessing."""
+
 import numpy as np
 import pytest
 import torch
@@ -23,24 +24,41 @@ def image():
 def test_the_large_tower_has_the_published_number_of_weights():
     with torch.device("meta"):
         net = CLIPImage(224, 14, 1024, 24, 16, 768)
-    width, block = 1024, 12 * 1024 ** 2 + 13 * 1024  # attention 4 d^2 + 4 d, MLP 8 d^2 + 5 d, two norms 4 d
-    embeddings = width + 3 * 14 ** 2 * width + 257 * width
-    assert sum(p.numel() for p in net.parameters()) == embeddings + 24 * block + 4 * width + 768 * width == 303_966_208
+    # attention 4 d^2 + 4 d, MLP 8 d^2 + 5 d, two norms 4 d
+    width, block = 1024, 12 * 1024**2 + 13 * 1024
+    embeddings = width + 3 * 14**2 * width + 257 * width
+    assert (
+        sum(p.numel() for p in net.parameters())
+        == embeddings + 24 * block + 4 * width + 768 * width
+        == 303_966_208
+    )
     assert net.state_dict()["embeddings.position_embedding.weight"].shape == (257, 1024)
 
 
 @pytest.mark.oracle
 @pytest.mark.parametrize("act", ["quick_gelu", "gelu"])
 def test_vector_and_patch_states_equal_transformers(image, act):
-    transformers = pytest.importorskip("transformers", reason="transformers is not installed (development extra)")
-    config = transformers.CLIPVisionConfig(hidden_size=32, intermediate_size=128, num_hidden_layers=2, hidden_act=act,
-                                           num_attention_heads=4, image_size=16, patch_size=4, projection_dim=24)
+    transformers = pytest.importorskip(
+        "transformers", reason="transformers is not installed (development extra)"
+    )
+    config = transformers.CLIPVisionConfig(
+        hidden_size=32,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        hidden_act=act,
+        num_attention_heads=4,
+        image_size=16,
+        patch_size=4,
+        projection_dim=24,
+    )
     torch.manual_seed(0)
     theirs = transformers.CLIPVisionModelWithProjection(config).eval()
     for p in theirs.parameters():
-        torch.nn.init.normal_(p, std=.2)
+        torch.nn.init.normal_(p, std=0.2)
     ours = tiny(act=act)
-    ours.load_state_dict({k.removeprefix("vision_model."): v for k, v in theirs.state_dict().items()})
+    ours.load_state_dict(
+        {k.removeprefix("vision_model."): v for k, v in theirs.state_dict().items()}
+    )
     with torch.no_grad():
         want = theirs(ours.preprocess(image), output_hidden_states=True)
         assert (ours(image) - want.image_embeds).abs().max() < 1e-5
@@ -50,7 +68,7 @@ def test_vector_and_patch_states_equal_transformers(image, act):
 
 def test_preprocess_centres_and_scales_with_clips_numbers():
     net = tiny()
-    for value in (-1., 0., 1.):
+    for value in (-1.0, 0.0, 1.0):
         x = net.preprocess(torch.full((1, 3, 16, 16), value))
         for c in range(3):
             assert (x[0, c] - ((value + 1) / 2 - MEAN[c]) / STD[c]).abs().max() < 1e-6
@@ -77,7 +95,7 @@ def test_a_wide_picture_is_seen_through_its_centre():
 
 def test_every_pixel_of_the_crop_has_a_gradient(image):
     net = tiny()
-    x = torch.nn.functional.interpolate(image, 40).mul(.5).requires_grad_()
+    x = torch.nn.functional.interpolate(image, 40).mul(0.5).requires_grad_()
     net(x).square().sum().backward()
     assert (x.grad.abs().amax(dim=(0, 1)) > 0).all()
 

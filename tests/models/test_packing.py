@@ -1,4 +1,7 @@
-"""Packed convolution weights: the same numbers, for the length of the block only, and never stale."""
+"""Packed convolution weights: the same numbers, for the length of the block only, and never
+stale.
+"""
+
 import pytest
 import torch
 from torch import nn
@@ -11,7 +14,9 @@ from minidiff.models.unet import UNet
 
 def make():
     torch.manual_seed(0)
-    return UNet(channels=(16, 32), layers=1, attention=("cross", "cross"), heads=4, context=12, groups=4).eval()
+    return UNet(
+        channels=(16, 32), layers=1, attention=("cross", "cross"), heads=4, context=12, groups=4
+    ).eval()
 
 
 def inputs(b=2, size=8, dtype=None):
@@ -24,21 +29,40 @@ def kinds(net):
     return {type(m) for m in net.modules() if isinstance(m, nn.Conv2d)}
 
 
-@pytest.mark.parametrize("conv, shape", [
-    (nn.Conv2d(8, 16, 3, padding=1), (2, 8, 9, 7)), (nn.Conv2d(8, 16, 1), (1, 8, 5, 5)),
-    (nn.Conv2d(8, 8, 3, stride=2), (1, 8, 9, 9)), (nn.Conv2d(4, 320, 3, padding=1, bias=False), (1, 4, 8, 8)),
-    (nn.Conv2d(8, 8, 3, padding=2, dilation=2, groups=4), (2, 8, 8, 8)), (nn.Conv2d(8, 8, 3, padding="same"), (1, 8, 6, 6)),
-    (nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"), (1, 8, 6, 6)), (nn.Conv2d(8, 8, 3), (8, 6, 6))],
-    ids=["3x3", "1x1", "stride", "no bias", "dilation and groups", "same", "reflect", "no batch axis"])
+@pytest.mark.parametrize(
+    "conv, shape",
+    [
+        (nn.Conv2d(8, 16, 3, padding=1), (2, 8, 9, 7)),
+        (nn.Conv2d(8, 16, 1), (1, 8, 5, 5)),
+        (nn.Conv2d(8, 8, 3, stride=2), (1, 8, 9, 9)),
+        (nn.Conv2d(4, 320, 3, padding=1, bias=False), (1, 4, 8, 8)),
+        (nn.Conv2d(8, 8, 3, padding=2, dilation=2, groups=4), (2, 8, 8, 8)),
+        (nn.Conv2d(8, 8, 3, padding="same"), (1, 8, 6, 6)),
+        (nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"), (1, 8, 6, 6)),
+        (nn.Conv2d(8, 8, 3), (8, 6, 6)),
+    ],
+    ids=[
+        "3x3",
+        "1x1",
+        "stride",
+        "no bias",
+        "dilation and groups",
+        "same",
+        "reflect",
+        "no batch axis",
+    ],
+)
 @torch.no_grad()
 def test_every_kind_of_convolution_gives_its_plain_result(conv, shape):
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     want = conv(x)
     with packed(conv):
-        assert (conv(x) - want).abs().max() <= 1e-5 and want.std() > .1
+        assert (conv(x) - want).abs().max() <= 1e-5 and want.std() > 0.1
 
 
-@pytest.mark.parametrize("dtype, error", [(torch.float32, 1e-5), (torch.bfloat16, .1), (torch.float64, 1e-12)], ids=str)
+@pytest.mark.parametrize(
+    "dtype, error", [(torch.float32, 1e-5), (torch.bfloat16, 0.1), (torch.float64, 1e-12)], ids=str
+)
 @torch.no_grad()
 def test_the_packed_unet_is_the_plain_one(dtype, error):
     net, (x, t, cond) = make().to(dtype), inputs(dtype=dtype)
@@ -46,7 +70,12 @@ def test_the_packed_unet_is_the_plain_one(dtype, error):
     with packed(net):
         out = net(x, t, cond)
         again = net(x, t, cond)
-    assert out.dtype == dtype and (out - want).abs().max() <= error and torch.equal(again, out) and want.std() > .1
+    assert (
+        out.dtype == dtype
+        and (out - want).abs().max() <= error
+        and torch.equal(again, out)
+        and want.std() > 0.1
+    )
 
 
 @torch.no_grad()
@@ -58,7 +87,9 @@ def test_weights_are_packed_once_for_a_shape_and_anew_for_another(monkeypatch):
     n = sum(isinstance(m, nn.Conv2d) for m in net.modules())
     with packed(net):
         for size, count in ((8, n), (8, n), (16, 2 * n), (16, 2 * n)):
-            assert (net(*inputs(size=size)) - want[size]).abs().max() <= 1e-5 and len(calls) == count
+            assert (net(*inputs(size=size)) - want[size]).abs().max() <= 1e-5 and len(
+                calls
+            ) == count
 
 
 @torch.no_grad()
@@ -86,9 +117,9 @@ def test_names_and_classes_are_what_they_were_also_after_an_error():
 def test_gradients_pass_as_if_nothing_were_packed():
     net, (x, t, cond) = make(), inputs()
     x.requires_grad_()
-    want, = torch.autograd.grad(net(x, t, cond).square().sum(), x)
+    (want,) = torch.autograd.grad(net(x, t, cond).square().sum(), x)
     with packed(net):
-        out, = torch.autograd.grad(net(x, t, cond).square().sum(), x)
+        (out,) = torch.autograd.grad(net(x, t, cond).square().sum(), x)
     assert torch.equal(out, want) and want.abs().max() > 1e-3
 
 
@@ -101,11 +132,15 @@ def test_without_the_private_operators_the_plain_convolution_runs(monkeypatch):
         assert torch.equal(net(*inputs()), want)
 
 
-@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch is built without oneDNN")
+@pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(), reason="this PyTorch is built without oneDNN"
+)
 @torch.no_grad()
 def test_this_build_has_the_private_operators():
     """If a new PyTorch loses them nothing breaks but the gain: this test says so."""
     net = make()
     with packed(net):
         net(*inputs())
-        assert all(m.pack.layout == torch._mkldnn for m in net.modules() if isinstance(m, nn.Conv2d))
+        assert all(
+            m.pack.layout == torch._mkldnn for m in net.modules() if isinstance(m, nn.Conv2d)
+        )

@@ -1,4 +1,7 @@
-"""Full-size networks on the meta device: parameter counts, and the names and shapes of public checkpoints."""
+"""Full-size networks on the meta device: parameter counts, and the names and shapes of public
+checkpoints.
+"""
+
 import hashlib
 from functools import cache
 
@@ -30,22 +33,34 @@ def count(net):
     return sum(p.numel() for p in net.parameters())
 
 
-@pytest.mark.parametrize("size, part, tensors, numbers, names", [
-    ("sd15", "net", 686, 859_520_964, "5159ace1d6e60acb"),
-    ("sd15", "vae", 248, 83_653_863, "600696bc94ffc80f"),
-    ("sd15", "text", 196, 123_060_480, "0240ea74fae34c19"),
-    ("sd21", "net", 686, 865_910_724, "61d626becb5b11d8"),
-    ("sd21", "vae", 248, 83_653_863, "600696bc94ffc80f"),
-    ("sd21", "text", 372, 340_387_840, "b3fb33659b67fd51"),
-    ("dit-xl-2", "net", 292, 675_129_632, "af6f07b0d6cf8bb4"),
-])
-def test_every_tensor_has_the_name_and_the_shape_of_the_public_checkpoint(size, part, tensors, numbers, names):
+@pytest.mark.parametrize(
+    "size, part, tensors, numbers, names",
+    [
+        ("sd15", "net", 686, 859_520_964, "5159ace1d6e60acb"),
+        ("sd15", "vae", 248, 83_653_863, "600696bc94ffc80f"),
+        ("sd15", "text", 196, 123_060_480, "0240ea74fae34c19"),
+        ("sd21", "net", 686, 865_910_724, "61d626becb5b11d8"),
+        ("sd21", "vae", 248, 83_653_863, "600696bc94ffc80f"),
+        ("sd21", "text", 372, 340_387_840, "b3fb33659b67fd51"),
+        ("dit-xl-2", "net", 292, 675_129_632, "af6f07b0d6cf8bb4"),
+    ],
+)
+def test_every_tensor_has_the_name_and_the_shape_of_the_public_checkpoint(
+    size, part, tensors, numbers, names
+):
     net = getattr(meta(size), part)
     assert (len(net.state_dict()), count(net), digest(net)) == (tensors, numbers, names)
 
 
-@pytest.mark.parametrize("size, numbers", [("dit-s-2", 32_963_360), ("dit-b-2", 130_512_416), ("dit-l-2", 458_102_816),
-                                           ("ddpm-cifar10", 35_746_307)])
+@pytest.mark.parametrize(
+    "size, numbers",
+    [
+        ("dit-s-2", 32_963_360),
+        ("dit-b-2", 130_512_416),
+        ("dit-l-2", 458_102_816),
+        ("ddpm-cifar10", 35_746_307),
+    ],
+)
 def test_parameter_counts_are_those_of_the_papers_code(size, numbers):
     assert count(meta(size).net) == numbers
 
@@ -55,19 +70,32 @@ def test_every_size_is_of_the_same_classes_and_keeps_the_shape_of_its_samples(si
     spec, pipe = SIZES[size], meta(size)
     kinds = (UNet, DiT), (VAE, type(None)), (CLIPText, type(None))
     assert all(type(m) in k for m, k in zip((pipe.net, pipe.vae, pipe.text), kinds))
-    assert all(p.is_meta and not p.requires_grad for m in (pipe.net, pipe.vae, pipe.text) if m for p in m.parameters())
-    if size in ("dit-b-2", "dit-l-2", "dit-xl-2"):                    # dit-s-2, only larger
+    assert all(
+        p.is_meta and not p.requires_grad
+        for m in (pipe.net, pipe.vae, pipe.text)
+        if m
+        for p in m.parameters()
+    )
+    if size in ("dit-b-2", "dit-l-2", "dit-xl-2"):  # dit-s-2, only larger
         return
     c, h, w = spec["shape"]
     with torch.device("meta"), torch.no_grad():
         x, t = torch.empty(2, c, h, w), torch.zeros(2, dtype=torch.long)
         label = torch.zeros(2, dtype=torch.long) if pipe.net.classes else None
-        text = pipe.text(torch.zeros(2, spec["text"]["context"], dtype=torch.long)) if pipe.text else None
+        text = (
+            pipe.text(torch.zeros(2, spec["text"]["context"], dtype=torch.long))
+            if pipe.text
+            else None
+        )
         out = pipe.net(x, t, Cond(text=text, label=label))
-        assert out.shape == (2, c * (1 if size == "tiny-dit" or "unet" in spec else 2), h, w)    # a DiT: variance too
+        # a DiT: variance too
+        assert out.shape == (2, c * (1 if size == "tiny-dit" or "unet" in spec else 2), h, w)
         if pipe.vae:
             image = pipe.vae.to_image(x)
-            assert image.shape == (2, 3, *pipe.image_size) and pipe.vae.to_latent(image).shape == x.shape
+            assert (
+                image.shape == (2, 3, *pipe.image_size)
+                and pipe.vae.to_latent(image).shape == x.shape
+            )
 
 
 @pytest.mark.parametrize("size", [s for s in SIZES if "image" in SIZES[s]])

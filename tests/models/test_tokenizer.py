@@ -1,4 +1,7 @@
-"""Prompts to ids: CLIP's byte pairs against known ids and transformers, the word tokenizer against its contract."""
+"""Prompts to ids: CLIP's byte pairs against known ids and transformers, the word tokenizer against
+its contract.
+"""
+
 import json
 import random
 import re
@@ -17,17 +20,26 @@ from minidiff.weights.merges import clip_tokenizer
 MERGES = Path(__file__).parents[3] / "shared/data/clip/bpe_simple_vocab_16e6.txt.gz"
 VOCAB = "a red blue circle square on background left of".split()
 GOLDEN = {
-    "a photo of a cat": "320 1125 539 320 2368", "sks dog": "48136 1929", "it's 2023": "585 568 273 271 273 274",
+    "a photo of a cat": "320 1125 539 320 2368",
+    "sks dog": "48136 1929",
+    "it's 2023": "585 568 273 271 273 274",
     "A Large RED circle, on a striped blue background!": "320 3638 736 7117 267 525 320 22192 1746 5994 256",
-    "café ☃": "15304 1741 481", "don't": "847 713", "1234": "272 273 274 275", "😀": "7334",
-    "hello   world\n": "3306 1002", "": "",
+    "café ☃": "15304 1741 481",
+    "don't": "847 713",
+    "1234": "272 273 274 275",
+    "😀": "7334",
+    "hello   world\n": "3306 1002",
+    "": "",
 }
 
 
 @pytest.fixture(scope="module")
 def bpe():
     if not MERGES.is_file():
-        pytest.skip("CLIP's merge list bpe_simple_vocab_16e6.txt.gz is not here; it is not part of the repository")
+        pytest.skip(
+            "CLIP's merge list bpe_simple_vocab_16e6.txt.gz is not here; it is not part of "
+            "the repository"
+        )
     return clip_tokenizer(MERGES)
 
 
@@ -38,11 +50,14 @@ def words():
 
 @pytest.fixture
 def small_bpe():
-    """A vocabulary of four merges, so that ids can be worked out by hand: merged symbols start at id 512."""
+    """A vocabulary of four merges, so that ids can be worked out by hand: merged symbols start at
+    id 512.
+    """
     return Tokenizer.bpe([("a", "b"), ("ab", "ab</w>"), ("b", "c</w>"), ("a", "b</w>")], context=8)
 
 
-# --- byte pairs -------------------------------------------------------------------------------------------------------
+# ---- byte pairs ----------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("text", GOLDEN)
 def test_clip_ids_are_the_known_ones(bpe, text):
@@ -52,7 +67,12 @@ def test_clip_ids_are_the_known_ones(bpe, text):
 def test_clip_vocabulary_has_49408_names_and_known_corners(bpe):
     names = bpe.speller.names
     assert len(bpe) == len(set(names)) == 49408
-    assert (names[0], names[256], names[320], names[49406]) == ("!", "!</w>", "a</w>", "<|startoftext|>")
+    assert (names[0], names[256], names[320], names[49406]) == (
+        "!",
+        "!</w>",
+        "a</w>",
+        "<|startoftext|>",
+    )
     assert (bpe.bos, bpe.eos) == (49406, 49407)
 
 
@@ -79,7 +99,9 @@ def test_a_prompt_that_just_fits_is_not_cut(bpe):
 def test_spans_name_all_pieces_of_a_word_and_trim_punctuation(bpe):
     spans = bpe.token_spans('a "Corgi", smiling - xylobrontosaurus')
     assert [w for w, _ in spans] == ["a", "corgi", "smiling", "-", "xylobrontosaurus"]
-    assert [i for _, at in spans for i in at] == list(range(1, bpe.length('a "Corgi", smiling - xylobrontosaurus') - 1))
+    assert [i for _, at in spans for i in at] == list(
+        range(1, bpe.length('a "Corgi", smiling - xylobrontosaurus') - 1)
+    )
     row = bpe('a "Corgi", smiling - xylobrontosaurus')[0]
     for word, at in spans:
         assert word in bpe.decode(row[at]).replace(" ", "")
@@ -149,7 +171,9 @@ def test_python_tells_letters_digits_and_spaces_apart_as_unicode_does():
     kinds = [unicodedata.category(c)[0] for c in every]
     assert [c.isalpha() for c in every] == [k == "L" for k in kinds]
     assert [c.isalnum() for c in every] == [k in "LN" for k in kinds]
-    assert "".join(SPACE.findall("x".join(every))) == "".join(c for c in every if c.isspace() and not "\x1c" <= c <= "\x1f")
+    assert "".join(SPACE.findall("x".join(every))) == "".join(
+        c for c in every if c.isspace() and not "\x1c" <= c <= "\x1f"
+    )
 
 
 def test_names_are_cut_out_leftmost_then_longest_and_letters_never_from_a_word():
@@ -162,7 +186,11 @@ def test_the_frame_can_be_typed_but_only_as_it_is_written_unless_asked(bpe):
     assert bpe.ids(f"a{STOP}b {START}") == [320, 49407, 321, 49406]
     loud = bpe.ids("a<|EndOfText|>!")
     assert 49407 not in loud and len(loud) == 8  # a < | endof text | > !
-    assert Tokenizer.bpe(list(bpe.speller.rank), anycase=[STOP]).ids("a<|EndOfText|>!") == [320, 49407, 256]
+    assert Tokenizer.bpe(list(bpe.speller.rank), anycase=[STOP]).ids("a<|EndOfText|>!") == [
+        320,
+        49407,
+        256,
+    ]
 
 
 def test_where_an_exclamation_mark_pads_one_in_a_prompt_is_the_padding(bpe):
@@ -176,8 +204,11 @@ def test_a_word_of_several_tokens_is_spelled_as_all_of_them_wherever_it_stands(s
     for tok in (small_bpe, words):
         before = tok.ids("a")
         first = tok.add("<cat>", 3)
-        assert tok.ids("a <cat>,<Cat> a")[:7] == [*before, first, first + 1, first + 2] + \
-            (tok.ids(",") + [first, first + 1, first + 2])[:3]
+        assert (
+            tok.ids("a <cat>,<Cat> a")[:7]
+            == [*before, first, first + 1, first + 2]
+            + (tok.ids(",") + [first, first + 1, first + 2])[:3]
+        )
         assert tok.ids("<cat>_1 <cat>_2") == [first + 1, first + 2]
         assert tok.token_spans("a <cat>")[1] == ("<cat>", [2, 3, 4])
         size = len(tok)
@@ -210,51 +241,99 @@ def test_half_a_character_is_refused(kind, small_bpe, words):
 
 
 def test_a_prompt_of_200_tokens_keeps_75_and_the_warning_says_the_other_125(bpe):
-    prompt = [f"{a} {b}" for a in ("red", "blue", "green", "small", "large") for b in ("cat", "dog", "car", "tree") * 5]
+    prompt = [
+        f"{a} {b}"
+        for a in ("red", "blue", "green", "small", "large")
+        for b in ("cat", "dog", "car", "tree") * 5
+    ]
     with pytest.warns(UserWarning, match="200 tokens, 75 fit") as caught:
         row = bpe(" ".join(prompt))[0]
     assert row[1:76].tolist() == bpe.ids(" ".join(prompt))[:75] and row[76] == 49407
-    assert re.search("cut off: '(.*)'", str(caught[0].message))[1].split() == " ".join(prompt).split()[75:]
+    assert (
+        re.search("cut off: '(.*)'", str(caught[0].message))[1].split()
+        == " ".join(prompt).split()[75:]
+    )
     assert caught[0].filename == __file__
 
 
-WORDS = ("a photo of cat corgi xylobrontosaurus it's don't WE'LL they've I'm he'd 'tis x's's '''s "
-         "''ll 's s' O'REILLY'S rock'n'roll 2023 1,234.5 3d x² ½ Ⅷ viii ٣٤ _under_ snake_case __ "
-         "... !? wow! !! -- “quoted” ‘single’ naïve café CAFÉ cafe\u0301 \u0301 e\u0301\u0323 "
-         ">\u0338 Å ﬁne ŉ Straße ΟΔΟΣ İstanbul ǅ 日本語 一二三 한국어 \u1112\u1161\u11ab привет שלום हिन्दी "
-         "ไทย αβγ 😀 🦊 👩\u200d🚀 👨\u200d👩\u200d👧 🏳\ufe0f\u200d🌈 👍🏽 🇫🇷 1\ufe0f\u20e3 c++ "
-         "#tag @user a/b 100% $5 ~ ^ `code` (brackets) {y} <b> & &amp; &amp;lt; &#39; \u200b "
-         "\ufeff \u00ad \u202e \x00 \x07 \x1c \x1f \x7f <|startoftext|> <|endoftext|>!! "
-         "(<|endoftext|> a<|startoftext|>b <|STARTOFTEXT|> <|EndOfText|>?! <|endoftext <cat-toy> "
-         "pneumonoultramicroscopicsilicovolcanoconiosis").split(" ")
-SPACES = [*"    ", "", "", ", ", "  ", "\n", "\t", "\r\n", "\x0b", "\x85", "\xa0", "\u2003", "\u2028", "\u3000"]
+WORDS = (
+    "a photo of cat corgi xylobrontosaurus it's don't WE'LL they've I'm he'd 'tis x's's '''s "
+    "''ll 's s' O'REILLY'S rock'n'roll 2023 1,234.5 3d x² ½ Ⅷ viii ٣٤ _under_ snake_case __ "
+    "... !? wow! !! -- “quoted” ‘single’ naïve café CAFÉ cafe\u0301 \u0301 e\u0301\u0323 "
+    ">\u0338 Å ﬁne ŉ Straße ΟΔΟΣ İstanbul ǅ 日本語 一二三 한국어 \u1112\u1161\u11ab привет שלום हिन्दी "
+    "ไทย αβγ 😀 🦊 👩\u200d🚀 👨\u200d👩\u200d👧 🏳\ufe0f\u200d🌈 👍🏽 🇫🇷 1\ufe0f\u20e3 c++ "
+    "#tag @user a/b 100% $5 ~ ^ `code` (brackets) {y} <b> & &amp; &amp;lt; &#39; \u200b "
+    "\ufeff \u00ad \u202e \x00 \x07 \x1c \x1f \x7f <|startoftext|> <|endoftext|>!! "
+    "(<|endoftext|> a<|startoftext|>b <|STARTOFTEXT|> <|EndOfText|>?! <|endoftext <cat-toy> "
+    "pneumonoultramicroscopicsilicovolcanoconiosis"
+).split(" ")
+SPACES = [
+    *"    ",
+    "",
+    "",
+    ", ",
+    "  ",
+    "\n",
+    "\t",
+    "\r\n",
+    "\x0b",
+    "\x85",
+    "\xa0",
+    "\u2003",
+    "\u2028",
+    "\u3000",
+]
 
 
 def settled(c: str) -> bool:
-    """A character, and if it is a combining mark, one old enough that every table knows where it belongs."""
+    """A character, and if it is a combining mark, one old enough that every table knows where it
+    belongs.
+    """
     known = unicodedata.category(c) not in ("Cn", "Cs")
     return known and not (unicodedata.combining(c) and unicodedata.ucd_3_2_0.category(c) == "Cn")
 
 
 def strings(seed: int = 0, n: int = 2000) -> list[str]:
-    """Mixtures of the words above and of random characters, of one to two hundred tokens; every word alone."""
+    """Mixtures of the words above and of random characters, of one to two hundred tokens; every
+    word alone.
+    """
     rng = random.Random(seed)
-    kinds = [[c for c in map(chr, range(a, b)) if settled(c)] for a, b in ((1, 128), (128, 0x3000), (0x3000, 0x20000))]
-    part = lambda: rng.choice(WORDS) if rng.random() < .7 else "".join(  # noqa: E731
-        rng.choice(rng.choice(kinds)) for _ in range(rng.randint(1, 6)))
-    mixed = ["".join(part() + rng.choice(SPACES) for _ in range(rng.choice([1, 2, 4, 8, 40])))
-             for _ in range(n - len(WORDS) - 4)]
+    kinds = [
+        [c for c in map(chr, range(a, b)) if settled(c)]
+        for a, b in ((1, 128), (128, 0x3000), (0x3000, 0x20000))
+    ]
+    part = lambda: (
+        rng.choice(WORDS)
+        if rng.random() < 0.7
+        else "".join(rng.choice(rng.choice(kinds)) for _ in range(rng.randint(1, 6)))
+    )
+    mixed = [
+        "".join(part() + rng.choice(SPACES) for _ in range(rng.choice([1, 2, 4, 8, 40])))
+        for _ in range(n - len(WORDS) - 4)
+    ]
     return [*mixed, *WORDS, "", " \n", "word " * 200, "ab" * 500]
 
 
 def published(folder: Path, speller: BytePairs, pad: str) -> Path:
-    """A tokenizer folder with the files of a published Stable Diffusion: pad <|endoftext|> is 1, pad ! is 2."""
-    token = lambda name: {"content": name, "lstrip": False, "normalized": True, "rstrip": False,  # noqa: E731
-                          "single_word": False}
+    """A tokenizer folder with the files of a published Stable Diffusion: pad <|endoftext|> is 1,
+    pad ! is 2.
+    """
+    token = lambda name: {
+        "content": name,
+        "lstrip": False,
+        "normalized": True,
+        "rstrip": False,
+        "single_word": False,
+    }
     names = {"bos_token": token(START), "eos_token": token(STOP), "unk_token": token(STOP)}
     typed = {k: {"__type": "AddedToken", **v} for k, v in names.items()}
     merges = "\n".join(["#version: 0.2", *(" ".join(p) for p in speller.rank)]) + "\n"
-    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "pad_token": STOP, **typed}
+    config = {
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": 77,
+        "pad_token": STOP,
+        **typed,
+    }
     folder.mkdir()
     (folder / "vocab.json").write_text(json.dumps(speller.id), encoding="utf-8")
     (folder / "merges.txt").write_text(merges, encoding="utf-8")
@@ -266,7 +345,9 @@ def published(folder: Path, speller: BytePairs, pad: str) -> Path:
 @pytest.mark.oracle
 @pytest.mark.parametrize("pad", [STOP, "!"], ids=["sd1", "sd2"])
 def test_bpe_equals_transformers_clip_tokenizer_on_2000_nasty_strings(bpe, tmp_path, pad):
-    transformers = pytest.importorskip("transformers", reason="transformers is not installed (development extra)")
+    transformers = pytest.importorskip(
+        "transformers", reason="transformers is not installed (development extra)"
+    )
     folder = published(tmp_path / "tokenizer", bpe.speller, pad)
     theirs, ours = transformers.CLIPTokenizer.from_pretrained(folder), clip_tokenizer(folder)
     texts = strings()
@@ -282,21 +363,32 @@ def test_bpe_equals_transformers_clip_tokenizer_on_2000_nasty_strings(bpe, tmp_p
 
 @pytest.mark.oracle
 def test_characters_of_every_script_are_spelled_as_transformers_does(bpe, tmp_path):
-    transformers = pytest.importorskip("transformers", reason="transformers is not installed (development extra)")
-    theirs = transformers.CLIPTokenizer.from_pretrained(published(tmp_path / "tokenizer", bpe.speller, STOP))
+    transformers = pytest.importorskip(
+        "transformers", reason="transformers is not installed (development extra)"
+    )
+    theirs = transformers.CLIPTokenizer.from_pretrained(
+        published(tmp_path / "tokenizer", bpe.speller, STOP)
+    )
     points = [*range(1, 0x3100), *range(0x3100, 0x110000, 197)]
     known = [chr(i) for i in points if settled(chr(i))]
-    lines = [" ".join(f"{c}x{c}'s1{c}" for c in known[i:i + 20]) for i in range(0, len(known), 20)]
+    lines = [
+        " ".join(f"{c}x{c}'s1{c}" for c in known[i : i + 20]) for i in range(0, len(known), 20)
+    ]
     expected = theirs(lines, add_special_tokens=False)["input_ids"]
     assert [t for t, ids in zip(lines, expected) if bpe.ids(t) != ids] == []
 
 
 @pytest.mark.oracle
 def test_what_differs_from_transformers_is_what_the_docstring_says(bpe, tmp_path):
-    transformers = pytest.importorskip("transformers", reason="transformers is not installed (development extra)")
-    theirs = transformers.CLIPTokenizer.from_pretrained(published(tmp_path / "tokenizer", bpe.speller, STOP))
+    transformers = pytest.importorskip(
+        "transformers", reason="transformers is not installed (development extra)"
+    )
+    theirs = transformers.CLIPTokenizer.from_pretrained(
+        published(tmp_path / "tokenizer", bpe.speller, STOP)
+    )
     their_ids = lambda text: theirs(text, add_special_tokens=False)["input_ids"]  # noqa: E731
-    typed, ordered = "x\u1dfc\u0d3b", "x\u0d3b\u1dfc"  # marks of Unicode 10; the second is their order
+    # marks of Unicode 10; the second is their order
+    typed, ordered = "x\u1dfc\u0d3b", "x\u0d3b\u1dfc"
     assert unicodedata.normalize("NFC", typed) == ordered
     assert bpe.ids(typed) == bpe.ids(ordered) == their_ids(ordered) != their_ids(typed)
     young = "\U00010d4a"  # a letter of Unicode 16
@@ -305,10 +397,14 @@ def test_what_differs_from_transformers_is_what_the_docstring_says(bpe, tmp_path
     ours = clip_tokenizer(tmp_path / "tokenizer")
     ours.add("toymon"), theirs.add_tokens("toymon")
     assert ours.ids("a toymon, Toymon") == their_ids("a toymon, Toymon") == [320, 49408, 267, 49408]
-    assert ours.ids("toymonster") == bpe.ids("toymonster") and their_ids("toymonster") == [49408, *bpe.ids("ster")]
+    assert ours.ids("toymonster") == bpe.ids("toymonster") and their_ids("toymonster") == [
+        49408,
+        *bpe.ids("ster"),
+    ]
 
 
-# --- whole words ------------------------------------------------------------------------------------------------------
+# ---- whole words ---------------------------------------------------------------------------------
+
 
 def test_word_ids_follow_the_vocabulary_after_pad_bos_eos(words):
     assert words(["A red circle,", ""]).tolist() == [[1, 3, 4, 6, 2] + [0] * 15, [1, 2] + [0] * 18]
@@ -317,7 +413,9 @@ def test_word_ids_follow_the_vocabulary_after_pad_bos_eos(words):
 
 
 def test_unknown_words_are_named_all_at_once_with_the_known_ones(words):
-    with pytest.raises(ValueError, match=r"unknown words: dog purple; this tokenizer knows: .*circle") as e:
+    with pytest.raises(
+        ValueError, match=r"unknown words: dog purple; this tokenizer knows: .*circle"
+    ) as e:
         words("a purple dog on a red background")
     assert "\n" not in str(e.value)
 
@@ -341,14 +439,24 @@ def test_reserved_new_words_are_the_last_two_ids(words):
 
 def test_word_spans_cover_each_position_once_and_skip_lone_punctuation(words):
     text = "a red-circle, left of - a (blue) square"
-    assert words.token_spans(text) == [("a", [1]), ("red-circle", [2, 3]), ("left", [4]), ("of", [5]), ("a", [6]),
-                                       ("blue", [7]), ("square", [8])]
+    assert words.token_spans(text) == [
+        ("a", [1]),
+        ("red-circle", [2, 3]),
+        ("left", [4]),
+        ("of", [5]),
+        ("a", [6]),
+        ("blue", [7]),
+        ("square", [8]),
+    ]
     assert words.words_of(text) == [w for w, _ in words.token_spans(text)]
     assert words.length(text) == 10
 
 
 def test_words_survive_the_round_trip(words):
-    assert words.decode(words("Red circle LEFT of a blue square")[0]) == "red circle left of a blue square"
+    assert (
+        words.decode(words("Red circle LEFT of a blue square")[0])
+        == "red circle left of a blue square"
+    )
 
 
 def test_an_added_word_is_known_from_then_on(words):

@@ -1,4 +1,7 @@
-"""DDRM: each coefficient gets the right line, its noise adds up, and what was measured without noise comes back."""
+"""DDRM: each coefficient gets the right line, its noise adds up, and what was measured without
+noise comes back.
+"""
+
 from dataclasses import replace
 from itertools import pairwise
 
@@ -28,12 +31,18 @@ def pictures(b=2, side=32, seed=0):
 
 def window(side=32):
     m = torch.zeros(1, 1, side, side)
-    m[..., side // 4:side // 2, side // 4:] = 1
+    m[..., side // 4 : side // 2, side // 4 :] = 1
     return m
 
 
-OPS = {"sr4": superres(4), "sr2": superres(2), "grey": grey(), "hole": hole(window()), "blur": blur(32, 32, 1.),
-       "sr4 grey holes": lossy(window(8), 4, True)}
+OPS = {
+    "sr4": superres(4),
+    "sr2": superres(2),
+    "grey": grey(),
+    "hole": hole(window()),
+    "blur": blur(32, 32, 1.0),
+    "sr4 grey holes": lossy(window(8), 4, True),
+}
 
 
 @pytest.mark.parametrize("name", OPS)
@@ -42,8 +51,8 @@ def test_what_was_measured_comes_back(pixel, name):
     y = op.A(x)
     out = ddrm(pixel, y, op, steps=4)
     assert out.shape == x.shape and (op.A(out) - y).abs().max() < 1e-5
-    assert (out - x).abs().max() > .1
-    assert (op.A(ddrm(pixel, y, op, eta_b=.5, steps=4)) - y).abs().max() > .01            # half trusted
+    assert (out - x).abs().max() > 0.1
+    assert (op.A(ddrm(pixel, y, op, eta_b=0.5, steps=4)) - y).abs().max() > 0.01  # half trusted
 
 
 def test_measuring_everything_returns_the_measurement(pixel):
@@ -52,68 +61,82 @@ def test_measuring_everything_returns_the_measurement(pixel):
 
 
 def test_measuring_nothing_is_the_unconditional_sampler(exact):
-    z, eta = torch.zeros(2, 3, 32, 32, dtype=torch.float64), .85
+    z, eta = torch.zeros(2, 3, 32, 32, dtype=torch.float64), 0.85
     x, ts = noise(z.shape, 3, dtype=torch.float64) * exact.schedule.sigma[-1], exact.timesteps(3)
     zs = noises(x, 3)
     for t, s in pairwise(ts):
         eps = exact.eps(x, t, exact.null())
         a, sigma = exact.schedule.at(s)
         x0 = eps_to_x0(exact.schedule, x, eps, t).clamp(-1, 1)
-        x = a * x0 + sigma * ((1 - eta ** 2) ** .5 * eps + eta * next(zs))
+        x = a * x0 + sigma * ((1 - eta**2) ** 0.5 * eps + eta * next(zs))
     assert (ddrm(exact, z, hole(torch.ones(1, 1, 32, 32)), steps=3, seed=3) - x).abs().max() < 1e-9
 
 
 def test_the_first_state_holds_the_measurement_at_the_scale_of_the_state():
     """alpha_T ybar, and noise that adds up to sigma_T with that of y."""
-    latent, seen = minidiff.build("tiny", seed=0, dtype=torch.float64), []                # its alpha_T is .07, not 5e-5
+    # its alpha_T is .07, not 5e-5
+    latent, seen = minidiff.build("tiny", seed=0, dtype=torch.float64), []
     spy = replace(latent)
     spy.eps = lambda x, t, cond: (seen.append(x), latent.eps(x, t, cond))[1]
     z = noise((1, 4, 16, 16), 9, dtype=torch.float64)
     a, sigma = latent.schedule.at(latent.schedule.T)
-    for sigma_y in (0., .5):
+    for sigma_y in (0.0, 0.5):
         seen.clear()
         ddrm(spy, z, lossy(), sigma_y=sigma_y, steps=2, seed=3)
         n = noise(z.shape, 3, dtype=torch.float64)
-        assert (seen[0] - a * z - (sigma ** 2 - (a * sigma_y) ** 2) ** .5 * n).abs().max() < 1e-12
+        assert (seen[0] - a * z - (sigma**2 - (a * sigma_y) ** 2) ** 0.5 * n).abs().max() < 1e-12
 
 
 @pytest.mark.parametrize("name", OPS)
-@pytest.mark.parametrize("sigma_y", [0., .05, .5])
+@pytest.mark.parametrize("sigma_y", [0.0, 0.05, 0.5])
 def test_the_noise_of_every_coefficient_adds_up_to_the_states(name, sigma_y):
-    """Where guess and truth are 0, a state is noise of size sigma: in each of the three lines, drawn 4000 times."""
-    op, a, sigma = OPS[name], .8, .3
+    """Where guess and truth are 0, a state is noise of size sigma: in each of the three lines,
+    drawn 4000 times.
+    """
+    op, a, sigma = OPS[name], 0.8, 0.3
     if name == "hole" or name == "blur":
-        op = hole(window(8)) if name == "hole" else blur(8, 8, 1.)
+        op = hole(window(8)) if name == "hole" else blur(8, 8, 1.0)
     op = lossy(window(2), 4, True) if "holes" in name else op
     g = torch.Generator().manual_seed(0)
     draw = lambda: torch.randn(4000, 3, 8, 8, generator=g)  # noqa: E731
     _, inverse = op.singular(torch.zeros(1))
-    ybar = inverse * sigma_y * op.Ut(op.A(torch.zeros(4000, 3, 8, 8)) + torch.randn(op.A(draw()).shape, generator=g))
-    c = _mix(op, ybar, torch.zeros(4000, 3, 8, 8), draw(), draw(), a, sigma, sigma_y, .85, 1.)
-    assert (c.std(0) / sigma - 1).abs().max() < .06
+    ybar = (
+        inverse
+        * sigma_y
+        * op.Ut(op.A(torch.zeros(4000, 3, 8, 8)) + torch.randn(op.A(draw()).shape, generator=g))
+    )
+    c = _mix(op, ybar, torch.zeros(4000, 3, 8, 8), draw(), draw(), a, sigma, sigma_y, 0.85, 1.0)
+    assert (c.std(0) / sigma - 1).abs().max() < 0.06
 
 
 def test_each_coefficient_gets_its_line():
     """Blur has singular values of every size. By hand, one coefficient of each kind."""
-    op, a, sigma, sigma_y, eta = blur(8, 8, 1.), .8, .2, .05, .6
+    op, a, sigma, sigma_y, eta = blur(8, 8, 1.0), 0.8, 0.2, 0.05, 0.6
     x0, eps, n = (noise((1, 3, 8, 8), k, dtype=torch.float64) for k in range(3))
     ybar = noise((1, 3, 8, 8), 3, dtype=torch.float64)
-    c = _mix(op, ybar, x0, eps, n, a, sigma, sigma_y, eta, 1.)
+    c = _mix(op, ybar, x0, eps, n, a, sigma, sigma_y, eta, 1.0)
     h0, he, hn = op.Vt(x0), op.Vt(eps), op.Vt(n)
-    kinds = {"unseen": op.s == 0, "noisy": (op.s > 0) & (a * sigma_y > sigma * op.s), "clean": a * sigma_y <= sigma * op.s}
+    kinds = {
+        "unseen": op.s == 0,
+        "noisy": (op.s > 0) & (a * sigma_y > sigma * op.s),
+        "clean": a * sigma_y <= sigma * op.s,
+    }
     for kind, of in kinds.items():
         i = of.nonzero()[-1].tolist()
         k = (0, 0, *i)
         s = op.s[tuple(i)].item()
-        want = {"unseen": a * h0[k] + sigma * (.8 * he[k] + eta * hn[k]),
-                "noisy": a * h0[k] + sigma * (.8 * (ybar[k] - h0[k]) * s / sigma_y + eta * hn[k]),
-                "clean": a * ybar[k] + (sigma ** 2 - (a * sigma_y / max(s, 1e-9)) ** 2) ** .5 * hn[k]
-                if kind == "clean" else 0}[kind]
+        want = {
+            "unseen": a * h0[k] + sigma * (0.8 * he[k] + eta * hn[k]),
+            "noisy": a * h0[k] + sigma * (0.8 * (ybar[k] - h0[k]) * s / sigma_y + eta * hn[k]),
+            "clean": a * ybar[k] + (sigma**2 - (a * sigma_y / max(s, 1e-9)) ** 2) ** 0.5 * hn[k]
+            if kind == "clean"
+            else 0,
+        }[kind]
         assert abs(c[k] - want) < 1e-12, kind
 
 
 def test_no_division_by_zero_where_noise_and_state_vanish(pixel):
-    for sigma_y in (0., .3):
+    for sigma_y in (0.0, 0.3):
         for op in OPS.values():
             out = ddrm(pixel, op.A(pictures()), op, sigma_y=sigma_y, steps=2)
             assert out.isfinite().all()
@@ -123,7 +146,7 @@ def test_a_row_depends_on_its_own_seed_and_measurement(exact):
     y = superres(4).A(pictures(3).double())
     both = ddrm(exact, y, superres(4), ["", "blue star", ""], steps=2, seed=4)
     alone = ddrm(exact, y[1:2], superres(4), "blue star", steps=2, seed=5)
-    assert (both[1:2] - alone).abs().max() < 1e-9 and (both[0] - both[2]).abs().max() > .1
+    assert (both[1:2] - alone).abs().max() < 1e-9 and (both[0] - both[2]).abs().max() > 0.1
 
 
 def test_latents_take_holes_and_keep_the_pixels_around_them():
@@ -135,10 +158,19 @@ def test_latents_take_holes_and_keep_the_pixels_around_them():
         restore(latent, x, task="grey")
 
 
-@pytest.mark.parametrize("bad, complaint", [
-    (dict(eta=1.5), "eta=1.5"), (dict(eta_b=-.1), "eta_b=-0.1"), (dict(sigma_y=-1.), "sigma_y=-1.0"),
-    (dict(steps=0), "steps=0"), (dict(scale=-1.), "scale=-1"), (dict(task="rain"), "choose one of: inpaint"),
-    (dict(task="inpaint"), "needs a mask"), (dict(mask=window()), "takes no mask")])
+@pytest.mark.parametrize(
+    "bad, complaint",
+    [
+        (dict(eta=1.5), "eta=1.5"),
+        (dict(eta_b=-0.1), "eta_b=-0.1"),
+        (dict(sigma_y=-1.0), "sigma_y=-1.0"),
+        (dict(steps=0), "steps=0"),
+        (dict(scale=-1.0), "scale=-1"),
+        (dict(task="rain"), "choose one of: inpaint"),
+        (dict(task="inpaint"), "needs a mask"),
+        (dict(mask=window()), "takes no mask"),
+    ],
+)
 def test_bad_arguments_are_refused(pixel, bad, complaint):
     with pytest.raises(ValueError, match=complaint):
         restore(pixel, pictures(), **{"task": "sr4", "steps": 2} | bad)

@@ -26,7 +26,10 @@ def err(x, y):
 def test_ddim_converges_to_the_flow_of_a_gaussian_with_order_1(spacing):
     data, x = gauss_aniso(), start()
     exact = gaussian_flow_map(data.means[0], data.covs[0], x, FINE, FINE.T, 0)
-    errs = [err(ddim(data.denoise(FINE), FINE, x, steps=n, spacing=spacing), exact) for n in (40, 80, 160, 320)]
+    errs = [
+        err(ddim(data.denoise(FINE), FINE, x, steps=n, spacing=spacing), exact)
+        for n in (40, 80, 160, 320)
+    ]
     assert all(0.9 < math.log2(a / b) < 1.1 for a, b in pairwise(errs)) and errs[-1] < 0.01
 
 
@@ -34,14 +37,18 @@ def test_ddim_converges_to_the_flow_of_a_gaussian_with_order_1(spacing):
 def test_ddim_has_order_1_on_other_tables_too(build):
     data, sch, x = gauss_aniso(), build(20_000), start()
     exact = gaussian_flow_map(data.means[0], data.covs[0], x, sch, sch.T, 0)
-    errs = [err(ddim(data.denoise(sch), sch, x, steps=n, spacing="trailing"), exact) for n in (80, 160, 320)]
+    errs = [
+        err(ddim(data.denoise(sch), sch, x, steps=n, spacing="trailing"), exact)
+        for n in (80, 160, 320)
+    ]
     assert all(0.85 < math.log2(a / b) < 1.15 for a, b in pairwise(errs))
 
 
 def test_ddim_has_order_1_on_eight_modes():
     eps, x = gmm8().denoise(FINE), start()
     ends = [ddim(eps, FINE, x, steps=n) for n in (80, 160, 320, 640)]
-    gaps = [err(a, b) for a, b in pairwise(ends)]  # no closed form: each doubling must halve what is left
+    # no closed form: each doubling must halve what is left
+    gaps = [err(a, b) for a, b in pairwise(ends)]
     assert abs(math.log2(gaps[0] / gaps[-1]) / 2 - 1) < 0.15
 
 
@@ -58,13 +65,19 @@ def test_inverted_gaussian_converges_to_its_exact_latent_with_order_1():
     data = gauss_aniso()
     x0 = data.sample(64)
     exact = gaussian_flow_map(data.means[0], data.covs[0], x0, FINE, 0, FINE.T)
-    errs = [err(sample(data.denoise(FINE), FINE, x0, FINE.timesteps(n)[::-1]), exact) for n in (80, 160, 320)]
+    errs = [
+        err(sample(data.denoise(FINE), FINE, x0, FINE.timesteps(n)[::-1]), exact)
+        for n in (80, 160, 320)
+    ]
     assert all(0.85 < math.log2(a / b) < 1.15 for a, b in pairwise(errs))
 
 
 def test_coarse_inversion_gives_latents_that_are_too_narrow():
     data = gmm8()
-    stds = [sample(data.denoise(SCH), SCH, data.sample(200), SCH.timesteps(n)[::-1]).std().item() for n in (25, 200)]
+    stds = [
+        sample(data.denoise(SCH), SCH, data.sample(200), SCH.timesteps(n)[::-1]).std().item()
+        for n in (25, 200)
+    ]
     assert stds[0] < 0.88 and abs(stds[1] - 1) < 0.06  # card 02: .83 and .98
 
 
@@ -78,6 +91,7 @@ def test_eta_1_walks_the_ancestral_chain_step_by_step():
         a, sig = sch.at(t)
         mean, var = posterior(sch, x_t, (x_t - sig * e) / a, t, s)
         return mean + var**0.5 * next(walk)
+
     states = trace(eps, SCH, x, ts, step=ancestral)
     for (t, s), z, state in zip(pairwise(ts), zs, states[1:]):
         y = ddim_step(SCH, y, eps(y, t, None), t, s, 1.0, z)
@@ -92,9 +106,13 @@ def test_fifty_steps_sample_the_mixture_and_five_do_not():
 
 
 def test_at_few_steps_noise_costs_quality():
-    data, x = gmm8(1.0, 0.15), noise((1, 3000, 2), dtype=torch.float64)  # one picture of 3000 points: one stream
+    # one picture of 3000 points: one stream
+    data, x = gmm8(1.0, 0.15), noise((1, 3000, 2), dtype=torch.float64)
     truth = data.sample(3000, seed=5)
-    ed = [energy_distance(ddim(data.denoise(SCH), SCH, x, steps=10, eta=eta)[0], truth) for eta in (0.0, 0.5, 1.0)]
+    ed = [
+        energy_distance(ddim(data.denoise(SCH), SCH, x, steps=10, eta=eta)[0], truth)
+        for eta in (0.0, 0.5, 1.0)
+    ]
     assert ed[0] < ed[1] < ed[2]
 
 
@@ -124,23 +142,39 @@ def test_start_begins_at_that_time_and_follows_the_flow_from_there():
 def test_fixed_moves_are_of_order_1_but_worse_on_linspace_and_the_same_on_even_grids():
     data, x = gauss_aniso(), start()
     exact = gaussian_flow_map(data.means[0], data.covs[0], x, FINE, FINE.T, 0)
-    fixed, ours = ([err(ddim(data.denoise(FINE), FINE, x, steps=n, fixed=f), exact) for n in (40, 80, 160)]
-                   for f in (True, False))
-    assert all(0.9 < math.log2(a / b) < 1.1 for a, b in pairwise(fixed)) and all(a > b for a, b in zip(fixed, ours))
+    fixed, ours = (
+        [err(ddim(data.denoise(FINE), FINE, x, steps=n, fixed=f), exact) for n in (40, 80, 160)]
+        for f in (True, False)
+    )
+    assert all(0.9 < math.log2(a / b) < 1.1 for a, b in pairwise(fixed)) and all(
+        a > b for a, b in zip(fixed, ours)
+    )
     for spacing in ("leading", "trailing"):
-        a, b = (ddim(gmm8().denoise(SCH), SCH, x, steps=20, spacing=spacing, fixed=f) for f in (True, False))
+        a, b = (
+            ddim(gmm8().denoise(SCH), SCH, x, steps=20, spacing=spacing, fixed=f)
+            for f in (True, False)
+        )
         assert torch.equal(a, b)
 
 
 def test_ending_at_1_leaves_the_noise_of_the_first_table_entry():
     sch, x0, n = schedule.scaled_linear(), start(seed=50), start()
-    end = ddim(lambda x, t, cond: n, sch, q_sample(sch, x0, 1000, n), steps=4, spacing="trailing", end=1)
-    assert (end - q_sample(sch, x0, 1, n)).abs().max() < 1e-12 and .02 < (end - x0).std() < .05
+    end = ddim(
+        lambda x, t, cond: n, sch, q_sample(sch, x0, 1000, n), steps=4, spacing="trailing", end=1
+    )
+    assert (end - q_sample(sch, x0, 1, n)).abs().max() < 1e-12 and 0.02 < (end - x0).std() < 0.05
 
 
-@pytest.mark.parametrize("kw, complaint", [(dict(steps=0), "steps=0"), (dict(steps=5000), "steps=5000"),
-                                           (dict(end=2), "end=2"),
-                                           (dict(eta=2.0), "eta=2.0"), (dict(start=1001), "start=1001")])
+@pytest.mark.parametrize(
+    "kw, complaint",
+    [
+        (dict(steps=0), "steps=0"),
+        (dict(steps=5000), "steps=5000"),
+        (dict(end=2), "end=2"),
+        (dict(eta=2.0), "eta=2.0"),
+        (dict(start=1001), "start=1001"),
+    ],
+)
 def test_bad_options_are_refused(kw, complaint):
     with pytest.raises(ValueError, match=complaint):
         ddim(gmm8().denoise(SCH), SCH, start(2), **kw)

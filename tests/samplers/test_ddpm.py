@@ -15,7 +15,8 @@ RING = gmm8(1.0, 0.15)
 
 
 def cloud(n, seed=0):
-    return noise((1, n, 2), seed, dtype=torch.float64)  # one picture of n points: one random stream for all
+    # one picture of n points: one random stream for all
+    return noise((1, n, 2), seed, dtype=torch.float64)
 
 
 def mode_std(x):
@@ -24,8 +25,12 @@ def mode_std(x):
 
 @pytest.mark.parametrize("steps", [20, 50])
 def test_small_variance_samples_too_narrow_and_large_too_wide(steps):
-    small, large = (ddpm(RING.denoise(SCH), SCH, cloud(6000), steps=steps, variance=v)[0] for v in ("small", "large"))
-    assert mode_std(small) < 0.146 and mode_std(large) > 0.155  # the truth is .150; card 01: .143/.130, .161/.162
+    small, large = (
+        ddpm(RING.denoise(SCH), SCH, cloud(6000), steps=steps, variance=v)[0]
+        for v in ("small", "large")
+    )
+    # the truth is .150; card 01: .143/.130, .161/.162
+    assert mode_std(small) < 0.146 and mode_std(large) > 0.155
 
 
 def test_at_1000_steps_small_is_still_biased_low_and_large_is_not():
@@ -35,13 +40,17 @@ def test_at_1000_steps_small_is_still_biased_low_and_large_is_not():
     se = std / math.sqrt(2 * n)
     for x in (small, large):
         assert abs(x.mean() - mean) < 3 * se and abs(x.std() / std - 1) < 0.04
-    assert abs(small.std() - 0.146) < 0.002 and abs(large.std() - std) < 2 * se / math.sqrt(2)  # card 01: .146, .150
+    # card 01: .146, .150
+    assert abs(small.std() - 0.146) < 0.002 and abs(large.std() - std) < 2 * se / math.sqrt(2)
     assert 1.015 < large.std() / small.std() < 1.04  # both saw the same noise, so this is sharper
 
 
 def test_ddpm_reaches_the_floor_of_the_energy_distance():
     truth = RING.sample(3000, seed=5)
-    few, many = (energy_distance(ddpm(RING.denoise(SCH), SCH, cloud(3000), steps=n)[0], truth) for n in (5, 100))
+    few, many = (
+        energy_distance(ddpm(RING.denoise(SCH), SCH, cloud(3000), steps=n)[0], truth)
+        for n in (5, 100)
+    )
     assert many < 1.5e-3 < 1e-2 < few
 
 
@@ -49,13 +58,17 @@ def test_ddpm_reaches_the_floor_of_the_energy_distance():
 def test_small_variance_is_ddim_with_eta_1(spacing):
     x = noise((16, 2), dtype=torch.float64)
     kw = dict(steps=20, spacing=spacing, seed=0)
-    assert (ddpm(RING.denoise(SCH), SCH, x, **kw) - ddim(RING.denoise(SCH), SCH, x, eta=1.0, **kw)).abs().max() <= 1e-12
+    assert (
+        ddpm(RING.denoise(SCH), SCH, x, **kw) - ddim(RING.denoise(SCH), SCH, x, eta=1.0, **kw)
+    ).abs().max() <= 1e-12
 
 
 def test_the_last_step_adds_no_noise():
     x = noise((4, 2), dtype=torch.float64)
     eps = RING.denoise(SCH)
-    one = [ddpm(eps, SCH, x, steps=1, variance=v, seed=s) for v in ("small", "large") for s in (0, 1)]
+    one = [
+        ddpm(eps, SCH, x, steps=1, variance=v, seed=s) for v in ("small", "large") for s in (0, 1)
+    ]
     x0 = eps_to_x0(SCH, x, eps(x, 1000), 1000)
     assert all((y - x0).abs().max() <= 1e-9 for y in one)  # x0 is divided by alpha_T = .006
 
@@ -68,9 +81,15 @@ def test_clip_bounds_every_guess_of_x0():
 
 
 def test_large_variance_on_linspace_leaves_the_noise_of_the_step_before_last():
-    """Why the default spacing is trailing: the last move of linspace is 1 -> 0, too short to clean up."""
-    even, short = (mode_std(ddpm(RING.denoise(SCH), SCH, cloud(3000), steps=20, variance="large", spacing=s)[0])
-                   for s in ("trailing", "linspace"))
+    """Why the default spacing is trailing: the last move of linspace is 1 -> 0, too short to clean
+    up.
+    """
+    even, short = (
+        mode_std(
+            ddpm(RING.denoise(SCH), SCH, cloud(3000), steps=20, variance="large", spacing=s)[0]
+        )
+        for s in ("trailing", "linspace")
+    )
     assert short > 1.2 * even
 
 
@@ -78,7 +97,9 @@ def test_seed_and_row_decide_the_noise():
     x = noise((5, 2), 7, dtype=torch.float64)
     batch = ddpm(RING.denoise(SCH), SCH, x, steps=10, seed=7)
     assert torch.equal(batch, ddpm(RING.denoise(SCH), SCH, x, steps=10, seed=7))
-    assert (batch[3:4] - ddpm(RING.denoise(SCH), SCH, x[3:4], steps=10, seed=10)).abs().max() <= 1e-12
+    assert (
+        batch[3:4] - ddpm(RING.denoise(SCH), SCH, x[3:4], steps=10, seed=10)
+    ).abs().max() <= 1e-12
     assert (batch - ddpm(RING.denoise(SCH), SCH, x, steps=10, seed=8)).abs().max() > 0.05
 
 
@@ -88,8 +109,14 @@ def test_ve_tables_sample_the_same_mixture():
     assert energy_distance(x, RING.sample(2000, seed=5)) < 3e-3
 
 
-@pytest.mark.parametrize("kw, complaint", [(dict(variance="learned"), "'learned' is unknown; choose small or large"),
-                                           (dict(steps=0), "steps=0"), (dict(steps=1001), "steps=1001")])
+@pytest.mark.parametrize(
+    "kw, complaint",
+    [
+        (dict(variance="learned"), "'learned' is unknown; choose small or large"),
+        (dict(steps=0), "steps=0"),
+        (dict(steps=1001), "steps=1001"),
+    ],
+)
 def test_bad_options_are_refused(kw, complaint):
     with pytest.raises(ValueError, match=complaint):
         ddpm(RING.denoise(SCH), SCH, cloud(2), **kw)

@@ -1,4 +1,7 @@
-"""The gradient of a sampling run: equal to plain backpropagation, to a closed form, and in flat memory."""
+"""The gradient of a sampling run: equal to plain backpropagation, to a closed form, and in flat
+memory.
+"""
+
 from itertools import pairwise
 
 import pytest
@@ -23,7 +26,7 @@ def plain(denoise, sch, x, ts, cond, weights=()):
     return x
 
 
-def both(pipe, ts=TS, scale=1.):
+def both(pipe, ts=TS, scale=1.0):
     """[(value, gradient to x, gradients to the weights)] of the plain loop and of ours."""
     x, cond = pipe.noise(2), pipe.embed([PROMPT, "a green star on a white background"])
     denoise, found = cfg_batched(pipe.eps, pipe.null(), scale), []
@@ -32,16 +35,20 @@ def both(pipe, ts=TS, scale=1.):
             start = x.clone().requires_grad_()
             out = run(denoise, pipe.schedule, start, ts, cond, weights)
             loss = (out.sin() * torch.linspace(-1, 1, out.numel()).view_as(out)).sum()
-            found.append((loss.detach(), *torch.autograd.grad(loss, (start, *weights), allow_unused=True)))
+            found.append(
+                (loss.detach(), *torch.autograd.grad(loss, (start, *weights), allow_unused=True))
+            )
     return found
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("scale", [1., 3.])
+@pytest.mark.parametrize("scale", [1.0, 3.0])
 def test_gradients_equal_plain_backpropagation(dtype, scale):
     pipe = minidiff.build("tiny", seed=0, dtype=dtype)
     for a, b in zip(*both(pipe, scale=scale), strict=True):
-        assert (a is None and b is None) or (0 < (a - b).norm() + a.norm() and (a - b).norm() <= 1e-6 * a.norm())
+        assert (a is None and b is None) or (
+            0 < (a - b).norm() + a.norm() and (a - b).norm() <= 1e-6 * a.norm()
+        )
 
 
 def test_the_run_itself_is_that_of_sample():
@@ -53,8 +60,8 @@ def test_the_run_itself_is_that_of_sample():
 
 def test_a_linear_denoiser_has_its_closed_form():
     """With eps = w x every move multiplies x by A + B w, so x_0 = x prod_i (A_i + B_i w)."""
-    w = torch.tensor(.3, dtype=torch.float64, requires_grad=True)
-    x = torch.tensor([[2.]], dtype=torch.float64, requires_grad=True)
+    w = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    x = torch.tensor([[2.0]], dtype=torch.float64, requires_grad=True)
     out = sample_with_gradients(lambda x, t, cond: w * x, SCH, x, TS, None, [w])
     out.backward()
     a, sig = SCH.alpha[TS], SCH.sigma[TS]
@@ -69,19 +76,30 @@ def test_a_linear_denoiser_has_its_closed_form():
 def test_finite_differences_agree():
     g = torch.Generator().manual_seed(0)
     w, x = (torch.randn(n, 3, generator=g, dtype=torch.float64) for n in (3, 2))
+
     def run(x, w):
-        return sample_with_gradients(lambda x, t, cond: (x @ w).tanh() * t / 600, SCH, x, TS, None, [w])
+        return sample_with_gradients(
+            lambda x, t, cond: (x @ w).tanh() * t / 600, SCH, x, TS, None, [w]
+        )
+
     assert torch.autograd.gradcheck(run, (x.requires_grad_(), w.requires_grad_()))
 
 
 def test_only_one_state_a_step_is_kept():
-    """What the graph holds after the forward pass, number for number: S latents, and weights that are there anyway."""
+    """What the graph holds after the forward pass, number for number: S latents, and weights that
+    are there anyway.
+    """
     pipe, kept = minidiff.build("tiny", seed=0), []
     x, cond = pipe.noise(2), pipe.embed([PROMPT] * 2)
     for steps in (3, 6):
         kept.clear()
-        with tuned(pipe.net, r"attn2\.to_k") as weights, saved_tensors_hooks(lambda v: kept.append(v) or v, lambda v: v):
-            sample_with_gradients(pipe.eps, pipe.schedule, x, pipe.schedule.timesteps(steps), cond, weights)
+        with (
+            tuned(pipe.net, r"attn2\.to_k") as weights,
+            saved_tensors_hooks(lambda v: kept.append(v) or v, lambda v: v),
+        ):
+            sample_with_gradients(
+                pipe.eps, pipe.schedule, x, pipe.schedule.timesteps(steps), cond, weights
+            )
         assert sum(v.numel() for v in kept) == steps * x.numel() + sum(w.numel() for w in weights)
 
 
@@ -98,11 +116,17 @@ def test_gradient_reaches_the_text():
 def test_noise_that_is_given_serves_both_evaluations():
     pipe = minidiff.build("tiny", seed=0)
     drawn = {t: noise((1, *pipe.shape), seed=t) for t in TS}
+
     def step(sch, x, eps, t, s):
-        return ddim_step(sch, x, eps, t, s, 1., drawn[t])
+        return ddim_step(sch, x, eps, t, s, 1.0, drawn[t])
+
     found = []
-    for run in (lambda x: sample_with_gradients(pipe.eps, pipe.schedule, x, TS[:-1], pipe.embed(PROMPT), step=step),
-                lambda x: loop(pipe, x, step)):
+    for run in (
+        lambda x: sample_with_gradients(
+            pipe.eps, pipe.schedule, x, TS[:-1], pipe.embed(PROMPT), step=step
+        ),
+        lambda x: loop(pipe, x, step),
+    ):
         x = pipe.noise(1).requires_grad_()
         run(x).sum().backward()
         found.append(x.grad)

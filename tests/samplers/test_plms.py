@@ -11,7 +11,7 @@ from minidiff.samplers.ddim import ddim
 from minidiff.samplers.plms import WEIGHTS, plms
 
 FINE, SCH = schedule.linear(20_000), schedule.linear(1000)
-STRAIGHT = schedule.flow(20_000, sigma_max=.99)
+STRAIGHT = schedule.flow(20_000, sigma_max=0.99)
 
 
 def start(n=64, seed=0):
@@ -38,7 +38,10 @@ def test_plms_is_of_order_above_2_where_the_noise_is_smooth_in_time():
 @pytest.mark.parametrize("spacing", schedule.SPACINGS)
 def test_plms_is_far_better_than_ddim_at_the_price_of_one_evaluation(spacing):
     steps = (10, 20, 40)
-    ours, ddims = errors(plms, FINE, steps, spacing=spacing), errors(ddim, FINE, steps, spacing=spacing)
+    ours, ddims = (
+        errors(plms, FINE, steps, spacing=spacing),
+        errors(ddim, FINE, steps, spacing=spacing),
+    )
     assert slope(ours, steps) > 1.8 > 1.1 > slope(ddims, steps) and ours[1] < ddims[1] / 25
     eps = Counted(gmm8().denoise(SCH))
     plms(eps, SCH, start(4), steps=20)
@@ -49,15 +52,23 @@ def test_extrapolated_v_is_of_first_order_and_behind_ddim():
     """Why the noise is what we continue, also for models that predict v."""
     steps = (20, 40, 80)
     v = errors(plms, FINE, steps, extrapolate="v")
-    assert .9 < slope(v, steps) < 1.1 and all(a > b for a, b in zip(v, errors(ddim, FINE, steps, spacing="leading")))
+    assert 0.9 < slope(v, steps) < 1.1 and all(
+        a > b for a, b in zip(v, errors(ddim, FINE, steps, spacing="leading"))
+    )
 
 
 def test_fixed_moves_lose_the_order_on_linspace_and_change_nothing_on_even_grids():
     steps = (20, 40, 80)
     fixed = errors(plms, FINE, steps, spacing="linspace", fixed=True)
-    assert slope(fixed, steps) < 1.1 and fixed[-1] > 20 * errors(plms, FINE, steps, spacing="linspace")[-1]
+    assert (
+        slope(fixed, steps) < 1.1
+        and fixed[-1] > 20 * errors(plms, FINE, steps, spacing="linspace")[-1]
+    )
     for spacing in ("leading", "trailing"):
-        a, b = (plms(gmm8().denoise(SCH), SCH, start(), steps=20, spacing=spacing, fixed=f) for f in (True, False))
+        a, b = (
+            plms(gmm8().denoise(SCH), SCH, start(), steps=20, spacing=spacing, fixed=f)
+            for f in (True, False)
+        )
         assert torch.equal(a, b)
 
 
@@ -71,13 +82,16 @@ def test_a_network_that_knows_the_picture_gives_it_whatever_the_steps(steps, end
     def knows(x, t, cond):
         a, s = sch.at(t)
         return (x - a * x0) / s
+
     got = plms(knows, sch, a_T * x0 + s_T * n, steps=steps, spacing="trailing", end=end)
     assert (got - (a * x0 + s * n)).abs().max() < 1e-10
 
 
 def test_one_step_is_ddims():
     eps, x = gmm8().denoise(SCH), start()
-    assert (plms(eps, SCH, x, steps=1) - ddim(eps, SCH, x, steps=1, spacing="leading")).abs().max() <= 1e-12
+    assert (
+        plms(eps, SCH, x, steps=1) - ddim(eps, SCH, x, steps=1, spacing="leading")
+    ).abs().max() <= 1e-12
 
 
 def test_two_steps_by_hand():
@@ -90,10 +104,12 @@ def test_two_steps_by_hand():
 
 
 def test_the_weights_integrate_polynomials_of_their_degree():
-    """Adams and Bashforth: k weights give the mean over the coming step of every polynomial of degree below k."""
+    """Adams and Bashforth: k weights give the mean over the coming step of every polynomial of
+    degree below k.
+    """
     for k, row in enumerate(WEIGHTS, 1):
         for degree in range(k):
-            mean = 1 / (degree + 1)                                        # of u^degree over 0..1; old values at 0, -1, ..
+            mean = 1 / (degree + 1)  # of u^degree over 0..1; old values at 0, -1, ..
             assert abs(sum(w * (-j) ** degree for j, w in enumerate(row)) - mean) < 1e-12
 
 
@@ -103,20 +119,39 @@ def test_a_start_in_pure_noise_is_refused_unless_v_is_extrapolated():
             plms(gmm8().denoise(sch), sch, start(2), steps=10, spacing="trailing")
         assert plms(gmm8().denoise(sch), sch, start(2), steps=20).abs().max() < 10
     sch = schedule.cosine()
-    assert plms(gmm8().denoise(sch), sch, start(2), steps=10, spacing="trailing", extrapolate="v").abs().max() < 10
+    assert (
+        plms(gmm8().denoise(sch), sch, start(2), steps=10, spacing="trailing", extrapolate="v")
+        .abs()
+        .max()
+        < 10
+    )
 
 
 def test_start_begins_at_that_time():
     eps = Counted(gauss_aniso().denoise(SCH))
     seen = []
-    plms(lambda x, t, cond: seen.append(t) or eps(x, t, cond), SCH, start(2), steps=4, start=400, spacing="trailing")
+    plms(
+        lambda x, t, cond: seen.append(t) or eps(x, t, cond),
+        SCH,
+        start(2),
+        steps=4,
+        start=400,
+        spacing="trailing",
+    )
     assert seen == [400, 300, 300, 200, 100]
 
 
-@pytest.mark.parametrize("kw, complaint", [(dict(steps=0), "steps=0"), (dict(steps=1001), "steps=1001"),
-                                           (dict(start=1001), "start=1001"), (dict(end=2), "end=2"),
-                                           (dict(spacing="even"), "'even' is unknown"),
-                                           (dict(extrapolate="noise"), "'noise' is unknown")])
+@pytest.mark.parametrize(
+    "kw, complaint",
+    [
+        (dict(steps=0), "steps=0"),
+        (dict(steps=1001), "steps=1001"),
+        (dict(start=1001), "start=1001"),
+        (dict(end=2), "end=2"),
+        (dict(spacing="even"), "'even' is unknown"),
+        (dict(extrapolate="noise"), "'noise' is unknown"),
+    ],
+)
 def test_bad_options_are_refused(kw, complaint):
     with pytest.raises(ValueError, match=complaint):
         plms(gmm8().denoise(SCH), SCH, start(2), **kw)

@@ -1,4 +1,5 @@
 """Training the tiny CLIP: twins, batches, the loss, and the distances between words."""
+
 import math
 from dataclasses import replace
 
@@ -17,13 +18,15 @@ TOK = Tokenizer.words(shapes.VOCAB)
 
 def make(seed=0):
     torch.manual_seed(seed)
-    return CLIP(CLIPText(len(TOK), 32, 1, 4, 20, act="gelu", eos_id=2, project_dim=16),
-                CLIPImage(64, 16, 32, 1, 4, 16, act="gelu"))
+    return CLIP(
+        CLIPText(len(TOK), 32, 1, 4, 20, act="gelu", eos_id=2, project_dim=16),
+        CLIPImage(64, 16, 32, 1, 4, 16, act="gelu"),
+    )
 
 
 def attributes(s):
     """Every nameable field of a scene; nuisances apart."""
-    plain = dict(dx=0., dy=0., angle=0., tint=(0., 0., 0.))
+    plain = dict(dx=0.0, dy=0.0, angle=0.0, tint=(0.0, 0.0, 0.0))
     objects = tuple(replace(o, **plain) for o in s.objects)
     found = {"position": s.position, "background": s.background, "texture": s.texture}
     for i, o in enumerate(objects):
@@ -49,7 +52,10 @@ def test_twins_differ_in_exactly_the_attribute_named_and_keep_every_nuisance():
 def test_shapes_are_the_most_common_twins():
     rng = np.random.default_rng(1)
     drawn = [twin(shapes.scene(rng), rng)[1] for _ in range(800)]
-    assert abs(drawn.count("shape") / 800 - 3 / 8) < .06 and abs(drawn.count("texture") / 800 - 1 / 8) < .04
+    assert (
+        abs(drawn.count("shape") / 800 - 3 / 8) < 0.06
+        and abs(drawn.count("texture") / 800 - 1 / 8) < 0.04
+    )
 
 
 def test_captions_of_twins_always_differ_in_one_phrase_and_share_their_form():
@@ -57,9 +63,9 @@ def test_captions_of_twins_always_differ_in_one_phrase_and_share_their_form():
     for a, b in zip(ids[::2], ids[1::2]):
         u, v = TOK.decode(a).split(), TOK.decode(b).split()
         assert u != v
-        if len(u) == len(v):                                            # "at the top" and "on the left" have three words
+        if len(u) == len(v):  # "at the top" and "on the left" have three words
             assert 1 <= sum(x != y for x, y in zip(u, v)) <= 3
-        else:                                                           # "above" and "left of"
+        else:  # "above" and "left of"
             assert {"above", "below"} & {*u, *v} and abs(len(u) - len(v)) == 1
 
 
@@ -80,12 +86,12 @@ def test_the_loss_is_the_contrastive_one_plus_half_the_naming_of_words():
     table, naming = clip.text.token_embeds(torch.arange(len(TOK))), []
     for row, states in zip(ids, h):
         for i, state in zip(row, states):
-            if i not in (0, 2):                                         # padding and end
+            if i not in (0, 2):  # padding and end
                 naming.append(-torch.log_softmax(table @ state, 0)[i])
-    want = both + .5 * torch.stack(naming).mean()
+    want = both + 0.5 * torch.stack(naming).mean()
     assert abs(clip_loss(clip, batch) - want) < 1e-4
-    assert abs(clip_loss(clip, batch, identity=0.) - both) < 1e-4
-    assert both.item() > .5 * math.log(6)
+    assert abs(clip_loss(clip, batch, identity=0.0) - both) < 1e-4
+    assert both.item() > 0.5 * math.log(6)
 
 
 def test_the_loss_reaches_both_towers_and_the_temperature():
@@ -107,14 +113,18 @@ class Table(torch.nn.Module):
 
 def test_word_distances_look_at_the_slot_and_divide_by_the_typical_norm():
     table = torch.zeros(len(TOK), 2)
-    place = {"circle": (3., 0.), "square": (0., 3.), "star": (-3., 0.)}
+    place = {"circle": (3.0, 0.0), "square": (0.0, 3.0), "star": (-3.0, 0.0)}
     for word, vector in place.items():
         table[TOK.ids(word)[0]] = torch.tensor(vector)
     found = word_distances(Table(table), TOK, ("circle", "square", "star"))
     assert set(found) == {("circle", "square"), ("circle", "star"), ("square", "star")}
-    assert abs(found["circle", "square"] - 2 ** .5) < 1e-5 and abs(found["circle", "star"] - 2) < 1e-5
-    end = word_distances(Table(table), TOK, ("circle", "square"), template="a {} circle on a red background")
-    assert abs(end["circle", "square"] - 2 ** .5) < 1e-5
+    assert (
+        abs(found["circle", "square"] - 2**0.5) < 1e-5 and abs(found["circle", "star"] - 2) < 1e-5
+    )
+    end = word_distances(
+        Table(table), TOK, ("circle", "square"), template="a {} circle on a red background"
+    )
+    assert abs(end["circle", "square"] - 2**0.5) < 1e-5
 
 
 def test_a_word_is_at_distance_zero_from_itself_and_distances_are_symmetric():
@@ -134,7 +144,9 @@ class Fixed(torch.nn.Module):
 
 
 def test_retrieval_counts_the_best_caption_and_the_better_twin():
-    logits = torch.tensor([[5., 1., 0., 0.], [6., 5., 0., 0.], [0., 9., 5., 1.], [0., 0., 1., 5.]])
+    logits = torch.tensor(
+        [[5.0, 1.0, 0.0, 0.0], [6.0, 5.0, 0.0, 0.0], [0.0, 9.0, 5.0, 1.0], [0.0, 0.0, 1.0, 5.0]]
+    )
     batch = {"image": None, "ids": None}
-    assert retrieval(Fixed(logits), batch) == {"top1": .5, "twin": .75}
-    assert retrieval(Fixed(10 * torch.eye(4)), batch) == {"top1": 1., "twin": 1.}
+    assert retrieval(Fixed(logits), batch) == {"top1": 0.5, "twin": 0.75}
+    assert retrieval(Fixed(10 * torch.eye(4)), batch) == {"top1": 1.0, "twin": 1.0}

@@ -1,4 +1,5 @@
 """A network comes back as it was."""
+
 import pytest
 import torch
 from torch import nn
@@ -18,11 +19,13 @@ def test_only_what_matches_learns_and_all_is_put_back():
     before = net(x)
     with tuned(net, r"^1\.") as weights:
         assert len(weights) == 2 and not net[0].weight.requires_grad
-        optimizer = torch.optim.SGD(weights, lr=.1)
+        optimizer = torch.optim.SGD(weights, lr=0.1)
         net(x).square().sum().backward()
         optimizer.step()
         assert not torch.equal(net(x), before)
-    assert torch.equal(net(x), before) and not any(p.requires_grad or p.grad is not None for p in net.parameters())
+    assert torch.equal(net(x), before) and not any(
+        p.requires_grad or p.grad is not None for p in net.parameters()
+    )
 
 
 def test_an_exception_puts_back_too():
@@ -49,35 +52,51 @@ def test_every_update_sees_one_time_of_each_band(pipe):
     z, g = pipe.noise(1), torch.Generator().manual_seed(0)
     for _ in range(20):
         rows = picture_batch(pipe, z, pipe.noise(8), g)
-        assert ((rows["t"] - 1) * 8 // pipe.schedule.T).tolist() == list(range(8)) and rows["x0"].shape == (8, 4, 16, 16)
+        assert ((rows["t"] - 1) * 8 // pipe.schedule.T).tolist() == list(range(8)) and rows[
+            "x0"
+        ].shape == (8, 4, 16, 16)
 
 
 def test_fitting_lowers_the_loss_on_times_and_noises_it_never_saw(pipe):
     z, text = pipe.noise(1, seed=5), pipe.embed("a red circle on a blue background").text
     g = torch.Generator().manual_seed(1)
     fresh = picture_batch(pipe, z, pipe.noise(16, seed=900), g) | {"text": text.expand(16, -1, -1)}
+
     def loss():
         with torch.no_grad():
             return diffusion_loss(pipe.net, fresh, pipe.schedule, pipe.prediction).item()
+
     before = loss()
     with tuned(pipe.net, READS_TEXT + "|conv_out") as weights:
         losses = fit_picture(pipe, z, text, weights, updates=6, lr=1e-3, batch=4)
-        assert len(losses) == 6 and loss() < .98 * before
+        assert len(losses) == 6 and loss() < 0.98 * before
     assert loss() == before
 
 
 def test_text_can_be_what_is_fitted(pipe):
     text = pipe.embed("a red circle on a blue background").text.clone().requires_grad_()
     start = text.detach().clone()
-    fit_picture(pipe, pipe.noise(1), text, [text], updates=0, lr=.1)
+    fit_picture(pipe, pipe.noise(1), text, [text], updates=0, lr=0.1)
     assert torch.equal(text.detach(), start)
-    fit_picture(pipe, pipe.noise(1), text, [text], updates=1, lr=.1, batch=2)
-    assert (text.detach() - start).abs().amax((0, 2)).min() > 0                     # every token, not the pooled one alone
+    fit_picture(pipe, pipe.noise(1), text, [text], updates=1, lr=0.1, batch=2)
+    # every token, not the pooled one alone
+    assert (text.detach() - start).abs().amax((0, 2)).min() > 0
 
 
 def test_the_same_seed_fits_the_same_and_a_negative_number_is_refused(pipe):
-    a, b, c = (fit_picture(pipe, pipe.noise(1), pipe.embed("a").text.requires_grad_(), [torch.zeros(1)], updates=2, lr=0.,
-                           batch=2, seed=s) for s in (0, 0, 1))
+    a, b, c = (
+        fit_picture(
+            pipe,
+            pipe.noise(1),
+            pipe.embed("a").text.requires_grad_(),
+            [torch.zeros(1)],
+            updates=2,
+            lr=0.0,
+            batch=2,
+            seed=s,
+        )
+        for s in (0, 0, 1)
+    )
     assert a == b != c
     with pytest.raises(ValueError, match="0"):
-        fit_picture(pipe, pipe.noise(1), pipe.embed("a").text, [], updates=-1, lr=0.)
+        fit_picture(pipe, pipe.noise(1), pipe.embed("a").text, [], updates=-1, lr=0.0)

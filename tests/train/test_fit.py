@@ -1,4 +1,7 @@
-"""The training loop: every step a function of (seed, step), so that no way of stopping changes the result."""
+"""The training loop: every step a function of (seed, step), so that no way of stopping changes the
+result.
+"""
+
 import json
 import os
 import signal
@@ -17,7 +20,7 @@ from minidiff.train.optim import Muon
 
 STEPS, EVERY = 40, 5
 
-CODE = '''
+CODE = """
 import sys, time
 import torch
 from torch import nn
@@ -39,10 +42,20 @@ def batch(step):
 
 def loss(net, b):
     return (net(b["x"]) - b["y"]).pow(2).mean()
-'''
-exec(CODE, world := {})                                     # the same few lines here and in child processes
+"""
+exec(CODE, world := {})  # the same few lines here and in child processes
 make, batch, loss = world["net"], world["batch"], world["loss"]
-SETUP = dict(steps=STEPS, lr=1e-2, muon_lr=2e-2, warmup=5, decay=.3, ema=.9, save_every=EVERY, seed=3, progress=False)
+SETUP = dict(
+    steps=STEPS,
+    lr=1e-2,
+    muon_lr=2e-2,
+    warmup=5,
+    decay=0.3,
+    ema=0.9,
+    save_every=EVERY,
+    seed=3,
+    progress=False,
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -73,34 +86,42 @@ def step_of(path):
 
 def test_training_learns_and_returns_averaged_weights_in_eval_mode(whole, tmp_path):
     net, test = train(tmp_path), [batch(s) for s in range(1000, 1010)]
+
     def error(n):
         return sum(loss(n, b).item() for b in test)
-    assert error(net) < .7 * error(make().eval()) and not net.training and same(net, whole)
+
+    assert error(net) < 0.7 * error(make().eval()) and not net.training and same(net, whole)
     saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert same(net, saved["ema"]) and not same(net, saved["net"]) and saved["step"] == STEPS
 
 
-# ---- resuming -------------------------------------------------------------------------------------------------------
+# ---- resuming ------------------------------------------------------------------------------------
 
-CHILD = CODE + f'''
+CHILD = (
+    CODE
+    + f"""
 def slow(step):
     time.sleep(60 if step == {STEPS - 15} else .02)         # never done before the parent has had its say
     return batch(step)
 
 
 fit(net(), loss, slow, out=sys.argv[1], **{SETUP!r})
-'''
+"""
+)
 
 
 def test_a_run_killed_at_an_arbitrary_moment_resumes_to_the_same_bits(whole, tmp_path):
-    child = subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path)], cwd=Path(__file__).parents[2],
-                             env=os.environ | {"OMP_NUM_THREADS": "1"})
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(tmp_path)],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     try:
         end = time.monotonic() + 200
         while not (tmp_path / "checkpoint.pt").exists():
             assert child.poll() is None and time.monotonic() < end, "the child never saved"
-            time.sleep(.005)
-        time.sleep(.137)                                    # in the middle of anything
+            time.sleep(0.005)
+        time.sleep(0.137)  # in the middle of anything
         assert child.poll() is None
     finally:
         child.send_signal(signal.SIGKILL)
@@ -120,8 +141,10 @@ def test_stopping_anywhere_and_going_on_changes_no_bit(tmp_path, stops, kind):
 
 def test_a_finished_run_trains_no_further(whole, tmp_path):
     train(tmp_path)
+
     def never(step):
         raise AssertionError("no batch is needed any more")
+
     assert same(train(tmp_path, batch=never), whole)
 
 
@@ -130,6 +153,7 @@ def test_ctrl_c_saves_the_step_reached_and_raises(whole, tmp_path):
         if step == 13:
             raise KeyboardInterrupt
         return batch(step)
+
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, batch=interrupted, save_every=1000)
     assert step_of(tmp_path) == 13
@@ -141,6 +165,7 @@ def test_ctrl_c_in_the_middle_of_a_step_loses_or_doubles_nothing(whole, tmp_path
         if torch.equal(b["x"], batch(13)["x"]):
             raise KeyboardInterrupt
         return loss(net, b)
+
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, loss=interrupted, save_every=1000)
     assert step_of(tmp_path) == 13 and same(train(tmp_path), whole)
@@ -155,6 +180,7 @@ def test_ctrl_c_between_two_optimisers_keeps_the_last_whole_step(whole, tmp_path
         if len(calls) == 14:
             raise KeyboardInterrupt
         return move(self, *args)
+
     with monkeypatch.context() as m:
         m.setattr(Muon, "step", step)
         with pytest.raises(KeyboardInterrupt):
@@ -175,6 +201,7 @@ def test_a_save_that_fails_leaves_the_old_checkpoint_and_no_rubbish(whole, tmp_p
     def torn(obj, f):
         f.write(b"half a check")
         raise OSError("disk full")
+
     with monkeypatch.context() as m:
         m.setattr(module.torch, "save", torn)
         with pytest.raises(OSError, match="disk full"):
@@ -187,23 +214,31 @@ def test_save_atomic_replaces_the_file_in_one_move(tmp_path, monkeypatch):
     path, seen = tmp_path / "x.pt", []
     save_atomic({"a": 1}, path)
     replace = os.replace
-    monkeypatch.setattr(module.os, "replace", lambda a, b: (seen.append((torch.load(a), torch.load(b))), replace(a, b)))
+    monkeypatch.setattr(
+        module.os,
+        "replace",
+        lambda a, b: (seen.append((torch.load(a), torch.load(b))), replace(a, b)),
+    )
     save_atomic({"a": 2}, path)
     assert seen == [({"a": 2}, {"a": 1})] and torch.load(path) == {"a": 2}
     assert [p.name for p in tmp_path.iterdir()] == ["x.pt"]
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "other network", "other optimiser", "not a checkpoint"])
+@pytest.mark.parametrize(
+    "damage", ["cut", "empty", "other network", "other optimiser", "not a checkpoint"]
+)
 def test_a_checkpoint_that_does_not_fit_is_refused_in_one_line_that_names_it(tmp_path, damage):
     train(tmp_path, stop_at=2, optimiser="adamw" if damage == "other optimiser" else "muon")
     path = tmp_path / "checkpoint.pt"
     raw = path.read_bytes()
     if damage in ("cut", "empty"):
-        path.write_bytes(raw[:len(raw) // 2] if damage == "cut" else b"")
+        path.write_bytes(raw[: len(raw) // 2] if damage == "cut" else b"")
     if damage == "not a checkpoint":
         torch.save({"weights": torch.zeros(2)}, path)
     net = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 2)) if damage == "other network" else None
-    with pytest.raises(ValueError, match=r"checkpoint\.pt does not continue this training \(.+\); delete it") as e:
+    with pytest.raises(
+        ValueError, match=r"checkpoint\.pt does not continue this training \(.+\); delete it"
+    ) as e:
         train(tmp_path, net=net)
     assert "\n" not in str(e.value) and str(tmp_path) in str(e.value)
 
@@ -212,7 +247,11 @@ def test_a_loss_that_is_not_a_number_raises_and_the_last_checkpoint_goes_on(whol
     def broken(net, b):
         value = loss(net, b)
         return value * torch.nan if torch.equal(b["x"], batch(22)["x"]) else value
-    with pytest.raises(FloatingPointError, match=r"loss is nan at step 22: lower the learning rate .*checkpoint\.pt"):
+
+    with pytest.raises(
+        FloatingPointError,
+        match=r"loss is nan at step 22: lower the learning rate .*checkpoint\.pt",
+    ):
         train(tmp_path, loss=broken)
     assert step_of(tmp_path) == 20
     saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
@@ -222,31 +261,37 @@ def test_a_loss_that_is_not_a_number_raises_and_the_last_checkpoint_goes_on(whol
         train(loss=lambda net, b: loss(net, b) * torch.inf)
 
 
-# ---- the loop itself ------------------------------------------------------------------------------------------------
+# ---- the loop itself -----------------------------------------------------------------------------
+
 
 def test_the_learning_rate_warms_up_stays_and_falls_to_zero():
-    factors = [schedule_lr(k, 100, 10, .2) for k in range(101)]
-    assert factors[:11] == [.1, .2, .3, .4, .5, .6, .7, .8, .9, 1., 1.] and set(factors[9:81]) == {1.}
-    assert factors[90] == .5 and factors[99] == .05 and factors[100] == 0.
-    assert [schedule_lr(k, 50, 0, 0.) for k in range(50)] == [1.] * 50
+    factors = [schedule_lr(k, 100, 10, 0.2) for k in range(101)]
+    assert factors[:11] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.0] and set(
+        factors[9:81]
+    ) == {1.0}
+    assert factors[90] == 0.5 and factors[99] == 0.05 and factors[100] == 0.0
+    assert [schedule_lr(k, 50, 0, 0.0) for k in range(50)] == [1.0] * 50
 
 
 def test_fit_is_the_loop_written_out():
-    """AdamW with warm-up, decay, clipping, and an average whose memory grows as (1 + k) / (10 + k) up to its limit."""
-    net, hand = make().eval(), make().eval()                # fit switches dropout on; here it must be off on both sides
-    net[2].p = hand[2].p = 0.
-    train(net=net, optimiser="adamw", steps=30, clip=.05, weight_decay=.1)
-    opt = torch.optim.AdamW(hand.parameters(), lr=1e-2, betas=(.9, .99), weight_decay=.1)
+    """AdamW with warm-up, decay, clipping, and an average whose memory grows as (1 + k) / (10 + k)
+    up to its limit.
+    """
+    # fit switches dropout on; here it must be off on both sides
+    net, hand = make().eval(), make().eval()
+    net[2].p = hand[2].p = 0.0
+    train(net=net, optimiser="adamw", steps=30, clip=0.05, weight_decay=0.1)
+    opt = torch.optim.AdamW(hand.parameters(), lr=1e-2, betas=(0.9, 0.99), weight_decay=0.1)
     mean = [p.detach().clone() for p in hand.parameters()]
     for k in range(30):
         opt.zero_grad()
         loss(hand, batch(k)).backward()
         norm = torch.stack([p.grad.norm() for p in hand.parameters()]).norm()
         for p in hand.parameters():
-            p.grad *= min(1., .05 / (norm.item() + 1e-6))
-        opt.param_groups[0]["lr"] = 1e-2 * min((k + 1) / 5, 1., (30 - k) / 9)
+            p.grad *= min(1.0, 0.05 / (norm.item() + 1e-6))
+        opt.param_groups[0]["lr"] = 1e-2 * min((k + 1) / 5, 1.0, (30 - k) / 9)
         opt.step()
-        keep = min(.9, (1 + k) / (10 + k))
+        keep = min(0.9, (1 + k) / (10 + k))
         mean = [keep * m + (1 - keep) * p.detach() for m, p in zip(mean, hand.parameters())]
     assert max((a - b).abs().max() for a, b in zip(net.parameters(), mean)) < 1e-5
     assert max((a - b).abs().max() for a, b in zip(net.parameters(), hand.parameters())) > 1e-4
@@ -254,28 +299,32 @@ def test_fit_is_the_loop_written_out():
 
 def test_one_step_averages_nine_tenths_of_the_new_with_one_tenth_of_the_old(tmp_path):
     before = make().state_dict()
-    net = train(tmp_path, steps=1, ema=.999)
+    net = train(tmp_path, steps=1, ema=0.999)
     raw = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["net"]
-    assert all((v - .1 * before[k] - .9 * raw[k]).abs().max() < 1e-6 for k, v in net.state_dict().items())
+    assert all(
+        (v - 0.1 * before[k] - 0.9 * raw[k]).abs().max() < 1e-6 for k, v in net.state_dict().items()
+    )
     assert not same(net, raw)
 
 
 def test_without_averaging_the_last_weights_are_returned(tmp_path):
-    net = train(tmp_path, steps=3, ema=0.)
+    net = train(tmp_path, steps=3, ema=0.0)
     assert same(net, torch.load(tmp_path / "checkpoint.pt", weights_only=True)["net"])
 
 
 def test_frozen_parameters_do_not_move():
     net = make()
     net[0].requires_grad_(False)
-    train(net=net, steps=5, weight_decay=.1)
-    assert torch.equal(net[0].weight, make()[0].weight) and not torch.equal(net[3].weight, make()[3].weight)
+    train(net=net, steps=5, weight_decay=0.1)
+    assert torch.equal(net[0].weight, make()[0].weight) and not torch.equal(
+        net[3].weight, make()[3].weight
+    )
 
 
 def test_dropout_is_a_function_of_seed_and_step():
     a, b, c = (train(steps=4, seed=s).state_dict() for s in (3, 3, 4))
     assert all(torch.equal(a[k], b[k]) for k in a) and not all(torch.equal(a[k], c[k]) for k in a)
-    torch.rand(17)                                          # what was drawn before does not matter
+    torch.rand(17)  # what was drawn before does not matter
     assert same(train(steps=4), a)
 
 
@@ -287,6 +336,7 @@ def test_peek_sees_averaged_weights_and_leaves_the_raw_ones(whole, tmp_path):
         torch.rand(3)
         seen.append((step, {k: v.clone() for k, v in net.state_dict().items()}))
         return {"score": step / 2}
+
     net = train(tmp_path, peek=peek, peek_every=25)
     assert same(net, whole) and [s for s, _ in seen] == [25, 40] and same(net, seen[-1][1])
     half = tmp_path / "half"
@@ -295,7 +345,7 @@ def test_peek_sees_averaged_weights_and_leaves_the_raw_ones(whole, tmp_path):
     assert all(torch.equal(saved["ema"][k], seen[0][1][k]) for k in saved["ema"])
     assert not all(torch.equal(saved["net"][k], seen[0][1][k]) for k in saved["net"])
     rows = [json.loads(r) for r in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert [r["score"] for r in rows if "score" in r] == [12.5, 20.]
+    assert [r["score"] for r in rows if "score" in r] == [12.5, 20.0]
 
 
 def test_a_peek_that_fails_puts_the_raw_weights_back(tmp_path):
@@ -303,9 +353,12 @@ def test_a_peek_that_fails_puts_the_raw_weights_back(tmp_path):
 
     def peek(net, step):
         raise RuntimeError("no more paper")
+
     with pytest.raises(RuntimeError, match="no more paper"):
         train(tmp_path, net=net, peek=peek, peek_every=10)
-    assert same(net, torch.load(tmp_path / "checkpoint.pt", weights_only=True)["net"]) and net.training
+    assert (
+        same(net, torch.load(tmp_path / "checkpoint.pt", weights_only=True)["net"]) and net.training
+    )
 
 
 def test_the_log_has_every_hundredth_step_once_whatever_happened(tmp_path):
@@ -313,16 +366,22 @@ def test_the_log_has_every_hundredth_step_once_whatever_happened(tmp_path):
         if step == 205:
             raise RuntimeError("power cut")
         return batch(step)
+
     setup = dict(steps=250, save_every=70, warmup=5)
     with pytest.raises(RuntimeError, match="power cut"):
         train(tmp_path, batch=interrupted, **setup)
     log = tmp_path / "log.jsonl"
-    assert [json.loads(r)["step"] for r in log.read_text().splitlines()] == [100, 200] and step_of(tmp_path) == 140
-    log.write_text(log.read_text() + '{"step": 20')         # torn in the middle of a line
+    assert [json.loads(r)["step"] for r in log.read_text().splitlines()] == [100, 200] and step_of(
+        tmp_path
+    ) == 140
+    log.write_text(log.read_text() + '{"step": 20')  # torn in the middle of a line
     train(tmp_path, **setup)
     rows = [json.loads(r) for r in log.read_text().splitlines()]
     assert [r["step"] for r in rows] == [100, 200, 250]
-    assert all(set(r) == {"step", "loss", "lr", "cpu_seconds"} for r in rows) and rows[1]["lr"] < rows[0]["lr"] == 1e-2
+    assert (
+        all(set(r) == {"step", "loss", "lr", "cpu_seconds"} for r in rows)
+        and rows[1]["lr"] < rows[0]["lr"] == 1e-2
+    )
     assert rows[0]["cpu_seconds"] <= rows[1]["cpu_seconds"] <= rows[2]["cpu_seconds"]
 
 
@@ -341,18 +400,22 @@ def test_no_steps_and_unknown_optimisers_are_refused():
 
 def test_bfloat16_is_only_used_on_request():
     seen = []
+
     def watch(net, b):
         seen.append(net(b["x"]).dtype)
         return loss(net, b)
+
     train(loss=watch, steps=1)
     net = train(loss=watch, steps=2, amp=True)
     assert seen == [torch.float32, torch.bfloat16, torch.bfloat16]
     assert {p.dtype for p in net.parameters()} == {torch.float32}
 
 
-# ---- several processes ----------------------------------------------------------------------------------------------
+# ---- several processes ---------------------------------------------------------------------------
 
-PARALLEL = CODE.replace("nn.Dropout(.2)", "nn.Identity()") + f'''
+PARALLEL = (
+    CODE.replace("nn.Dropout(.2)", "nn.Identity()")
+    + f"""
 def double(step):
     return {{k: v.double() for k, v in batch(step).items()}}
 
@@ -364,19 +427,36 @@ if __name__ == "__main__":
     muon = fit(net(), loss, batch, **setup | dict(steps=5))
     torch.save([exact.state_dict(), muon.state_dict()], out + f"/rank{{torch.distributed.get_rank()}}.pt")
     torch.distributed.destroy_process_group()
-'''                                                         # (with dropout each process would drop other units)
+"""
+)  # (with dropout each process would drop other units)
 
 
 def test_two_processes_equal_one_with_the_whole_batch(tmp_path):
-    """Sums in another order differ in the last bit, which training then multiplies; so in double precision."""
+    """Sums in another order differ in the last bit, which training then multiplies; so in double
+    precision.
+    """
     script = tmp_path / "script.py"
     script.write_text(PARALLEL)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", script, tmp_path]
-    env = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")} | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=280, cwd=Path(__file__).parents[2])
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        script,
+        tmp_path,
+    ]
+    env = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")} | {
+        "OMP_NUM_THREADS": "1"
+    }
+    done = subprocess.run(
+        command, env=env, capture_output=True, text=True, timeout=280, cwd=Path(__file__).parents[2]
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     exec(PARALLEL, here := {"__name__": "here"})
-    exact = train(net=here["net"]().double(), batch=here["double"], steps=25, optimiser="adamw").state_dict()
+    exact = train(
+        net=here["net"]().double(), batch=here["double"], steps=25, optimiser="adamw"
+    ).state_dict()
     muon = train(net=here["net"](), steps=5).state_dict()
     first, second = (torch.load(tmp_path / f"rank{r}.pt", weights_only=True) for r in (0, 1))
     for one, two, alone, tolerance in zip(first, second, (exact, muon), (1e-9, 1e-4)):

@@ -1,4 +1,5 @@
 """Muon: what its iteration does to singular values, where it is used, and its step written out."""
+
 import pytest
 import torch
 from torch import nn
@@ -12,13 +13,26 @@ from minidiff.models.vae import VAE
 from minidiff.train.optim import Muon, optimisers, orthogonalise, sections
 
 NETS = {
-    "unet": lambda: UNet(channels=(8, 16), layers=1, attention=("cross", "cross"), heads=2, context=12, groups=4),
-    "pixel": lambda: UNet(channels=(8, 16), layers=1, attention=(None, "self"), mid="self", heads=2, context=None,
-                          classes=5, groups=4),
-    "dit": lambda: DiT(8, 2, 4, 24, 2, 3, classes=5), "dit-text": lambda: DiT(8, 2, 4, 24, 2, 3, None, 12),
+    "unet": lambda: UNet(
+        channels=(8, 16), layers=1, attention=("cross", "cross"), heads=2, context=12, groups=4
+    ),
+    "pixel": lambda: UNet(
+        channels=(8, 16),
+        layers=1,
+        attention=(None, "self"),
+        mid="self",
+        heads=2,
+        context=None,
+        classes=5,
+        groups=4,
+    ),
+    "dit": lambda: DiT(8, 2, 4, 24, 2, 3, classes=5),
+    "dit-text": lambda: DiT(8, 2, 4, 24, 2, 3, None, 12),
     "dit-local": lambda: DiT(8, 2, 4, 24, 2, 3, None, 12, local=True),
     "vae": lambda: VAE(channels=(8, 16), layers=1, groups=4, patch=2),
-    "clip": lambda: CLIP(CLIPText(20, 16, 1, 2, 6, eos_id=2, project_dim=8), CLIPImage(8, 4, 16, 1, 2, 8)),
+    "clip": lambda: CLIP(
+        CLIPText(20, 16, 1, 2, 6, eos_id=2, project_dim=8), CLIPImage(8, 4, 16, 1, 2, 8)
+    ),
 }
 nets = pytest.mark.parametrize("name", NETS)
 
@@ -39,9 +53,9 @@ def plain(g, steps=5):
 @pytest.mark.parametrize("shape", [(16, 16), (16, 40), (40, 16), (24, 216)], ids=str)
 def test_singular_values_of_well_conditioned_matrices_end_near_one(shape):
     u, _, v = torch.linalg.svd(matrix(*shape), full_matrices=False)
-    s = torch.linspace(.3, 3, min(shape))
+    s = torch.linspace(0.3, 3, min(shape))
     found = torch.linalg.svdvals(orthogonalise(u * s @ v))
-    assert .6 < found.min() and found.max() < 1.25
+    assert 0.6 < found.min() and found.max() < 1.25
 
 
 def test_singular_vectors_are_kept():
@@ -49,7 +63,7 @@ def test_singular_vectors_are_kept():
     g = matrix(12, 20)
     a, _, b = torch.linalg.svd(g, full_matrices=False)
     d = a.mT @ orthogonalise(g) @ b.mT
-    assert (d - d.diag().diag()).abs().max() < 1e-4 and d.diag().min() > .3
+    assert (d - d.diag().diag()).abs().max() < 1e-4 and d.diag().min() > 0.3
 
 
 @pytest.mark.parametrize("shape", [(10, 10), (10, 30), (30, 10), (1, 7)], ids=str)
@@ -75,16 +89,24 @@ def test_a_stack_of_matrices_is_treated_one_by_one():
 
 @pytest.mark.parametrize("shape", [(6, 4, 3, 3), (4, 6, 1, 1), (6, 9)], ids=str)
 def test_two_steps_of_muon_written_out(shape):
-    """Momentum, Nesterov look-ahead, orthogonalised as a matrix, scaled by .2 sqrt(largest side); decay apart."""
+    """Momentum, Nesterov look-ahead, orthogonalised as a matrix, scaled by .2 sqrt(largest side);
+    decay apart.
+    """
     p = nn.Parameter(matrix(*shape))
-    opt, w, m = Muon([p], lr=.1, momentum=.9, weight_decay=.5), p.detach().clone(), torch.zeros(shape)
+    opt, w, m = (
+        Muon([p], lr=0.1, momentum=0.9, weight_decay=0.5),
+        p.detach().clone(),
+        torch.zeros(shape),
+    )
     for k in range(2):
         g = matrix(*shape, seed=1 + k)
         p.grad = g.clone()
         opt.step()
-        m = .9 * m + g
-        flat = (g + .9 * m).flatten(1)
-        w = (1 - .1 * .5) * w - .1 * .2 * max(flat.shape) ** .5 * orthogonalise(flat).view(shape)
+        m = 0.9 * m + g
+        flat = (g + 0.9 * m).flatten(1)
+        w = (1 - 0.1 * 0.5) * w - 0.1 * 0.2 * max(flat.shape) ** 0.5 * orthogonalise(flat).view(
+            shape
+        )
     assert (p - w).abs().max() < 1e-5
 
 
@@ -92,10 +114,10 @@ def test_muon_moves_convolutions_equally_far_in_every_direction():
     conv = nn.Conv2d(4, 8, 3, bias=False)
     before = conv.weight.detach().clone()
     (conv(matrix(2, 4, 9, 9)) * matrix(2, 8, 7, 7, seed=1)).sum().backward()
-    Muon(conv.parameters(), lr=.5).step()
-    moved = torch.linalg.svdvals((before - conv.weight.detach()).flatten(1)) / (.5 * .2 * 36 ** .5)
-    assert .6 < moved.min() and moved.max() < 1.25
-    assert torch.linalg.cond(conv.weight.grad.flatten(1)) > 2            # the gradient itself is not so even
+    Muon(conv.parameters(), lr=0.5).step()
+    moved = torch.linalg.svdvals((before - conv.weight.detach()).flatten(1)) / (0.5 * 0.2 * 36**0.5)
+    assert 0.6 < moved.min() and moved.max() < 1.25
+    assert torch.linalg.cond(conv.weight.grad.flatten(1)) > 2  # the gradient itself is not so even
 
 
 def test_equal_shapes_in_one_batch_move_as_they_would_alone():
@@ -112,7 +134,7 @@ def test_equal_shapes_in_one_batch_move_as_they_would_alone():
 def test_a_parameter_without_gradient_stays():
     a, b = nn.Parameter(matrix(3, 3)), nn.Parameter(matrix(3, 3))
     a.grad = torch.ones(3, 3)
-    Muon([a, b], weight_decay=.1).step()
+    Muon([a, b], weight_decay=0.1).step()
     assert torch.equal(b, matrix(3, 3)) and not torch.equal(a, b)
 
 
@@ -133,11 +155,23 @@ def test_norms_biases_embeddings_and_the_ends_of_the_network_go_to_adamw(name):
     net = NETS[name]()
     where = sections(net)
     for n, p in net.named_parameters():
-        ends = any(e in n for e in ("conv_in.", "conv_out.", "x_embedder", "final_layer.", "patch_embedding"))
+        ends = any(
+            e in n
+            for e in ("conv_in.", "conv_out.", "x_embedder", "final_layer.", "patch_embedding")
+        )
         embeds = any(e in n for e in ("_embedding", "t_embedder", "y_embedder"))
         if p.requires_grad and (p.ndim < 2 or "norm" in n or ends or embeds):
             assert where[n] == "adamw", n
-        if any(e in n for e in (".to_q.weight", "attn.qkv.weight", "q_proj.weight", "mlp.fc1.weight", ".conv1.weight")):
+        if any(
+            e in n
+            for e in (
+                ".to_q.weight",
+                "attn.qkv.weight",
+                "q_proj.weight",
+                "mlp.fc1.weight",
+                ".conv1.weight",
+            )
+        ):
             assert where[n] == "muon", n
 
 
@@ -151,7 +185,10 @@ def test_what_is_frozen_is_in_no_optimiser():
 
 def test_adamw_alone_takes_everything_and_unknown_kinds_are_refused():
     net = NETS["unet"]()
-    only, = optimisers(net, "adamw", lr=.5)
-    assert len(only.param_groups[0]["params"]) == len(list(net.parameters())) and only.param_groups[0]["lr"] == .5
+    (only,) = optimisers(net, "adamw", lr=0.5)
+    assert (
+        len(only.param_groups[0]["params"]) == len(list(net.parameters()))
+        and only.param_groups[0]["lr"] == 0.5
+    )
     with pytest.raises(ValueError, match=r"'sgd'.*'muon' or 'adamw'"):
         optimisers(net, "sgd")

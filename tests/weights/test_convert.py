@@ -1,4 +1,7 @@
-"""Weights into networks, and from layout to layout: equal to the bit, complete, atomic, in little memory."""
+"""Weights into networks, and from layout to layout: equal to the bit, complete, atomic, in little
+memory.
+"""
+
 import json
 import os
 import subprocess
@@ -24,13 +27,19 @@ from minidiff.weights.keymaps import ema_name
 from minidiff.weights.layouts import destination, open_model
 from minidiff.weights.ops import scatter
 
-THIN = dict(channels=(32, 64, 96, 96), context=24)                         # Stable Diffusion's plan of blocks, narrow
+THIN = dict(channels=(32, 64, 96, 96), context=24)  # Stable Diffusion's plan of blocks, narrow
 TEXT = dict(vocab_size=99, width=24, layers=2, context=16, eos_id=98)
 MODELS = {
-    "sd1": {"unet": (UNet, THIN | dict(heads=4)), "vae": (VAE, dict(channels=(32, 64, 96, 96))),
-            "text": (CLIPText, TEXT | dict(heads=4, act="quick_gelu"))},
-    "sd2": {"unet": (UNet, THIN | dict(heads=(1, 2, 4, 4), linear=True)), "vae": (VAE, dict(channels=(32, 64, 96, 96))),
-            "text": (CLIPText, TEXT | dict(heads=2, act="gelu"))},
+    "sd1": {
+        "unet": (UNet, THIN | dict(heads=4)),
+        "vae": (VAE, dict(channels=(32, 64, 96, 96))),
+        "text": (CLIPText, TEXT | dict(heads=4, act="quick_gelu")),
+    },
+    "sd2": {
+        "unet": (UNet, THIN | dict(heads=(1, 2, 4, 4), linear=True)),
+        "vae": (VAE, dict(channels=(32, 64, 96, 96))),
+        "text": (CLIPText, TEXT | dict(heads=2, act="gelu")),
+    },
     "dit": {"dit": (DiT, dict(size=8, dim=32, depth=3, heads=4, classes=7))},
     "controlnet": {"controlnet": (ControlNet, THIN | dict(heads=4))},
     "t2i": {"t2i": (T2IAdapter, dict(channels=(32, 64, 96, 96)))},
@@ -50,8 +59,9 @@ def network(name, part):
     """A network whose norms and biases are random too."""
     cls, args = MODELS[name][part]
     g, net = torch.Generator().manual_seed(len(name)), cls(**args).eval().requires_grad_(False)
-    own = {k: torch.randn(v.shape, generator=g) * .2 for k, v in net.state_dict().items()}
-    net.load_state_dict(own | {k: v for k, v in net.state_dict().items() if k == "pos_embed"})       # a formula
+    own = {k: torch.randn(v.shape, generator=g) * 0.2 for k, v in net.state_dict().items()}
+    # a formula
+    net.load_state_dict(own | {k: v for k, v in net.state_dict().items() if k == "pos_embed"})
     return net
 
 
@@ -73,17 +83,26 @@ def saved(path, name="sd1", extra=(), dtype=torch.float32, metadata=None):
 def equal(a, b):
     """Two files or folders hold the same tensors, to the bit, under the same names."""
     a, b = open_model(a).file, open_model(b).file
-    return set(a) == set(b) and all(a[n].dtype == b[n].dtype and torch.equal(a.tensor(n), b.tensor(n)) for n in a)
+    return set(a) == set(b) and all(
+        a[n].dtype == b[n].dtype and torch.equal(a.tensor(n), b.tensor(n)) for n in a
+    )
 
 
 def snapshot(folder: Path) -> dict:
     return {str(p): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
 
 
-# ---- there and back -------------------------------------------------------------------------------------------------
+# ---- there and back ------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("name, dtype", [*((name, torch.float32) for name in MODELS),
-                                         *((name, torch.float16) for name in ("sd2", "dit"))], ids=str)
+
+@pytest.mark.parametrize(
+    "name, dtype",
+    [
+        *((name, torch.float32) for name in MODELS),
+        *((name, torch.float16) for name in ("sd2", "dit")),
+    ],
+    ids=str,
+)
 def test_every_way_around_the_layouts_ends_at_the_same_bits(tmp_path, name, dtype):
     first = saved(tmp_path / "first.safetensors", name, dtype=dtype)
     convert(first, tmp_path / "folder", to="diffusers", heads=heads(name))
@@ -93,14 +112,17 @@ def test_every_way_around_the_layouts_ends_at_the_same_bits(tmp_path, name, dtyp
     convert(tmp_path / "mini.safetensors", tmp_path / "folder2", to="diffusers")
     assert equal(tmp_path / "folder", tmp_path / "folder2")
     convert(first, tmp_path / "mini2.safetensors", heads=heads(name))
-    for part, (_, args) in MODELS[name].items():                             # what no tensor shows came along
+    for part, (_, args) in MODELS[name].items():  # what no tensor shows came along
         here = open_model(tmp_path / "folder2").args()[part]
         assert here == open_model(tmp_path / "mini2.safetensors").args()[part]
         assert all(here[k] == v for k, v in args.items())
 
 
 def test_tensors_of_several_dtypes_keep_theirs(tmp_path):
-    mixed = {k: v.half() if "attn" in k else v.bfloat16() if "norm" in k else v for k, v in tensors("sd1").items()}
+    mixed = {
+        k: v.half() if "attn" in k else v.bfloat16() if "norm" in k else v
+        for k, v in tensors("sd1").items()
+    }
     save_file(mixed, tmp_path / "a.safetensors")
     convert(tmp_path / "a.safetensors", tmp_path / "b", to="diffusers", heads=heads("sd1"))
     convert(tmp_path / "b", tmp_path / "c.safetensors", to="original")
@@ -109,7 +131,10 @@ def test_tensors_of_several_dtypes_keep_theirs(tmp_path):
 
 @pytest.mark.parametrize("to", ["original", "minidiff", "diffusers"])
 def test_a_dtype_is_that_of_every_tensor_written(tmp_path, to):
-    a, b = saved(tmp_path / "a.safetensors", "text 2"), tmp_path / ("b" if to == "diffusers" else "b.safetensors")
+    a, b = (
+        saved(tmp_path / "a.safetensors", "text 2"),
+        tmp_path / ("b" if to == "diffusers" else "b.safetensors"),
+    )
     convert(a, b, to=to, dtype="float16", heads=heads("text 2"))
     file = open_model(b)
     assert {e.dtype for e in file.file.values()} == {torch.float16}
@@ -123,23 +148,34 @@ def test_what_is_written_is_read_by_the_safetensors_package(tmp_path):
     a = saved(tmp_path / "a.safetensors", "sd2", dtype=torch.float16)
     convert(a, tmp_path / "b.safetensors", to="original", heads=heads("sd2"))
     ours = load_file(tmp_path / "b.safetensors")
-    assert ours.keys() == tensors("sd2").keys() and all(torch.equal(v.half(), ours[k]) for k, v in tensors("sd2").items())
+    assert ours.keys() == tensors("sd2").keys() and all(
+        torch.equal(v.half(), ours[k]) for k, v in tensors("sd2").items()
+    )
 
 
 def test_old_pickles_and_shards_are_sources_too(tmp_path):
-    torch.save({"state_dict": tensors("sd1"), "global_step": 5, "optimizer_states": [1]}, tmp_path / "a.ckpt")
-    facts = convert(tmp_path / "a.ckpt", tmp_path / "a.safetensors", to="original", heads=heads("sd1"))
+    torch.save(
+        {"state_dict": tensors("sd1"), "global_step": 5, "optimizer_states": [1]},
+        tmp_path / "a.ckpt",
+    )
+    facts = convert(
+        tmp_path / "a.ckpt", tmp_path / "a.safetensors", to="original", heads=heads("sd1")
+    )
     assert equal(tmp_path / "a.safetensors", saved(tmp_path / "b.safetensors"))
     assert "optimizer_states" in " ".join(facts["notes"])
     convert(tmp_path / "a.ckpt", tmp_path / "sd", to="diffusers", heads=heads("sd1"))
     whole = tmp_path / "sd/unet/diffusion_pytorch_model.safetensors"
     unet = load_file(whole)
     whole.unlink()
-    halves = {f"diffusion_pytorch_model-0000{i + 1}-of-00002.safetensors": sorted(unet)[i::2] for i in range(2)}
+    halves = {
+        f"diffusion_pytorch_model-0000{i + 1}-of-00002.safetensors": sorted(unet)[i::2]
+        for i in range(2)
+    }
     for shard, mine in halves.items():
         save_file({n: unet[n] for n in mine}, tmp_path / "sd/unet" / shard)
     (tmp_path / "sd/unet/diffusion_pytorch_model.safetensors.index.json").write_text(
-        json.dumps({"weight_map": {n: shard for shard, mine in halves.items() for n in mine}}))
+        json.dumps({"weight_map": {n: shard for shard, mine in halves.items() for n in mine}})
+    )
     convert(tmp_path / "sd", tmp_path / "c.safetensors", to="original")
     assert equal(tmp_path / "a.safetensors", tmp_path / "c.safetensors")
     (tmp_path / "sd/unet" / next(iter(halves))).unlink()
@@ -148,23 +184,38 @@ def test_old_pickles_and_shards_are_sources_too(tmp_path):
 
 
 def test_the_running_average_is_taken_when_asked_for(tmp_path):
-    average = {ema_name(n): v + 1 for n, v in tensors("sd1").items() if n.startswith("model.diffusion_model.")}
-    a = saved(tmp_path / "a.safetensors", extra=average | {"model_ema.decay": torch.tensor(.5)})
+    average = {
+        ema_name(n): v + 1
+        for n, v in tensors("sd1").items()
+        if n.startswith("model.diffusion_model.")
+    }
+    a = saved(tmp_path / "a.safetensors", extra=average | {"model_ema.decay": torch.tensor(0.5)})
     plain = convert(a, tmp_path / "plain.safetensors", heads=heads("sd1"))
     facts = convert(a, tmp_path / "ema.safetensors", heads=heads("sd1"), ema=True)
     plain, ema = (load_file(tmp_path / f"{n}.safetensors") for n in ("plain", "ema"))
     for k in plain:
         assert torch.equal(ema[k], plain[k] + 1 if k.startswith("unet.") else plain[k])
-    assert next(row["tensors"] for why, row in facts["dropped"].items() if why.startswith("the plain weights")) == 686
+    assert (
+        next(
+            row["tensors"]
+            for why, row in facts["dropped"].items()
+            if why.startswith("the plain weights")
+        )
+        == 686
+    )
     with pytest.raises(ValueError, match=r"plain.safetensors holds no running average"):
         convert(tmp_path / "plain.safetensors", tmp_path / "b.safetensors", ema=True)
 
 
-# ---- what goes along ------------------------------------------------------------------------------------------------
+# ---- what goes along -----------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("to", ["original", "minidiff", "diffusers"])
 def test_the_prediction_that_was_said_is_read_back(tmp_path, to):
-    a, b = saved(tmp_path / "a.safetensors", "sd2"), tmp_path / ("b" if to == "diffusers" else "b.safetensors")
+    a, b = (
+        saved(tmp_path / "a.safetensors", "sd2"),
+        tmp_path / ("b" if to == "diffusers" else "b.safetensors"),
+    )
     assert open_model(a).prediction()[0] is None
     convert(a, b, to=to, heads=heads("sd2"), prediction="v")
     assert open_model(b).prediction()[0] == "v"
@@ -173,7 +224,9 @@ def test_the_prediction_that_was_said_is_read_back(tmp_path, to):
 def test_an_unknown_prediction_stays_unknown(tmp_path):
     a = saved(tmp_path / "a.safetensors", "sd2")
     facts = convert(a, tmp_path / "b", to="diffusers", heads=heads("sd2"))
-    assert facts["prediction"] is None and any("no scheduler is written" in n for n in facts["notes"])
+    assert facts["prediction"] is None and any(
+        "no scheduler is written" in n for n in facts["notes"]
+    )
     assert not (tmp_path / "b/scheduler").exists()
     convert(tmp_path / "b", tmp_path / "c.safetensors")
     convert(tmp_path / "c.safetensors", tmp_path / "d", to="diffusers")
@@ -183,45 +236,80 @@ def test_an_unknown_prediction_stays_unknown(tmp_path):
 def test_scheduler_tokenizer_and_what_else_configs_say_go_along(tmp_path):
     a = saved(tmp_path / "a.safetensors")
     convert(a, tmp_path / "b", to="diffusers", heads=heads("sd1"), prediction="eps")
-    scheduler = dict(_class_name="PNDMScheduler", beta_schedule="linear", beta_start=.001, prediction_type="v_prediction")
+    scheduler = dict(
+        _class_name="PNDMScheduler",
+        beta_schedule="linear",
+        beta_start=0.001,
+        prediction_type="v_prediction",
+    )
     (tmp_path / "b/scheduler/scheduler_config.json").write_text(json.dumps(scheduler))
     unet = json.loads((tmp_path / "b/unet/config.json").read_text())
     (tmp_path / "b/unet/config.json").write_text(json.dumps(unet | dict(sample_size=24)))
     config = json.loads((tmp_path / "b/vae/config.json").read_text())
-    (tmp_path / "b/vae/config.json").write_text(json.dumps(config | dict(scaling_factor=.5, sample_size=123)))
+    (tmp_path / "b/vae/config.json").write_text(
+        json.dumps(config | dict(scaling_factor=0.5, sample_size=123))
+    )
     (tmp_path / "b/tokenizer").mkdir()
     (tmp_path / "b/tokenizer/vocab.json").write_text("{}")
     (tmp_path / "b/safety_checker").mkdir()
     facts = convert(tmp_path / "b", tmp_path / "c", to="diffusers")
     assert json.loads((tmp_path / "c/scheduler/scheduler_config.json").read_text()) == scheduler
-    assert json.loads((tmp_path / "c/vae/config.json").read_text()) == config | dict(scaling_factor=.5, sample_size=123)
-    assert (tmp_path / "c/tokenizer/vocab.json").read_text() == "{}" and facts["notes"] == ["not read: safety_checker/"]
+    assert json.loads((tmp_path / "c/vae/config.json").read_text()) == config | dict(
+        scaling_factor=0.5, sample_size=123
+    )
+    assert (tmp_path / "c/tokenizer/vocab.json").read_text() == "{}" and facts["notes"] == [
+        "not read: safety_checker/"
+    ]
     assert "tokenizer" in json.loads((tmp_path / "c/model_index.json").read_text())
     convert(tmp_path / "b", tmp_path / "d.safetensors")
     source = open_model(tmp_path / "d.safetensors")
-    assert source.scheduler == scheduler and source.facts["schedule"] == "linear" and source.args()["vae"]["scale"] == .5
+    assert (
+        source.scheduler == scheduler
+        and source.facts["schedule"] == "linear"
+        and source.args()["vae"]["scale"] == 0.5
+    )
     assert source.configs["unet"]["sample_size"] == 24
     facts = convert(tmp_path / "b", tmp_path / "e.safetensors", to="original")
     assert any("scale of the vae is 0.5; this layout cannot say so" in n for n in facts["notes"])
 
 
 def test_the_account_names_every_part_and_what_was_dropped(tmp_path):
-    extra = {"betas": torch.ones(9), "alphas_cumprod": torch.ones(9),
-             "cond_stage_model.transformer.text_model.embeddings.position_ids": torch.arange(16)[None]}
-    facts = convert(saved(tmp_path / "a.safetensors", extra=extra), tmp_path / "b.safetensors", heads=heads("sd1"))
+    extra = {
+        "betas": torch.ones(9),
+        "alphas_cumprod": torch.ones(9),
+        "cond_stage_model.transformer.text_model.embeddings.position_ids": torch.arange(16)[None],
+    }
+    facts = convert(
+        saved(tmp_path / "a.safetensors", extra=extra),
+        tmp_path / "b.safetensors",
+        heads=heads("sd1"),
+    )
     assert {part: (p["read"], p["filled"], p["written"]) for part, p in facts["parts"].items()} == {
-        "unet": (686,) * 3, "vae": (248,) * 3, "text": (36,) * 3}
-    assert facts["parts"]["unet"]["parameters"] == sum(v.numel() for v in network("sd1", "unet").state_dict().values())
+        "unet": (686,) * 3,
+        "vae": (248,) * 3,
+        "text": (36,) * 3,
+    }
+    assert facts["parts"]["unet"]["parameters"] == sum(
+        v.numel() for v in network("sd1", "unet").state_dict().values()
+    )
     assert sorted(row["tensors"] for row in facts["dropped"].values()) == [1, 2]
     text = report(facts)
-    assert "2 such as 'alphas_cumprod': a table of the noise schedule" in text and text.endswith("b.safetensors")
+    assert "2 such as 'alphas_cumprod': a table of the noise schedule" in text and text.endswith(
+        "b.safetensors"
+    )
     json.dumps(facts)
 
 
 def test_the_tower_of_stable_diffusion_2_comes_without_its_last_block_and_projection(tmp_path):
-    block = {k.replace("resblocks.1", "resblocks.2"): v + 1 for k, v in tensors("sd2").items() if "resblocks.1." in k}
-    extra = block | {"cond_stage_model.model.text_projection": torch.zeros(24, 8),
-                     "cond_stage_model.model.logit_scale": torch.ones(())}
+    block = {
+        k.replace("resblocks.1", "resblocks.2"): v + 1
+        for k, v in tensors("sd2").items()
+        if "resblocks.1." in k
+    }
+    extra = block | {
+        "cond_stage_model.model.text_projection": torch.zeros(24, 8),
+        "cond_stage_model.model.logit_scale": torch.ones(()),
+    }
     a = saved(tmp_path / "a.safetensors", "sd2", extra)
     convert(a, tmp_path / "b", to="diffusers", heads=heads("sd2"))
     convert(tmp_path / "b", tmp_path / "c.safetensors", to="original")
@@ -229,7 +317,8 @@ def test_the_tower_of_stable_diffusion_2_comes_without_its_last_block_and_projec
 
 
 def test_what_the_original_layout_would_lose_is_refused(tmp_path):
-    net = CLIPText(**TEXT | dict(layers=24, heads=2))             # read again, it would be taken for SD 2's whole tower
+    # read again, it would be taken for SD 2's whole tower
+    net = CLIPText(**TEXT | dict(layers=24, heads=2))
     flat = tensors("sd2", "minidiff") | {f"text.{k}": v for k, v in net.state_dict().items()}
     save_file(flat, tmp_path / "a.safetensors")
     convert(tmp_path / "a.safetensors", tmp_path / "b", to="diffusers", heads=heads("sd2"))
@@ -241,13 +330,19 @@ def test_what_the_original_layout_would_lose_is_refused(tmp_path):
     assert snapshot(tmp_path) == before
 
 
-# ---- into networks --------------------------------------------------------------------------------------------------
+# ---- into networks -------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("name", ["sd1", "sd2"])
 @pytest.mark.parametrize("to", ["original", "diffusers", "minidiff"])
 def test_networks_that_were_read_compute_what_the_saved_ones_do(tmp_path, name, to):
     path = saved(tmp_path / "a.safetensors", name)
-    convert(path, path := tmp_path / ("b" if to == "diffusers" else "b.safetensors"), to=to, heads=heads(name))
+    convert(
+        path,
+        path := tmp_path / ("b" if to == "diffusers" else "b.safetensors"),
+        to=to,
+        heads=heads(name),
+    )
     source = open_model(path)
     nets = {part: build(part, args) for part, args in source.args(heads(name)).items()}
     for part, net in nets.items():
@@ -256,7 +351,10 @@ def test_networks_that_were_read_compute_what_the_saved_ones_do(tmp_path, name, 
     g = torch.Generator().manual_seed(0)
     z, cond = torch.randn(1, 4, 8, 8, generator=g), Cond(text=torch.randn(1, 16, 24, generator=g))
     with torch.no_grad():
-        assert torch.equal(nets["unet"](z, torch.tensor([7]), cond), network(name, "unet")(z, torch.tensor([7]), cond))
+        assert torch.equal(
+            nets["unet"](z, torch.tensor([7]), cond),
+            network(name, "unet")(z, torch.tensor([7]), cond),
+        )
         assert torch.equal(nets["vae"].decode(z), network(name, "vae").decode(z))
         ids = torch.tensor([[97, 5, 98]])
         assert torch.equal(nets["text"](ids), network(name, "text")(ids))
@@ -267,36 +365,62 @@ def test_tensors_of_the_right_dtype_are_mapped_and_others_are_cast(tmp_path):
     source = open_model(path)
     half, full = (build("vae", source.args()["vae"]) for _ in range(2))
     read(source.file, source.family, "vae", half, torch.float16)
-    read(source.file, source.family, "vae", full)                             # None: float32
-    for ours, theirs in (("encoder.conv_in.weight",) * 2, ("encoder.mid_block.attentions.0.to_q.weight",
-                                                          "encoder.mid.attn_1.q.weight")):
-        mapped, h, f = source.file.tensor(theirs), half.get_parameter(ours), full.get_parameter(ours)
-        assert h.data_ptr() == mapped.data_ptr() and f.dtype == torch.float32 and torch.equal(f, h.float())
+    read(source.file, source.family, "vae", full)  # None: float32
+    for ours, theirs in (
+        ("encoder.conv_in.weight",) * 2,
+        ("encoder.mid_block.attentions.0.to_q.weight", "encoder.mid.attn_1.q.weight"),
+    ):
+        mapped, h, f = (
+            source.file.tensor(theirs),
+            half.get_parameter(ours),
+            full.get_parameter(ours),
+        )
+        assert (
+            h.data_ptr() == mapped.data_ptr()
+            and f.dtype == torch.float32
+            and torch.equal(f, h.float())
+        )
 
 
 def test_a_network_is_built_without_memory_and_without_touching_the_random_state():
     before = torch.get_rng_state()
     net = build("unet", {})
-    assert all(p.is_meta for p in net.parameters()) and sum(p.numel() for p in net.parameters()) == 859_520_964
+    assert (
+        all(p.is_meta for p in net.parameters())
+        and sum(p.numel() for p in net.parameters()) == 859_520_964
+    )
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def spoil(**changes):
     """A memory file of a VAE with some tensors replaced (None: removed)."""
-    names = {"bias": "decoder.conv_out.bias", "q": "encoder.mid.attn_1.q.weight", "more": "encoder.more"}
+    names = {
+        "bias": "decoder.conv_out.bias",
+        "q": "encoder.mid.attn_1.q.weight",
+        "more": "encoder.more",
+    }
     found = tensors("vae") | {names[k]: v for k, v in changes.items()}
     return memory_file({k: v for k, v in found.items() if v is not None})
 
 
-@pytest.mark.parametrize("changes, words", [
-    (dict(bias=None), r"1 tensor\(s\) of the vae missing: 'decoder.conv_out.bias'"),
-    (dict(bias=torch.zeros(4)), r"'decoder.conv_out.bias' gives \(4,\), expected \(3,\)"),
-    (dict(q=torch.zeros(7)), r"'encoder.mid.attn_1.q.weight'"),
-    (dict(bias=torch.zeros(3, dtype=torch.int64)), "is torch.int64, expected floating-point"),
-    (dict(bias=torch.tensor([1., float("nan"), 2.])), r"holds NaN or infinite numbers \(1 of 3\)"),
-    (dict(bias=torch.tensor([1., -float("inf"), 2.])), "holds NaN or infinite"),
-    (dict(bias=torch.tensor([1., 1e300, 2.], dtype=torch.float64)), r"reaches 1e\+300, more than torch.float32 can hold"),
-])
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (dict(bias=None), r"1 tensor\(s\) of the vae missing: 'decoder.conv_out.bias'"),
+        (dict(bias=torch.zeros(4)), r"'decoder.conv_out.bias' gives \(4,\), expected \(3,\)"),
+        (dict(q=torch.zeros(7)), r"'encoder.mid.attn_1.q.weight'"),
+        (dict(bias=torch.zeros(3, dtype=torch.int64)), "is torch.int64, expected floating-point"),
+        (
+            dict(bias=torch.tensor([1.0, float("nan"), 2.0])),
+            r"holds NaN or infinite numbers \(1 of 3\)",
+        ),
+        (dict(bias=torch.tensor([1.0, -float("inf"), 2.0])), "holds NaN or infinite"),
+        (
+            dict(bias=torch.tensor([1.0, 1e300, 2.0], dtype=torch.float64)),
+            r"reaches 1e\+300, more than torch.float32 can hold",
+        ),
+    ],
+)
 def test_a_tensor_that_is_not_right_is_refused_by_name_and_the_network_left_alone(changes, words):
     file, net = spoil(**changes), build("vae", MODELS["vae"]["vae"][1])
     with pytest.raises(ValueError, match=words) as e:
@@ -307,7 +431,10 @@ def test_a_tensor_that_is_not_right_is_refused_by_name_and_the_network_left_alon
 
 def test_names_without_a_place_are_refused_and_listed():
     file = spoil(more=torch.zeros(1))
-    with pytest.raises(ValueError, match=r"<memory>: 1 of 249 tensor\(s\) have no place .* family vae: 'encoder.more'"):
+    with pytest.raises(
+        ValueError,
+        match=r"<memory>: 1 of 249 tensor\(s\) have no place .* family vae: 'encoder.more'",
+    ):
         coverage(file, detect(file), {"vae": build("vae", MODELS["vae"]["vae"][1])})
 
 
@@ -316,8 +443,14 @@ def test_every_tensor_is_used_or_dropped_for_a_reason():
     family, unet = detect(file), build("unet", MODELS["sd1"]["unet"][1])
     seen = coverage(file, family, {"unet": unet})
     assert len(seen.used) == len(seen.filled) == 686 and seen.unknown == ()
-    assert set(seen.used) | seen.dropped.keys() == set(file) and not set(seen.used) & seen.dropped.keys()
-    assert seen.dropped["first_stage_model.quant_conv.weight"] == "part of the vae, which is not wanted here"
+    assert (
+        set(seen.used) | seen.dropped.keys() == set(file)
+        and not set(seen.used) & seen.dropped.keys()
+    )
+    assert (
+        seen.dropped["first_stage_model.quant_conv.weight"]
+        == "part of the vae, which is not wanted here"
+    )
     assert set(seen.filled) == {f"unet.{k}" for k in unet.state_dict()}
 
 
@@ -330,24 +463,34 @@ def test_positions_of_a_transformer_that_no_formula_gives_are_not_lost_silently(
     assert (load_file(tmp_path / "b.safetensors")["dit.pos_embed"] == 1).all()
 
 
-# ---- whole or not at all --------------------------------------------------------------------------------------------
+# ---- whole or not at all -------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("to", ["minidiff", "diffusers"])
 def test_a_conversion_that_fails_leaves_nothing_behind(tmp_path, to):
     last = {"first_stage_model.post_quant_conv.bias": torch.full((4,), float("nan"))}
     a = saved(tmp_path / "a.safetensors", extra=last)
-    convert(saved(tmp_path / "good.safetensors"), old := tmp_path / ("b" if to == "diffusers" else "b.safetensors"), to=to,
-            heads=heads("sd1"))
+    convert(
+        saved(tmp_path / "good.safetensors"),
+        old := tmp_path / ("b" if to == "diffusers" else "b.safetensors"),
+        to=to,
+        heads=heads("sd1"),
+    )
     before = snapshot(tmp_path)
-    for dst in (tmp_path / "new/folder" / old.name, old):                     # neither a new place nor the old file
-        with pytest.raises(ValueError, match=r"a.safetensors: tensor '.*post_quant_conv.bias' holds NaN"):
+    for dst in (tmp_path / "new/folder" / old.name, old):  # neither a new place nor the old file
+        with pytest.raises(
+            ValueError, match=r"a.safetensors: tensor '.*post_quant_conv.bias' holds NaN"
+        ):
             convert(a, dst, to=to, heads=heads("sd1"), force=True)
         assert snapshot(tmp_path) == before
 
 
 @pytest.mark.parametrize("to", ["minidiff", "diffusers"])
 def test_what_exists_is_overwritten_only_by_force(tmp_path, to):
-    a, dst = saved(tmp_path / "a.safetensors", "vae"), tmp_path / ("b" if to == "diffusers" else "b.safetensors")
+    a, dst = (
+        saved(tmp_path / "a.safetensors", "vae"),
+        tmp_path / ("b" if to == "diffusers" else "b.safetensors"),
+    )
     convert(a, dst, to=to)
     before = snapshot(tmp_path)
     with pytest.raises(ValueError, match=r"b.* exists; .*--force"):
@@ -356,7 +499,7 @@ def test_what_exists_is_overwritten_only_by_force(tmp_path, to):
     convert(a, dst, to=to, dtype="float16", force=True)
     assert {e.dtype for e in open_model(dst).file.values()} == {torch.float16}
     assert len(list(tmp_path.iterdir())) == 2
-    convert(dst, dst, to=to, dtype="float32", force=True)                     # a file may take its own place
+    convert(dst, dst, to=to, dtype="float32", force=True)  # a file may take its own place
     assert {e.dtype for e in open_model(dst).file.values()} == {torch.float32}
 
 
@@ -364,7 +507,11 @@ def test_a_folder_of_other_things_is_never_emptied(tmp_path):
     a = saved(tmp_path / "a.safetensors", "vae")
     (tmp_path / "home").mkdir()
     (tmp_path / "home/letter.txt").write_text("dear")
-    for dst, words in (("home", "other things than weights"), (".", "is inside it"), ("a.safetensors", "no folder")):
+    for dst, words in (
+        ("home", "other things than weights"),
+        (".", "is inside it"),
+        ("a.safetensors", "no folder"),
+    ):
         with pytest.raises(ValueError, match=words):
             convert(a, tmp_path / dst, to="diffusers", force=True)
     with pytest.raises(ValueError, match="is a folder, where a file"):
@@ -380,10 +527,13 @@ def test_a_link_stays_a_link(tmp_path):
     (tmp_path / "disk").mkdir()
     os.symlink(tmp_path / "disk/real.safetensors", tmp_path / "link.safetensors")
     convert(a, tmp_path / "link.safetensors")
-    assert (tmp_path / "link.safetensors").is_symlink() and (tmp_path / "disk/real.safetensors").is_file()
+    assert (tmp_path / "link.safetensors").is_symlink() and (
+        tmp_path / "disk/real.safetensors"
+    ).is_file()
 
 
-# ---- bad input ------------------------------------------------------------------------------------------------------
+# ---- bad input -----------------------------------------------------------------------------------
+
 
 def contradiction(path):
     saved(path.with_suffix(".old.safetensors"), "vae")
@@ -394,31 +544,54 @@ def contradiction(path):
     save_file(load_file(path), path, {"minidiff": json.dumps(facts)})
 
 
-@pytest.mark.parametrize("make, words", [
-    (lambda p: save_file({"lora_unet_a.lora_down.weight": torch.ones(1, 2)}, p), "is a file of kind lora, no network"),
-    (lambda p: save_file({"conditioner.embedders.0.x": torch.ones(1)}, p), "sdxl"),
-    (lambda p: save_file({"what.ever": torch.ones(1, 2, 3)}, p), "no known family"),
-    (lambda p: p.write_text("<!DOCTYPE html><p>404"), "HTML page"),
-    (lambda p: saved(p), r"number of heads of this UNet of width 32"),
-    (lambda p: saved(p, "vae", metadata={"minidiff": "{"}), "no readable minidiff file"),
-    (lambda p: saved(p, "vae", metadata={"minidiff": '{"args": {"vae": 3}, "scheduler": null, "prediction": null}'}),
-     "not those that minidiff writes"),
-    (contradiction, r"metadata say that layers of the vae is 3, its tensors show 2"),
-    (lambda p: saved(p, extra={"first_stage_model.encoder.more": torch.ones(1)}), "heads"),
-])
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (
+            lambda p: save_file({"lora_unet_a.lora_down.weight": torch.ones(1, 2)}, p),
+            "is a file of kind lora, no network",
+        ),
+        (lambda p: save_file({"conditioner.embedders.0.x": torch.ones(1)}, p), "sdxl"),
+        (lambda p: save_file({"what.ever": torch.ones(1, 2, 3)}, p), "no known family"),
+        (lambda p: p.write_text("<!DOCTYPE html><p>404"), "HTML page"),
+        (lambda p: saved(p), r"number of heads of this UNet of width 32"),
+        (lambda p: saved(p, "vae", metadata={"minidiff": "{"}), "no readable minidiff file"),
+        (
+            lambda p: saved(
+                p,
+                "vae",
+                metadata={
+                    "minidiff": '{"args": {"vae": 3}, "scheduler": null, "prediction": null}'
+                },
+            ),
+            "not those that minidiff writes",
+        ),
+        (contradiction, r"metadata say that layers of the vae is 3, its tensors show 2"),
+        (lambda p: saved(p, extra={"first_stage_model.encoder.more": torch.ones(1)}), "heads"),
+    ],
+)
 def test_what_cannot_be_converted_is_refused_in_one_line_that_names_the_file(tmp_path, make, words):
     make(tmp_path / "bad.safetensors")
     before = snapshot(tmp_path)
     with pytest.raises(ValueError, match=words) as e:
         convert(tmp_path / "bad.safetensors", tmp_path / "b.safetensors")
-    assert "bad.safetensors" in str(e.value) and "\n" not in str(e.value) and snapshot(tmp_path) == before
+    assert (
+        "bad.safetensors" in str(e.value)
+        and "\n" not in str(e.value)
+        and snapshot(tmp_path) == before
+    )
 
 
-@pytest.mark.parametrize("options, words", [
-    (dict(to="onnx"), "to='onnx' is unknown; choose one of: minidiff, original, diffusers"),
-    (dict(dtype="int8"), "dtype='int8'"), (dict(prediction="noise"), "prediction='noise'"),
-    (dict(heads={"unett": 4.}), "heads: unett=4"),
-    (dict(heads={"vae": 2.5}), "heads: vae=2.5 is no whole number for one of: vae")])
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (dict(to="onnx"), "to='onnx' is unknown; choose one of: minidiff, original, diffusers"),
+        (dict(dtype="int8"), "dtype='int8'"),
+        (dict(prediction="noise"), "prediction='noise'"),
+        (dict(heads={"unett": 4.0}), "heads: unett=4"),
+        (dict(heads={"vae": 2.5}), "heads: vae=2.5 is no whole number for one of: vae"),
+    ],
+)
 def test_options_that_mean_nothing_are_refused(tmp_path, options, words):
     with pytest.raises(ValueError, match=words):
         convert(saved(tmp_path / "a.safetensors", "vae"), tmp_path / "b.safetensors", **options)
@@ -438,7 +611,7 @@ def test_a_folder_that_lacks_a_part_it_names_is_refused(tmp_path):
         open_model(tmp_path / "b")
 
 
-# ---- memory and other packages --------------------------------------------------------------------------------------
+# ---- memory and other packages -------------------------------------------------------------------
 
 MEMORY = """
 import resource, sys
@@ -458,37 +631,73 @@ print(total, peak() - before, "torch._dynamo" in sys.modules)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="sparse files and ru_maxrss in kB are Linux's; no other place to test")
+@pytest.mark.skipif(
+    sys.platform != "linux",
+    reason="sparse files and ru_maxrss in kB are Linux's; no other place to test",
+)
 def test_converting_takes_the_memory_of_a_few_tensors_and_no_compiler(tmp_path):
-    done = subprocess.run([sys.executable, "-c", MEMORY], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     total, grown, compiler = done.stdout.split()
-    assert int(total) > 3.3e8 and int(grown) < 8e7 and compiler == "False", done.stdout        # the largest tensor: 9 MB
+    # the largest tensor: 9 MB
+    assert int(total) > 3.3e8 and int(grown) < 8e7 and compiler == "False", done.stdout
 
 
 @pytest.mark.oracle
 @pytest.mark.parametrize("name", ["sd1", "sd2"])
 def test_diffusers_loads_the_folder_and_computes_the_same(tmp_path, name):
-    diffusers = pytest.importorskip("diffusers", reason="diffusers (the development extra) is missing")
-    convert(saved(tmp_path / "a.safetensors", name), tmp_path / "b", to="diffusers", heads=heads(name), prediction="v")
+    diffusers = pytest.importorskip(
+        "diffusers", reason="diffusers (the development extra) is missing"
+    )
+    convert(
+        saved(tmp_path / "a.safetensors", name),
+        tmp_path / "b",
+        to="diffusers",
+        heads=heads(name),
+        prediction="v",
+    )
     pipe = diffusers.StableDiffusionPipeline.from_pretrained(tmp_path / "b", tokenizer=None)
-    assert pipe.scheduler.config.prediction_type == "v_prediction" and pipe.scheduler.config.beta_end == .012
+    assert (
+        pipe.scheduler.config.prediction_type == "v_prediction"
+        and pipe.scheduler.config.beta_end == 0.012
+    )
     g = torch.Generator().manual_seed(0)
-    z, text, ids = torch.randn(1, 4, 8, 8, generator=g), torch.randn(1, 16, 24, generator=g), torch.tensor([[97, 5, 98]])
+    z, text, ids = (
+        torch.randn(1, 4, 8, 8, generator=g),
+        torch.randn(1, 16, 24, generator=g),
+        torch.tensor([[97, 5, 98]]),
+    )
     with torch.no_grad():
         theirs = pipe.unet(z, 7, text).sample, pipe.vae.decode(z).sample, pipe.text_encoder(ids)[0]
-        ours = (network(name, "unet")(z, torch.tensor([7]), Cond(text=text)), network(name, "vae").decode(z),
-                network(name, "text")(ids))
+        ours = (
+            network(name, "unet")(z, torch.tensor([7]), Cond(text=text)),
+            network(name, "vae").decode(z),
+            network(name, "text")(ids),
+        )
     for a, b in zip(ours, theirs):
         assert (a - b).abs().max() <= 1e-5 * b.abs().max().clamp(min=1), (a - b).abs().max()
 
 
 @pytest.mark.oracle
-@pytest.mark.parametrize("name, cls", [("dit", "DiTTransformer2DModel"), ("controlnet", "ControlNetModel"),
-                                       ("t2i", "T2IAdapter"), ("t2i light", "T2IAdapter"), ("vae", "AutoencoderKL")])
+@pytest.mark.parametrize(
+    "name, cls",
+    [
+        ("dit", "DiTTransformer2DModel"),
+        ("controlnet", "ControlNetModel"),
+        ("t2i", "T2IAdapter"),
+        ("t2i light", "T2IAdapter"),
+        ("vae", "AutoencoderKL"),
+    ],
+)
 def test_diffusers_finds_every_tensor_of_a_single_part(tmp_path, name, cls):
-    diffusers = pytest.importorskip("diffusers", reason="diffusers (the development extra) is missing")
-    convert(saved(tmp_path / "a.safetensors", name), tmp_path / "b", to="diffusers", heads=heads(name))
+    diffusers = pytest.importorskip(
+        "diffusers", reason="diffusers (the development extra) is missing"
+    )
+    convert(
+        saved(tmp_path / "a.safetensors", name), tmp_path / "b", to="diffusers", heads=heads(name)
+    )
     folder = tmp_path / "b/transformer" if name == "dit" else tmp_path / "b"
     net, info = getattr(diffusers, cls).from_pretrained(folder, output_loading_info=True)
     assert not any(info.values()) and len(net.state_dict()) == len(open_model(tmp_path / "b").file)
@@ -496,9 +705,13 @@ def test_diffusers_finds_every_tensor_of_a_single_part(tmp_path, name, cls):
 
 @pytest.mark.oracle
 def test_the_folder_that_diffusers_saves_is_read_and_written_back_the_same(tmp_path):
-    diffusers = pytest.importorskip("diffusers", reason="diffusers (the development extra) is missing")
+    diffusers = pytest.importorskip(
+        "diffusers", reason="diffusers (the development extra) is missing"
+    )
     torch.manual_seed(0)
-    net = diffusers.UNet2DConditionModel(block_out_channels=(32, 64, 96, 96), cross_attention_dim=24, attention_head_dim=4)
+    net = diffusers.UNet2DConditionModel(
+        block_out_channels=(32, 64, 96, 96), cross_attention_dim=24, attention_head_dim=4
+    )
     net.save_pretrained(tmp_path / "a/unet")
     convert(tmp_path / "a", tmp_path / "b.safetensors", to="original")
     convert(tmp_path / "b.safetensors", tmp_path / "c", to="diffusers", heads={"unet": 4})

@@ -1,4 +1,5 @@
 """`minidiff.load(path)`: one small model in every layout gives one and the same picture."""
+
 import json
 from functools import partial
 
@@ -18,11 +19,19 @@ from minidiff.weights.convert import convert
 from minidiff.weights.layouts import destination
 
 TOK = Tokenizer.words(shapes.VOCAB)
-HEADS = {"unet": 4}                                                                   # channels of no released width
-ARGS = {"unet": dict(channels=(32, 64, 64, 64), heads=4, context=768), "vae": dict(channels=(32, 32, 64, 64)),
-        "text": dict(vocab_size=len(TOK), width=768, layers=1, heads=12, context=20, mlp_ratio=1, eos_id=2)}
-TWO = {"unet": ARGS["unet"] | dict(linear=True, context=1024), "vae": ARGS["vae"],
-       "text": ARGS["text"] | dict(width=1024, heads=16, act="gelu")}
+HEADS = {"unet": 4}  # channels of no released width
+ARGS = {
+    "unet": dict(channels=(32, 64, 64, 64), heads=4, context=768),
+    "vae": dict(channels=(32, 32, 64, 64)),
+    "text": dict(
+        vocab_size=len(TOK), width=768, layers=1, heads=12, context=20, mlp_ratio=1, eos_id=2
+    ),
+}
+TWO = {
+    "unet": ARGS["unet"] | dict(linear=True, context=1024),
+    "vae": ARGS["vae"],
+    "text": ARGS["text"] | dict(width=1024, heads=16, act="gelu"),
+}
 CLASSES = {"unet": UNet, "vae": VAE, "text": CLIPText, "dit": DiT}
 load = partial(minidiff.load, tokenizer=TOK, heads=HEADS)
 
@@ -31,19 +40,23 @@ def network(part, **args):
     torch.manual_seed(len(part))
     net = CLASSES[part](**args).eval().requires_grad_(False)
     for p in net.parameters():
-        p.add_(.02 * torch.randn_like(p))                                   # a forgotten norm must show
+        p.add_(0.02 * torch.randn_like(p))  # a forgotten norm must show
     return net
 
 
 def save(path, parts, to="original", args=ARGS):
     """A file in a layout, by the tables that the converter uses."""
     from minidiff.weights.ops import scatter
+
     tensors = {}
     for part, net in parts.items():
         own = net.state_dict()
-        rows = destination(part, own, to, {"act": "quick_gelu"} | args.get(part, {}), len(parts) == 1)
+        rows = destination(
+            part, own, to, {"act": "quick_gelu"} | args.get(part, {}), len(parts) == 1
+        )
         tensors |= scatter(rows, own)
     from safetensors.torch import save_file
+
     save_file({k: v.contiguous() for k, v in tensors.items()}, path)
     return path
 
@@ -53,8 +66,13 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     parts = {part: network(part, **args) for part, args in ARGS.items()}
     one = save(folder / "one.safetensors", parts)
-    torch.save({"state_dict": {k: v for k, v in torch.load(_as_pt(one), weights_only=True).items()}, "global_step": 3},
-               folder / "one.ckpt")
+    torch.save(
+        {
+            "state_dict": {k: v for k, v in torch.load(_as_pt(one), weights_only=True).items()},
+            "global_step": 3,
+        },
+        folder / "one.ckpt",
+    )
     convert(one, folder / "sd", to="diffusers", heads=HEADS)
     convert(one, folder / "mini.safetensors", to="minidiff", heads=HEADS)
     return folder, parts
@@ -62,6 +80,7 @@ def files(tmp_path_factory):
 
 def _as_pt(path):
     from safetensors.torch import load_file
+
     pt = path.with_suffix(".pt")
     torch.save(load_file(path), pt)
     return pt
@@ -74,26 +93,42 @@ def picture(pipe, **kw):
 def test_every_layout_gives_the_same_picture(files):
     folder, parts = files
     want = picture(load(folder / "one.safetensors"))
-    assert want.shape == (1, 3, 64, 64) and want.isfinite().all() and want.std() > .01
+    assert want.shape == (1, 3, 64, 64) and want.isfinite().all() and want.std() > 0.01
     for name in ("one.ckpt", "sd", "mini.safetensors"):
         pipe = load(folder / name)
         assert torch.equal(picture(pipe), want), name
         for part, module in (("unet", pipe.net), ("vae", pipe.vae), ("text", pipe.text)):
-            assert all(torch.equal(v, parts[part].state_dict()[k]) for k, v in module.state_dict().items())
+            assert all(
+                torch.equal(v, parts[part].state_dict()[k]) for k, v in module.state_dict().items()
+            )
 
 
 def test_a_loaded_model_is_sampled_as_stable_diffusion_is(files):
     pipe = load(files[0] / "one.safetensors")
-    assert (pipe.prediction, pipe.spacing, pipe.end, pipe.scale, pipe.literal) == ("eps", "leading", 1, 7.5, True)
-    assert pipe.schedule.name == "scaled_linear" and abs(pipe.schedule.alpha_bar[1].item() - .99915) < 1e-6
+    assert (pipe.prediction, pipe.spacing, pipe.end, pipe.scale, pipe.literal) == (
+        "eps",
+        "leading",
+        1,
+        7.5,
+        True,
+    )
+    assert (
+        pipe.schedule.name == "scaled_linear"
+        and abs(pipe.schedule.alpha_bar[1].item() - 0.99915) < 1e-6
+    )
     assert pipe.shape == (4, 64, 64) and pipe.image_size == (512, 512) and not pipe.net.training
     assert not any(p.requires_grad for m in (pipe.net, pipe.vae, pipe.text) for p in m.parameters())
 
 
 def test_a_technique_written_for_the_tiny_model_runs_on_it(files):
     pipe = load(files[0] / "sd")
-    edited = sdedit(pipe, shapes.render(shapes.Scene((shapes.Obj("circle", "red", "small"),), "left", "white")),
-                    "a blue circle", strength=.5, steps=2)
+    edited = sdedit(
+        pipe,
+        shapes.render(shapes.Scene((shapes.Obj("circle", "red", "small"),), "left", "white")),
+        "a blue circle",
+        strength=0.5,
+        steps=2,
+    )
     assert edited.shape[-3:] == (3, 64, 64) and edited.isfinite().all()
 
 
@@ -106,27 +141,36 @@ def test_the_autoencoder_can_come_from_another_file(files, tmp_path):
     folder, parts = files
     other = network("vae", **ARGS["vae"] | {"groups": 32})
     with torch.no_grad():
-        other.decoder.conv_out.bias += .3
+        other.decoder.conv_out.bias += 0.3
     save(tmp_path / "vae.safetensors", {"vae": other})
     pipe = load(folder / "one.safetensors", vae=tmp_path / "vae.safetensors")
     assert torch.equal(pipe.vae.decoder.conv_out.bias, other.decoder.conv_out.bias)
     assert torch.equal(pipe.net.conv_in.weight, parts["unet"].conv_in.weight)
-    with pytest.raises(ValueError, match=r"vae\.safetensors holds no denoiser but is of kind vae .*use it beside a model"):
+    with pytest.raises(
+        ValueError,
+        match=r"vae\.safetensors holds no denoiser but is of kind vae .*use it beside a model",
+    ):
         load(tmp_path / "vae.safetensors")
 
 
 def test_a_denoiser_alone_asks_for_what_is_missing(files, tmp_path):
     folder, parts = files
     unet = save(tmp_path / "unet.safetensors", {"unet": parts["unet"]})
-    with pytest.raises(ValueError, match=r"unet\.safetensors is a unet without vae and text: name a file"):
+    with pytest.raises(
+        ValueError, match=r"unet\.safetensors is a unet without vae and text: name a file"
+    ):
         load(unet)
     both = folder / "one.safetensors"
     assert torch.equal(picture(load(unet, vae=both, text=both)), picture(load(both)))
 
 
 def test_what_stable_diffusion_2_predicts_is_asked_for_and_never_guessed(files, tmp_path):
-    path = save(tmp_path / "two.safetensors", {p: network(p, **a) for p, a in TWO.items()}, args=TWO)
-    with pytest.raises(ValueError, match=r"two\.safetensors: what it predicts is unknown .*same names and shapes"):
+    path = save(
+        tmp_path / "two.safetensors", {p: network(p, **a) for p, a in TWO.items()}, args=TWO
+    )
+    with pytest.raises(
+        ValueError, match=r"two\.safetensors: what it predicts is unknown .*same names and shapes"
+    ):
         load(path)
     eps, v = (load(path, prediction=p) for p in ("eps", "v"))
     assert (v.prediction, v.image_size, eps.image_size) == ("v", (768, 768), (512, 512))
@@ -135,6 +179,7 @@ def test_what_stable_diffusion_2_predicts_is_asked_for_and_never_guessed(files, 
 
 def test_the_scheduler_config_says_how_to_sample(files, tmp_path):
     import shutil
+
     folder = tmp_path / "sd"
     shutil.copytree(files[0] / "sd", folder)
     path = folder / "scheduler/scheduler_config.json"
@@ -143,19 +188,36 @@ def test_the_scheduler_config_says_how_to_sample(files, tmp_path):
     def told(**new):
         path.write_text(json.dumps(config | new))
         return load(folder)
-    pipe = told(prediction_type="v_prediction", timestep_spacing="trailing", set_alpha_to_one=True, beta_schedule="linear",
-                beta_start=1e-4, beta_end=.02)
-    assert (pipe.prediction, pipe.spacing, pipe.end, pipe.schedule.name) == ("v", "trailing", 0, "linear")
+
+    pipe = told(
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+        set_alpha_to_one=True,
+        beta_schedule="linear",
+        beta_start=1e-4,
+        beta_end=0.02,
+    )
+    assert (pipe.prediction, pipe.spacing, pipe.end, pipe.schedule.name) == (
+        "v",
+        "trailing",
+        0,
+        "linear",
+    )
     assert torch.equal(pipe.schedule.alpha, schedule.linear().alpha)
     config.pop("timestep_spacing"), config.pop("set_alpha_to_one")
-    for kind, (spacing, end) in {"DDIMScheduler": ("leading", 0), "PNDMScheduler": ("leading", 1),
-                                 "DPMSolverMultistepScheduler": ("linspace", 0)}.items():
-        pipe = told(_class_name=kind)                                       # defaults belong to the class
+    for kind, (spacing, end) in {
+        "DDIMScheduler": ("leading", 0),
+        "PNDMScheduler": ("leading", 1),
+        "DPMSolverMultistepScheduler": ("linspace", 0),
+    }.items():
+        pipe = told(_class_name=kind)  # defaults belong to the class
         assert (pipe.spacing, pipe.end) == (spacing, end), kind
-    for new, what in ((dict(rescale_betas_zero_snr=True), "rescale_betas_zero_snr is True; only False"),
-                      (dict(beta_schedule="sigmoid"), "beta_schedule 'sigmoid'"),
-                      (dict(timestep_spacing="log"), "timestep_spacing is 'log'"),
-                      (dict(prediction_type="score"), "prediction_type is 'score'")):
+    for new, what in (
+        (dict(rescale_betas_zero_snr=True), "rescale_betas_zero_snr is True; only False"),
+        (dict(beta_schedule="sigmoid"), "beta_schedule 'sigmoid'"),
+        (dict(timestep_spacing="log"), "timestep_spacing is 'log'"),
+        (dict(prediction_type="score"), "prediction_type is 'score'"),
+    ):
         with pytest.raises(ValueError, match=what):
             told(**new)
 
@@ -166,13 +228,26 @@ def test_an_official_dit_draws_with_an_autoencoder(files, tmp_path):
     with pytest.raises(ValueError, match=r"DiT\.pt is a dit without vae"):
         load(tmp_path / "DiT.pt")
     pipe = minidiff.load(tmp_path / "DiT.pt", vae=files[0] / "sd/vae")
-    assert pipe.shape == (4, 8, 8) and pipe.classes[:2] == ("0", "1") and pipe.schedule.name == "linear"
+    assert (
+        pipe.shape == (4, 8, 8)
+        and pipe.classes[:2] == ("0", "1")
+        and pipe.schedule.name == "linear"
+    )
     image = pipe.generate(["7", "3"], steps=2)
-    assert image.shape == (2, 3, 64, 64) and image.isfinite().all() and not torch.equal(image[0], image[1])
+    assert (
+        image.shape == (2, 3, 64, 64)
+        and image.isfinite().all()
+        and not torch.equal(image[0], image[1])
+    )
 
 
-@pytest.mark.parametrize("name, what", [("nothing.ckpt", "is unknown: neither one of the shipped ones"),
-                                        ("page.safetensors", "HTML page")])
+@pytest.mark.parametrize(
+    "name, what",
+    [
+        ("nothing.ckpt", "is unknown: neither one of the shipped ones"),
+        ("page.safetensors", "HTML page"),
+    ],
+)
 def test_what_cannot_be_loaded_is_said_in_one_line(tmp_path, name, what):
     (tmp_path / "page.safetensors").write_text("<!DOCTYPE html><html>Not found</html>")
     with pytest.raises((ValueError, FileNotFoundError), match=what) as e:
@@ -184,9 +259,12 @@ def test_what_cannot_be_loaded_is_said_in_one_line(tmp_path, name, what):
 
 @pytest.fixture
 def command(files, monkeypatch, tmp_path):
-    """`minidiff generate` with the small model: a function of further options -> (exit code, the picture)."""
+    """`minidiff generate` with the small model: a function of further options -> (exit code, the
+    picture).
+    """
     from minidiff import __main__ as cli
     from minidiff.io import read_image
+
     monkeypatch.setattr(cli, "load", lambda args: load(files[0] / "one.safetensors"))
 
     def run(*options):
@@ -195,19 +273,29 @@ def command(files, monkeypatch, tmp_path):
         size = ("--height", "64", "--width", "64", "--steps", "2")
         code = cli.main(["generate", "a red circle", "--out", str(out), *size, *map(str, options)])
         return code, read_image(out) if out.exists() else None
+
     return run
 
 
 def test_files_that_go_with_a_model_change_what_the_command_draws(command, tmp_path):
     from safetensors.torch import save_file
+
     torch.manual_seed(0)
     name = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
-    save_file({f"{name}.lora_down.weight": torch.randn(2, 768), f"{name}.lora_up.weight": torch.randn(64, 2)},
-              tmp_path / "lora.safetensors")
+    save_file(
+        {
+            f"{name}.lora_down.weight": torch.randn(2, 768),
+            f"{name}.lora_up.weight": torch.randn(64, 2),
+        },
+        tmp_path / "lora.safetensors",
+    )
     save_file({"<cat>": torch.randn(768)}, tmp_path / "cat.safetensors")
     plain, again, offloaded = command(), command(), command("--offload")
     assert plain[0] == 0 and torch.equal(plain[1], again[1]) and torch.equal(plain[1], offloaded[1])
-    for options in (("--lora", tmp_path / "lora.safetensors"), ("--lora", f"{tmp_path / 'lora.safetensors'}=0.5")):
+    for options in (
+        ("--lora", tmp_path / "lora.safetensors"),
+        ("--lora", f"{tmp_path / 'lora.safetensors'}=0.5"),
+    ):
         code, image = command(*options)
         assert code == 0 and not torch.equal(image, plain[1]), options
     assert torch.equal(command("--lora", f"{tmp_path / 'lora.safetensors'}=0")[1], plain[1])
@@ -218,17 +306,30 @@ def test_files_that_go_with_a_model_change_what_the_command_draws(command, tmp_p
 def test_a_control_file_and_its_hint_steer_the_command(command, files, tmp_path):
     from minidiff.control.controlnet import ControlNet
     from minidiff.io import write_image
+
     torch.manual_seed(0)
     control = ControlNet.from_unet(files[1]["unet"]).requires_grad_(False)
     for p in control.parameters():
-        p.add_(.05 * torch.randn_like(p))
+        p.add_(0.05 * torch.randn_like(p))
     save(tmp_path / "control.safetensors", {"controlnet": control})
-    convert(tmp_path / "control.safetensors", tmp_path / "control", to="diffusers", heads={"controlnet": 4})
+    convert(
+        tmp_path / "control.safetensors",
+        tmp_path / "control",
+        to="diffusers",
+        heads={"controlnet": 4},
+    )
     write_image(torch.rand(1, 3, 64, 64) * 2 - 1, tmp_path / "hint.png")
     plain = command()[1]
     code, image = command("--control", tmp_path / "control", "--hint", tmp_path / "hint.png")
     assert code == 0 and not torch.equal(image, plain)
-    assert torch.equal(command("--control", tmp_path / "control", "--hint", tmp_path / "hint.png",
-                               "--control-scale", 0)[1], plain)
+    assert torch.equal(
+        command(
+            "--control", tmp_path / "control", "--hint", tmp_path / "hint.png", "--control-scale", 0
+        )[1],
+        plain,
+    )
     assert command("--control", tmp_path / "control") == (2, None)
-    assert command("--control", files[0] / "one.safetensors", "--hint", tmp_path / "hint.png") == (2, None)
+    assert command("--control", files[0] / "one.safetensors", "--hint", tmp_path / "hint.png") == (
+        2,
+        None,
+    )

@@ -1,4 +1,7 @@
-"""Shipped weights: nothing damaged, incomplete or foreign is ever loaded, and every message is one line that helps."""
+"""Shipped weights: nothing damaged, incomplete or foreign is ever loaded, and every message is one
+line that helps.
+"""
+
 import json
 import pickle
 import shutil
@@ -11,7 +14,17 @@ import minidiff
 from minidiff.models.sizes import SIZES
 from minidiff.models.unet import UNet
 from minidiff.weights import store
-from minidiff.weights.store import PARTS, TINY, build, fill, load_weights, manifest, read_safetensors, sha256, ship
+from minidiff.weights.store import (
+    PARTS,
+    TINY,
+    build,
+    fill,
+    load_weights,
+    manifest,
+    read_safetensors,
+    sha256,
+    ship,
+)
 
 
 def net(seed=0):
@@ -36,7 +49,8 @@ def one_line(error, *words):
     assert "\n" not in text and all(w in text for w in words), text
 
 
-# ---- reading --------------------------------------------------------------------------------------------------------
+# ---- reading -------------------------------------------------------------------------------------
+
 
 def test_what_is_shipped_comes_back_as_half_precision(shelf):
     found = load_weights("small", shelf)
@@ -67,8 +81,15 @@ def test_a_file_in_the_place_of_another_is_refused(shelf):
         load_weights("small", shelf)
 
 
-@pytest.mark.parametrize("keep, words", [(0, "is empty (0 bytes)"), (5, "no readable safetensors file"),
-                                         (100, "no readable safetensors file"), (-1, "no readable safetensors file")])
+@pytest.mark.parametrize(
+    "keep, words",
+    [
+        (0, "is empty (0 bytes)"),
+        (5, "no readable safetensors file"),
+        (100, "no readable safetensors file"),
+        (-1, "no readable safetensors file"),
+    ],
+)
 def test_a_file_cut_off_anywhere_is_refused(shelf, keep, words):
     path = shelf / "small.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
@@ -94,6 +115,7 @@ def test_a_pickle_under_a_false_name_runs_nothing(tmp_path):
     class Evil:
         def __reduce__(self):
             return (open, (str(tmp_path / "marker"), "w"))
+
     path = tmp_path / "evil.safetensors"
     path.write_bytes(pickle.dumps(Evil()))
     with pytest.raises(ValueError, match="no readable safetensors file"):
@@ -102,15 +124,21 @@ def test_a_pickle_under_a_false_name_runs_nothing(tmp_path):
 
 
 def test_an_unknown_name_lists_the_known_ones(shelf):
-    with pytest.raises(ValueError, match="no shipped weights called 'huge'; there are: other, small"):
+    with pytest.raises(
+        ValueError, match="no shipped weights called 'huge'; there are: other, small"
+    ):
         load_weights("huge", shelf)
 
 
-# ---- filling --------------------------------------------------------------------------------------------------------
+# ---- filling -------------------------------------------------------------------------------------
+
 
 def test_every_number_arrives_in_the_dtype_of_the_network():
     double = fill(net(5).double(), state())
-    assert all(v.dtype == torch.float64 and torch.equal(v.float(), state()[k]) for k, v in double.state_dict().items())
+    assert all(
+        v.dtype == torch.float64 and torch.equal(v.float(), state()[k])
+        for k, v in double.state_dict().items()
+    )
 
 
 def damaged(how):
@@ -126,10 +154,16 @@ def damaged(how):
     return s
 
 
-@pytest.mark.parametrize("how, words", [
-    ("missing", ("1 tensor(s) missing: 1.bias",)), ("extra", ("1 tensor(s) not of this network: 2.weight",)),
-    ("shape", ("of another shape", "0.weight is (3, 4), expected (4, 3)")),
-    ("nan", ("tensor 1.weight holds NaN or infinite",)), ("inf", ("tensor 1.weight holds NaN or infinite",))])
+@pytest.mark.parametrize(
+    "how, words",
+    [
+        ("missing", ("1 tensor(s) missing: 1.bias",)),
+        ("extra", ("1 tensor(s) not of this network: 2.weight",)),
+        ("shape", ("of another shape", "0.weight is (3, 4), expected (4, 3)")),
+        ("nan", ("tensor 1.weight holds NaN or infinite",)),
+        ("inf", ("tensor 1.weight holds NaN or infinite",)),
+    ],
+)
 def test_weights_that_do_not_fit_are_refused_and_nothing_is_half_filled(how, words):
     target = net(5)
     with pytest.raises(ValueError) as e:
@@ -139,35 +173,50 @@ def test_weights_that_do_not_fit_are_refused_and_nothing_is_half_filled(how, wor
 
 
 def test_a_long_list_of_missing_tensors_is_cut():
-    with pytest.raises(ValueError, match=r"4 tensor\(s\) missing: 0.bias, 0.weight, 1.bias \.\.\.$"):
+    with pytest.raises(
+        ValueError, match=r"4 tensor\(s\) missing: 0.bias, 0.weight, 1.bias \.\.\.$"
+    ):
         fill(net(), {})
 
 
 def test_a_number_too_large_for_half_precision_is_noticed_when_it_is_read_back():
     big = state()
-    big["0.bias"][0] = 70_000.
+    big["0.bias"][0] = 70_000.0
     with pytest.raises(ValueError, match=r"0\.bias holds NaN or infinite"):
         fill(net(), {k: v.half() for k, v in big.items()})
 
 
-# ---- writing --------------------------------------------------------------------------------------------------------
+# ---- writing -------------------------------------------------------------------------------------
+
 
 def test_shipping_records_hash_size_and_facts(shelf):
     rows = manifest(shelf)
     assert list(rows) == ["other", "small"]
     for name, row in rows.items():
         path = shelf / f"{name}.safetensors"
-        assert row == {"sha256": sha256(path), "bytes": path.stat().st_size, "recipe": "by.hand",
-                       "seed": {"small": 0, "other": 1}[name]}
-    assert sorted(p.name for p in shelf.iterdir()) == ["manifest.json", "other.safetensors", "small.safetensors"]
-    assert (shelf / "small.safetensors").stat().st_mode & 0o777 == 0o644           # readable for others, too
+        assert row == {
+            "sha256": sha256(path),
+            "bytes": path.stat().st_size,
+            "recipe": "by.hand",
+            "seed": {"small": 0, "other": 1}[name],
+        }
+    assert sorted(p.name for p in shelf.iterdir()) == [
+        "manifest.json",
+        "other.safetensors",
+        "small.safetensors",
+    ]
+    assert (shelf / "small.safetensors").stat().st_mode & 0o777 == 0o644  # readable for others, too
 
 
 def test_shipping_again_replaces_the_row_and_keeps_the_others(shelf):
     before = manifest(shelf)
     path = ship("small", state(7), dtype=torch.float32, folder=shelf, seed=7)
     after = manifest(shelf)
-    assert path == shelf / "small.safetensors" and after["other"] == before["other"] and after["small"]["seed"] == 7
+    assert (
+        path == shelf / "small.safetensors"
+        and after["other"] == before["other"]
+        and after["small"]["seed"] == 7
+    )
     assert "recipe" not in after["small"] and after["small"]["sha256"] != before["small"]["sha256"]
     assert all(torch.equal(v, state(7)[k]) for k, v in load_weights("small", shelf).items())
 
@@ -186,6 +235,7 @@ def test_a_write_that_fails_leaves_file_and_manifest_as_they_were(shelf, monkeyp
     def torn(tensors, path):
         path.write_bytes(b"half a f")
         raise OSError("disk full")
+
     monkeypatch.setattr(store, "save_file", torn)
     with pytest.raises(OSError, match="disk full"):
         ship("small", net(9), folder=shelf)
@@ -194,24 +244,41 @@ def test_a_write_that_fails_leaves_file_and_manifest_as_they_were(shelf, monkeyp
 
 
 def test_views_and_shared_tensors_are_written_whole(tmp_path):
-    x = torch.arange(12.)
+    x = torch.arange(12.0)
     ship("views", {"a": x.view(3, 4).T, "b": x[::2], "c": x}, dtype=torch.float32, folder=tmp_path)
     found = load_weights("views", tmp_path)
-    assert torch.equal(found["a"], x.view(3, 4).T) and torch.equal(found["b"], x[::2]) and torch.equal(found["c"], x)
+    assert (
+        torch.equal(found["a"], x.view(3, 4).T)
+        and torch.equal(found["b"], x[::2])
+        and torch.equal(found["c"], x)
+    )
 
 
-# ---- building -------------------------------------------------------------------------------------------------------
+# ---- building ------------------------------------------------------------------------------------
+
 
 def test_unknown_sizes_and_models_list_the_choices():
-    with pytest.raises(ValueError, match=r"size 'sdxl' is unknown; choose one of: tiny, tiny-dit, .*sd15"):
+    with pytest.raises(
+        ValueError, match=r"size 'sdxl' is unknown; choose one of: tiny, tiny-dit, .*sd15"
+    ):
         build("sdxl")
-    with pytest.raises(ValueError, match=r"model 'sd15' is unknown: neither one of the shipped ones .tiny, tiny-dit"):
+    with pytest.raises(
+        ValueError,
+        match=r"model 'sd15' is unknown: neither one of the shipped ones .tiny, tiny-dit",
+    ):
         minidiff.load("sd15")
 
 
-@pytest.mark.parametrize("change, told", [({"size": "huge"}, "names 0 denoisers"), ({"schedule": "no"}, "is not known"),
-                                          ({"prediction": None}, "is not known"), ({"classes": ["a"]}, "of another shape"),
-                                          ({"sha256": "0" * 64}, "train it again")])
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        ({"size": "huge"}, "names 0 denoisers"),
+        ({"schedule": "no"}, "is not known"),
+        ({"prediction": None}, "is not known"),
+        ({"classes": ["a"]}, "of another shape"),
+        ({"sha256": "0" * 64}, "train it again"),
+    ],
+)
 def test_the_folder_of_a_trained_model_is_checked_before_it_is_used(tmp_path, change, told):
     store.keep(build("tiny-pixel"), tmp_path)
     assert minidiff.load(tmp_path).classes == store.PIXEL_CLASSES
@@ -225,7 +292,10 @@ def test_the_folder_of_a_trained_model_is_checked_before_it_is_used(tmp_path, ch
 
 def test_a_trained_model_of_other_classes_comes_back(tmp_path):
     pipe = build("tiny-pixel")
-    pipe.net, pipe.classes = UNet(**SIZES["tiny-pixel"]["unet"] | {"classes": 2}).eval(), ("cat", "dog")
+    pipe.net, pipe.classes = (
+        UNet(**SIZES["tiny-pixel"]["unet"] | {"classes": 2}).eval(),
+        ("cat", "dog"),
+    )
     image = pipe.generate("dog", steps=1)
     assert torch.equal(minidiff.load(store.keep(pipe, tmp_path)).generate("dog", steps=1), image)
 
@@ -233,21 +303,32 @@ def test_a_trained_model_of_other_classes_comes_back(tmp_path):
 def test_a_seed_decides_every_weight():
     def weights(seed):
         pipe = build("tiny-dit", seed=seed)
-        return torch.cat([p.flatten() for m in (pipe.net, pipe.vae, pipe.text) for p in m.parameters()])
+        return torch.cat(
+            [p.flatten() for m in (pipe.net, pipe.vae, pipe.text) for p in m.parameters()]
+        )
+
     assert torch.equal(weights(1), weights(1)) and not torch.equal(weights(1), weights(2))
 
 
 def test_networks_are_built_frozen_in_eval_mode_in_the_dtype_asked_for():
     pipe = build("tiny-pixel", dtype=torch.bfloat16)
     assert pipe.dtype == torch.bfloat16 and not pipe.net.training
-    assert not any(p.requires_grad for p in pipe.net.parameters()) and pipe.vae is None and pipe.text is None
+    assert (
+        not any(p.requires_grad for p in pipe.net.parameters())
+        and pipe.vae is None
+        and pipe.text is None
+    )
     assert build("tiny-pixel", device="meta").net.conv_in.weight.is_meta
 
 
 @pytest.mark.parametrize("size", list(PARTS))
 def test_a_size_has_the_schedule_and_prediction_of_its_entry(size):
     pipe, spec = build(size, device="meta"), SIZES[size]
-    assert (pipe.schedule.name, pipe.prediction, pipe.shape) == (spec["schedule"], spec["prediction"], spec["shape"])
+    assert (pipe.schedule.name, pipe.prediction, pipe.shape) == (
+        spec["schedule"],
+        spec["prediction"],
+        spec["shape"],
+    )
     assert (pipe.tokenizer is None) == (pipe.text is None) and pipe.name == size
     assert set(PARTS[size]) == {k for k in ("net", "vae", "text") if getattr(pipe, k) is not None}
 
@@ -262,13 +343,16 @@ def test_a_pipe_loads_from_the_files_of_its_parts(size, tmp_path, monkeypatch):
     for part in PARTS[size]:
         ours, theirs = getattr(pipe, part).state_dict(), getattr(trained, part).state_dict()
         assert all(torch.equal(v, theirs[k].half().double()) for k, v in ours.items())
-        assert not getattr(pipe, part).training and not any(p.requires_grad for p in getattr(pipe, part).parameters())
+        assert not getattr(pipe, part).training and not any(
+            p.requires_grad for p in getattr(pipe, part).parameters()
+        )
     (tmp_path / f"{PARTS[size]['net']}.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="no weights file"):
         minidiff.load(size)
 
 
-# ---- what is shipped ------------------------------------------------------------------------------------------------
+# ---- what is shipped -----------------------------------------------------------------------------
+
 
 def test_every_file_on_the_shelf_is_in_the_manifest_with_its_hash_and_how_it_was_made():
     if not (TINY / "manifest.json").exists():
@@ -288,7 +372,11 @@ def test_shipped_models_load(name):
         pytest.skip("the shipped weights are not in minidiff/weights/tiny")
     pipe = minidiff.load(name)
     other = build(name, seed=1)
-    assert all(not torch.equal(p, q) for p, q in zip(pipe.net.parameters(), other.net.parameters()) if p.requires_grad)
+    assert all(
+        not torch.equal(p, q)
+        for p, q in zip(pipe.net.parameters(), other.net.parameters())
+        if p.requires_grad
+    )
     assert sum(v.abs().sum() for v in pipe.net.parameters()).isfinite()
 
 
@@ -308,14 +396,19 @@ def test_a_copy_of_the_shelf_with_one_flipped_byte_is_refused(tmp_path):
 def test_the_shipped_clip_is_causal_and_the_text_tower_that_was_taught_after_it_reads_both_ways():
     clip, pipe = minidiff.load_clip(), minidiff.load("tiny")
     assert not clip.training and not any(p.requires_grad for p in clip.parameters())
-    ids = pipe.tokenizer(["a red circle left of a blue star on a white background",
-                          "a red circle right of a blue star on a white background"])
+    ids = pipe.tokenizer(
+        [
+            "a red circle left of a blue star on a white background",
+            "a red circle right of a blue star on a white background",
+        ]
+    )
 
-    def moved(tower):                                                              # the first noun, when its place changes
+    def moved(tower):  # the first noun, when its place changes
         h = tower(ids)[:, 3]
         return ((h[0] - h[1]).norm() / h.norm(dim=-1).mean()).item()
+
     with torch.no_grad():
-        assert moved(clip.text) < 1e-5 < .2 < moved(pipe.text)
+        assert moved(clip.text) < 1e-5 < 0.2 < moved(pipe.text)
 
 
 def test_building_a_model_leaves_the_global_random_state_alone():

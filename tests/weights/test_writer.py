@@ -1,4 +1,7 @@
-"""A safetensors file written tensor by tensor, and names that change hands only when all is well."""
+"""A safetensors file written tensor by tensor, and names that change hands only when all is
+well.
+"""
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -7,8 +10,11 @@ from minidiff.weights.files import open_tensors
 from minidiff.weights.mapped import DTYPES, Entry
 from minidiff.weights.writer import header, replacing, write_safetensors
 
-TENSORS = {f"{code}.{i}": (torch.arange(n) % 2).to(dtype).view(shape) for code, dtype in DTYPES.items()
-           for i, (n, shape) in enumerate([(6, (2, 3)), (1, ()), (0, (0, 4)), (3, (3,))])}
+TENSORS = {
+    f"{code}.{i}": (torch.arange(n) % 2).to(dtype).view(shape)
+    for code, dtype in DTYPES.items()
+    for i, (n, shape) in enumerate([(6, (2, 3)), (1, ()), (0, (0, 4)), (3, (3,))])
+}
 ENTRIES = {k: Entry(tuple(v.shape), v.dtype) for k, v in TENSORS.items()}
 
 
@@ -18,12 +24,21 @@ def pieces(tensors):
 
 
 def test_every_dtype_and_shape_is_read_back_by_the_package_and_by_us(tmp_path):
-    write_safetensors(tmp_path / "a.safetensors", ENTRIES, pieces(TENSORS), {"format": "pt", "é": "☃"})
+    write_safetensors(
+        tmp_path / "a.safetensors", ENTRIES, pieces(TENSORS), {"format": "pt", "é": "☃"}
+    )
     theirs, ours = load_file(tmp_path / "a.safetensors"), open_tensors(tmp_path / "a.safetensors")
-    assert theirs.keys() == set(ours) == TENSORS.keys() and ours.metadata == {"format": "pt", "é": "☃"}
+    assert theirs.keys() == set(ours) == TENSORS.keys() and ours.metadata == {
+        "format": "pt",
+        "é": "☃",
+    }
     for k, v in TENSORS.items():
-        assert torch.equal(theirs[k], v) and torch.equal(ours.tensor(k), v) and theirs[k].dtype == v.dtype
-        assert ours[k].begin % v.element_size() == 0                         # so that it can be mapped
+        assert (
+            torch.equal(theirs[k], v)
+            and torch.equal(ours.tensor(k), v)
+            and theirs[k].dtype == v.dtype
+        )
+        assert ours[k].begin % v.element_size() == 0  # so that it can be mapped
 
 
 def test_the_order_of_arrival_does_not_change_the_file(tmp_path):
@@ -42,14 +57,19 @@ def test_the_package_writes_the_same_numbers_in_the_same_place(tmp_path):
 
 
 def test_strided_tensors_are_written_dense(tmp_path):
-    x = torch.arange(12.).view(3, 4).T
+    x = torch.arange(12.0).view(3, 4).T
     write_safetensors(tmp_path / "a.safetensors", {"x": Entry((4, 3), torch.float32)}, [{"x": x}])
     assert torch.equal(load_file(tmp_path / "a.safetensors")["x"], x)
 
 
-@pytest.mark.parametrize("sent, words", [
-    ([], r"1 tensor\(s\) were announced and never came, 'x' among them"), ([{"x": torch.ones(2)}], r"'x' is \(2,\)"),
-    ([{"x": torch.ones(3).half()}], r"torch.float16; expected \(3,\) torch.float32")])
+@pytest.mark.parametrize(
+    "sent, words",
+    [
+        ([], r"1 tensor\(s\) were announced and never came, 'x' among them"),
+        ([{"x": torch.ones(2)}], r"'x' is \(2,\)"),
+        ([{"x": torch.ones(3).half()}], r"torch.float16; expected \(3,\) torch.float32"),
+    ],
+)
 def test_what_was_not_announced_is_refused(tmp_path, sent, words):
     with pytest.raises(ValueError, match=words):
         write_safetensors(tmp_path / "a", {"x": Entry((3,), torch.float32)}, sent)
@@ -70,7 +90,7 @@ def test_a_folder_takes_the_place_of_the_old_one_whole(tmp_path):
     (tmp_path / "x/old").write_text("old")
     with replacing(tmp_path / "x", force=True, folder=True) as beside:
         (beside / "new").write_text("new")
-        assert (tmp_path / "x/old").exists()                                  # until all is written
+        assert (tmp_path / "x/old").exists()  # until all is written
     assert [p.name for p in tmp_path.rglob("*")] == ["x", "new"]
 
 

@@ -1,4 +1,5 @@
 """Is nothing forgotten, where something was?"""
+
 import numpy as np
 
 import minidiff
@@ -8,11 +9,13 @@ from minidiff.evaluate.oracle import SHORT, oracle
 from minidiff.evaluate.prove import Row
 from minidiff.guidance.attend_and_excite import attend_and_excite
 
-REGIME = dict(steps=10, scale=3.)                         # with the UNet and 50 steps hardly a pair fails
+REGIME = dict(steps=10, scale=3.0)  # with the UNet and 50 steps hardly a pair fails
 
 
 def prove(pipe: Pipe, n: int, seed: int, **knobs) -> list[Row]:
-    """Two-object prompts that training never saw, with and without, same seeds: 10 steps of the tiny transformer."""
+    """Two-object prompts that training never saw, with and without, same seeds: 10 steps of the
+    tiny transformer.
+    """
     pipe = minidiff.load("tiny-dit") if pipe.name == "tiny" else pipe
     rng, judge = np.random.default_rng(seed), oracle()
     scenes = [shapes.scene(rng, objects=2, split="test") for _ in range(n)]
@@ -23,8 +26,19 @@ def prove(pipe: Pipe, n: int, seed: int, **knobs) -> list[Row]:
     ours = judge.judge(attend_and_excite(pipe, prompts, words, **run | knobs), scenes, SHORT)
     share = lambda v: v.float().mean().item()  # noqa: E731
     for name, found in (("plain", plain), ("excited", ours)):
-        print(f"    {name:8}", "  ".join(f"{k} {share(v):.2f}" for k, v in found.items() if k not in ("size", "texture")))
+        print(
+            f"    {name:8}",
+            "  ".join(
+                f"{k} {share(v):.2f}" for k, v in found.items() if k not in ("size", "texture")
+            ),
+        )
     lost = (plain["joint"] & ~ours["joint"]).float().mean().item()
-    return [Row("all that is said is there: gain over plain sampling", share(ours["joint"]) - share(plain["joint"]),
-                .05, share(plain["joint"])),
-            Row("pictures that were right and stay so, of all", 1 - lost, .95)]
+    return [
+        Row(
+            "all that is said is there: gain over plain sampling",
+            share(ours["joint"]) - share(plain["joint"]),
+            0.05,
+            share(plain["joint"]),
+        ),
+        Row("pictures that were right and stay so, of all", 1 - lost, 0.95),
+    ]

@@ -1,4 +1,5 @@
 """Are twenty steps enough, and is the picture better than the best guess without a model?"""
+
 import torch.nn.functional as F
 
 from minidiff.core.pipe import Pipe
@@ -13,7 +14,9 @@ from minidiff.restoration.operators import hole, superres
 
 
 def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
-    """32x32 scenes, nothing told: four and two times fewer pixels at 20 and 100 steps, half of an object."""
+    """32x32 scenes, nothing told: four and two times fewer pixels at 20 and 100 steps, half of an
+    object.
+    """
     pipe, scenes = pixels(pipe), draw(n, seed)
     image, mask = shapes.render(scenes, 32), half_holes(scenes, 32)
     sr, sr2, cut = superres(4), superres(2), hole(mask)
@@ -24,8 +27,15 @@ def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
     right = lambda x: oracle().judge(x, scenes, ())["color"].float().mean().item()  # noqa: E731
     blank = F.interpolate(cut.A(image), (64, 64), mode="bicubic")
     a, b, c = (likeness(x, image) for x in (short, long, bicubic(sr.A(image))))
-    return [Row("four times super-resolution, 20 steps: dB above bicubic", a - c, 3., 0.),
-            Row("two times: dB above bicubic", likeness(fine, image) - likeness(bicubic(sr2.A(image), 2), image), 3., 0.),
-            Row("four times: PSNR of the measurement that the result gives", kept, 40.),
-            Row("20 steps against 100: dB", a - b, -.5),
-            Row("half of an object: completed in its colour", right(big), .7, right(blank))]
+    return [
+        Row("four times super-resolution, 20 steps: dB above bicubic", a - c, 3.0, 0.0),
+        Row(
+            "two times: dB above bicubic",
+            likeness(fine, image) - likeness(bicubic(sr2.A(image), 2), image),
+            3.0,
+            0.0,
+        ),
+        Row("four times: PSNR of the measurement that the result gives", kept, 40.0),
+        Row("20 steps against 100: dB", a - b, -0.5),
+        Row("half of an object: completed in its colour", right(big), 0.7, right(blank)),
+    ]

@@ -1,4 +1,5 @@
 """Does a guided replay return the picture once its nulls are learned?"""
+
 import torch
 from torch import Tensor
 
@@ -14,17 +15,34 @@ from minidiff.train.autoencoder import psnr
 
 
 def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
-    """Reconstruction with guidance, dB to the autoencoder's copy; 25 steps, at most 4 pictures, for learning is slow."""
+    """Reconstruction with guidance, dB to the autoencoder's copy; 25 steps, at most 4 pictures, for
+    learning is slow.
+    """
     its, rows = items("test", min(n, 4), ("recolour",), seed=seed), []
     image, source = torch.cat([i.image for i in its]), [i.source for i in its]
     states = invert(pipe, image, source, steps=25)
     copy, plain = pipe.decode(states[0]), replay(pipe, states[-1], source, steps=25)
-    away = psnr(plain, copy).mean().item()                                       # negative-prompt: the unguided round trip
-    for scale in (3., 7.5):
+    away = psnr(plain, copy).mean().item()  # negative-prompt: the unguided round trip
+    for scale in (3.0, 7.5):
         lost = psnr(replay(pipe, states[-1], source, steps=25, scale=scale), copy).mean().item()
-        learned = psnr(guided(pipe, learn_nulls(pipe, states, source, scale=scale), pipe.embed(source), scale), copy).mean()
-        rows += [Row(f"guidance {scale:g}: null-text's gain over a guided replay, dB", learned.item() - lost, 6, lost),
-                 Row(f"guidance {scale:g}: null-text's gain over negative-prompt, dB", learned.item() - away, 0, away)]
+        learned = psnr(
+            guided(pipe, learn_nulls(pipe, states, source, scale=scale), pipe.embed(source), scale),
+            copy,
+        ).mean()
+        rows += [
+            Row(
+                f"guidance {scale:g}: null-text's gain over a guided replay, dB",
+                learned.item() - lost,
+                6,
+                lost,
+            ),
+            Row(
+                f"guidance {scale:g}: null-text's gain over negative-prompt, dB",
+                learned.item() - away,
+                0,
+                away,
+            ),
+        ]
     return rows
 
 

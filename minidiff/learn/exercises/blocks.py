@@ -1,4 +1,7 @@
-"""Norms and blocks: GroupNorm and the UNet's ResBlock by hand, and how a condition enters a DiT (adaLN-Zero)."""
+"""Norms and blocks: GroupNorm and the UNet's ResBlock by hand, and how a condition enters a DiT
+(adaLN-Zero).
+"""
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,12 +14,17 @@ from minidiff.models.dit import DiTBlock, modulate
 DIT = "tutorials/weights/dit.md"
 
 
-# ---- GroupNorm ------------------------------------------------------------------------------------------------------
+# ---- GroupNorm -----------------------------------------------------------------------------------
+
 
 def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """x (b c h w), normalised over each group of c / groups channels and all pixels, then times weight (c,) plus bias."""
-    y = x.unflatten(1, (groups, -1))                                                      # b g c/g h w
-    y = (y - y.mean((2, 3, 4), keepdim=True)) / (y.var((2, 3, 4), keepdim=True, correction=0) + eps).sqrt()
+    """x (b c h w), normalised over each group of c / groups channels and all pixels, then times
+    weight (c,) plus bias.
+    """
+    y = x.unflatten(1, (groups, -1))  # b g c/g h w
+    y = (y - y.mean((2, 3, 4), keepdim=True)) / (
+        y.var((2, 3, 4), keepdim=True, correction=0) + eps
+    ).sqrt()
     return y.flatten(1, 2) * weight[:, None, None] + bias[:, None, None]
 
 
@@ -24,55 +32,104 @@ def slow_group_norm(x, groups, weight, bias, eps):
     out, n = torch.zeros_like(x), x.shape[1] // groups
     for b in range(len(x)):
         for c in range(x.shape[1]):
-            own = x[b, c // n * n:c // n * n + n].double().flatten()
+            own = x[b, c // n * n : c // n * n + n].double().flatten()
             mean = own.sum() / own.numel()
             var = ((own - mean) ** 2).sum() / own.numel()
-            out[b, c] = ((x[b, c].double() - mean) / (var + eps) ** .5 * weight[c] + bias[c]).float()
+            out[b, c] = (
+                (x[b, c].double() - mean) / (var + eps) ** 0.5 * weight[c] + bias[c]
+            ).float()
     return out
 
 
 def normed(dims=(2, 3, 4), correction=0, outside=False, interleaved=False):
     def wrong(x, groups, weight, bias, eps):
-        y = x.unflatten(1, (-1, groups)).transpose(1, 2) if interleaved else x.unflatten(1, (groups, -1))
+        y = (
+            x.unflatten(1, (-1, groups)).transpose(1, 2)
+            if interleaved
+            else x.unflatten(1, (groups, -1))
+        )
         var = y.var(dims, keepdim=True, correction=correction)
         y = (y - y.mean(dims, keepdim=True)) / (var.sqrt() + eps if outside else (var + eps).sqrt())
         y = (y.transpose(1, 2) if interleaved else y).flatten(1, 2)
         return y * weight[:, None, None] + bias[:, None, None]
+
     return wrong
 
 
 def maps(seed):
-    return [(r * x, g, w, b, eps) for k, (r, shape, g, eps) in enumerate((
-        (1., (1, 2, 2, 2), 1, 1e-5), (3., (2, 6, 3, 4), 3, 1e-6), (.05, (2, 8, 2, 2), 2, 1e-2)))
-        for x, w, b in [draws(seed + 7 * k, shape, shape[1:2], shape[1:2])]]
+    return [
+        (r * x, g, w, b, eps)
+        for k, (r, shape, g, eps) in enumerate(
+            (
+                (1.0, (1, 2, 2, 2), 1, 1e-5),
+                (3.0, (2, 6, 3, 4), 3, 1e-6),
+                (0.05, (2, 8, 2, 2), 2, 1e-2),
+            )
+        )
+        for x, w, b in [draws(seed + 7 * k, shape, shape[1:2], shape[1:2])]
+    ]
 
 
 norm = Exercise(
-    "group_norm", "core",
-    "GroupNorm of x (b c h w): channels in `groups` consecutive groups; each group of each picture is brought to mean 0 "
-    "and variance 1 over its channels and all pixels, $(x - \\mu) / \\sqrt{\\mathrm{var} + \\epsilon}$ with the variance "
+    "group_norm",
+    "core",
+    "GroupNorm of x (b c h w): channels in `groups` consecutive groups; each group of each "
+    "picture is brought to mean 0 "
+    "and variance 1 over its channels and all pixels, $(x - \\mu) / \\sqrt{\\mathrm{var} + "
+    "\\epsilon}$ with the variance "
     "divided by n, then scaled and shifted per channel by `weight` and `bias` (c,).",
-    group_norm, slow_group_norm, maps, mutants=(
-        Mutant("divided by n - 1", normed(correction=1),
-               "The default of `var` and `std`. Norms of every framework divide by n; on a small map the difference "
-               "shows."),
-        Mutant("eps outside the root", normed(outside=True),
-               "Harmless until a group is nearly constant; there it is the square of what was meant."),
-        Mutant("statistics of the whole batch", normed(dims=(0, 2, 3, 4)),
-               "Then a picture depends on its neighbours in the batch, and guidance, which puts two conditions in one "
-               "batch, mixes them."),
-        Mutant("groups interleaved", normed(interleaved=True),
-               "Channel i in group i mod g: another layout than the one checkpoints were trained with.")),
-    hints=("Give the channels an axis for the group: `x.unflatten(1, (groups, -1))`.",
-           "Mean and variance over the axes (2, 3, 4), with keepdim and correction=0.",
-           "`y = (y - mean) / (var + eps).sqrt()`; flatten(1, 2); `* weight[:, None, None] + bias[:, None, None]`."),
-    tolerance=2e-5, page=UNET)
+    group_norm,
+    slow_group_norm,
+    maps,
+    mutants=(
+        Mutant(
+            "divided by n - 1",
+            normed(correction=1),
+            "The default of `var` and `std`. Norms of every framework divide by n; on a small map "
+            "the difference "
+            "shows.",
+        ),
+        Mutant(
+            "eps outside the root",
+            normed(outside=True),
+            "Harmless until a group is nearly constant; there it is the square of what was meant.",
+        ),
+        Mutant(
+            "statistics of the whole batch",
+            normed(dims=(0, 2, 3, 4)),
+            "Then a picture depends on its neighbours in the batch, and guidance, which puts two "
+            "conditions in one "
+            "batch, mixes them.",
+        ),
+        Mutant(
+            "groups interleaved",
+            normed(interleaved=True),
+            (
+                "Channel i in group i mod g: another layout than the one checkpoints were "
+                "trained with."
+            ),
+        ),
+    ),
+    hints=(
+        "Give the channels an axis for the group: `x.unflatten(1, (groups, -1))`.",
+        "Mean and variance over the axes (2, 3, 4), with keepdim and correction=0.",
+        (
+            "`y = (y - mean) / (var + eps).sqrt()`; flatten(1, 2); `* weight[:, None, None] + "
+            "bias[:, None, None]`."
+        ),
+    ),
+    tolerance=2e-5,
+    page=UNET,
+)
 
 
-# ---- ResBlock -------------------------------------------------------------------------------------------------------
+# ---- ResBlock ------------------------------------------------------------------------------------
+
 
 def res_block(block: ResBlock, x: Tensor, temb: Tensor) -> Tensor:
-    """The UNet's residual block: x (b c_in h w), time embedding (b e) -> (b c_out h w), with the weights of `block`."""
+    """The UNet's residual block: x (b c_in h w), time embedding (b e) -> (b c_out h w), with the
+    weights of `block`.
+    """
     h = block.conv1(F.silu(block.norm1(x)))
     h = h + block.time_emb_proj(F.silu(temb))[:, :, None, None]
     h = block.conv2(F.silu(block.norm2(h)))
@@ -82,15 +139,21 @@ def res_block(block: ResBlock, x: Tensor, temb: Tensor) -> Tensor:
 def conv3(layer, x):
     h, w = x.shape[2:]
     x = F.pad(x, (1, 1, 1, 1))
-    parts = [torch.einsum("oc,bchw->bohw", layer.weight[:, :, i, j], x[:, :, i:i + h, j:j + w])
-             for i in range(3) for j in range(3)]
+    parts = [
+        torch.einsum("oc,bchw->bohw", layer.weight[:, :, i, j], x[:, :, i : i + h, j : j + w])
+        for i in range(3)
+        for j in range(3)
+    ]
     return sum(parts) + layer.bias[:, None, None]
 
 
 def slow_res_block(block, x, temb, late=False, bare=False, activated=False, timeless=False):
     act = lambda v: v / (1 + (-v).exp())  # noqa: E731
     gn = lambda n, v: slow_group_norm(v, n.num_groups, n.weight, n.bias, n.eps)  # noqa: E731
-    time = torch.einsum("be,oe->bo", temb if bare else act(temb), block.time_emb_proj.weight) + block.time_emb_proj.bias
+    time = (
+        torch.einsum("be,oe->bo", temb if bare else act(temb), block.time_emb_proj.weight)
+        + block.time_emb_proj.bias
+    )
     time, first = time[:, :, None, None], act(gn(block.norm1, x))
     h = conv3(block.conv1, first)
     h = gn(block.norm2, h) + time if late else gn(block.norm2, h if timeless else h + time)
@@ -108,8 +171,14 @@ def block_like(**how):
 def res_cases(seed):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        blocks = [ResBlock(4, 4, 6, groups=2).requires_grad_(False), ResBlock(4, 6, 8, groups=2).requires_grad_(False)]
-    return [(blocks[0], *draws(seed, (1, 4, 3, 3), (1, 6))), (blocks[1], *draws(seed, (2, 4, 4, 5), (2, 8)))]
+        blocks = [
+            ResBlock(4, 4, 6, groups=2).requires_grad_(False),
+            ResBlock(4, 6, 8, groups=2).requires_grad_(False),
+        ]
+    return [
+        (blocks[0], *draws(seed, (1, 4, 3, 3), (1, 6))),
+        (blocks[1], *draws(seed, (2, 4, 4, 5), (2, 8))),
+    ]
 
 
 def as_the_unet(fn):
@@ -118,28 +187,61 @@ def as_the_unet(fn):
 
 
 residual = Exercise(
-    "res_block", "core",
-    "The forward pass of the UNet's ResBlock, with the layers of `block`: norm1, SiLU, conv1; plus time_emb_proj of the "
-    "SiLU of `temb` (b e), for every pixel the same; norm2, SiLU, conv2; plus the input, through conv_shortcut where the "
+    "res_block",
+    "core",
+    "The forward pass of the UNet's ResBlock, with the layers of `block`: norm1, SiLU, conv1; "
+    "plus time_emb_proj of the "
+    "SiLU of `temb` (b e), for every pixel the same; norm2, SiLU, conv2; plus the input, through "
+    "conv_shortcut where the "
     "block has one (the number of channels changes). x (b c_in h w) -> (b c_out h w).",
-    res_block, slow_res_block, res_cases, facts=(Fact("it is the network's own block", as_the_unet),), mutants=(
-        Mutant("time after the norm", block_like(late=True),
-               "Some networks scale and shift there. In this one the norm comes after the sum, and trained weights rely on "
-               "it."),
-        Mutant("time without its SiLU", block_like(bare=True),
-               "The embedding network ends in a linear layer; the SiLU is each block's own. Easily forgotten, since shapes "
-               "fit."),
-        Mutant("time not added", block_like(timeless=True),
-               "The block no longer knows how noisy its input is, and removes the average amount of noise at every time."),
-        Mutant("the activated input in the shortcut", block_like(activated=True),
-               "The variable x was overwritten by silu(norm1(x)): the residual path is no longer a path around.")),
-    hints=("Two halves of norm, SiLU, convolution; a sum in the middle and one at the end.",
-           "`block.time_emb_proj(F.silu(temb))[:, :, None, None]` is added between conv1 and norm2.",
-           "The end: `h + (block.conv_shortcut(x) if hasattr(block, \"conv_shortcut\") else x)`."),
-    tolerance=3e-5, page=UNET)
+    res_block,
+    slow_res_block,
+    res_cases,
+    facts=(Fact("it is the network's own block", as_the_unet),),
+    mutants=(
+        Mutant(
+            "time after the norm",
+            block_like(late=True),
+            "Some networks scale and shift there. In this one the norm comes after the sum, and "
+            "trained weights rely on "
+            "it.",
+        ),
+        Mutant(
+            "time without its SiLU",
+            block_like(bare=True),
+            "The embedding network ends in a linear layer; the SiLU is each block's own. Easily "
+            "forgotten, since shapes "
+            "fit.",
+        ),
+        Mutant(
+            "time not added",
+            block_like(timeless=True),
+            (
+                "The block no longer knows how noisy its input is, and removes the average "
+                "amount of noise at every time."
+            ),
+        ),
+        Mutant(
+            "the activated input in the shortcut",
+            block_like(activated=True),
+            (
+                "The variable x was overwritten by silu(norm1(x)): the residual path is no "
+                "longer a path around."
+            ),
+        ),
+    ),
+    hints=(
+        "Two halves of norm, SiLU, convolution; a sum in the middle and one at the end.",
+        "`block.time_emb_proj(F.silu(temb))[:, :, None, None]` is added between conv1 and norm2.",
+        'The end: `h + (block.conv_shortcut(x) if hasattr(block, "conv_shortcut") else x)`.',
+    ),
+    tolerance=3e-5,
+    page=UNET,
+)
 
 
-# ---- adaLN ----------------------------------------------------------------------------------------------------------
+# ---- adaLN ---------------------------------------------------------------------------------------
+
 
 def slow_modulate(x, shift, scale):
     out = torch.empty_like(x)
@@ -150,34 +252,69 @@ def slow_modulate(x, shift, scale):
 
 
 adaln = Exercise(
-    "modulate", "warm-up",
-    "How a condition speaks to a DiT: tokens x (b n d), normalised before, are scaled and shifted, all tokens of a picture "
+    "modulate",
+    "warm-up",
+    "How a condition speaks to a DiT: tokens x (b n d), normalised before, are scaled and "
+    "shifted, all tokens of a picture "
     "alike: $x (1 + \\text{scale}) + \\text{shift}$, with shift and scale (b d).",
-    modulate, slow_modulate, lambda seed: [draws(seed, (1, 2, 3), (1, 3), (1, 3)), draws(seed, (3, 3, 4), (3, 4), (3, 4))],
-    facts=(Fact("with zeros nothing happens", lambda fn: (fn(torch.ones(1, 2, 3), torch.zeros(1, 3), torch.zeros(1, 3)),
-                                                         torch.ones(1, 2, 3))),), mutants=(
-        Mutant("scale for 1 + scale", lambda x, b, s: x * s[:, None] + b[:, None],
-               "The layer that makes these numbers starts at zero; then the network would begin by deleting its input."),
-        Mutant("shift and scale exchanged", lambda x, b, s: modulate(x, s, b),
-               "One of the six chunks for another: nothing complains, and a trained network draws noise."),
-        Mutant("shifted first", lambda x, b, s: (x + b[:, None]) * (1 + s[:, None]),
-               "Then the shift is scaled as well.")),
-    hints=("A missing axis: tokens.", "`scale[:, None]` is (b 1 d).", "`x * (1 + scale[:, None]) + shift[:, None]`."),
-    page=DIT)
+    modulate,
+    slow_modulate,
+    lambda seed: [draws(seed, (1, 2, 3), (1, 3), (1, 3)), draws(seed, (3, 3, 4), (3, 4), (3, 4))],
+    facts=(
+        Fact(
+            "with zeros nothing happens",
+            lambda fn: (
+                fn(torch.ones(1, 2, 3), torch.zeros(1, 3), torch.zeros(1, 3)),
+                torch.ones(1, 2, 3),
+            ),
+        ),
+    ),
+    mutants=(
+        Mutant(
+            "scale for 1 + scale",
+            lambda x, b, s: x * s[:, None] + b[:, None],
+            (
+                "The layer that makes these numbers starts at zero; then the network would begin "
+                "by deleting its input."
+            ),
+        ),
+        Mutant(
+            "shift and scale exchanged",
+            lambda x, b, s: modulate(x, s, b),
+            (
+                "One of the six chunks for another: nothing complains, and a trained network "
+                "draws noise."
+            ),
+        ),
+        Mutant(
+            "shifted first",
+            lambda x, b, s: (x + b[:, None]) * (1 + s[:, None]),
+            "Then the shift is scaled as well.",
+        ),
+    ),
+    hints=(
+        "A missing axis: tokens.",
+        "`scale[:, None]` is (b 1 d).",
+        "`x * (1 + scale[:, None]) + shift[:, None]`.",
+    ),
+    page=DIT,
+)
 
 
 def dit_block(x: Tensor, c: Tensor, attn: nn.Module, mlp: nn.Module) -> Tensor:
-    """adaLN-Zero: tokens x (b n d), c (b 6d) with the chunks shift, scale, gate of attn, then of mlp; returns (b n d)."""
+    """adaLN-Zero: tokens x (b n d), c (b 6d) with the chunks shift, scale, gate of attn, then of
+    mlp; returns (b n d).
+    """
     b1, s1, g1, b2, s2, g2 = c.chunk(6, 1)
     norm = lambda v: F.layer_norm(v, v.shape[-1:], eps=1e-6)  # noqa: E731
     x = x + g1[:, None] * attn(modulate(norm(x), b1, s1))
     return x + g2[:, None] * mlp(modulate(norm(x), b2, s2))
 
 
-def slow_dit_block(x, c, attn, mlp, order=(0, 1, 2), one=0., parallel=False, norm=True):
+def slow_dit_block(x, c, attn, mlp, order=(0, 1, 2), one=0.0, parallel=False, norm=True):
     d, start = x.shape[2], x
     for branch, f in enumerate((attn, mlp)):
-        shift, scale, gate = (c[:, (3 * branch + k) * d:(3 * branch + k + 1) * d] for k in order)
+        shift, scale, gate = (c[:, (3 * branch + k) * d : (3 * branch + k + 1) * d] for k in order)
         h = start if parallel else x
         mean = h.mean(-1, keepdim=True)
         h = (h - mean) / ((h - mean).square().mean(-1, keepdim=True) + 1e-6).sqrt() if norm else h
@@ -190,11 +327,14 @@ def adaln_like(**how):
 
 
 def mix_tokens(h):
-    return .5 * h.flip(1) + .2 * h.cumsum(1)
+    return 0.5 * h.flip(1) + 0.2 * h.cumsum(1)
 
 
 def dit_cases(seed):
-    return [(*draws(seed, (b, n, d), (b, 6 * d)), mix_tokens, torch.tanh) for b, n, d in ((1, 2, 3), (2, 5, 8))]
+    return [
+        (*draws(seed, (b, n, d), (b, 6 * d)), mix_tokens, torch.tanh)
+        for b, n, d in ((1, 2, 3), (2, 5, 8))
+    ]
 
 
 def as_the_dit(fn):
@@ -204,25 +344,62 @@ def as_the_dit(fn):
 
 
 adaln_zero = Exercise(
-    "dit_block", "core",
-    "A DiT block. c (b 6d) holds shift, scale and gate for `attn`, then for `mlp`, each (b d). Twice: LayerNorm without "
-    "weights over the channels (eps 1e-6), modulate, the layer, times the gate, added to x (b n d). The second branch sees "
+    "dit_block",
+    "core",
+    "A DiT block. c (b 6d) holds shift, scale and gate for `attn`, then for `mlp`, each (b d). "
+    "Twice: LayerNorm without "
+    "weights over the channels (eps 1e-6), modulate, the layer, times the gate, added to x (b n "
+    "d). The second branch sees "
     "what the first one made.",
-    dit_block, slow_dit_block, dit_cases,
-    facts=(Fact("gates of zero: the block is the identity", lambda fn: (
-        fn(torch.ones(1, 2, 2).cumsum(1), torch.zeros(1, 12), mix_tokens, torch.tanh), torch.ones(1, 2, 2).cumsum(1))),
-        Fact("it is the network's own block", as_the_dit)), tolerance=2e-5, mutants=(
-        Mutant("scale, shift, gate", adaln_like(order=(1, 0, 2)),
-               "Public DiTs store shift first. Some later models store scale first in their last layer; taking one order "
-               "for both is a common conversion bug."),
-        Mutant("1 + gate", adaln_like(one=1.),
-               "Scale gets the 1, the gate does not: with it the block does not start as the identity, which is the Zero "
-               "in the name."),
-        Mutant("both branches from the same x", adaln_like(parallel=True), "Parallel blocks exist, but trained as such."),
-        Mutant("no norm", adaln_like(norm=False), "The modulation then scales whatever size the tokens have grown to.")),
-    hints=("`c.chunk(6, 1)` in the order b1, s1, g1, b2, s2, g2.",
-           "`x = x + g1[:, None] * attn(modulate(norm(x), b1, s1))`.",
-           "The same line again with mlp and the second three; norm is `F.layer_norm(v, v.shape[-1:], eps=1e-6)`."),
-    page=DIT)
+    dit_block,
+    slow_dit_block,
+    dit_cases,
+    facts=(
+        Fact(
+            "gates of zero: the block is the identity",
+            lambda fn: (
+                fn(torch.ones(1, 2, 2).cumsum(1), torch.zeros(1, 12), mix_tokens, torch.tanh),
+                torch.ones(1, 2, 2).cumsum(1),
+            ),
+        ),
+        Fact("it is the network's own block", as_the_dit),
+    ),
+    tolerance=2e-5,
+    mutants=(
+        Mutant(
+            "scale, shift, gate",
+            adaln_like(order=(1, 0, 2)),
+            "Public DiTs store shift first. Some later models store scale first in their last "
+            "layer; taking one order "
+            "for both is a common conversion bug.",
+        ),
+        Mutant(
+            "1 + gate",
+            adaln_like(one=1.0),
+            "Scale gets the 1, the gate does not: with it the block does not start as the "
+            "identity, which is the Zero "
+            "in the name.",
+        ),
+        Mutant(
+            "both branches from the same x",
+            adaln_like(parallel=True),
+            "Parallel blocks exist, but trained as such.",
+        ),
+        Mutant(
+            "no norm",
+            adaln_like(norm=False),
+            "The modulation then scales whatever size the tokens have grown to.",
+        ),
+    ),
+    hints=(
+        "`c.chunk(6, 1)` in the order b1, s1, g1, b2, s2, g2.",
+        "`x = x + g1[:, None] * attn(modulate(norm(x), b1, s1))`.",
+        (
+            "The same line again with mlp and the second three; norm is `F.layer_norm(v, "
+            "v.shape[-1:], eps=1e-6)`."
+        ),
+    ),
+    page=DIT,
+)
 
 EXERCISES = (norm, residual, adaln, adaln_zero)

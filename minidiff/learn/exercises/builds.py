@@ -1,7 +1,9 @@
 """Whole methods: sampling, SDEdit, an editor by inversion, on a tiny model with random weights.
 
-A network that was never trained makes no pictures, but every formula holds for it, and it costs milliseconds.
+A network that was never trained makes no pictures, but every formula holds for it, and it costs
+milliseconds.
 """
+
 from functools import cache
 from itertools import pairwise
 
@@ -38,67 +40,124 @@ def step(sch, x, e, t, s):
     return a_s * (x - s_t * e) / a_t + s_s * e
 
 
-# ---- DDPM sampling --------------------------------------------------------------------------------------------------
+# ---- DDPM sampling -------------------------------------------------------------------------------
 
-def ddpm_sample(denoise: Denoise, sch: Schedule, x: Tensor, ts: list[int], zs: list[Tensor]) -> Tensor:
-    """Ancestral sampling of x (b d) down the falling times `ts`; `zs[i]` is the noise of move i, unused in the last."""
+
+def ddpm_sample(
+    denoise: Denoise, sch: Schedule, x: Tensor, ts: list[int], zs: list[Tensor]
+) -> Tensor:
+    """Ancestral sampling of x (b d) down the falling times `ts`; `zs[i]` is the noise of move i,
+    unused in the last.
+    """
     for i, (t, s) in enumerate(pairwise(ts)):
-        mean, var = process.posterior(sch, x, process.eps_to_x0(sch, x, denoise(x, t, None), t), t, s)
-        x = mean + var ** .5 * zs[i] if s > 0 else mean
+        mean, var = process.posterior(
+            sch, x, process.eps_to_x0(sch, x, denoise(x, t, None), t), t, s
+        )
+        x = mean + var**0.5 * zs[i] if s > 0 else mean
     return x
 
 
-def slow_ddpm(denoise, sch, x, ts, zs, clock=lambda i, t: t, spread=.5, noisy=1., stride=True):
+def slow_ddpm(denoise, sch, x, ts, zs, clock=lambda i, t: t, spread=0.5, noisy=1.0, stride=True):
     for i, (t, s) in enumerate(pairwise(ts)):
         to = s if stride else t - 1
         a_t, s_t, a_s, s_s = sch.alpha[t], sch.sigma[t], sch.alpha[to], sch.sigma[to]
         x0 = (x - s_t * denoise(x, clock(i, t), None)) / a_t
-        beta = s_t ** 2 - (a_t / a_s) ** 2 * s_s ** 2
-        x = (a_t / a_s * s_s ** 2 * x + a_s * beta * x0) / s_t ** 2
-        x = x + (noisy * (beta * s_s ** 2 / s_t ** 2) ** spread * zs[i] if s > 0 else 0)
+        beta = s_t**2 - (a_t / a_s) ** 2 * s_s**2
+        x = (a_t / a_s * s_s**2 * x + a_s * beta * x0) / s_t**2
+        x = x + (noisy * (beta * s_s**2 / s_t**2) ** spread * zs[i] if s > 0 else 0)
     return x
 
 
 def chains(seed):
     g = torch.Generator().manual_seed(seed)
     eps, ts = gmm8().denoise(LINEAR), [[900, 500, 0], [1000, 700, 300, 50, 0]][seed % 2]
-    return [(eps, LINEAR, *torch.randn(1, 5, 2, generator=g, dtype=torch.float64), ts,
-             [*torch.randn(len(ts) - 1, 5, 2, generator=g, dtype=torch.float64)])]
+    return [
+        (
+            eps,
+            LINEAR,
+            *torch.randn(1, 5, 2, generator=g, dtype=torch.float64),
+            ts,
+            [*torch.randn(len(ts) - 1, 5, 2, generator=g, dtype=torch.float64)],
+        )
+    ]
 
 
 def spread_of(fn):
-    toy, ts, g = gauss_aniso(), LINEAR.timesteps(100, spacing="trailing"), torch.Generator().manual_seed(0)
+    toy, ts, g = (
+        gauss_aniso(),
+        LINEAR.timesteps(100, spacing="trailing"),
+        torch.Generator().manual_seed(0),
+    )
     x, *zs = torch.randn(101, 3000, 2, generator=g, dtype=torch.float64)
     true = toy.sample(3000, seed=1).T.cov()
     x = fn(toy.denoise(LINEAR), LINEAR, x, ts, zs)
-    return 1 - ((x.T.cov() - true).norm() / true.norm()).item(), .85, "likeness of the drawn covariance to the true one"
+    return (
+        1 - ((x.T.cov() - true).norm() / true.norm()).item(),
+        0.85,
+        "likeness of the drawn covariance to the true one",
+    )
 
 
 sampling = Exercise(
-    "ddpm_sample", "build",
-    "A whole sampler: carry x (b d) down the falling times `ts` by draws from $q(x_s \\mid x_t, \\hat x_0)$, where "
-    "`denoise(x, t, None)` gives the noise and `zs[i]` (b d) is the random number of move i. The last move, to time 0, "
+    "ddpm_sample",
+    "build",
+    "A whole sampler: carry x (b d) down the falling times `ts` by draws from $q(x_s \\mid x_t, "
+    "\\hat x_0)$, where "
+    "`denoise(x, t, None)` gives the noise and `zs[i]` (b d) is the random number of move i. The "
+    "last move, to time 0, "
     "takes the mean.",
-    ddpm_sample, slow_ddpm, chains, behaviour=spread_of, tolerance=1e-7, mutants=(
-        Mutant("the network told the loop's index", lambda *a: slow_ddpm(*a, clock=lambda i, t: len(a[3]) - 1 - i),
-               "Strided loops count 49, 48, ... while the times are 981, 961, ...: the network believes there is hardly "
-               "any noise."),
-        Mutant("the variance for its root", lambda *a: slow_ddpm(*a, spread=1.),
-               "Too little noise is put back, and the spread of the data is lost."),
-        Mutant("no noise", lambda *a: slow_ddpm(*a, noisy=0.),
-               "The mean of every draw. It is not DDIM: noise is taken away that nothing replaces, and all samples move to "
-               "the middle."),
-        Mutant("one step's posterior", lambda *a: slow_ddpm(*a, stride=False),
-               "The coefficients of t to t - 1 while the loop jumps to s: at the end most of the noise is still there.")),
-    hints=("`itertools.pairwise(ts)` gives the moves.",
-           "x0 by `process.eps_to_x0`, then `process.posterior(sch, x, x0, t, s)`.",
-           "`x = mean + var ** .5 * zs[i] if s > 0 else mean`."), page=PAGE)
+    ddpm_sample,
+    slow_ddpm,
+    chains,
+    behaviour=spread_of,
+    tolerance=1e-7,
+    mutants=(
+        Mutant(
+            "the network told the loop's index",
+            lambda *a: slow_ddpm(*a, clock=lambda i, t: len(a[3]) - 1 - i),
+            "Strided loops count 49, 48, ... while the times are 981, 961, ...: the network "
+            "believes there is hardly "
+            "any noise.",
+        ),
+        Mutant(
+            "the variance for its root",
+            lambda *a: slow_ddpm(*a, spread=1.0),
+            "Too little noise is put back, and the spread of the data is lost.",
+        ),
+        Mutant(
+            "no noise",
+            lambda *a: slow_ddpm(*a, noisy=0.0),
+            "The mean of every draw. It is not DDIM: noise is taken away that nothing replaces, "
+            "and all samples move to "
+            "the middle.",
+        ),
+        Mutant(
+            "one step's posterior",
+            lambda *a: slow_ddpm(*a, stride=False),
+            (
+                "The coefficients of t to t - 1 while the loop jumps to s: at the end most of "
+                "the noise is still there."
+            ),
+        ),
+    ),
+    hints=(
+        "`itertools.pairwise(ts)` gives the moves.",
+        "x0 by `process.eps_to_x0`, then `process.posterior(sch, x, x0, t, s)`.",
+        "`x = mean + var ** .5 * zs[i] if s > 0 else mean`.",
+    ),
+    page=PAGE,
+)
 
 
-# ---- SDEdit ---------------------------------------------------------------------------------------------------------
+# ---- SDEdit --------------------------------------------------------------------------------------
 
-def sdedit_picture(pipe: Pipe, image: Tensor, prompt: str, strength: float, steps: int, scale: float, n: Tensor) -> Tensor:
-    """SDEdit with given noise n (b c h w): picture (b 3 H W) in [-1, 1] -> edited picture, guided by `scale`."""
+
+def sdedit_picture(
+    pipe: Pipe, image: Tensor, prompt: str, strength: float, steps: int, scale: float, n: Tensor
+) -> Tensor:
+    """SDEdit with given noise n (b c h w): picture (b 3 H W) in [-1, 1] -> edited picture, guided
+    by `scale`.
+    """
     ts, z = pipe.timesteps(steps, strength), pipe.encode(image)
     denoise, cond = cfg_batched(pipe.eps, pipe.null(), scale), pipe.embed(prompt)
     x = process.q_sample(pipe.schedule, z, ts[0], n)
@@ -107,9 +166,11 @@ def sdedit_picture(pipe: Pipe, image: Tensor, prompt: str, strength: float, step
     return pipe.decode(x)
 
 
-def slow_sdedit(pipe, image, prompt, strength, steps, scale, n, late=False, share=None, null=False, clean=False):
+def slow_sdedit(
+    pipe, image, prompt, strength, steps, scale, n, late=False, share=None, null=False, clean=False
+):
     sch, grid, z = pipe.schedule, pipe.timesteps(steps), pipe.encode(image)
-    ts = grid[len(grid) - 1 - int(steps * (strength if share is None else share(strength))):]
+    ts = grid[len(grid) - 1 - int(steps * (strength if share is None else share(strength))) :]
     a, sigma = sch.at(grid[0] if late else ts[0])
     x = a * z + sigma * n if not clean else z
     for t, s in pairwise(ts):
@@ -122,13 +183,23 @@ def slow_sdedit(pipe, image, prompt, strength, steps, scale, n, late=False, shar
 def pictures(seed):
     if seed == 2:
         return []
-    return [(tiny(), picture(seed), TARGET, (.5, .75)[seed], 4, (8., 3.)[seed], noise((1, *tiny().shape), seed))]
+    return [
+        (
+            tiny(),
+            picture(seed),
+            TARGET,
+            (0.5, 0.75)[seed],
+            4,
+            (8.0, 3.0)[seed],
+            noise((1, *tiny().shape), seed),
+        )
+    ]
 
 
 def as_the_project(fn):
     pipe, x = tiny(), picture(5)
-    ours = fn(pipe, x, TARGET, .5, 4, 3., noise((1, *pipe.shape), 3))
-    return ours, sdedit(pipe, x, TARGET, strength=.5, steps=4, scale=3., seed=3)
+    ours = fn(pipe, x, TARGET, 0.5, 4, 3.0, noise((1, *pipe.shape), 3))
+    return ours, sdedit(pipe, x, TARGET, strength=0.5, steps=4, scale=3.0, seed=3)
 
 
 def sdedit_like(**how):
@@ -136,43 +207,84 @@ def sdedit_like(**how):
 
 
 stroke = Exercise(
-    "sdedit_picture", "build",
-    "SDEdit from picture to picture. Encode (`pipe.encode`); take the share `strength` of the model's grid "
-    "(`pipe.timesteps(steps, strength)`); noise the latents with n to its first time; DDIM down to 0 with guidance `scale` "
-    "against `pipe.null()`; decode. `pipe.eps(x, t, cond)` is the network, `pipe.embed(prompt)` the condition.",
-    sdedit_picture, slow_sdedit, pictures, facts=(Fact(
-    "it is the project's sdedit", as_the_project),), tolerance=2e-5, mutants=(
-        Mutant("noised to T", sdedit_like(late=True),
-               "The state is pure noise while the network is told a middle time: the layout of the picture is gone, and "
-               "grain stays."),
-        Mutant("the strength upside down", sdedit_like(share=lambda a: 1 - a),
-               "A small strength then redraws nearly everything."),
-        Mutant("not noised", sdedit_like(clean=True),
-               "Noise is taken from a picture that has none: it gets flat and harsh."),
-        Mutant("guided away from the prompt", sdedit_like(null=True), "The two guesses were split in the wrong order.")),
-    hints=("Three lines before the loop, one in it, one after it.",
-           "`cfg_batched(pipe.eps, pipe.null(), scale)` is the guided network.",
-           "`x = q_sample(pipe.schedule, z, ts[0], n)`, then `ddim_step` for every pair of times, then `pipe.decode(x)`."),
-    page="tutorials/editing/sdedit.md")
+    "sdedit_picture",
+    "build",
+    "SDEdit from picture to picture. Encode (`pipe.encode`); take the share `strength` of the "
+    "model's grid "
+    "(`pipe.timesteps(steps, strength)`); noise the latents with n to its first time; DDIM down "
+    "to 0 with guidance `scale` "
+    "against `pipe.null()`; decode. `pipe.eps(x, t, cond)` is the network, `pipe.embed(prompt)` "
+    "the condition.",
+    sdedit_picture,
+    slow_sdedit,
+    pictures,
+    facts=(Fact("it is the project's sdedit", as_the_project),),
+    tolerance=2e-5,
+    mutants=(
+        Mutant(
+            "noised to T",
+            sdedit_like(late=True),
+            "The state is pure noise while the network is told a middle time: the layout of the "
+            "picture is gone, and "
+            "grain stays.",
+        ),
+        Mutant(
+            "the strength upside down",
+            sdedit_like(share=lambda a: 1 - a),
+            "A small strength then redraws nearly everything.",
+        ),
+        Mutant(
+            "not noised",
+            sdedit_like(clean=True),
+            "Noise is taken from a picture that has none: it gets flat and harsh.",
+        ),
+        Mutant(
+            "guided away from the prompt",
+            sdedit_like(null=True),
+            "The two guesses were split in the wrong order.",
+        ),
+    ),
+    hints=(
+        "Three lines before the loop, one in it, one after it.",
+        "`cfg_batched(pipe.eps, pipe.null(), scale)` is the guided network.",
+        (
+            "`x = q_sample(pipe.schedule, z, ts[0], n)`, then `ddim_step` for every pair of "
+            "times, then `pipe.decode(x)`."
+        ),
+    ),
+    page="tutorials/editing/sdedit.md",
+)
 
 
-# ---- an editor by inversion -----------------------------------------------------------------------------------------
+# ---- an editor by inversion ----------------------------------------------------------------------
 
-def invert_and_edit(pipe: Pipe, image: Tensor, source: str, target: str, steps: int, scale: float) -> Tensor:
-    """DDIM inversion of a picture (b 3 H W) under `source`, unguided; then sampling under `target` guided by `scale`."""
+
+def invert_and_edit(
+    pipe: Pipe, image: Tensor, source: str, target: str, steps: int, scale: float
+) -> Tensor:
+    """DDIM inversion of a picture (b 3 H W) under `source`, unguided; then sampling under `target`
+    guided by `scale`.
+    """
     x_T = invert(pipe, image, source, steps=steps)[-1]
     return replay(pipe, x_T, target, steps=steps, scale=scale)
 
 
-def slow_invert_and_edit(pipe, image, source, target, steps, scale, guided=False, told=None, low=False):
-    sch, x, ts = pipe.schedule, pipe.encode(image), pipe.schedule.timesteps(steps, spacing="trailing")
+def slow_invert_and_edit(
+    pipe, image, source, target, steps, scale, guided=False, told=None, low=False
+):
+    sch, x, ts = (
+        pipe.schedule,
+        pipe.encode(image),
+        pipe.schedule.timesteps(steps, spacing="trailing"),
+    )
     known, wanted, null = pipe.embed(told or source), pipe.embed(target), pipe.null()
 
     def look(x, t, cond, w):
         e = pipe.eps(x, t, null)
         return e + w * (pipe.eps(x, t, cond) - e)
+
     for s, t in pairwise(ts[::-1]):
-        x = step(sch, x, look(x, max(s, 1) if low else t, known, scale if guided else 1.), s, t)
+        x = step(sch, x, look(x, max(s, 1) if low else t, known, scale if guided else 1.0), s, t)
     for t, s in pairwise(ts):
         x = step(sch, x, look(x, t, wanted, scale), t, s)
     return pipe.decode(x)
@@ -183,22 +295,48 @@ def editor_like(**how):
 
 
 editor = Exercise(
-    "invert_and_edit", "build",
-    "Edit a given picture: encode; climb to noise by DDIM inversion with the prompt `source` and no guidance (scale 1, the "
-    "network asked at the higher time of each move); come down with `target`, guided by `scale`. Both on "
-    "`pipe.schedule.timesteps(steps, spacing=\"trailing\")`. Decode.",
-    invert_and_edit, slow_invert_and_edit,
-    lambda seed: [] if seed else [(tiny(), picture(0), SOURCE, TARGET, 2, 6.)], tolerance=5e-5, mutants=(
-        Mutant("guided on the way up", editor_like(guided=True),
-               "Guided inversion runs out of the range of states: its noise is no Gaussian, and what comes back is burnt."),
-        Mutant("inverted under the target", lambda *a: slow_invert_and_edit(*a, told=a[3]),
-               "The new prompt explains the old picture badly, and the noise has to hold what it cannot: it comes back as "
-               "artefacts."),
-        Mutant("asked at the lower time", editor_like(low=True),
-               "The way down asks at the higher time, so the way up must too.")),
-    hints=("Two loops over the same times, one of them backwards.",
-           "Up: `ddim_step(sch, x, pipe.eps(x, t, cond), s, t)` for s < t.",
-           "The project has both halves: `invert(...)[-1]` and `replay(...)` in minidiff.inversion.ddim."),
-    page="tutorials/inversion/ddim.md")
+    "invert_and_edit",
+    "build",
+    "Edit a given picture: encode; climb to noise by DDIM inversion with the prompt `source` and "
+    "no guidance (scale 1, the "
+    "network asked at the higher time of each move); come down with `target`, guided by `scale`. "
+    "Both on "
+    '`pipe.schedule.timesteps(steps, spacing="trailing")`. Decode.',
+    invert_and_edit,
+    slow_invert_and_edit,
+    lambda seed: [] if seed else [(tiny(), picture(0), SOURCE, TARGET, 2, 6.0)],
+    tolerance=5e-5,
+    mutants=(
+        Mutant(
+            "guided on the way up",
+            editor_like(guided=True),
+            (
+                "Guided inversion runs out of the range of states: its noise is no Gaussian, and "
+                "what comes back is burnt."
+            ),
+        ),
+        Mutant(
+            "inverted under the target",
+            lambda *a: slow_invert_and_edit(*a, told=a[3]),
+            "The new prompt explains the old picture badly, and the noise has to hold what it "
+            "cannot: it comes back as "
+            "artefacts.",
+        ),
+        Mutant(
+            "asked at the lower time",
+            editor_like(low=True),
+            "The way down asks at the higher time, so the way up must too.",
+        ),
+    ),
+    hints=(
+        "Two loops over the same times, one of them backwards.",
+        "Up: `ddim_step(sch, x, pipe.eps(x, t, cond), s, t)` for s < t.",
+        (
+            "The project has both halves: `invert(...)[-1]` and `replay(...)` in "
+            "minidiff.inversion.ddim."
+        ),
+    ),
+    page="tutorials/inversion/ddim.md",
+)
 
 EXERCISES = (sampling, stroke, editor)

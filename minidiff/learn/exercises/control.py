@@ -1,4 +1,7 @@
-"""Prompt-to-prompt as a whole: two prompts side by side, the second drawn with the first one's attention maps."""
+"""Prompt-to-prompt as a whole: two prompts side by side, the second drawn with the first one's
+attention maps.
+"""
+
 from contextlib import ExitStack
 from itertools import pairwise
 
@@ -9,17 +12,35 @@ from minidiff.core import process
 from minidiff.core.denoise import noise
 from minidiff.core.pipe import Pipe
 from minidiff.core.taps import tap
-from minidiff.editing.prompt_to_prompt import CROSS, SELF, edit_cross, edit_self, kind_of, prompt_to_prompt, token_map
+from minidiff.editing.prompt_to_prompt import (
+    CROSS,
+    SELF,
+    edit_cross,
+    edit_self,
+    kind_of,
+    prompt_to_prompt,
+    token_map,
+)
 from minidiff.learn.exercise import Exercise, Fact, Mutant
 from minidiff.learn.exercises.builds import SOURCE, TARGET, step, tiny
 from minidiff.learn.exercises.edits import P2P
 
 
-def edit_pair(pipe: Pipe, source: str, target: str, x_T: Tensor, cross: float, self_: float, steps: int,
-              scale: float) -> Tensor:
-    """Latents (2 c h w), rows [source, edit], drawn from x_T (1 c h w) with the source's attention maps in the edit.
+def edit_pair(
+    pipe: Pipe,
+    source: str,
+    target: str,
+    x_T: Tensor,
+    cross: float,
+    self_: float,
+    steps: int,
+    scale: float,
+) -> Tensor:
+    """Latents (2 c h w), rows [source, edit], drawn from x_T (1 c h w) with the source's attention
+    maps in the edit.
 
-    `cross` and `self_` are the shares of the steps in which cross- and self-attention maps are the source's.
+    `cross` and `self_` are the shares of the steps in which cross- and self-attention maps are the
+    source's.
     """
     M, alpha = token_map(pipe.tokenizer, source, target, kind_of(pipe.tokenizer, source, target))
     cond, null, x = pipe.embed([source, target]), pipe.null(2), torch.cat([x_T, x_T])
@@ -27,7 +48,9 @@ def edit_pair(pipe: Pipe, source: str, target: str, x_T: Tensor, cross: float, s
         e_null = pipe.eps(x, t, null)
         on = torch.tensor(float(i < cross * steps))
         with ExitStack() as taps:
-            taps.enter_context(tap(pipe.net, CROSS, edit_cross(M, alpha, on, torch.ones_like(alpha))))
+            taps.enter_context(
+                tap(pipe.net, CROSS, edit_cross(M, alpha, on, torch.ones_like(alpha)))
+            )
             if i < self_ * steps:
                 taps.enter_context(tap(pipe.net, SELF, edit_self(pipe.shape[1])))
             e_cond = pipe.eps(x, t, cond)
@@ -35,9 +58,24 @@ def edit_pair(pipe: Pipe, source: str, target: str, x_T: Tensor, cross: float, s
     return x
 
 
-def slow_pair(pipe, source, target, x_T, cross, self_, steps, scale, null_too=False, no_self=False, ever=False,
-              by_place=False, swapped=False):
-    """One after the other: the source is drawn alone and its maps are written down; the edit is drawn alone with them."""
+def slow_pair(
+    pipe,
+    source,
+    target,
+    x_T,
+    cross,
+    self_,
+    steps,
+    scale,
+    null_too=False,
+    no_self=False,
+    ever=False,
+    by_place=False,
+    swapped=False,
+):
+    """One after the other: the source is drawn alone and its maps are written down; the edit is
+    drawn alone with them.
+    """
     tok, sch, book = pipe.tokenizer, pipe.schedule, {}
     M, alpha = token_map(tok, source, target, kind_of(tok, source, target))
     M, alpha = (torch.eye(len(M)), torch.ones(len(M))) if by_place else (M, alpha)
@@ -46,7 +84,11 @@ def slow_pair(pipe, source, target, x_T, cross, self_, steps, scale, null_too=Fa
     def draw(prompt, cond_fn):
         x = x_T
         for i, (t, s) in enumerate(pairwise(ts)):
-            with tap(pipe.net, f"{CROSS}|{SELF}", lambda p, name, i=i: cond_fn(p, name, i) if null_too else None):
+            with tap(
+                pipe.net,
+                f"{CROSS}|{SELF}",
+                lambda p, name, i=i: cond_fn(p, name, i) if null_too else None,
+            ):
                 e_null = pipe.eps(x, t, null)
             with tap(pipe.net, f"{CROSS}|{SELF}", lambda p, name, i=i: cond_fn(p, name, i)):
                 e_cond = pipe.eps(x, t, pipe.embed(prompt))
@@ -61,6 +103,7 @@ def slow_pair(pipe, source, target, x_T, cross, self_, steps, scale, null_too=Fa
         if "attn2" in name and (ever or i < cross * steps):
             return torch.where(alpha > 0, torch.einsum("bhni,ij->bhnj", old, M), probs)
         return old if "attn2" not in name and i < self_ * steps and not no_self else None
+
     first, second = (target, source) if swapped else (source, target)
     rows = draw(first, write), draw(second, read)
     return torch.cat(rows[::-1] if swapped else rows)
@@ -70,18 +113,20 @@ def pair_cases(seed):
     if seed:
         return []
     x = noise((1, *tiny().shape), seed)
-    return [(tiny(), SOURCE, TARGET, x, .5, .5, 2, 8.)]
+    return [(tiny(), SOURCE, TARGET, x, 0.5, 0.5, 2, 8.0)]
 
 
 def as_the_project(fn):
-    ours = fn(tiny(), SOURCE, TARGET, noise((1, *tiny().shape), 4), .5, .5, 2, 5.)
-    theirs = prompt_to_prompt(tiny(), SOURCE, TARGET, cross=.5, self_=.5, steps=2, scale=5., seed=4)
+    ours = fn(tiny(), SOURCE, TARGET, noise((1, *tiny().shape), 4), 0.5, 0.5, 2, 5.0)
+    theirs = prompt_to_prompt(
+        tiny(), SOURCE, TARGET, cross=0.5, self_=0.5, steps=2, scale=5.0, seed=4
+    )
     return tiny().decode(ours), theirs
 
 
 def the_same_words(fn):
     x = noise((1, *tiny().shape), 2)
-    source, edit = fn(tiny(), SOURCE, SOURCE, x, .5, .5, 2, 5.)
+    source, edit = fn(tiny(), SOURCE, SOURCE, x, 0.5, 0.5, 2, 5.0)
     return edit, source
 
 
@@ -90,32 +135,74 @@ def pair_like(**how):
 
 
 pair = Exercise(
-    "edit_pair", "build",
-    "Prompt-to-prompt. From one noise x_T (1 c h w) draw source and edit side by side on `pipe.schedule.timesteps(steps, "
-    "spacing=\"trailing\")`, DDIM, guidance `scale` against `pipe.null(2)`. In the conditional evaluation of the first "
-    "cross x steps steps the edit's cross-attention maps are the source's, carried over by the project's `token_map`; in "
-    "the first self_ x steps its self-attention maps are the source's as they are. Taps: `tap(pipe.net, CROSS, fn)` and "
-    "SELF, where fn(probs, name) gets (b h n m) and returns what to go on with. Return latents, rows [source, edit].",
-    edit_pair, slow_pair, pair_cases, tolerance=5e-5, facts=(
-        Fact("the same words draw the same picture twice", the_same_words), Fact(
-             "it is the project's own", as_the_project)),
+    "edit_pair",
+    "build",
+    "Prompt-to-prompt. From one noise x_T (1 c h w) draw source and edit side by side on "
+    "`pipe.schedule.timesteps(steps, "
+    'spacing="trailing")`, DDIM, guidance `scale` against `pipe.null(2)`. In the conditional '
+    "evaluation of the first "
+    "cross x steps steps the edit's cross-attention maps are the source's, carried over by the "
+    "project's `token_map`; in "
+    "the first self_ x steps its self-attention maps are the source's as they are. Taps: "
+    "`tap(pipe.net, CROSS, fn)` and "
+    "SELF, where fn(probs, name) gets (b h n m) and returns what to go on with. Return latents, "
+    "rows [source, edit].",
+    edit_pair,
+    slow_pair,
+    pair_cases,
+    tolerance=5e-5,
+    facts=(
+        Fact("the same words draw the same picture twice", the_same_words),
+        Fact("it is the project's own", as_the_project),
+    ),
     mutants=(
-        Mutant("the unconditional maps too", pair_like(null_too=True),
-               "A widely copied controller edits \"the second half of the batch\", which is the conditional one only while "
-               "both are in one batch. Called twice, it also edits the empty prompt's."),
-        Mutant("cross-attention alone", pair_like(no_self=True),
-               "Words stay in place and shapes do not: self-attention says which pixels belong together."),
-        Mutant("until the end", pair_like(ever=True),
-               "The counter of steps is never reset or never looked at: the new word gets the old shape down to the last "
-               "detail."),
-        Mutant("words by their place", pair_like(by_place=True),
-               "After an inserted word all maps are one place off: the circle is where \"red\" looked."),
-        Mutant("source and edit exchanged", pair_like(swapped=True),
-               "The source is drawn with the edit's maps: the picture that should stay is the one that changes.")),
-    hints=("Two rows, one noise; a `with tap(...)` around the conditional evaluation only.",
-           "`M, alpha = token_map(tok, source, target, kind_of(tok, source, target))`; `source_maps @ M` where alpha is 1.",
-           "`edit_cross(M, alpha, on, weight)` and `edit_self(limit)` in minidiff.editing.prompt_to_prompt are the two "
-           "functions."),
-    page=P2P)
+        Mutant(
+            "the unconditional maps too",
+            pair_like(null_too=True),
+            'A widely copied controller edits "the second half of the batch", which is the '
+            "conditional one only while "
+            "both are in one batch. Called twice, it also edits the empty prompt's.",
+        ),
+        Mutant(
+            "cross-attention alone",
+            pair_like(no_self=True),
+            (
+                "Words stay in place and shapes do not: self-attention says which pixels belong "
+                "together."
+            ),
+        ),
+        Mutant(
+            "until the end",
+            pair_like(ever=True),
+            "The counter of steps is never reset or never looked at: the new word gets the old "
+            "shape down to the last "
+            "detail.",
+        ),
+        Mutant(
+            "words by their place",
+            pair_like(by_place=True),
+            'After an inserted word all maps are one place off: the circle is where "red" looked.',
+        ),
+        Mutant(
+            "source and edit exchanged",
+            pair_like(swapped=True),
+            (
+                "The source is drawn with the edit's maps: the picture that should stay is the "
+                "one that changes."
+            ),
+        ),
+    ),
+    hints=(
+        "Two rows, one noise; a `with tap(...)` around the conditional evaluation only.",
+        (
+            "`M, alpha = token_map(tok, source, target, kind_of(tok, source, target))`; "
+            "`source_maps @ M` where alpha is 1."
+        ),
+        "`edit_cross(M, alpha, on, weight)` and `edit_self(limit)` in "
+        "minidiff.editing.prompt_to_prompt are the two "
+        "functions.",
+    ),
+    page=P2P,
+)
 
 EXERCISES = (pair,)

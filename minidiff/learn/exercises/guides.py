@@ -1,4 +1,5 @@
 """Around the step: which noise to move along, straight lines, and guidance with limits."""
+
 import math
 
 import torch
@@ -13,24 +14,32 @@ from minidiff.learn.exercises.solvers import PAGE
 from minidiff.samplers.plms import WEIGHTS
 
 D = torch.float64
-SIGMA = 3 * torch.linspace(0, .999, 1001, dtype=D) / (1 + 2 * torch.linspace(0, .999, 1001, dtype=D))
-SHIFTED = Schedule(1 - SIGMA, SIGMA, "shifted flow")                       # more of the times at high noise, as SD 3 does
+SIGMA = (
+    3 * torch.linspace(0, 0.999, 1001, dtype=D) / (1 + 2 * torch.linspace(0, 0.999, 1001, dtype=D))
+)
+# more of the times at high noise, as SD 3 does
+SHIFTED = Schedule(1 - SIGMA, SIGMA, "shifted flow")
 
 
-# ---- PLMS -----------------------------------------------------------------------------------------------------------
+# ---- PLMS ----------------------------------------------------------------------------------------
+
 
 def plms_noise(old: list[Tensor]) -> Tensor:
-    """The noise to move along, from the last 1 to 4 that the network gave, newest first; even strides."""
+    """The noise to move along, from the last 1 to 4 that the network gave, newest first; even
+    strides.
+    """
     return sum(w * e for w, e in zip(WEIGHTS[len(old) - 1], old))
 
 
 def slow_plms(old):
-    """The polynomial through the old values, averaged over the step to come (two Gauss points are exact up to cubics)."""
+    """The polynomial through the old values, averaged over the step to come (two Gauss points are
+    exact up to cubics).
+    """
     out = torch.zeros_like(old[0], dtype=D)
-    for u in (.5 - math.sqrt(1 / 12), .5 + math.sqrt(1 / 12)):
+    for u in (0.5 - math.sqrt(1 / 12), 0.5 + math.sqrt(1 / 12)):
         for i, e in enumerate(old):
             weight = math.prod((u + j) / (j - i) for j in range(len(old)) if j != i)
-            out += .5 * weight * e.double()
+            out += 0.5 * weight * e.double()
     return out.to(old[0].dtype)
 
 
@@ -39,29 +48,61 @@ def plms_cases(seed):
 
 
 plms = Exercise(
-    "plms_noise", "warm-up",
-    "What PLMS moves along: not the last noise, but the course of the last four continued. `old` is a list of 1 to 4 "
-    "tensors, newest first. Return their combination with the Adams-Bashforth weights: (1), (3, -1) / 2, (23, -16, 5) / "
+    "plms_noise",
+    "warm-up",
+    "What PLMS moves along: not the last noise, but the course of the last four continued. `old` "
+    "is a list of 1 to 4 "
+    "tensors, newest first. Return their combination with the Adams-Bashforth weights: (1), (3, "
+    "-1) / 2, (23, -16, 5) / "
     "12, (55, -59, 37, -9) / 24.",
-    plms_noise, slow_plms, plms_cases, facts=(
+    plms_noise,
+    slow_plms,
+    plms_cases,
+    facts=(
         Fact("what never changed stays", lambda fn: (fn([torch.ones(2)] * 3), torch.ones(2))),
-        Fact("a cubic is continued "
-             "exactly", lambda fn: (fn([torch.tensor(-float(k)) ** 3 for k in range(4)]), .25))), mutants=(
-        Mutant("oldest first", lambda old: plms_noise(old[::-1]),
-               "A list that grows by `append` is read from its end. From the front, the oldest noise counts two and a half "
-               "times."),
-        Mutant("four weights from the start", lambda old: sum(w / 24 * e for w, e in zip((55, -59, 37, -9), old)),
-               "The weights sum to 1 only together. With one value, the first step is more than twice too long."),
-        Mutant("never more than two", lambda old: plms_noise(old[:2]),
-               "The list is cut too short: second order at most.")),
-    hints=("A table of four rows, chosen by len(old).", "Each row sums to 1.",
-           "`sum(w * e for w, e in zip(row, old))`."), page=PAGE)
+        Fact(
+            "a cubic is continued exactly",
+            lambda fn: (fn([torch.tensor(-float(k)) ** 3 for k in range(4)]), 0.25),
+        ),
+    ),
+    mutants=(
+        Mutant(
+            "oldest first",
+            lambda old: plms_noise(old[::-1]),
+            "A list that grows by `append` is read from its end. From the front, the oldest noise "
+            "counts two and a half "
+            "times.",
+        ),
+        Mutant(
+            "four weights from the start",
+            lambda old: sum(w / 24 * e for w, e in zip((55, -59, 37, -9), old)),
+            (
+                "The weights sum to 1 only together. With one value, the first step is more than "
+                "twice too long."
+            ),
+        ),
+        Mutant(
+            "never more than two",
+            lambda old: plms_noise(old[:2]),
+            "The list is cut too short: second order at most.",
+        ),
+    ),
+    hints=(
+        "A table of four rows, chosen by len(old).",
+        "Each row sums to 1.",
+        "`sum(w * e for w, e in zip(row, old))`.",
+    ),
+    page=PAGE,
+)
 
 
-# ---- flow -----------------------------------------------------------------------------------------------------------
+# ---- flow ----------------------------------------------------------------------------------------
+
 
 def euler_step(sch: Schedule, x_t: Tensor, v: Tensor, t: int, s: int) -> Tensor:
-    """Euler's step of a flow model (alpha = 1 - sigma) whose network says v = eps - x0: from time t to time s."""
+    """Euler's step of a flow model (alpha = 1 - sigma) whose network says v = eps - x0: from time t
+    to time s.
+    """
     return x_t + (sch.at(s)[1] - sch.at(t)[1]) * v
 
 
@@ -81,29 +122,54 @@ def straight(fn):
 
 
 euler = Exercise(
-    "euler_step", "warm-up",
-    "Flow matching: the way from picture to noise is a straight line, $x = (1 - \\sigma) x_0 + \\sigma \\epsilon$, and the "
-    "network says its direction, $v = \\epsilon - x_0$. Walk from time t to time s: sigma changes from sigma_t to sigma_s. "
+    "euler_step",
+    "warm-up",
+    "Flow matching: the way from picture to noise is a straight line, $x = (1 - \\sigma) x_0 + "
+    "\\sigma \\epsilon$, and the "
+    "network says its direction, $v = \\epsilon - x_0$. Walk from time t to time s: sigma changes "
+    "from sigma_t to sigma_s. "
     "The tables need not be even in t.",
-    euler_step, slow_euler, flow_cases, facts=(Fact(
-    "with the true v one step finds the picture", straight),), tolerance=1e-5,
+    euler_step,
+    slow_euler,
+    flow_cases,
+    facts=(Fact("with the true v one step finds the picture", straight),),
+    tolerance=1e-5,
     mutants=(
-        Mutant("the wrong way", lambda sch, x, v, t, s: x + (sch.at(t)[1] - sch.at(s)[1]) * v,
-               "Papers let time run from noise to data as often as from data to noise. Half of all public flow code has "
-               "the other sign, so signs cannot be copied."),
-        Mutant("t / T for sigma", lambda sch, x, v, t, s: x + (s - t) / sch.T * v,
-               "True for the plain straight table. Large models shift it towards noise; then steps are too long or too "
-               "short."),
-        Mutant("v read as noise", lambda sch, x, v, t, s: process.ddim_step(sch, x, v, t, s),
-               "A flow network plugged into a sampler for eps.")),
-    hints=("dx / d sigma = v.", "`sch.at(t)[1]` is sigma_t.", "`x_t + (sigma_s - sigma_t) * v`."), page=PAGE)
+        Mutant(
+            "the wrong way",
+            lambda sch, x, v, t, s: x + (sch.at(t)[1] - sch.at(s)[1]) * v,
+            "Papers let time run from noise to data as often as from data to noise. Half of all "
+            "public flow code has "
+            "the other sign, so signs cannot be copied.",
+        ),
+        Mutant(
+            "t / T for sigma",
+            lambda sch, x, v, t, s: x + (s - t) / sch.T * v,
+            "True for the plain straight table. Large models shift it towards noise; then steps "
+            "are too long or too "
+            "short.",
+        ),
+        Mutant(
+            "v read as noise",
+            lambda sch, x, v, t, s: process.ddim_step(sch, x, v, t, s),
+            "A flow network plugged into a sampler for eps.",
+        ),
+    ),
+    hints=("dx / d sigma = v.", "`sch.at(t)[1]` is sigma_t.", "`x_t + (sigma_s - sigma_t) * v`."),
+    page=PAGE,
+)
 
-# ---- guidance with limits -------------------------------------------------------------------------------------------
+# ---- guidance with limits ------------------------------------------------------------------------
+
 
 def rescale(guided: Tensor, e_cond: Tensor, phi: float) -> Tensor:
-    """Guided noise (b c h w) with each row's standard deviation brought towards that of `e_cond`, by the share phi."""
+    """Guided noise (b c h w) with each row's standard deviation brought towards that of `e_cond`,
+    by the share phi.
+    """
     dims = tuple(range(1, guided.ndim))
-    return (1 - phi + phi * e_cond.std(dims, keepdim=True) / guided.std(dims, keepdim=True)) * guided
+    return (
+        1 - phi + phi * e_cond.std(dims, keepdim=True) / guided.std(dims, keepdim=True)
+    ) * guided
 
 
 def slow_rescale(guided, e_cond, phi):
@@ -115,66 +181,146 @@ def slow_rescale(guided, e_cond, phi):
 
 
 def rescale_cases(seed):
-    loud = torch.tensor([1., 4, 9])[:, None, None, None]
-    sizes = (1., (1, 1, 2, 2)), (.7, (3, 2, 4, 4)), (0., (2, 1, 3, 3))
-    return [(3 * g * loud[:len(g)] + 1, c, phi) for phi, shape in sizes
-            for g, c in [draws(seed, shape, shape)]]
+    loud = torch.tensor([1.0, 4, 9])[:, None, None, None]
+    sizes = (1.0, (1, 1, 2, 2)), (0.7, (3, 2, 4, 4)), (0.0, (2, 1, 3, 3))
+    return [
+        (3 * g * loud[: len(g)] + 1, c, phi)
+        for phi, shape in sizes
+        for g, c in [draws(seed, shape, shape)]
+    ]
 
 
 rescaled = Exercise(
-    "rescale", "warm-up",
-    "Guidance makes noise guesses too large, and pictures over-saturated. Bring the standard deviation of each row of "
-    "`guided` (b c h w), over all its values, to that of `e_cond`, and mix: share `phi` of the result, 1 - phi of the "
+    "rescale",
+    "warm-up",
+    "Guidance makes noise guesses too large, and pictures over-saturated. Bring the standard "
+    "deviation of each row of "
+    "`guided` (b c h w), over all its values, to that of `e_cond`, and mix: share `phi` of the "
+    "result, 1 - phi of the "
     "guided guess itself.",
-    rescale, slow_rescale, rescale_cases, facts=(
-        Fact("phi = 1: the spread is that of the conditional guess", lambda fn: (
-            fn(5 * draws(0, (1, 2, 3, 3))[0], draws(1, (1, 2, 3, 3))[0], 1.).std(), draws(1, (1, 2, 3, 3))[0].std())),),
+    rescale,
+    slow_rescale,
+    rescale_cases,
+    facts=(
+        Fact(
+            "phi = 1: the spread is that of the conditional guess",
+            lambda fn: (
+                fn(5 * draws(0, (1, 2, 3, 3))[0], draws(1, (1, 2, 3, 3))[0], 1.0).std(),
+                draws(1, (1, 2, 3, 3))[0].std(),
+            ),
+        ),
+    ),
     mutants=(
-        Mutant("the spread of the batch", lambda g, c, phi: (1 - phi + phi * c.std() / g.std()) * g,
-               "One number for all rows: which pictures share a batch then changes each of them."),
-        Mutant("phi and 1 - phi exchanged", lambda g, c, phi: rescale(g, c, 1 - phi),
-               "The published .7 then rescales by .3."),
-        Mutant("the ratio upside down", lambda g, c, phi: (1 - phi + phi * g.std((1, 2, 3), keepdim=True) / c.std(
-            (1, 2, 3), keepdim=True)) * g, "What was too large gets larger.")),
-    hints=("A ratio of two standard deviations for each row.", "`x.std((1, 2, 3), keepdim=True)`.",
-           "`phi * ratio * guided + (1 - phi) * guided`."), page=PAGE)
+        Mutant(
+            "the spread of the batch",
+            lambda g, c, phi: (1 - phi + phi * c.std() / g.std()) * g,
+            "One number for all rows: which pictures share a batch then changes each of them.",
+        ),
+        Mutant(
+            "phi and 1 - phi exchanged",
+            lambda g, c, phi: rescale(g, c, 1 - phi),
+            "The published .7 then rescales by .3.",
+        ),
+        Mutant(
+            "the ratio upside down",
+            lambda g, c, phi: (
+                (1 - phi + phi * g.std((1, 2, 3), keepdim=True) / c.std((1, 2, 3), keepdim=True))
+                * g
+            ),
+            "What was too large gets larger.",
+        ),
+    ),
+    hints=(
+        "A ratio of two standard deviations for each row.",
+        "`x.std((1, 2, 3), keepdim=True)`.",
+        "`phi * ratio * guided + (1 - phi) * guided`.",
+    ),
+    page=PAGE,
+)
 
 
-def guide_within(e_null: Tensor, e_cond: Tensor, scale: float, t: Tensor, lo: float, hi: float) -> Tensor:
-    """Guidance in the rows whose time t (b,) has lo < t <= hi; the others get the conditional guess (b c h w)."""
+def guide_within(
+    e_null: Tensor, e_cond: Tensor, scale: float, t: Tensor, lo: float, hi: float
+) -> Tensor:
+    """Guidance in the rows whose time t (b,) has lo < t <= hi; the others get the conditional guess
+    (b c h w).
+    """
     on = ((t > lo) & (t <= hi)).view(-1, *[1] * (e_null.ndim - 1))
     return torch.where(on, e_null + scale * (e_cond - e_null), e_cond)
 
 
 def slow_within(e_null, e_cond, scale, t, lo, hi, off="cond"):
-    return torch.stack([n + scale * (c - n) if lo < u <= hi else c if off == "cond" else n
-                        for n, c, u in zip(e_null, e_cond, t.tolist())])
+    return torch.stack(
+        [
+            n + scale * (c - n) if lo < u <= hi else c if off == "cond" else n
+            for n, c, u in zip(e_null, e_cond, t.tolist())
+        ]
+    )
 
 
 def within_cases(seed):
     g = torch.Generator().manual_seed(seed)
-    return [(*draws(seed, (b, 1, 2, 2), (b, 1, 2, 2)), 3., torch.cat([torch.tensor([200, 700])[:b], torch.randint(
-        1, 1000, (max(b - 2, 0),), generator=g)]), 200, 700) for b in (1, 2, 9)]
+    return [
+        (
+            *draws(seed, (b, 1, 2, 2), (b, 1, 2, 2)),
+            3.0,
+            torch.cat(
+                [
+                    torch.tensor([200, 700])[:b],
+                    torch.randint(1, 1000, (max(b - 2, 0),), generator=g),
+                ]
+            ),
+            200,
+            700,
+        )
+        for b in (1, 2, 9)
+    ]
 
 
 interval = Exercise(
-    "guide_within", "warm-up",
-    "Guidance only where it helps: rows with lo < t <= hi (`t` is a LongTensor (b,)) get $e_\\varnothing + scale\\,(e_c - "
+    "guide_within",
+    "warm-up",
+    "Guidance only where it helps: rows with lo < t <= hi (`t` is a LongTensor (b,)) get "
+    "$e_\\varnothing + scale\\,(e_c - "
     "e_\\varnothing)$, all others the conditional guess, which saves the second evaluation there.",
-    guide_within, slow_within, within_cases, mutants=(
-        Mutant("off means unconditional", lambda *a: slow_within(*a, off="null"),
-               "Outside the interval the prompt would be forgotten: scale 0, where scale 1 was meant."),
-        Mutant("the time of the first row", lambda n, c, w, t, lo, hi: guide_within(n, c, w, t[:1].expand(len(t)), lo, hi),
-               "True in a sampler, where all rows are at one time, and wrong in a batch of frames or in training."),
-        Mutant("lo included, hi not", lambda n, c, w, t, lo, hi: guide_within(n, c, w, t + 1, lo, hi),
-               "Two neighbouring intervals then still fit together, but results differ from the published ones by a "
-               "step.")),
-    hints=("A choice per row.", "`on.view(-1, 1, 1, 1)` goes with pictures.",
-           "`torch.where(on, guided, e_cond)`."), page=PAGE)
+    guide_within,
+    slow_within,
+    within_cases,
+    mutants=(
+        Mutant(
+            "off means unconditional",
+            lambda *a: slow_within(*a, off="null"),
+            "Outside the interval the prompt would be forgotten: scale 0, where scale 1 was meant.",
+        ),
+        Mutant(
+            "the time of the first row",
+            lambda n, c, w, t, lo, hi: guide_within(n, c, w, t[:1].expand(len(t)), lo, hi),
+            (
+                "True in a sampler, where all rows are at one time, and wrong in a batch of "
+                "frames or in training."
+            ),
+        ),
+        Mutant(
+            "lo included, hi not",
+            lambda n, c, w, t, lo, hi: guide_within(n, c, w, t + 1, lo, hi),
+            "Two neighbouring intervals then still fit together, but results differ from the "
+            "published ones by a "
+            "step.",
+        ),
+    ),
+    hints=(
+        "A choice per row.",
+        "`on.view(-1, 1, 1, 1)` goes with pictures.",
+        "`torch.where(on, guided, e_cond)`.",
+    ),
+    page=PAGE,
+)
 
 
 def threshold(x0: Tensor, p: float) -> Tensor:
-    """Dynamic thresholding: each picture (b c h w) cut at the p-quantile of its |values|, at least 1, and divided by it."""
+    """Dynamic thresholding: each picture (b c h w) cut at the p-quantile of its |values|, at least
+    1, and divided by it.
+    """
     s = x0.flatten(1).abs().quantile(p, 1).clamp(min=1).view(-1, *[1] * (x0.ndim - 1))
     return x0.clamp(-s, s) / s
 
@@ -185,8 +331,10 @@ def slow_threshold(x0, p):
         values = sorted(row.abs().flatten().tolist())
         place = p * (len(values) - 1)
         k = min(int(place), len(values) - 2)
-        s = max(values[k] + (place - k) * (values[k + 1] - values[k]), 1.)
-        rows.append(torch.tensor([min(max(v, -s), s) / s for v in row.flatten().tolist()]).view_as(row))
+        s = max(values[k] + (place - k) * (values[k + 1] - values[k]), 1.0)
+        rows.append(
+            torch.tensor([min(max(v, -s), s) / s for v in row.flatten().tolist()]).view_as(row)
+        )
     return torch.stack(rows)
 
 
@@ -194,6 +342,7 @@ def cut_at(s, divide=True):
     def wrong(x0, p):
         level = s(x0, p)
         return x0.clamp(-level, level) / (level if divide else 1)
+
     return wrong
 
 
@@ -202,24 +351,47 @@ def quantile(x0, p):
 
 
 dynamic = Exercise(
-    "threshold", "core",
-    "Imagen's remedy for strong guidance in pixels, where guesses of x0 leave [-1, 1]. For each picture of (b c h w) "
-    "alone: s is the p-quantile of the absolute values (linear interpolation, as `torch.quantile`), but at least 1; cut at "
+    "threshold",
+    "core",
+    "Imagen's remedy for strong guidance in pixels, where guesses of x0 leave [-1, 1]. For each "
+    "picture of (b c h w) "
+    "alone: s is the p-quantile of the absolute values (linear interpolation, as "
+    "`torch.quantile`), but at least 1; cut at "
     "-s and s, divide by s.",
-    threshold, slow_threshold,
-    lambda seed: [(3 * draws(seed, (1, 1, 2, 2))[0], .5),
-                  (draws(seed, (3, 3, 4, 4))[0] * torch.tensor([.2, 1., 4.])[:, None, None, None], .9)],
+    threshold,
+    slow_threshold,
+    lambda seed: [
+        (3 * draws(seed, (1, 1, 2, 2))[0], 0.5),
+        (draws(seed, (3, 3, 4, 4))[0] * torch.tensor([0.2, 1.0, 4.0])[:, None, None, None], 0.9),
+    ],
     mutants=(
-        Mutant("clamped to [-1, 1]", cut_at(lambda x0, p: torch.ones(1)),
-               "The static cut: whatever exceeds 1 becomes a flat, saturated patch."),
-        Mutant("not at least 1", cut_at(quantile),
-               "A dim picture is stretched until it fills the range: no picture stays dark."),
-        Mutant("the quantile of the batch", cut_at(lambda x0, p: x0.abs().flatten().quantile(p).clamp(min=1)),
-               "One glaring picture dims all others."),
-        Mutant("not divided", cut_at(lambda x0, p: quantile(x0, p).clamp(min=1), divide=False),
-               "The guess is still outside the range in which the network was trained.")),
-    hints=("One number s for each picture.", "`x0.flatten(1).abs().quantile(p, 1)`.",
-           "`x0.clamp(-s, s) / s` with s as (b 1 1 1)."),
-    page=PAGE)
+        Mutant(
+            "clamped to [-1, 1]",
+            cut_at(lambda x0, p: torch.ones(1)),
+            "The static cut: whatever exceeds 1 becomes a flat, saturated patch.",
+        ),
+        Mutant(
+            "not at least 1",
+            cut_at(quantile),
+            "A dim picture is stretched until it fills the range: no picture stays dark.",
+        ),
+        Mutant(
+            "the quantile of the batch",
+            cut_at(lambda x0, p: x0.abs().flatten().quantile(p).clamp(min=1)),
+            "One glaring picture dims all others.",
+        ),
+        Mutant(
+            "not divided",
+            cut_at(lambda x0, p: quantile(x0, p).clamp(min=1), divide=False),
+            "The guess is still outside the range in which the network was trained.",
+        ),
+    ),
+    hints=(
+        "One number s for each picture.",
+        "`x0.flatten(1).abs().quantile(p, 1)`.",
+        "`x0.clamp(-s, s) / s` with s as (b 1 1 1).",
+    ),
+    page=PAGE,
+)
 
 EXERCISES = (plms, euler, rescaled, interval, dynamic)

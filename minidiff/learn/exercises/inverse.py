@@ -1,4 +1,7 @@
-"""What is known of a picture, put into the states: measurements, what lies outside a mask, an inverted path, a layout."""
+"""What is known of a picture, put into the states: measurements, what lies outside a mask, an
+inverted path, a layout.
+"""
+
 from types import SimpleNamespace
 
 import torch
@@ -13,13 +16,18 @@ from minidiff.learn.exercises.networks import draws
 from minidiff.learn.exercises.process import LINEAR, ONE, states
 from minidiff.restoration.operators import superres
 
-DDNM, REPAINT, INPAINT = (f"tutorials/{n}.md" for n in ("restoration/ddnm", "restoration/repaint", "editing/inpaint"))
+DDNM, REPAINT, INPAINT = (
+    f"tutorials/{n}.md" for n in ("restoration/ddnm", "restoration/repaint", "editing/inpaint")
+)
 
 
-# ---- measurements ---------------------------------------------------------------------------------------------------
+# ---- measurements --------------------------------------------------------------------------------
+
 
 def project_average(x: Tensor, y: Tensor, factor: int) -> Tensor:
-    """The picture nearest to x (b c h w) whose means over blocks of factor x factor are y (b c h/factor w/factor)."""
+    """The picture nearest to x (b c h w) whose means over blocks of factor x factor are y (b c
+    h/factor w/factor).
+    """
     return x - F.interpolate(F.avg_pool2d(x, factor) - y, scale_factor=float(factor))
 
 
@@ -29,9 +37,13 @@ def slow_project(x, y, factor):
     A = torch.zeros(y.shape[2] * y.shape[3], h * w, dtype=torch.float64)
     for i in range(h):
         for j in range(w):
-            A[i // factor * y.shape[3] + j // factor, i * w + j] = 1 / factor ** 2
+            A[i // factor * y.shape[3] + j // factor, i * w + j] = 1 / factor**2
     flat = x.double().flatten(2)
-    return (flat - (flat @ A.T - y.double().flatten(2)) @ torch.linalg.pinv(A).T).view_as(x).to(x.dtype)
+    return (
+        (flat - (flat @ A.T - y.double().flatten(2)) @ torch.linalg.pinv(A).T)
+        .view_as(x)
+        .to(x.dtype)
+    )
 
 
 def enlarged(v, factor, mode="nearest"):
@@ -39,64 +51,142 @@ def enlarged(v, factor, mode="nearest"):
 
 
 average = Exercise(
-    "project_average", "warm-up",
-    "DDNM's correction for a small picture y of block means: $x - A^+(A x - y)$, where A takes means over factor x factor "
-    "blocks and $A^+$, its pseudo-inverse, gives every pixel of a block the block's value. Then the means of x are y, and "
+    "project_average",
+    "warm-up",
+    "DDNM's correction for a small picture y of block means: $x - A^+(A x - y)$, where A takes "
+    "means over factor x factor "
+    "blocks and $A^+$, its pseudo-inverse, gives every pixel of a block the block's value. Then "
+    "the means of x are y, and "
     "its detail has not changed.",
-    project_average, slow_project, lambda seed: [(*draws(seed, (1, 1, 2, 2), (1, 1, 1, 1)), 2),
-                                                 (*draws(seed, (2, 3, 8, 4), (2, 3, 4, 2)), 2),
-                                                 (*draws(seed, (1, 2, 8, 8), (1, 2, 2, 2)), 4)],
-    facts=(Fact("its means are y", lambda fn: (F.avg_pool2d(fn(*draws(0, (1, 1, 6, 6), (1, 1, 2, 2)), 3), 3),
-                                               draws(0, (1, 1, 6, 6), (1, 1, 2, 2))[1])),
-           Fact("it is the project's "
-                "operator", lambda fn: (fn(*draws(1, (1, 3, 4, 4), (1, 3, 2, 2)), 2), superres(2).project(
-               *draws(1, (1, 3, 4, 4), (1, 3, 2, 2)))))), tolerance=2e-5, mutants=(
-        Mutant("the transpose for the pseudo-inverse", lambda x, y, f: x - enlarged(F.avg_pool2d(x, f) - y, f) / f ** 2,
-               "A^T spreads a block's value over its pixels as shares. Only a part of the error is corrected; the bigger "
-               "the blocks, the smaller."),
-        Mutant("replaced", lambda x, y, f: enlarged(y, f),
-               "A^+ y alone has the right means and no detail at all: what the model drew is thrown away."),
-        Mutant("smoothly enlarged", lambda x, y, f: x - enlarged(F.avg_pool2d(x, f) - y, f, "bilinear"),
-               "It looks better, but is no pseudo-inverse of the mean: the result does not have the means y, and the error "
-               "comes back at each step.")),
-    hints=("The error of each block, taken off all its pixels.",
-           "`F.interpolate(..., scale_factor=factor)` repeats values.",
-           "`x - F.interpolate(F.avg_pool2d(x, factor) - y, scale_factor=factor)`."), page=DDNM)
+    project_average,
+    slow_project,
+    lambda seed: [
+        (*draws(seed, (1, 1, 2, 2), (1, 1, 1, 1)), 2),
+        (*draws(seed, (2, 3, 8, 4), (2, 3, 4, 2)), 2),
+        (*draws(seed, (1, 2, 8, 8), (1, 2, 2, 2)), 4),
+    ],
+    facts=(
+        Fact(
+            "its means are y",
+            lambda fn: (
+                F.avg_pool2d(fn(*draws(0, (1, 1, 6, 6), (1, 1, 2, 2)), 3), 3),
+                draws(0, (1, 1, 6, 6), (1, 1, 2, 2))[1],
+            ),
+        ),
+        Fact(
+            "it is the project's operator",
+            lambda fn: (
+                fn(*draws(1, (1, 3, 4, 4), (1, 3, 2, 2)), 2),
+                superres(2).project(*draws(1, (1, 3, 4, 4), (1, 3, 2, 2))),
+            ),
+        ),
+    ),
+    tolerance=2e-5,
+    mutants=(
+        Mutant(
+            "the transpose for the pseudo-inverse",
+            lambda x, y, f: x - enlarged(F.avg_pool2d(x, f) - y, f) / f**2,
+            "A^T spreads a block's value over its pixels as shares. Only a part of the error is "
+            "corrected; the bigger "
+            "the blocks, the smaller.",
+        ),
+        Mutant(
+            "replaced",
+            lambda x, y, f: enlarged(y, f),
+            (
+                "A^+ y alone has the right means and no detail at all: what the model drew is "
+                "thrown away."
+            ),
+        ),
+        Mutant(
+            "smoothly enlarged",
+            lambda x, y, f: x - enlarged(F.avg_pool2d(x, f) - y, f, "bilinear"),
+            "It looks better, but is no pseudo-inverse of the mean: the result does not have the "
+            "means y, and the error "
+            "comes back at each step.",
+        ),
+    ),
+    hints=(
+        "The error of each block, taken off all its pixels.",
+        "`F.interpolate(..., scale_factor=factor)` repeats values.",
+        "`x - F.interpolate(F.avg_pool2d(x, factor) - y, scale_factor=factor)`.",
+    ),
+    page=DDNM,
+)
 
 
 def luma_pinv(y: Tensor, weights: Tensor) -> Tensor:
-    """The smallest picture (b c h w) whose channels, weighted by `weights` (c,) and summed, are y (b 1 h w)."""
+    """The smallest picture (b c h w) whose channels, weighted by `weights` (c,) and summed, are y
+    (b 1 h w).
+    """
     return y * (weights / weights.square().sum())[:, None, None]
 
 
 def slow_luma(y, weights):
-    inverse = torch.linalg.pinv(weights.double()[None])                    # c 1
-    out = [[(inverse @ y[b].double().flatten()[None]).view(len(weights), *y.shape[2:])] for b in range(len(y))]
+    inverse = torch.linalg.pinv(weights.double()[None])  # c 1
+    out = [
+        [(inverse @ y[b].double().flatten()[None]).view(len(weights), *y.shape[2:])]
+        for b in range(len(y))
+    ]
     return torch.stack([o[0] for o in out]).to(y.dtype)
 
 
 luma = Exercise(
-    "luma_pinv", "warm-up",
-    "A grey value is a weighted sum of colours, $y = \\sum_c w_c x_c$: one number for each pixel. Its pseudo-inverse "
-    "gives, of all colours with that grey value, the one of smallest length. From y (b 1 h w) and w (c,) to (b c h w).",
-    luma_pinv, slow_luma, lambda seed: [(draws(seed, (1, 1, 1, 2))[0], torch.tensor([.5, .5])),
-                                        (draws(seed, (2, 1, 3, 3))[0], torch.tensor([.299, .587, .114])),
-                                        (draws(seed, (1, 1, 2, 2))[0], torch.full((3,), 1 / 3))],
-    facts=(Fact("measured again, it is y", lambda fn: (
-        (fn(torch.ones(1, 1, 2, 2), torch.tensor([.2, .7, .1])) * torch.tensor([.2, .7, .1])[:, None, None]).sum(1),
-        torch.ones(1, 2, 2))),), mutants=(
-        Mutant("the same grey in each channel", lambda y, w: y.expand(-1, len(w), -1, -1).clone(),
-               "Right for the plain mean. With luma weights it explains y too, but is not the smallest: A^+ A is then no "
-               "projection at a right angle, and the correction also moves what was not measured."),
-        Mutant("the transpose", lambda y, w: y * w[:, None, None],
-               "w y in place of w y / |w|^2: measured again, it is a third."),
-        Mutant("each channel's share undone", lambda y, w: y / (len(w) * w[:, None, None]),
-               "It explains y, and makes the channel that counts least the brightest.")),
-    hints=("A is one row: w. What is the pseudo-inverse of a row?", "Of all solutions the smallest is a multiple of w.",
-           "`y * (w / w.square().sum())[:, None, None]`."), page=DDNM)
+    "luma_pinv",
+    "warm-up",
+    "A grey value is a weighted sum of colours, $y = \\sum_c w_c x_c$: one number for each pixel. "
+    "Its pseudo-inverse "
+    "gives, of all colours with that grey value, the one of smallest length. From y (b 1 h w) and "
+    "w (c,) to (b c h w).",
+    luma_pinv,
+    slow_luma,
+    lambda seed: [
+        (draws(seed, (1, 1, 1, 2))[0], torch.tensor([0.5, 0.5])),
+        (draws(seed, (2, 1, 3, 3))[0], torch.tensor([0.299, 0.587, 0.114])),
+        (draws(seed, (1, 1, 2, 2))[0], torch.full((3,), 1 / 3)),
+    ],
+    facts=(
+        Fact(
+            "measured again, it is y",
+            lambda fn: (
+                (
+                    fn(torch.ones(1, 1, 2, 2), torch.tensor([0.2, 0.7, 0.1]))
+                    * torch.tensor([0.2, 0.7, 0.1])[:, None, None]
+                ).sum(1),
+                torch.ones(1, 2, 2),
+            ),
+        ),
+    ),
+    mutants=(
+        Mutant(
+            "the same grey in each channel",
+            lambda y, w: y.expand(-1, len(w), -1, -1).clone(),
+            "Right for the plain mean. With luma weights it explains y too, but is not the "
+            "smallest: A^+ A is then no "
+            "projection at a right angle, and the correction also moves what was not measured.",
+        ),
+        Mutant(
+            "the transpose",
+            lambda y, w: y * w[:, None, None],
+            "w y in place of w y / |w|^2: measured again, it is a third.",
+        ),
+        Mutant(
+            "each channel's share undone",
+            lambda y, w: y / (len(w) * w[:, None, None]),
+            "It explains y, and makes the channel that counts least the brightest.",
+        ),
+    ),
+    hints=(
+        "A is one row: w. What is the pseudo-inverse of a row?",
+        "Of all solutions the smallest is a multiple of w.",
+        "`y * (w / w.square().sum())[:, None, None]`.",
+    ),
+    page=DDNM,
+)
 
 
-# ---- masks ----------------------------------------------------------------------------------------------------------
+# ---- masks ---------------------------------------------------------------------------------------
+
 
 def stand(factor):
     return SimpleNamespace(device=torch.device("cpu"), dtype=torch.float32, factor=factor)
@@ -112,25 +202,52 @@ def slow_latent_mask(mask, pipe):
 
 def mask_cases(seed):
     g = torch.Generator().manual_seed(seed)
-    return [((torch.rand(b, 1, f * n, f * n, generator=g) < share).float(), stand(f))
-            for b, f, n, share in ((1, 2, 2, .3), (2, 4, 4, .05), (1, 8, 3, .02), (1, 4, 3, .6))]
+    return [
+        ((torch.rand(b, 1, f * n, f * n, generator=g) < share).float(), stand(f))
+        for b, f, n, share in ((1, 2, 2, 0.3), (2, 4, 4, 0.05), (1, 8, 3, 0.02), (1, 4, 3, 0.6))
+    ]
 
 
 latent_mask = Exercise(
-    "to_latent_mask", "warm-up",
-    "A mask of pixels (b 1 H W), 1 where the picture may change, for latents `pipe.factor` times smaller: a latent may "
-    "change if any of its pixels may. Called as `to_latent_mask(mask, pipe)`; of the pipe only `factor` matters here.",
-    to_latent_mask, slow_latent_mask, mask_cases, mutants=(
-        Mutant("every f-th pixel", lambda m, pipe: m[..., ::pipe.factor, ::pipe.factor].clone(),
-               "The default of most resizing, and how inpainting models were trained. For a blend it loses thin strokes "
-               "altogether."),
-        Mutant("the mean", lambda m, pipe: F.avg_pool2d(m, pipe.factor),
-               "A soft mask: at the border old and new are mixed, and the mixture of two states is no state of a picture."),
-        Mutant("the majority", lambda m, pipe: (F.avg_pool2d(m, pipe.factor) > .5).float(),
-               "Lines thinner than half a latent vanish."),
-        Mutant("only whole latents", lambda m, pipe: 1 - F.max_pool2d(1 - m, pipe.factor),
-               "The minimum: a seam of unedited pixels stays along the border.")),
-    hints=("\"Any\" is a maximum.", "A pooling layer.", "`F.max_pool2d(mask, pipe.factor)`."), page=INPAINT)
+    "to_latent_mask",
+    "warm-up",
+    "A mask of pixels (b 1 H W), 1 where the picture may change, for latents `pipe.factor` times "
+    "smaller: a latent may "
+    "change if any of its pixels may. Called as `to_latent_mask(mask, pipe)`; of the pipe only "
+    "`factor` matters here.",
+    to_latent_mask,
+    slow_latent_mask,
+    mask_cases,
+    mutants=(
+        Mutant(
+            "every f-th pixel",
+            lambda m, pipe: m[..., :: pipe.factor, :: pipe.factor].clone(),
+            "The default of most resizing, and how inpainting models were trained. For a blend it "
+            "loses thin strokes "
+            "altogether.",
+        ),
+        Mutant(
+            "the mean",
+            lambda m, pipe: F.avg_pool2d(m, pipe.factor),
+            (
+                "A soft mask: at the border old and new are mixed, and the mixture of two states "
+                "is no state of a picture."
+            ),
+        ),
+        Mutant(
+            "the majority",
+            lambda m, pipe: (F.avg_pool2d(m, pipe.factor) > 0.5).float(),
+            "Lines thinner than half a latent vanish.",
+        ),
+        Mutant(
+            "only whole latents",
+            lambda m, pipe: 1 - F.max_pool2d(1 - m, pipe.factor),
+            "The minimum: a seam of unedited pixels stays along the border.",
+        ),
+    ),
+    hints=('"Any" is a maximum.', "A pooling layer.", "`F.max_pool2d(mask, pipe.factor)`."),
+    page=INPAINT,
+)
 
 
 def slow_paste(out, image, mask):
@@ -143,39 +260,88 @@ def slow_paste(out, image, mask):
 
 def paste_cases(seed):
     g = torch.Generator().manual_seed(seed)
-    return [(*draws(seed, (b, 3, n, n), (b, 3, n, n)), (torch.rand(m, 1, n, n, generator=g) < .4).float())
-            for b, m, n in ((1, 1, 2), (3, 1, 4), (2, 2, 5))]
+    return [
+        (
+            *draws(seed, (b, 3, n, n), (b, 3, n, n)),
+            (torch.rand(m, 1, n, n, generator=g) < 0.4).float(),
+        )
+        for b, m, n in ((1, 1, 2), (3, 1, 4), (2, 2, 5))
+    ]
 
 
 pasted = Exercise(
-    "paste", "warm-up",
-    "The last line of every local edit: `out` where `mask` (1 or b, 1, H, W) is 1, the pixels of `image` elsewhere, "
+    "paste",
+    "warm-up",
+    "The last line of every local edit: `out` where `mask` (1 or b, 1, H, W) is 1, the pixels of "
+    "`image` elsewhere, "
     "unchanged to the last bit. Pictures are (b 3 H W).",
-    paste, slow_paste, paste_cases, tolerance=0., mutants=(
-        Mutant("the mask means keep", lambda out, image, m: paste(image, out, m),
-               "Half of public code marks what stays. The edit then happens everywhere but where it should."),
-        Mutant("added", lambda out, image, m: image + m * out, "The old content was not taken out: a double exposure."),
-        Mutant("a hole in the picture", lambda out, image, m: m * out + (1 - m) * image * (1 - m) + m * image * .5,
-               "The network's input has a grey hole; the picture to paste into must not.")),
-    hints=("Two products and a sum.", "1 - mask is the rest.", "`mask * out + (1 - mask) * image`."), page=INPAINT)
+    paste,
+    slow_paste,
+    paste_cases,
+    tolerance=0.0,
+    mutants=(
+        Mutant(
+            "the mask means keep",
+            lambda out, image, m: paste(image, out, m),
+            (
+                "Half of public code marks what stays. The edit then happens everywhere but "
+                "where it should."
+            ),
+        ),
+        Mutant(
+            "added",
+            lambda out, image, m: image + m * out,
+            "The old content was not taken out: a double exposure.",
+        ),
+        Mutant(
+            "a hole in the picture",
+            lambda out, image, m: m * out + (1 - m) * image * (1 - m) + m * image * 0.5,
+            "The network's input has a grey hole; the picture to paste into must not.",
+        ),
+    ),
+    hints=(
+        "Two products and a sum.",
+        "1 - mask is the rest.",
+        "`mask * out + (1 - mask) * image`.",
+    ),
+    page=INPAINT,
+)
 
 
-# ---- the outside of a mask, and a layout ----------------------------------------------------------------------------
+# ---- the outside of a mask, and a layout ---------------------------------------------------------
 
-def blend_known(sch: Schedule, x_s: Tensor, known: Tensor, mask: Tensor, t: int, s: int, noise: Tensor) -> Tensor:
-    """After a move from t to s: the state x_s where mask is 1, elsewhere the clean `known` with the noise of its time."""
+
+def blend_known(
+    sch: Schedule, x_s: Tensor, known: Tensor, mask: Tensor, t: int, s: int, noise: Tensor
+) -> Tensor:
+    """After a move from t to s: the state x_s where mask is 1, elsewhere the clean `known` with the
+    noise of its time.
+    """
     return mask * x_s + (1 - mask) * process.q_sample(sch, known, s, noise)
 
 
 def slow_blend_known(sch, x_s, known, mask, t, s, noise):
     a, sigma = sch.alpha[s].item(), sch.sigma[s].item()
-    return torch.where(mask.expand_as(x_s) > 0, x_s, (a * known.double() + sigma * noise.double()).to(x_s.dtype))
+    return torch.where(
+        mask.expand_as(x_s) > 0, x_s, (a * known.double() + sigma * noise.double()).to(x_s.dtype)
+    )
 
 
 def known_cases(seed):
     g = torch.Generator().manual_seed(seed)
-    return [(sch, x, e, (torch.rand(1, 1, *x.shape[2:], generator=g) < .5).float(), t, to, draws(seed + 1, x.shape)[0])
-            for sch, x, e, t, s in states(seed) for to in (s, 0)]
+    return [
+        (
+            sch,
+            x,
+            e,
+            (torch.rand(1, 1, *x.shape[2:], generator=g) < 0.5).float(),
+            t,
+            to,
+            draws(seed + 1, x.shape)[0],
+        )
+        for sch, x, e, t, s in states(seed)
+        for to in (s, 0)
+    ]
 
 
 def blended_at(time):
@@ -183,21 +349,54 @@ def blended_at(time):
 
 
 known = Exercise(
-    "blend_known", "core",
-    "RePaint, blended diffusion, SDEdit with a mask: a move has carried the state from time t to s; now its outside (mask "
-    "0) is replaced by the picture that is `known` there, noised with `noise` to the time the state is at NOW. x_s and "
+    "blend_known",
+    "core",
+    "RePaint, blended diffusion, SDEdit with a mask: a move has carried the state from time t to "
+    "s; now its outside (mask "
+    "0) is replaced by the picture that is `known` there, noised with `noise` to the time the "
+    "state is at NOW. x_s and "
     "known are (b c h w), mask (1 1 h w).",
-    blend_known, slow_blend_known, known_cases, facts=(
-        Fact("at the end the outside is the picture itself", lambda fn: (
-            fn(LINEAR, ONE, 3 * ONE, 0 * ONE, 20, 0, ONE), 3 * ONE)),), mutants=(
-        Mutant("noised to t", blended_at(lambda sch, z, t, s, n: process.q_sample(sch, z, t, n)),
-               "The loop's variable still holds the time before the move. Several published loops do this: the outside is "
-               "one step too noisy throughout, and at the end grain is left, which a final paste hides."),
-        Mutant("not noised", blended_at(lambda sch, z, t, s, n: z),
-               "A clean outside around a noisy inside: the network has never seen such a state, and draws the seam."),
-        Mutant("the mask means keep", lambda sch, x, z, m, t, s, n: blend_known(sch, x, z, 1 - m, t, s, n),
-               "Masks of both polarities are published. This one keeps the hole and redraws the picture.")),
-    hints=("At which time is x_s?", "`process.q_sample(sch, known, s, noise)`.",
-           "`mask * x_s + (1 - mask) * q_sample(...)`."), page=REPAINT)
+    blend_known,
+    slow_blend_known,
+    known_cases,
+    facts=(
+        Fact(
+            "at the end the outside is the picture itself",
+            lambda fn: (fn(LINEAR, ONE, 3 * ONE, 0 * ONE, 20, 0, ONE), 3 * ONE),
+        ),
+    ),
+    mutants=(
+        Mutant(
+            "noised to t",
+            blended_at(lambda sch, z, t, s, n: process.q_sample(sch, z, t, n)),
+            "The loop's variable still holds the time before the move. Several published loops do "
+            "this: the outside is "
+            "one step too noisy throughout, and at the end grain is left, which a final paste "
+            "hides.",
+        ),
+        Mutant(
+            "not noised",
+            blended_at(lambda sch, z, t, s, n: z),
+            (
+                "A clean outside around a noisy inside: the network has never seen such a state, "
+                "and draws the seam."
+            ),
+        ),
+        Mutant(
+            "the mask means keep",
+            lambda sch, x, z, m, t, s, n: blend_known(sch, x, z, 1 - m, t, s, n),
+            (
+                "Masks of both polarities are published. This one keeps the hole and redraws the "
+                "picture."
+            ),
+        ),
+    ),
+    hints=(
+        "At which time is x_s?",
+        "`process.q_sample(sch, known, s, noise)`.",
+        "`mask * x_s + (1 - mask) * q_sample(...)`.",
+    ),
+    page=REPAINT,
+)
 
 EXERCISES = (average, luma, latent_mask, pasted, known)

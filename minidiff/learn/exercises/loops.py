@@ -1,4 +1,7 @@
-"""What other loops do between two moves: keep the coarse part, step so that it can be undone, jump back and try again."""
+"""What other loops do between two moves: keep the coarse part, step so that it can be undone, jump
+back and try again.
+"""
+
 import torch
 import torch.nn.functional as F
 
@@ -9,7 +12,8 @@ from minidiff.learn.exercise import Exercise, Fact, Mutant
 from minidiff.learn.exercises.process import LINEAR, states
 from minidiff.restoration.jumps import jumps
 
-# ---- ILVR -----------------------------------------------------------------------------------------------------------
+# ---- ILVR ----------------------------------------------------------------------------------------
+
 
 def slow_refine(x, y, factor):
     out = x.clone()
@@ -22,8 +26,10 @@ def slow_refine(x, y, factor):
 
 def two_pictures(seed):
     g = torch.Generator().manual_seed(seed)
-    return [(torch.randn(s, generator=g), torch.randn(s, generator=g), f)
-            for s, f in (((1, 1, 4, 4), 2), ((2, 3, 8, 16), 4))]
+    return [
+        (torch.randn(s, generator=g), torch.randn(s, generator=g), f)
+        for s, f in (((1, 1, 4, 4), 2), ((2, 3, 8, 16), 4))
+    ]
 
 
 def means(x, factor, mode="nearest"):
@@ -31,28 +37,56 @@ def means(x, factor, mode="nearest"):
 
 
 ilvr_refine = Exercise(
-    "refine", "warm-up",
-    "ILVR: x with the coarse part of y, both (b c h w). The coarse part is the mean of every `factor` x `factor` block, at "
+    "refine",
+    "warm-up",
+    "ILVR: x with the coarse part of y, both (b c h w). The coarse part is the mean of every "
+    "`factor` x `factor` block, at "
     "full size again: $x - \\phi(x) + \\phi(y)$.",
-    refine, slow_refine, two_pictures,
-    facts=(Fact("the answer's block means are those of y", lambda fn: (
-        F.avg_pool2d(fn(torch.eye(8)[None, None], torch.ones(1, 1, 8, 8), 4), 4), torch.ones(1, 1, 2, 2))),),
+    refine,
+    slow_refine,
+    two_pictures,
+    facts=(
+        Fact(
+            "the answer's block means are those of y",
+            lambda fn: (
+                F.avg_pool2d(fn(torch.eye(8)[None, None], torch.ones(1, 1, 8, 8), 4), 4),
+                torch.ones(1, 1, 2, 2),
+            ),
+        ),
+    ),
     mutants=(
-        Mutant("smooth upsampling", lambda x, y, f: x - means(x, f, "bilinear") + means(y, f, "bilinear"),
-               "The published code resizes with a cubic filter. Applied twice it is not what it was once, so the result's "
-               "coarse part is not exactly the reference's."),
-        Mutant("only added", lambda x, y, f: x + means(y, f),
-               "Its own coarse part was not taken out first: everything doubles."),
-        Mutant("the reference's detail", lambda x, y, f: means(x, f) + y - means(y, f),
-               "The roles are exchanged: coarse from the sample, detail from the reference.")),
-    hints=("avg_pool2d, then interpolate back.", "`phi = lambda v: F.interpolate(F.avg_pool2d(v, f), scale_factor=f)`.",
-           "`return x - phi(x) + phi(y)`."), page="tutorials/guidance/ilvr.md")
+        Mutant(
+            "smooth upsampling",
+            lambda x, y, f: x - means(x, f, "bilinear") + means(y, f, "bilinear"),
+            "The published code resizes with a cubic filter. Applied twice it is not what it was "
+            "once, so the result's "
+            "coarse part is not exactly the reference's.",
+        ),
+        Mutant(
+            "only added",
+            lambda x, y, f: x + means(y, f),
+            "Its own coarse part was not taken out first: everything doubles.",
+        ),
+        Mutant(
+            "the reference's detail",
+            lambda x, y, f: means(x, f) + y - means(y, f),
+            "The roles are exchanged: coarse from the sample, detail from the reference.",
+        ),
+    ),
+    hints=(
+        "avg_pool2d, then interpolate back.",
+        "`phi = lambda v: F.interpolate(F.avg_pool2d(v, f), scale_factor=f)`.",
+        "`return x - phi(x) + phi(y)`.",
+    ),
+    page="tutorials/guidance/ilvr.md",
+)
 
 
-# ---- EDICT ----------------------------------------------------------------------------------------------------------
+# ---- EDICT ---------------------------------------------------------------------------------------
+
 
 def noise_of(z, t, cond):
-    return torch.tanh(z) * .5 + t / 2000
+    return torch.tanh(z) * 0.5 + t / 2000
 
 
 def slow_down(denoise, sch, x, y, t, s, cond, p, swap):
@@ -65,13 +99,27 @@ def slow_down(denoise, sch, x, y, t, s, cond, p, swap):
 
 
 def pairs_of_states(seed):
-    return [(noise_of, sch, x.double(), e.double(), t, s, None, .93, swap)
-            for k, (sch, x, e, t, s) in enumerate(states(seed)) for swap in (False, True)]
+    return [
+        (noise_of, sch, x.double(), e.double(), t, s, None, 0.93, swap)
+        for k, (sch, x, e, t, s) in enumerate(states(seed))
+        for swap in (False, True)
+    ]
 
 
 def both_ways(fn):
-    x, y = torch.randn(2, 1, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return up(noise_of, LINEAR, *fn(noise_of, LINEAR, x, y, 600, 500, None, .9, True), 500, 600, None, .9, True), (x, y)
+    x, y = torch.randn(
+        2, 1, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
+    return up(
+        noise_of,
+        LINEAR,
+        *fn(noise_of, LINEAR, x, y, 600, 500, None, 0.9, True),
+        500,
+        600,
+        None,
+        0.9,
+        True,
+    ), (x, y)
 
 
 def at_once(d, sch, x, y, t, s, c, p, swap):
@@ -81,32 +129,58 @@ def at_once(d, sch, x, y, t, s, c, p, swap):
 
 
 def mixed_at_once(d, sch, x, y, t, s, c, p, swap):
-    x, y = slow_down(d, sch, x, y, t, s, c, 1., swap)
+    x, y = slow_down(d, sch, x, y, t, s, c, 1.0, swap)
     return p * x + (1 - p) * y, p * y + (1 - p) * x
 
 
 coupled = Exercise(
-    "down", "core",
-    "EDICT's coupled step, from time t to s: two states, each moved with the noise that the network finds in the OTHER. x "
-    "first, by the noise of y; then y, by the noise of the NEW x (`swap`: y first). Then they are mixed, one after the "
+    "down",
+    "core",
+    "EDICT's coupled step, from time t to s: two states, each moved with the noise that the "
+    "network finds in the OTHER. x "
+    "first, by the noise of y; then y, by the noise of the NEW x (`swap`: y first). Then they are "
+    "mixed, one after the "
     "other: $x' = p x + (1 - p) y$, $y' = p y + (1 - p) x'$. Return (x', y').",
-    down, slow_down, pairs_of_states, facts=(Fact("the project's `up` undoes it", both_ways),),
+    down,
+    slow_down,
+    pairs_of_states,
+    facts=(Fact("the project's `up` undoes it", both_ways),),
     mutants=(
-        Mutant("moved at once", at_once,
-               "Both noises are taken from the old states: then neither can be known on the way back, and the step cannot "
-               "be undone."),
-        Mutant("mixed at once", mixed_at_once,
-               "y is mixed with the old x. It can be undone too, by another formula; with the published inverse the round "
-               "trip fails."),
-        Mutant("the roles never change", lambda d, sch, x, y, t, s, c, p, swap: slow_down(d, sch, x, y, t, s, c, p, False),
-               "Without taking turns one of the two states is always the newer one, and they drift apart.")),
-    hints=("Four lines: two moves, two mixtures.",
-           "`x = ddim_step(sch, x, denoise(y, t, cond), t, s)`, then y with the new x.",
-           "With swap, exchange x and y before the moves and again after them, before mixing."), tolerance=1e-9,
-    page="tutorials/inversion/edict.md")
+        Mutant(
+            "moved at once",
+            at_once,
+            "Both noises are taken from the old states: then neither can be known on the way "
+            "back, and the step cannot "
+            "be undone.",
+        ),
+        Mutant(
+            "mixed at once",
+            mixed_at_once,
+            "y is mixed with the old x. It can be undone too, by another formula; with the "
+            "published inverse the round "
+            "trip fails.",
+        ),
+        Mutant(
+            "the roles never change",
+            lambda d, sch, x, y, t, s, c, p, swap: slow_down(d, sch, x, y, t, s, c, p, False),
+            (
+                "Without taking turns one of the two states is always the newer one, and they "
+                "drift apart."
+            ),
+        ),
+    ),
+    hints=(
+        "Four lines: two moves, two mixtures.",
+        "`x = ddim_step(sch, x, denoise(y, t, cond), t, s)`, then y with the new x.",
+        "With swap, exchange x and y before the moves and again after them, before mixing.",
+    ),
+    tolerance=1e-9,
+    page="tutorials/inversion/edict.md",
+)
 
 
-# ---- RePaint's schedule ---------------------------------------------------------------------------------------------
+# ---- RePaint's schedule --------------------------------------------------------------------------
+
 
 def slow_jumps(ts, length, repeats):
     n, way = len(ts) - 1, []
@@ -124,27 +198,55 @@ def slow_jumps(ts, length, repeats):
 
 
 def walks(seed):
-    return [(list(range(10, -1, -1)), 3, 2), (list(range(100, -1, -5)), 5, 3 + seed), (list(range(6, -1, -1)), 2, 1)]
+    return [
+        (list(range(10, -1, -1)), 3, 2),
+        (list(range(100, -1, -5)), 5, 3 + seed),
+        (list(range(6, -1, -1)), 2, 1),
+    ]
 
 
 jump_schedule = Exercise(
-    "jumps", "core",
-    "RePaint's way down a grid `ts` of falling times (n steps): after every `length` steps it jumps back up by `length`, "
-    "until each stretch was walked `repeats` times. Count levels from the clean end (level n is ts[0], 0 is ts[-1]): jumps "
-    "start at levels 1, 1 + length, 1 + 2 length, ... below n - length + 1. Return the list of times visited, jumps "
+    "jumps",
+    "core",
+    "RePaint's way down a grid `ts` of falling times (n steps): after every `length` steps it "
+    "jumps back up by `length`, "
+    "until each stretch was walked `repeats` times. Count levels from the clean end (level n is "
+    "ts[0], 0 is ts[-1]): jumps "
+    "start at levels 1, 1 + length, 1 + 2 length, ... below n - length + 1. Return the list of "
+    "times visited, jumps "
     "included. Called as `jumps(ts, length, repeats)`.",
-    jumps, slow_jumps, walks,
+    jumps,
+    slow_jumps,
+    walks,
     facts=(Fact("one repeat is a plain walk", lambda fn: (fn([3, 2, 1, 0], 1, 1), [3, 2, 1, 0])),),
     mutants=(
-        Mutant("one jump too many", lambda ts, length, r: slow_jumps(ts, length, r + 1),
-               "repeats counts the walks, not the jumps between them."),
-        Mutant("never back", lambda ts, length, r: list(ts),
-               "RePaint without its point: the hole is filled in one pass, and fits its surroundings no better than a "
-               "plain blend."),
-        Mutant("one step up", lambda ts, length, r: [t for k, t in enumerate(slow_jumps(ts, 1, r))],
-               "A jump of one step undoes hardly anything: the picture cannot be thought over.")),
-    hints=("Walk with a counter of jumps left at each level.", "`left = {1 + k * length: repeats - 1 for ...}`.",
-           "After each step down: if left[level], then left[level] -= 1, level += length, and note the time again."),
-    page="tutorials/restoration/repaint.md")
+        Mutant(
+            "one jump too many",
+            lambda ts, length, r: slow_jumps(ts, length, r + 1),
+            "repeats counts the walks, not the jumps between them.",
+        ),
+        Mutant(
+            "never back",
+            lambda ts, length, r: list(ts),
+            "RePaint without its point: the hole is filled in one pass, and fits its surroundings "
+            "no better than a "
+            "plain blend.",
+        ),
+        Mutant(
+            "one step up",
+            lambda ts, length, r: [t for k, t in enumerate(slow_jumps(ts, 1, r))],
+            "A jump of one step undoes hardly anything: the picture cannot be thought over.",
+        ),
+    ),
+    hints=(
+        "Walk with a counter of jumps left at each level.",
+        "`left = {1 + k * length: repeats - 1 for ...}`.",
+        (
+            "After each step down: if left[level], then left[level] -= 1, level += length, and "
+            "note the time again."
+        ),
+    ),
+    page="tutorials/restoration/repaint.md",
+)
 
 EXERCISES = (ilvr_refine, coupled, jump_schedule)

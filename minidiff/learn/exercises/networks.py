@@ -1,4 +1,7 @@
-"""What the networks are built of: attention and the place where papers look into it, gates, norms, the residual block."""
+"""What the networks are built of: attention and the place where papers look into it, gates, norms,
+the residual block.
+"""
+
 import math
 
 import torch
@@ -9,8 +12,11 @@ from torch import Tensor, nn
 from minidiff.learn.exercise import Exercise, Fact, Mutant
 from minidiff.models.attention import GEGLU, add_taps, attend
 
-UNET, P2P, TEXT = ("tutorials/weights/sd1_and_sd2.md", "tutorials/editing/prompt_to_prompt.md",
-       "tutorials/weights/text.md")
+UNET, P2P, TEXT = (
+    "tutorials/weights/sd1_and_sd2.md",
+    "tutorials/editing/prompt_to_prompt.md",
+    "tutorials/weights/text.md",
+)
 
 
 def draws(seed, *shapes):
@@ -18,12 +24,15 @@ def draws(seed, *shapes):
     return tuple(torch.randn(s, generator=g) for s in shapes)
 
 
-# ---- attention ------------------------------------------------------------------------------------------------------
+# ---- attention -----------------------------------------------------------------------------------
+
 
 def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """Multi-head attention of q (b n c) to k and v (b m c); returns (b n c). Head h owns channels h c/heads and on."""
+    """Multi-head attention of q (b n c) to k and v (b m c); returns (b n c). Head h owns channels h
+    c/heads and on.
+    """
     q, k, v = (rearrange(x, "b n (h d) -> b h n d", h=heads) for x in (q, k, v))
-    probs = (q @ k.transpose(-1, -2) * q.shape[-1] ** -.5).softmax(-1)                    # b h n m
+    probs = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)  # b h n m
     return rearrange(probs @ v, "b h n d -> b n (h d)")
 
 
@@ -33,51 +42,96 @@ def slow_attention(q, k, v, heads):
         for h in range(heads):
             own = slice(h * d, (h + 1) * d)
             for i in range(q.shape[1]):
-                logits = torch.stack([(q[b, i, own] * k[b, j, own]).sum() for j in range(k.shape[1])]) / math.sqrt(d)
+                logits = torch.stack(
+                    [(q[b, i, own] * k[b, j, own]).sum() for j in range(k.shape[1])]
+                ) / math.sqrt(d)
                 e = (logits - logits.max()).exp()
                 out[b, i, own] = sum(w * v[b, j, own] for j, w in enumerate(e / e.sum()))
     return out
 
 
-def other_attention(axes="h d", scale=lambda c, d: d ** -.5, over=-1):
+def other_attention(axes="h d", scale=lambda c, d: d**-0.5, over=-1):
     def wrong(q, k, v, heads):
         s = scale(q.shape[2], q.shape[2] // heads)
         q, k, v = (rearrange(x, f"b n ({axes}) -> b h n d", h=heads) for x in (q, k, v))
         return rearrange((q @ k.mT * s).softmax(over) @ v, f"b h n d -> b n ({axes})")
+
     return wrong
 
 
 def tokens(seed):
-    return [(*draws(seed + 9 * k, (b, n, c), (b, m, c), (b, m, c)), h)
-            for k, (b, n, m, c, h) in enumerate(((1, 1, 2, 2, 1), (2, 3, 5, 8, 2), (1, 4, 4, 12, 4)))]
+    return [
+        (*draws(seed + 9 * k, (b, n, c), (b, m, c), (b, m, c)), h)
+        for k, (b, n, m, c, h) in enumerate(((1, 1, 2, 2, 1), (2, 3, 5, 8, 2), (1, 4, 4, 12, 4)))
+    ]
 
 
 heads = Exercise(
-    "attention", "core",
-    "Queries q (b n c), keys and values k, v (b m c), already projected. Cut the c channels into `heads` equal blocks "
-    "(head h owns channels h c/heads and following), in each form $\\mathrm{softmax}(q k^T / \\sqrt{d})\\,v$ with d = c / "
+    "attention",
+    "core",
+    "Queries q (b n c), keys and values k, v (b m c), already projected. Cut the c channels into "
+    "`heads` equal blocks "
+    "(head h owns channels h c/heads and following), in each form $\\mathrm{softmax}(q k^T / "
+    "\\sqrt{d})\\,v$ with d = c / "
     "heads, and put the blocks side by side again: (b n c).",
-    attention, slow_attention, tokens,
-    facts=(Fact("if all keys are equal, everyone gets the mean of the values", lambda fn: (
-        fn(torch.ones(1, 2, 4), torch.ones(1, 3, 4), torch.arange(12.).view(1, 3, 4), 2),
-        torch.tensor([[4., 5, 6, 7]]).expand(1, 2, 4))),),
+    attention,
+    slow_attention,
+    tokens,
+    facts=(
+        Fact(
+            "if all keys are equal, everyone gets the mean of the values",
+            lambda fn: (
+                fn(torch.ones(1, 2, 4), torch.ones(1, 3, 4), torch.arange(12.0).view(1, 3, 4), 2),
+                torch.tensor([[4.0, 5, 6, 7]]).expand(1, 2, 4),
+            ),
+        ),
+    ),
     mutants=(
-        Mutant("divided by the root of the whole width", other_attention(scale=lambda c, d: c ** -.5),
-               "Each head's products have only c / heads terms. Scaled for c terms, attention is too flat: every pixel "
-               "mixes a bit of every word."),
-        Mutant("not scaled", other_attention(scale=lambda c, d: 1.),
-               "Logits grow with the width, softmax saturates, and each query takes a single token."),
-        Mutant("heads interleaved", other_attention("d h"),
-               "A reshape with the axes in the other order: every head then gets one channel in each block. Trained "
-               "weights mean nothing in that order."),
-        Mutant("softmax over the queries", other_attention(over=-2),
-               "Each token is shared out among the pixels. It is what slot attention does; here no row sums to 1.")),
-    hints=("einops writes the split in one line, and the join as its reverse.",
-           "`rearrange(x, \"b n (h d) -> b h n d\", h=heads)`; then two matrix products with a softmax between.",
-           "`probs = (q @ k.mT * d ** -.5).softmax(-1)`; `rearrange(probs @ v, \"b h n d -> b n (h d)\")`."), page=UNET)
+        Mutant(
+            "divided by the root of the whole width",
+            other_attention(scale=lambda c, d: c**-0.5),
+            "Each head's products have only c / heads terms. Scaled for c terms, attention is too "
+            "flat: every pixel "
+            "mixes a bit of every word.",
+        ),
+        Mutant(
+            "not scaled",
+            other_attention(scale=lambda c, d: 1.0),
+            "Logits grow with the width, softmax saturates, and each query takes a single token.",
+        ),
+        Mutant(
+            "heads interleaved",
+            other_attention("d h"),
+            "A reshape with the axes in the other order: every head then gets one channel in each "
+            "block. Trained "
+            "weights mean nothing in that order.",
+        ),
+        Mutant(
+            "softmax over the queries",
+            other_attention(over=-2),
+            (
+                "Each token is shared out among the pixels. It is what slot attention does; here "
+                "no row sums to 1."
+            ),
+        ),
+    ),
+    hints=(
+        "einops writes the split in one line, and the join as its reverse.",
+        (
+            '`rearrange(x, "b n (h d) -> b h n d", h=heads)`; then two matrix products with a '
+            "softmax between."
+        ),
+        (
+            '`probs = (q @ k.mT * d ** -.5).softmax(-1)`; `rearrange(probs @ v, "b h n d -> b n '
+            '(h d)")`.'
+        ),
+    ),
+    page=UNET,
+)
 
 
-# ---- attention with taps --------------------------------------------------------------------------------------------
+# ---- attention with taps -------------------------------------------------------------------------
+
 
 def listening(name, fn):
     module = nn.Module()
@@ -88,7 +142,7 @@ def listening(name, fn):
 
 
 def slow_attend(module, q, k, v, heads, mask=None):
-    q, k, v = (torch.stack(x.chunk(heads, -1), 1) for x in (q, k, v))                     # b h n d
+    q, k, v = (torch.stack(x.chunk(heads, -1), 1) for x in (q, k, v))  # b h n d
     q, k, v = module.q(q), module.k(k), module.v(v)
     logits = module.logits(torch.einsum("bhnd,bhmd->bhnm", q, k) / math.sqrt(q.shape[-1])).exp()
     if mask is not None:
@@ -98,83 +152,156 @@ def slow_attend(module, q, k, v, heads, mask=None):
 
 
 def tapped(seed):
-    mask, flip, twice = torch.tensor([[1, 1, 0], [1, 0, 1]]), (lambda p: p.flip(-1)), (lambda p: 2 * p)
+    mask, flip, twice = (
+        torch.tensor([[1, 1, 0], [1, 0, 1]]),
+        (lambda p: p.flip(-1)),
+        (lambda p: 2 * p),
+    )
     q, k, v = draws(seed, (2, 4, 6), (2, 3, 6), (2, 3, 6))
-    return [(listening("probs", None), q, k, v, 1, None), (listening("probs", flip), q, k, v, 2, None),
-            (listening("logits", twice), q, k, v, 2, mask), (listening("probs", twice), q, k, v, 3, mask),
-            (listening("v", flip), q, k, v, 2, mask)]
+    return [
+        (listening("probs", None), q, k, v, 1, None),
+        (listening("probs", flip), q, k, v, 2, None),
+        (listening("logits", twice), q, k, v, 2, mask),
+        (listening("probs", twice), q, k, v, 3, mask),
+        (listening("v", flip), q, k, v, 2, mask),
+    ]
 
 
 def attend_like(look=True, mask_late=False, normed=False):
     def wrong(module, q, k, v, heads, mask=None):
         q, k, v = (rearrange(x, "b n (h d) -> b h n d", h=heads) for x in (q, k, v))
         q, k, v = module.q(q), module.k(k), module.v(v)
-        logits = q @ k.mT * q.shape[-1] ** -.5
+        logits = q @ k.mT * q.shape[-1] ** -0.5
         logits = module.logits(logits) if look else logits
         hide = torch.ones(len(q), k.shape[2]) if mask is None else mask
         hide = hide[:, None, None].to(q)
         p = logits.softmax(-1) * hide if mask_late else (logits + hide.log()).softmax(-1)
         p = module.probs(p) if look else p
         return rearrange((p / p.sum(-1, keepdim=True) if normed else p) @ v, "b h n d -> b n (h d)")
+
     return wrong
 
 
 tap = Exercise(
-    "attend", "core",
-    "The same with five places to listen in. `module.q`, `.k`, `.v` are called with the split tensors (b h n d), "
-    "`module.logits` with the scaled products (b h n m) before any mask, `module.probs` with the softmax; each returns the "
-    "tensor to go on with, which a listener may have replaced. `mask` (b m) is 1 for tokens that may be seen, or None. All "
+    "attend",
+    "core",
+    "The same with five places to listen in. `module.q`, `.k`, `.v` are called with the split "
+    "tensors (b h n d), "
+    "`module.logits` with the scaled products (b h n m) before any mask, `module.probs` with the "
+    "softmax; each returns the "
+    "tensor to go on with, which a listener may have replaced. `mask` (b m) is 1 for tokens that "
+    "may be seen, or None. All "
     "of prompt-to-prompt enters through `probs`.",
-    attend, slow_attend, tapped, mutants=(
-        Mutant("nobody is asked", attend_like(look=False),
-               "A fused kernel is fast and shows no maps: an edit of them then silently does nothing. So the maps must be "
-               "formed while somebody listens."),
-        Mutant("masked after the softmax", attend_like(mask_late=True),
-               "Hidden tokens take their share away: the rest no longer sums to 1, and the output shrinks with padding."),
-        Mutant("renormalised after the tap", attend_like(normed=True),
-               "What the listener does to the sum of a row, such as a word said louder, is undone at once.")),
-    hints=("Five calls: q, k, v, logits, probs, in that order.",
-           "A hidden token has a logit of minus infinity: `torch.where(mask.bool(), 0., -torch.inf)`.",
-           "`probs = module.probs((module.logits(q @ k.mT * d ** -.5) + bias).softmax(-1))`; then `probs @ v`."), page=P2P)
+    attend,
+    slow_attend,
+    tapped,
+    mutants=(
+        Mutant(
+            "nobody is asked",
+            attend_like(look=False),
+            "A fused kernel is fast and shows no maps: an edit of them then silently does "
+            "nothing. So the maps must be "
+            "formed while somebody listens.",
+        ),
+        Mutant(
+            "masked after the softmax",
+            attend_like(mask_late=True),
+            (
+                "Hidden tokens take their share away: the rest no longer sums to 1, and the "
+                "output shrinks with padding."
+            ),
+        ),
+        Mutant(
+            "renormalised after the tap",
+            attend_like(normed=True),
+            (
+                "What the listener does to the sum of a row, such as a word said louder, is "
+                "undone at once."
+            ),
+        ),
+    ),
+    hints=(
+        "Five calls: q, k, v, logits, probs, in that order.",
+        "A hidden token has a logit of minus infinity: `torch.where(mask.bool(), 0., -torch.inf)`.",
+        (
+            "`probs = module.probs((module.logits(q @ k.mT * d ** -.5) + bias).softmax(-1))`; "
+            "then `probs @ v`."
+        ),
+    ),
+    page=P2P,
+)
 
 
-# ---- causal mask ----------------------------------------------------------------------------------------------------
+# ---- causal mask ---------------------------------------------------------------------------------
+
 
 def causal_mask(n: int) -> Tensor:
-    """(n, n) float32 to add to logits (row = query): 0 where it may look, -inf where the key comes later."""
+    """(n, n) float32 to add to logits (row = query): 0 where it may look, -inf where the key comes
+    later.
+    """
     return torch.full((n, n), -torch.inf).triu(1)
 
 
 causal = Exercise(
-    "causal_mask", "warm-up",
-    "CLIP's text tower reads from left to right: token i may look at tokens 0 .. i. Return what is added to the logits, "
+    "causal_mask",
+    "warm-up",
+    "CLIP's text tower reads from left to right: token i may look at tokens 0 .. i. Return what "
+    "is added to the logits, "
     "(n, n) in float32, rows are queries: 0 where looking is allowed, minus infinity elsewhere.",
-    causal_mask, lambda n: torch.tensor([[0. if j <= i else -math.inf for j in range(n)] for i in range(n)]),
+    causal_mask,
+    lambda n: torch.tensor([[0.0 if j <= i else -math.inf for j in range(n)] for i in range(n)]),
     lambda seed: [(2,), (5 + seed,)],
-    facts=(Fact("token i shares its attention among i + 1 tokens", lambda fn: (fn(4).softmax(-1).diagonal(),
-                                                                              1 / torch.arange(1, 5.))),),
+    facts=(
+        Fact(
+            "token i shares its attention among i + 1 tokens",
+            lambda fn: (fn(4).softmax(-1).diagonal(), 1 / torch.arange(1, 5.0)),
+        ),
+    ),
     mutants=(
-        Mutant("not itself", lambda n: torch.full((n, n), -torch.inf).triu(0),
-               "The first token may look nowhere; its softmax is 0 / 0, and NaN spreads over the whole prompt."),
-        Mutant("from right to left", lambda n: torch.full((n, n), -torch.inf).tril(-1),
-               "Upper and lower triangle exchanged: every word knows only what follows."),
-        Mutant("a mask to multiply with", lambda n: torch.ones(n, n).tril(),
-               "1 and 0, added to logits, hide nothing: the future is only a factor e less likely.")),
-    hints=("A triangle.", "`triu(1)` keeps what lies strictly above the diagonal.",
-           "`torch.full((n, n), -torch.inf).triu(1)`."), page=TEXT)
+        Mutant(
+            "not itself",
+            lambda n: torch.full((n, n), -torch.inf).triu(0),
+            (
+                "The first token may look nowhere; its softmax is 0 / 0, and NaN spreads over "
+                "the whole prompt."
+            ),
+        ),
+        Mutant(
+            "from right to left",
+            lambda n: torch.full((n, n), -torch.inf).tril(-1),
+            "Upper and lower triangle exchanged: every word knows only what follows.",
+        ),
+        Mutant(
+            "a mask to multiply with",
+            lambda n: torch.ones(n, n).tril(),
+            "1 and 0, added to logits, hide nothing: the future is only a factor e less likely.",
+        ),
+    ),
+    hints=(
+        "A triangle.",
+        "`triu(1)` keeps what lies strictly above the diagonal.",
+        "`torch.full((n, n), -torch.inf).triu(1)`.",
+    ),
+    page=TEXT,
+)
 
 
-# ---- GEGLU ----------------------------------------------------------------------------------------------------------
+# ---- GEGLU ---------------------------------------------------------------------------------------
+
 
 def geglu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """a * gelu(g) of x (b n d), with (a, g) the two halves of one projection: weight (2 m, d), bias (2 m,); (b n m)."""
+    """a * gelu(g) of x (b n d), with (a, g) the two halves of one projection: weight (2 m, d), bias
+    (2 m,); (b n m).
+    """
     a, g = F.linear(x, weight, bias).chunk(2, -1)
     return a * F.gelu(g)
 
 
 def slow_geglu(x, weight, bias):
     y, m = torch.einsum("bnd,md->bnm", x.double(), weight.double()) + bias.double(), len(bias) // 2
-    cdf = torch.tensor([(1 + math.erf(z / math.sqrt(2))) / 2 for z in y[..., m:].flatten().tolist()]).view(*x.shape[:2], m)
+    cdf = torch.tensor(
+        [(1 + math.erf(z / math.sqrt(2))) / 2 for z in y[..., m:].flatten().tolist()]
+    ).view(*x.shape[:2], m)
     return (y[..., :m] * y[..., m:] * cdf).float()
 
 
@@ -182,6 +309,7 @@ def gated(act, first=False):
     def wrong(x, weight, bias):
         a, g = F.linear(x, weight, bias).chunk(2, -1)
         return act(a) * g if first else a * act(g)
+
     return wrong
 
 
@@ -191,19 +319,44 @@ def against_module(fn):
 
 
 gate = Exercise(
-    "geglu", "warm-up",
-    "The feed-forward gate of Stable Diffusion's transformer blocks: one projection of x (b n d) by weight (2m, d) and "
-    "bias (2m,); its first half a and second half g give $a \\cdot \\mathrm{gelu}(g)$, (b n m), with the exact (erf) gelu.",
-    geglu, slow_geglu, lambda seed: [draws(seed, (1, 1, 2), (4, 2), (4,)), draws(seed, (2, 3, 5), (12, 5), (12,))],
-    facts=(Fact("it is the network's own layer", against_module),), tolerance=1e-6, mutants=(
-        Mutant("the first half is the gate", gated(F.gelu, first=True),
-               "Shapes fit, nothing complains, and a loaded checkpoint draws noise: the order of the halves is part of the "
-               "file format."),
-        Mutant("the tanh approximation", gated(lambda g: F.gelu(g, approximate="tanh")),
-               "DiT's layers want it, Stable Diffusion's do not. Off by less than a thousandth a layer: too little to see, "
-               "enough to fail every comparison."),
-        Mutant("a sigmoid gate", gated(torch.sigmoid), "That is GLU. Its gate never passes zero and never grows.")),
-    hints=("Project, halve, multiply.", "`F.linear(x, weight, bias)` is the projection, `.chunk(2, -1)` gives the "
-                                        "halves.", "`return a * F.gelu(g)`."), page=UNET)
+    "geglu",
+    "warm-up",
+    "The feed-forward gate of Stable Diffusion's transformer blocks: one projection of x (b n d) "
+    "by weight (2m, d) and "
+    "bias (2m,); its first half a and second half g give $a \\cdot \\mathrm{gelu}(g)$, (b n m), "
+    "with the exact (erf) gelu.",
+    geglu,
+    slow_geglu,
+    lambda seed: [draws(seed, (1, 1, 2), (4, 2), (4,)), draws(seed, (2, 3, 5), (12, 5), (12,))],
+    facts=(Fact("it is the network's own layer", against_module),),
+    tolerance=1e-6,
+    mutants=(
+        Mutant(
+            "the first half is the gate",
+            gated(F.gelu, first=True),
+            "Shapes fit, nothing complains, and a loaded checkpoint draws noise: the order of the "
+            "halves is part of the "
+            "file format.",
+        ),
+        Mutant(
+            "the tanh approximation",
+            gated(lambda g: F.gelu(g, approximate="tanh")),
+            "DiT's layers want it, Stable Diffusion's do not. Off by less than a thousandth a "
+            "layer: too little to see, "
+            "enough to fail every comparison.",
+        ),
+        Mutant(
+            "a sigmoid gate",
+            gated(torch.sigmoid),
+            "That is GLU. Its gate never passes zero and never grows.",
+        ),
+    ),
+    hints=(
+        "Project, halve, multiply.",
+        "`F.linear(x, weight, bias)` is the projection, `.chunk(2, -1)` gives the halves.",
+        "`return a * F.gelu(g)`.",
+    ),
+    page=UNET,
+)
 
 EXERCISES = (heads, tap, causal, gate)

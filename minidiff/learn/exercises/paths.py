@@ -1,4 +1,7 @@
-"""Keeping to a path: what makes a guided replay return an inverted picture, noise that is read off, layouts mixed in."""
+"""Keeping to a path: what makes a guided replay return an inverted picture, noise that is read off,
+layouts mixed in.
+"""
+
 import torch
 from torch import Tensor
 
@@ -8,29 +11,42 @@ from minidiff.learn.exercise import Exercise, Fact, Mutant
 from minidiff.learn.exercises.networks import draws
 from minidiff.learn.exercises.process import LINEAR, states
 
-NULL, DIRECT, FRIENDLY = (f"tutorials/inversion/{n}.md" for n in ("null_text", "direct", "edit_friendly"))
+NULL, DIRECT, FRIENDLY = (
+    f"tutorials/inversion/{n}.md" for n in ("null_text", "direct", "edit_friendly")
+)
 
 
-# ---- null-text in closed form ---------------------------------------------------------------------------------------
+# ---- null-text in closed form --------------------------------------------------------------------
 
-def landing_null(sch: Schedule, x_t: Tensor, goal: Tensor, e_cond: Tensor, t: int, s: int, scale: float) -> Tensor:
-    """The unconditional guess with which a guided DDIM move from x_t at t ends in `goal` at s; scale is not 1."""
+
+def landing_null(
+    sch: Schedule, x_t: Tensor, goal: Tensor, e_cond: Tensor, t: int, s: int, scale: float
+) -> Tensor:
+    """The unconditional guess with which a guided DDIM move from x_t at t ends in `goal` at s;
+    scale is not 1.
+    """
     (a_t, s_t), (a_s, s_s) = sch.at(t), sch.at(s)
-    wanted = (goal - a_s / a_t * x_t) / (s_s - a_s / a_t * s_t)            # the guided noise that leads there
+    wanted = (goal - a_s / a_t * x_t) / (s_s - a_s / a_t * s_t)  # the guided noise that leads there
     return (wanted - scale * e_cond) / (1 - scale)
 
 
 def slow_landing(sch, x_t, goal, e_cond, t, s, scale):
-    """A guided move is a straight line in the null guess: try two, and see which point of the line is the goal."""
+    """A guided move is a straight line in the null guess: try two, and see which point of the line
+    is the goal.
+    """
+
     def lands(null):
         return process.ddim_step(sch, x_t, null + scale * (e_cond - null), t, s)
+
     at0, at1 = lands(torch.zeros_like(x_t)), lands(torch.ones_like(x_t))
     return (goal - at0) / (at1 - at0)
 
 
 def landings(seed):
-    return [(sch, x.double(), *(v.double() for v in draws(seed + 4, x.shape, x.shape)), t, s, scale)
-            for (sch, x, _, t, s), scale in zip(states(seed), (3., 7.5, .5))]
+    return [
+        (sch, x.double(), *(v.double() for v in draws(seed + 4, x.shape, x.shape)), t, s, scale)
+        for (sch, x, _, t, s), scale in zip(states(seed), (3.0, 7.5, 0.5))
+    ]
 
 
 def it_lands(fn):
@@ -41,36 +57,76 @@ def it_lands(fn):
 
 def null_from(wanted=None, formula=None):
     def wrong(sch, x, goal, e, t, s, w):
-        eps = slow_landing(sch, x, goal, e, t, s, 0.) if wanted is None else wanted(sch, x, goal, t)
+        eps = (
+            slow_landing(sch, x, goal, e, t, s, 0.0) if wanted is None else wanted(sch, x, goal, t)
+        )
         return formula(eps, e, w)
+
     return wrong
 
 
 landing = Exercise(
-    "landing_null", "core",
-    "Null-text inversion learns, by hundreds of gradient steps, which unconditional guess makes the guided move from x_t "
-    "land on the next state of the inverted path, `goal`. It can be solved for. First: which noise carries x_t to goal by "
-    "a DDIM move from t to s? Then: which $e_\\varnothing$ makes $e_\\varnothing + scale\\,(e_c - e_\\varnothing)$ that "
+    "landing_null",
+    "core",
+    "Null-text inversion learns, by hundreds of gradient steps, which unconditional guess makes "
+    "the guided move from x_t "
+    "land on the next state of the inverted path, `goal`. It can be solved for. First: which "
+    "noise carries x_t to goal by "
+    "a DDIM move from t to s? Then: which $e_\\varnothing$ makes $e_\\varnothing + scale\\,(e_c - "
+    "e_\\varnothing)$ that "
     "noise? All (b c h w).",
-    landing_null, slow_landing, landings, facts=(Fact(
-    "the guided move lands on the goal", it_lands),), tolerance=1e-7, mutants=(
-        Mutant("the wanted noise itself", null_from(formula=lambda eps, e, w: eps),
-               "It leads there without guidance; guided, the move goes as many times too far as `scale` says."),
-        Mutant("the paper's w", null_from(formula=lambda eps, e, w: ((1 + w) * e - eps) / w),
-               "scale = 1 + w: with the other convention the null is the one for a guidance one unit stronger."),
-        Mutant("the sign", null_from(formula=lambda eps, e, w: (eps - w * e) / (w - 1)),
-               "1 - scale, not scale - 1: above scale 1 the denominator is negative."),
-        Mutant("noise that links x_t and goal as a clean picture", null_from(
-            lambda sch, x, goal, t: process.x0_to_eps(sch, x, goal, t), lambda eps, e, w: (eps - w * e) / (1 - w)),
-               "The goal is a state at time s, with noise of its own, not x0.")),
-    hints=("Both questions are linear equations.", "`ddim_step` is A x_t + B eps with A = a_s / a_t, B = sig_s - A sig_t.",
-           "`wanted = (goal - A * x_t) / B`; `(wanted - scale * e_cond) / (1 - scale)`."), page=NULL)
+    landing_null,
+    slow_landing,
+    landings,
+    facts=(Fact("the guided move lands on the goal", it_lands),),
+    tolerance=1e-7,
+    mutants=(
+        Mutant(
+            "the wanted noise itself",
+            null_from(formula=lambda eps, e, w: eps),
+            (
+                "It leads there without guidance; guided, the move goes as many times too far as "
+                "`scale` says."
+            ),
+        ),
+        Mutant(
+            "the paper's w",
+            null_from(formula=lambda eps, e, w: ((1 + w) * e - eps) / w),
+            (
+                "scale = 1 + w: with the other convention the null is the one for a guidance one "
+                "unit stronger."
+            ),
+        ),
+        Mutant(
+            "the sign",
+            null_from(formula=lambda eps, e, w: (eps - w * e) / (w - 1)),
+            "1 - scale, not scale - 1: above scale 1 the denominator is negative.",
+        ),
+        Mutant(
+            "noise that links x_t and goal as a clean picture",
+            null_from(
+                lambda sch, x, goal, t: process.x0_to_eps(sch, x, goal, t),
+                lambda eps, e, w: (eps - w * e) / (1 - w),
+            ),
+            "The goal is a state at time s, with noise of its own, not x0.",
+        ),
+    ),
+    hints=(
+        "Both questions are linear equations.",
+        "`ddim_step` is A x_t + B eps with A = a_s / a_t, B = sig_s - A sig_t.",
+        "`wanted = (goal - A * x_t) / B`; `(wanted - scale * e_cond) / (1 - scale)`.",
+    ),
+    page=NULL,
+)
 
 
-# ---- direct inversion -----------------------------------------------------------------------------------------------
+# ---- direct inversion ----------------------------------------------------------------------------
+
 
 def follow(x: Tensor, goal: Tensor, share: float) -> Tensor:
-    """Rows x = [sources, edits] (2b c h w) after a move: sources go to `goal` (b c h w), edits by a share of that move."""
+    """Rows x = [sources, edits] (2b c h w) after a move: sources go to `goal` (b c h w), edits by a
+    share of that move.
+    """
     source, edit = x.chunk(2)
     return torch.cat([goal, edit + share * (goal - source)])
 
@@ -85,37 +141,70 @@ def slow_follow(x, goal, share):
 
 
 following = Exercise(
-    "follow", "warm-up",
-    "Direct inversion: rows [sources, edits] were moved together (2b c h w). Put each source on the inverted path, `goal` "
+    "follow",
+    "warm-up",
+    "Direct inversion: rows [sources, edits] were moved together (2b c h w). Put each source on "
+    "the inverted path, `goal` "
     "(b c h w), exactly; its edit gets the share `share` of the same offset, goal - source.",
-    follow, slow_follow,
-    lambda seed: [(*draws(seed, (2 * b, 2, 3, 3), (b, 2, 3, 3)), w) for b, w in ((1, 0.), (1, 1.), (3, .4))],
-    facts=(Fact("share 0 leaves the edits alone", lambda fn: (fn(*draws(0, (2, 1, 2, 2), (1, 1, 2, 2)), 0.)[1],
-                                                              draws(0, (2, 1, 2, 2))[0][1])),), mutants=(
-        Mutant("the whole offset for both", lambda x, goal, w: follow(x, goal, 1.),
-               "That is the closed form of null-text inversion; direct inversion leaves the edit free. The papers differ "
-               "in this one number."),
-        Mutant("edits on the path", lambda x, goal, w: torch.cat([goal, (1 - w) * x.chunk(2)[1] + w * goal]),
-               "The edit is drawn towards the source itself instead of being shifted beside it."),
-        Mutant("rows alternate", lambda x, goal, w: torch.stack([goal, x[1::2] + w * (goal - x[::2])], 1).flatten(0, 1),
-               "[source, edit, source, edit]: the same for one picture, and another order for more.")),
-    hints=("`x.chunk(2)` gives both halves.", "The offset is goal - source.",
-           "`torch.cat([goal, edit + share * (goal - source)])`."),
-    page=DIRECT)
+    follow,
+    slow_follow,
+    lambda seed: [
+        (*draws(seed, (2 * b, 2, 3, 3), (b, 2, 3, 3)), w) for b, w in ((1, 0.0), (1, 1.0), (3, 0.4))
+    ],
+    facts=(
+        Fact(
+            "share 0 leaves the edits alone",
+            lambda fn: (
+                fn(*draws(0, (2, 1, 2, 2), (1, 1, 2, 2)), 0.0)[1],
+                draws(0, (2, 1, 2, 2))[0][1],
+            ),
+        ),
+    ),
+    mutants=(
+        Mutant(
+            "the whole offset for both",
+            lambda x, goal, w: follow(x, goal, 1.0),
+            "That is the closed form of null-text inversion; direct inversion leaves the edit "
+            "free. The papers differ "
+            "in this one number.",
+        ),
+        Mutant(
+            "edits on the path",
+            lambda x, goal, w: torch.cat([goal, (1 - w) * x.chunk(2)[1] + w * goal]),
+            "The edit is drawn towards the source itself instead of being shifted beside it.",
+        ),
+        Mutant(
+            "rows alternate",
+            lambda x, goal, w: torch.stack([goal, x[1::2] + w * (goal - x[::2])], 1).flatten(0, 1),
+            "[source, edit, source, edit]: the same for one picture, and another order for more.",
+        ),
+    ),
+    hints=(
+        "`x.chunk(2)` gives both halves.",
+        "The offset is goal - source.",
+        "`torch.cat([goal, edit + share * (goal - source)])`.",
+    ),
+    page=DIRECT,
+)
 
 
-# ---- edit-friendly noise --------------------------------------------------------------------------------------------
+# ---- edit-friendly noise -------------------------------------------------------------------------
+
 
 def noise_map(sch: Schedule, x_t: Tensor, x_s: Tensor, eps: Tensor, t: int, s: int) -> Tensor:
-    """What ancestral sampling from x_t would have to add to its expected next state so that x_s comes out."""
+    """What ancestral sampling from x_t would have to add to its expected next state so that x_s
+    comes out.
+    """
     return x_s - process.posterior(sch, x_t, process.eps_to_x0(sch, x_t, eps, t), t, s)[0]
 
 
 def slow_noise_map(sch, x_t, x_s, eps, t, s):
-    a_t, s_t, a_s, s_s = (v.item() for v in (sch.alpha[t], sch.sigma[t], sch.alpha[s], sch.sigma[s]))
-    beta = s_t ** 2 - (a_t / a_s) ** 2 * s_s ** 2
+    a_t, s_t, a_s, s_s = (
+        v.item() for v in (sch.alpha[t], sch.sigma[t], sch.alpha[s], sch.sigma[s])
+    )
+    beta = s_t**2 - (a_t / a_s) ** 2 * s_s**2
     x0 = (x_t.double() - s_t * eps.double()) / a_t
-    mean = a_t / a_s * s_s ** 2 / s_t ** 2 * x_t.double() + a_s * beta / s_t ** 2 * x0
+    mean = a_t / a_s * s_s**2 / s_t**2 * x_t.double() + a_s * beta / s_t**2 * x0
     return (x_s.double() - mean).to(x_t.dtype)
 
 
@@ -126,65 +215,146 @@ def replayed(fn):
 
 
 friendly = Exercise(
-    "noise_map", "core",
-    "Edit-friendly inversion: two states of one picture, x_t and x_s (s < t), noised independently. Whatever lies between "
-    "them is called the step's noise and kept: x_s minus the mean of $q(x_s \\mid x_t, \\hat x_0)$, with the guess of x0 "
+    "noise_map",
+    "core",
+    "Edit-friendly inversion: two states of one picture, x_t and x_s (s < t), noised "
+    "independently. Whatever lies between "
+    "them is called the step's noise and kept: x_s minus the mean of $q(x_s \\mid x_t, \\hat "
+    "x_0)$, with the guess of x0 "
     "that the network's `eps` implies. All (b c h w); s may be 0.",
-    noise_map, slow_noise_map,
-    lambda seed: [(sch, x, draws(seed + 1, x.shape)[0], e, t, to) for sch, x, e, t, s in states(seed) for to in (s, 0)],
+    noise_map,
+    slow_noise_map,
+    lambda seed: [
+        (sch, x, draws(seed + 1, x.shape)[0], e, t, to)
+        for sch, x, e, t, s in states(seed)
+        for to in (s, 0)
+    ],
     tolerance=1e-4,
-    facts=(Fact("the step with that noise gives x_s back", replayed),), mutants=(
-        Mutant("the deterministic step's mean", lambda sch, x, y, e, t, s: y - process.ddim_step(sch, x, e, t, s),
-               "DDIM's end point holds all the old noise; the ancestral mean less. Replayed by another sampler than it was "
-               "read with, the noise does not fit."),
-        Mutant("the state's own noise", lambda sch, x, y, e, t, s: y - process.q_sample(
-            sch, process.eps_to_x0(sch, x, e, t), s, torch.zeros_like(x)),
-               "Counted from the guess of x0 instead of from the mean: then x_t has no part in the step."),
-        Mutant("one step's beta", lambda sch, x, y, e, t, s: y - process.posterior(
-            sch, x, process.eps_to_x0(sch, x, e, t), t, t - 1)[0], "The full chain's coefficients in a strided loop.")),
-    hints=("A subtraction.", "`process.posterior(sch, x_t, x0, t, s)` returns mean and variance.",
-           "`x_s - process.posterior(sch, x_t, process.eps_to_x0(sch, x_t, eps, t), t, s)[0]`."), page=FRIENDLY)
+    facts=(Fact("the step with that noise gives x_s back", replayed),),
+    mutants=(
+        Mutant(
+            "the deterministic step's mean",
+            lambda sch, x, y, e, t, s: y - process.ddim_step(sch, x, e, t, s),
+            "DDIM's end point holds all the old noise; the ancestral mean less. Replayed by "
+            "another sampler than it was "
+            "read with, the noise does not fit.",
+        ),
+        Mutant(
+            "the state's own noise",
+            lambda sch, x, y, e, t, s: (
+                y - process.q_sample(sch, process.eps_to_x0(sch, x, e, t), s, torch.zeros_like(x))
+            ),
+            (
+                "Counted from the guess of x0 instead of from the mean: then x_t has no part in "
+                "the step."
+            ),
+        ),
+        Mutant(
+            "one step's beta",
+            lambda sch, x, y, e, t, s: (
+                y - process.posterior(sch, x, process.eps_to_x0(sch, x, e, t), t, t - 1)[0]
+            ),
+            "The full chain's coefficients in a strided loop.",
+        ),
+    ),
+    hints=(
+        "A subtraction.",
+        "`process.posterior(sch, x_t, x0, t, s)` returns mean and variance.",
+        "`x_s - process.posterior(sch, x_t, process.eps_to_x0(sch, x_t, eps, t), t, s)[0]`.",
+    ),
+    page=FRIENDLY,
+)
 
 
-# ---- MagicMix -------------------------------------------------------------------------------------------------------
+# ---- MagicMix ------------------------------------------------------------------------------------
 
-def mix(sch: Schedule, x_s: Tensor, layout: Tensor, nu: float, t: int, s: int, noise: Tensor) -> Tensor:
-    """After a move from t to s: share nu of the state x_s, the rest the clean `layout` with `noise` of the state's time."""
+
+def mix(
+    sch: Schedule, x_s: Tensor, layout: Tensor, nu: float, t: int, s: int, noise: Tensor
+) -> Tensor:
+    """After a move from t to s: share nu of the state x_s, the rest the clean `layout` with `noise`
+    of the state's time.
+    """
     return nu * x_s + (1 - nu) * process.q_sample(sch, layout, s, noise)
 
 
 def slow_mix(sch, x_s, layout, nu, t, s, noise):
     out = torch.empty_like(x_s)
-    for i, (x, z, n) in enumerate(zip(x_s.flatten().tolist(), layout.flatten().tolist(), noise.flatten().tolist())):
+    for i, (x, z, n) in enumerate(
+        zip(x_s.flatten().tolist(), layout.flatten().tolist(), noise.flatten().tolist())
+    ):
         out.view(-1)[i] = nu * x + (1 - nu) * (sch.alpha[s].item() * z + sch.sigma[s].item() * n)
     return out
 
 
 magic = Exercise(
-    "mix", "warm-up",
-    "MagicMix: the prompt draws, and at each time a share of the picture whose layout is wanted is mixed in. After the "
-    "move from t to s: `nu` parts of x_s, 1 - nu parts of `layout`, noised with `noise` to the time x_s is at. All (b c h "
+    "mix",
+    "warm-up",
+    "MagicMix: the prompt draws, and at each time a share of the picture whose layout is wanted "
+    "is mixed in. After the "
+    "move from t to s: `nu` parts of x_s, 1 - nu parts of `layout`, noised with `noise` to the "
+    "time x_s is at. All (b c h "
     "w).",
-    mix, slow_mix, lambda seed: [(sch, x, e, nu, t, s, draws(seed + 1, x.shape)[0])
-                                 for nu, (sch, x, e, t, s) in zip((.5, .9, .3), states(seed))],
-    facts=(Fact("nu = 1 mixes nothing in", lambda fn: (fn(LINEAR, *draws(0, (1, 1, 2, 2), (1, 1, 2, 2)), 1., 500, 400,
-                                                          torch.ones(1, 1, 2, 2)), draws(0, (1, 1, 2, 2))[0])),), mutants=(
-        Mutant("nu of the layout", lambda sch, x, z, nu, t, s, n: mix(sch, x, z, 1 - nu, t, s, n),
-               "The shares are exchanged: .9 then means hardly any prompt."),
-        Mutant("noised to t", lambda sch, x, z, nu, t, s, n: nu * x + (1 - nu) * process.q_sample(sch, z, t, n),
-               "The time before the move: two states of different noise are mixed, and the network is told only one time."),
-        Mutant("the layout clean", lambda sch, x, z, nu, t, s, n: nu * x + (1 - nu) * z,
-               "Its details come along, which noise was to hide; only the layout was wanted.")),
-    hints=("A weighted mean of two states of one time.", "`process.q_sample(sch, layout, s, noise)`.",
-           "`nu * x_s + (1 - nu) * q_sample(...)`."), page="tutorials/editing/magicmix.md")
+    mix,
+    slow_mix,
+    lambda seed: [
+        (sch, x, e, nu, t, s, draws(seed + 1, x.shape)[0])
+        for nu, (sch, x, e, t, s) in zip((0.5, 0.9, 0.3), states(seed))
+    ],
+    facts=(
+        Fact(
+            "nu = 1 mixes nothing in",
+            lambda fn: (
+                fn(
+                    LINEAR,
+                    *draws(0, (1, 1, 2, 2), (1, 1, 2, 2)),
+                    1.0,
+                    500,
+                    400,
+                    torch.ones(1, 1, 2, 2),
+                ),
+                draws(0, (1, 1, 2, 2))[0],
+            ),
+        ),
+    ),
+    mutants=(
+        Mutant(
+            "nu of the layout",
+            lambda sch, x, z, nu, t, s, n: mix(sch, x, z, 1 - nu, t, s, n),
+            "The shares are exchanged: .9 then means hardly any prompt.",
+        ),
+        Mutant(
+            "noised to t",
+            lambda sch, x, z, nu, t, s, n: nu * x + (1 - nu) * process.q_sample(sch, z, t, n),
+            (
+                "The time before the move: two states of different noise are mixed, and the "
+                "network is told only one time."
+            ),
+        ),
+        Mutant(
+            "the layout clean",
+            lambda sch, x, z, nu, t, s, n: nu * x + (1 - nu) * z,
+            "Its details come along, which noise was to hide; only the layout was wanted.",
+        ),
+    ),
+    hints=(
+        "A weighted mean of two states of one time.",
+        "`process.q_sample(sch, layout, s, noise)`.",
+        "`nu * x_s + (1 - nu) * q_sample(...)`.",
+    ),
+    page="tutorials/editing/magicmix.md",
+)
 
 
-# ---- which times are run --------------------------------------------------------------------------------------------
+# ---- which times are run -------------------------------------------------------------------------
+
 
 def times_of_strength(ts: list[int], strength: float) -> list[int]:
-    """The clean end of a grid of n + 1 falling times: the last int(n strength) steps, so one time more than that."""
+    """The clean end of a grid of n + 1 falling times: the last int(n strength) steps, so one time
+    more than that.
+    """
     n = len(ts) - 1
-    return ts[n - int(n * strength):]
+    return ts[n - int(n * strength) :]
 
 
 def slow_strength(ts, strength):
@@ -195,24 +365,54 @@ def slow_strength(ts, strength):
 
 
 strength = Exercise(
-    "times_of_strength", "warm-up",
-    "SDEdit noises a picture to a middle time and runs only what lies below. `ts` are the n + 1 falling times of n steps; "
-    "keep the last int(n strength) steps. The first of the returned times is the one the picture is noised to; strength 0 "
+    "times_of_strength",
+    "warm-up",
+    "SDEdit noises a picture to a middle time and runs only what lies below. `ts` are the n + 1 "
+    "falling times of n steps; "
+    "keep the last int(n strength) steps. The first of the returned times is the one the picture "
+    "is noised to; strength 0 "
     "leaves only the end.",
-    times_of_strength, slow_strength, lambda seed: [([100, 75, 50, 25, 0], .5), ([*range(1000, -1, -20)], .3 + .2 * seed),
-                                                    ([*range(50, -1, -1)], .58), ([3, 2, 1, 0], 1.), ([3, 2, 1, 0], 0.)],
+    times_of_strength,
+    slow_strength,
+    lambda seed: [
+        ([100, 75, 50, 25, 0], 0.5),
+        ([*range(1000, -1, -20)], 0.3 + 0.2 * seed),
+        ([*range(50, -1, -1)], 0.58),
+        ([3, 2, 1, 0], 1.0),
+        ([3, 2, 1, 0], 0.0),
+    ],
     mutants=(
-        Mutant("rounded", lambda ts, a: ts[len(ts) - 1 - round((len(ts) - 1) * a):],
-               "In floating point .58 of 50 is a hair below 29; public pipelines cut that off. With rounding the same "
-               "strength starts one step earlier."),
-        Mutant("the share that is skipped", lambda ts, a: ts[int((len(ts) - 1) * a):],
-               "Strength upside down: .2 redraws nearly everything."),
-        Mutant("noised one time later than run", lambda ts, a: ts[max(len(ts) - 2 - int((len(ts) - 1) * a), 0):],
-               "A widely copied script noises to index k and denoises from k - 1: the state is noisier than the network is "
-               "told."),
-        Mutant("the end left out", lambda ts, a: ts[len(ts) - 1 - int((len(ts) - 1) * a):-1] or ts[-1:],
-               "The last move never happens, and a film of noise stays.")),
-    hints=("A slice of a list.", "How many times have k steps?", "`ts[n - int(n * strength):]` with n = len(ts) - 1."),
-    page="tutorials/editing/sdedit.md")
+        Mutant(
+            "rounded",
+            lambda ts, a: ts[len(ts) - 1 - round((len(ts) - 1) * a) :],
+            "In floating point .58 of 50 is a hair below 29; public pipelines cut that off. With "
+            "rounding the same "
+            "strength starts one step earlier.",
+        ),
+        Mutant(
+            "the share that is skipped",
+            lambda ts, a: ts[int((len(ts) - 1) * a) :],
+            "Strength upside down: .2 redraws nearly everything.",
+        ),
+        Mutant(
+            "noised one time later than run",
+            lambda ts, a: ts[max(len(ts) - 2 - int((len(ts) - 1) * a), 0) :],
+            "A widely copied script noises to index k and denoises from k - 1: the state is "
+            "noisier than the network is "
+            "told.",
+        ),
+        Mutant(
+            "the end left out",
+            lambda ts, a: ts[len(ts) - 1 - int((len(ts) - 1) * a) : -1] or ts[-1:],
+            "The last move never happens, and a film of noise stays.",
+        ),
+    ),
+    hints=(
+        "A slice of a list.",
+        "How many times have k steps?",
+        "`ts[n - int(n * strength):]` with n = len(ts) - 1.",
+    ),
+    page="tutorials/editing/sdedit.md",
+)
 
 EXERCISES = (strength, magic, following, landing, friendly)

@@ -1,4 +1,7 @@
-"""Warm-ups about time: how much noise there is when, which times are visited, and how a network is told."""
+"""Warm-ups about time: how much noise there is when, which times are visited, and how a network is
+told.
+"""
+
 import math
 
 import torch
@@ -11,52 +14,98 @@ PAGE = "tutorials/00_the_six_words.md"
 D = torch.float64
 
 
-# ---- alpha_bar of linear betas --------------------------------------------------------------------------------------
+# ---- alpha_bar of linear betas -------------------------------------------------------------------
+
 
 def alpha_bar_linear(T: int, beta0: float, beta1: float) -> torch.Tensor:
-    """DDPM's alpha_bar: (T + 1,) in float64, index 0 the clean picture, for betas that grow evenly from beta0 to beta1."""
+    """DDPM's alpha_bar: (T + 1,) in float64, index 0 the clean picture, for betas that grow evenly
+    from beta0 to beta1.
+    """
     betas = torch.linspace(beta0, beta1, T, dtype=D)
     return torch.cat([torch.ones(1, dtype=D), (1 - betas).cumprod(0)])
 
 
 def slow_alpha_bar(T, beta0, beta1):
-    out = [1.]
+    out = [1.0]
     for i in range(T):
         out.append(out[-1] * (1 - (beta0 + (beta1 - beta0) * (i / (T - 1) if T > 1 else 0))))
     return torch.tensor(out, dtype=D)
 
 
 alpha_bar = Exercise(
-    "alpha_bar_linear", "warm-up",
-    "The share of the picture's variance that is left at every time: $\\bar\\alpha_t = \\prod_{s \\le t} (1 - \\beta_s)$ "
-    "with betas that grow evenly from `beta0` to `beta1` in T steps. Return (T + 1,) in float64; index 0 is the clean "
+    "alpha_bar_linear",
+    "warm-up",
+    "The share of the picture's variance that is left at every time: $\\bar\\alpha_t = \\prod_{s "
+    "\\le t} (1 - \\beta_s)$ "
+    "with betas that grow evenly from `beta0` to `beta1` in T steps. Return (T + 1,) in float64; "
+    "index 0 is the clean "
     "picture, 1.",
-    alpha_bar_linear, slow_alpha_bar, lambda seed: [(4, .1, .4), (10 + seed, 1e-4, .02), (1000, 1e-4, .02)],
-    facts=(Fact("the published chain ends at noise", lambda fn: (fn(1000, 1e-4, .02)[-1].sqrt(),
-                                                                 schedule.linear().alpha[-1])),
-           Fact("it never grows", lambda fn: ((fn(50, .01, .3).diff() < 0).all(), torch.tensor(True)))),
+    alpha_bar_linear,
+    slow_alpha_bar,
+    lambda seed: [(4, 0.1, 0.4), (10 + seed, 1e-4, 0.02), (1000, 1e-4, 0.02)],
+    facts=(
+        Fact(
+            "the published chain ends at noise",
+            lambda fn: (fn(1000, 1e-4, 0.02)[-1].sqrt(), schedule.linear().alpha[-1]),
+        ),
+        Fact(
+            "it never grows", lambda fn: ((fn(50, 0.01, 0.3).diff() < 0).all(), torch.tensor(True))
+        ),
+    ),
     mutants=(
-        Mutant("no clean time", lambda T, a, b: torch.cat([slow_alpha_bar(T, a, b)[1:], slow_alpha_bar(T, a, b)[-1:]]),
-               "The table starts at the first noisy time. Code that mixes such tables with an index for clean is one step "
-               "off."),
-        Mutant("a sum in place of a product", lambda T, a, b: torch.cat([torch.ones(1, dtype=D),
-                                                                         1 - torch.linspace(a, b, T, dtype=D).cumsum(0)]),
-               "It is the first term of the expansion: right for small betas and few steps, negative later."),
-        Mutant("the root already taken", lambda T, a, b: slow_alpha_bar(T, a, b).sqrt(),
-               "alpha and alpha_bar: papers and code use the same letter for a number and for its square. Here alpha_bar "
-               "is the variance."),
-        Mutant("scaled_linear betas", lambda T, a, b: torch.cat([torch.ones(1, dtype=D), (1 - torch.linspace(
-            a ** .5, b ** .5, T, dtype=D) ** 2).cumprod(0)]),
-               "That is Stable Diffusion's: the roots of the betas grow evenly. With DDPM's end points it is another "
-               "model's.")),
-    hints=("T factors, multiplied up one after the other.", "`torch.linspace(beta0, beta1, T)` and `cumprod`.",
-           "`torch.cat([torch.ones(1), (1 - betas).cumprod(0)])`, all in float64."), page=PAGE)
+        Mutant(
+            "no clean time",
+            lambda T, a, b: torch.cat([slow_alpha_bar(T, a, b)[1:], slow_alpha_bar(T, a, b)[-1:]]),
+            "The table starts at the first noisy time. Code that mixes such tables with an index "
+            "for clean is one step "
+            "off.",
+        ),
+        Mutant(
+            "a sum in place of a product",
+            lambda T, a, b: torch.cat(
+                [torch.ones(1, dtype=D), 1 - torch.linspace(a, b, T, dtype=D).cumsum(0)]
+            ),
+            (
+                "It is the first term of the expansion: right for small betas and few steps, "
+                "negative later."
+            ),
+        ),
+        Mutant(
+            "the root already taken",
+            lambda T, a, b: slow_alpha_bar(T, a, b).sqrt(),
+            "alpha and alpha_bar: papers and code use the same letter for a number and for its "
+            "square. Here alpha_bar "
+            "is the variance.",
+        ),
+        Mutant(
+            "scaled_linear betas",
+            lambda T, a, b: torch.cat(
+                [
+                    torch.ones(1, dtype=D),
+                    (1 - torch.linspace(a**0.5, b**0.5, T, dtype=D) ** 2).cumprod(0),
+                ]
+            ),
+            "That is Stable Diffusion's: the roots of the betas grow evenly. With DDPM's end "
+            "points it is another "
+            "model's.",
+        ),
+    ),
+    hints=(
+        "T factors, multiplied up one after the other.",
+        "`torch.linspace(beta0, beta1, T)` and `cumprod`.",
+        "`torch.cat([torch.ones(1), (1 - betas).cumprod(0)])`, all in float64.",
+    ),
+    page=PAGE,
+)
 
 
-# ---- the cosine curve -----------------------------------------------------------------------------------------------
+# ---- the cosine curve ----------------------------------------------------------------------------
+
 
 def alpha_bar_cosine(T: int, s: float) -> torch.Tensor:
-    """The cosine curve of Improved DDPM, (T + 1,) in float64, before any beta is limited: 1 at index 0, 0 at index T."""
+    """The cosine curve of Improved DDPM, (T + 1,) in float64, before any beta is limited: 1 at
+    index 0, 0 at index T.
+    """
     u = torch.linspace(0, 1, T + 1, dtype=D)
     f = torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2
     return f / f[0]
@@ -68,30 +117,58 @@ def slow_cosine(T, s):
 
 
 cosine = Exercise(
-    "alpha_bar_cosine", "warm-up",
-    "$\\bar\\alpha_t = f(t) / f(0)$ with $f(t) = \\cos^2\\big(\\tfrac{t/T + s}{1 + s} \\tfrac\\pi2\\big)$, t = 0 .. T, as "
+    "alpha_bar_cosine",
+    "warm-up",
+    "$\\bar\\alpha_t = f(t) / f(0)$ with $f(t) = \\cos^2\\big(\\tfrac{t/T + s}{1 + s} "
+    "\\tfrac\\pi2\\big)$, t = 0 .. T, as "
     "(T + 1,) in float64.",
-    alpha_bar_cosine, slow_cosine, lambda seed: [(4, .1), (10 + seed, .008), (1000, .008)],
-    facts=(Fact("it begins at 1", lambda fn: (fn(7, .3)[0], 1.)),),
+    alpha_bar_cosine,
+    slow_cosine,
+    lambda seed: [(4, 0.1), (10 + seed, 0.008), (1000, 0.008)],
+    facts=(Fact("it begins at 1", lambda fn: (fn(7, 0.3)[0], 1.0)),),
     mutants=(
-        Mutant("not divided by f(0)", lambda T, s: slow_cosine(T, s) * math.cos(s / (1 + s) * math.pi / 2) ** 2,
-               "With s = .008 the difference is a ten-thousandth, so nobody sees it; the clean picture is then not quite "
-               "clean."),
-        Mutant("cos, not its square", lambda T, s: slow_cosine(T, s).sqrt(),
-               "That is alpha, the root of alpha_bar. Used as alpha_bar it keeps far too much of the picture in the "
-               "middle."),
-        Mutant("T - 1 steps", lambda T, s: torch.cat([slow_cosine(max(T - 1, 1), s), slow_cosine(T, s)[-1:]])[:T + 1],
-               "T numbers from 0 to 1 in place of T + 1: every time is a little noisier than it should be.")),
-    hints=("T + 1 even numbers from 0 to 1, and a function of them.", "`u = torch.linspace(0, 1, T + 1)`.",
-           "`f = cos((u + s) / (1 + s) * pi / 2) ** 2`, `return f / f[0]`."), page=PAGE)
+        Mutant(
+            "not divided by f(0)",
+            lambda T, s: slow_cosine(T, s) * math.cos(s / (1 + s) * math.pi / 2) ** 2,
+            "With s = .008 the difference is a ten-thousandth, so nobody sees it; the clean "
+            "picture is then not quite "
+            "clean.",
+        ),
+        Mutant(
+            "cos, not its square",
+            lambda T, s: slow_cosine(T, s).sqrt(),
+            "That is alpha, the root of alpha_bar. Used as alpha_bar it keeps far too much of the "
+            "picture in the "
+            "middle.",
+        ),
+        Mutant(
+            "T - 1 steps",
+            lambda T, s: torch.cat([slow_cosine(max(T - 1, 1), s), slow_cosine(T, s)[-1:]])[
+                : T + 1
+            ],
+            (
+                "T numbers from 0 to 1 in place of T + 1: every time is a little noisier than it "
+                "should be."
+            ),
+        ),
+    ),
+    hints=(
+        "T + 1 even numbers from 0 to 1, and a function of them.",
+        "`u = torch.linspace(0, 1, T + 1)`.",
+        "`f = cos((u + s) / (1 + s) * pi / 2) ** 2`, `return f / f[0]`.",
+    ),
+    page=PAGE,
+)
 
 
-# ---- which times are visited ----------------------------------------------------------------------------------------
+# ---- which times are visited ---------------------------------------------------------------------
+
 
 def times(n: int, start: int, spacing: str) -> list[int]:
     """n + 1 decreasing times from `start` to 0 for n steps, with "trailing" or "leading" spacing.
 
-    trailing: start - i start / n, rounded, for i = 0 .. n. leading: i (start // n) + 2 for i = n - 1 .. 0, then 0.
+    trailing: start - i start / n, rounded, for i = 0 .. n. leading: i (start // n) + 2 for i = n -
+    1 .. 0, then 0.
     """
     if spacing == "trailing":
         return [round(start - i * start / n) for i in range(n)] + [0]
@@ -101,38 +178,85 @@ def times(n: int, start: int, spacing: str) -> list[int]:
 def slow_times(n, start, spacing):
     out = []
     for i in range(n):
-        out.append(round(start - i * start / n) if spacing == "trailing" else (n - 1 - i) * (start // n) + 2)
+        out.append(
+            round(start - i * start / n)
+            if spacing == "trailing"
+            else (n - 1 - i) * (start // n) + 2
+        )
     return [*out, 0]
 
 
 spacing = Exercise(
-    "times", "warm-up",
-    "Which n + 1 times does a sampler of n steps visit? Decreasing ints that end in 0. \"trailing\": $T - i T / n$, "
-    "rounded, i = 0 .. n - 1, then 0. \"leading\", as Stable Diffusion does: $i \\lfloor T / n \\rfloor + 2$ for i = n - 1 "
+    "times",
+    "warm-up",
+    "Which n + 1 times does a sampler of n steps visit? Decreasing ints that end in 0. "
+    '"trailing": $T - i T / n$, '
+    'rounded, i = 0 .. n - 1, then 0. "leading", as Stable Diffusion does: $i \\lfloor T / n '
+    "\\rfloor + 2$ for i = n - 1 "
     ".. 0, then 0 (the 2 is the published offset 1 plus one, since index 0 is clean here).",
-    times, slow_times, lambda seed: [(4, 1000, "trailing"), (50, 1000, "leading"), (7 + seed, 999, "trailing"),
-                                     (3 + seed, 640, "leading")],
-    facts=(Fact("trailing begins at the noise", lambda fn: (fn(13, 1000, "trailing")[0], 1000)),
-           Fact("leading is the list that Stable Diffusion's 50 steps visit",
-                lambda fn: (fn(50, 1000, "leading"), schedule.scaled_linear().timesteps(50, spacing="leading")))),
+    times,
+    slow_times,
+    lambda seed: [
+        (4, 1000, "trailing"),
+        (50, 1000, "leading"),
+        (7 + seed, 999, "trailing"),
+        (3 + seed, 640, "leading"),
+    ],
+    facts=(
+        Fact("trailing begins at the noise", lambda fn: (fn(13, 1000, "trailing")[0], 1000)),
+        Fact(
+            "leading is the list that Stable Diffusion's 50 steps visit",
+            lambda fn: (
+                fn(50, 1000, "leading"),
+                schedule.scaled_linear().timesteps(50, spacing="leading"),
+            ),
+        ),
+    ),
     mutants=(
-        Mutant("the offset is missing", lambda n, T, kind: slow_times(n, T, kind) if kind == "trailing" else
-               [i * (T // n) + 1 for i in reversed(range(n))] + [0],
-               "Stable Diffusion was sampled one time later. Without the offset pictures differ a little, and the last "
-               "step starts from almost nothing."),
-        Mutant("the loop's index for the time", lambda n, T, kind: [*reversed(range(n + 1))],
-               "An encoder that was widely used passes i where the i-th time belongs: the network is then told that there "
-               "is hardly any noise."),
-        Mutant("cut off, not rounded", lambda n, T, kind: [int(T - i * T / n) for i in range(n)] + [0] if kind == "trailing"
-               else slow_times(n, T, kind),
-               "Truncation shifts some times by one. Nothing breaks; results just differ from everybody else's.")),
-    hints=("Two list comprehensions.", "`i * (start // n) + 2 for i in reversed(range(n))`.",
-           "trailing: `round(start - i * start / n) for i in range(n)`; add [0] to both."), page=PAGE)
+        Mutant(
+            "the offset is missing",
+            lambda n, T, kind: (
+                slow_times(n, T, kind)
+                if kind == "trailing"
+                else [i * (T // n) + 1 for i in reversed(range(n))] + [0]
+            ),
+            "Stable Diffusion was sampled one time later. Without the offset pictures differ a "
+            "little, and the last "
+            "step starts from almost nothing.",
+        ),
+        Mutant(
+            "the loop's index for the time",
+            lambda n, T, kind: [*reversed(range(n + 1))],
+            "An encoder that was widely used passes i where the i-th time belongs: the network is "
+            "then told that there "
+            "is hardly any noise.",
+        ),
+        Mutant(
+            "cut off, not rounded",
+            lambda n, T, kind: (
+                [int(T - i * T / n) for i in range(n)] + [0]
+                if kind == "trailing"
+                else slow_times(n, T, kind)
+            ),
+            (
+                "Truncation shifts some times by one. Nothing breaks; results just differ from "
+                "everybody else's."
+            ),
+        ),
+    ),
+    hints=(
+        "Two list comprehensions.",
+        "`i * (start // n) + 2 for i in reversed(range(n))`.",
+        "trailing: `round(start - i * start / n) for i in range(n)`; add [0] to both.",
+    ),
+    page=PAGE,
+)
 
 
-# ---- telling the network --------------------------------------------------------------------------------------------
+# ---- telling the network -------------------------------------------------------------------------
 
-def slow_embedding(t, dim, cos_first=True, shift=0.):
+
+def slow_embedding(t, dim, cos_first=True, shift=0.0):
     out = torch.zeros(len(t), dim)
     for row in range(len(t)):
         for k in range(dim // 2):
@@ -143,39 +267,72 @@ def slow_embedding(t, dim, cos_first=True, shift=0.):
 
 
 def frequencies(base):
-    def wrong(t, dim, cos_first=True, shift=0.):
+    def wrong(t, dim, cos_first=True, shift=0.0):
         freq = base ** (-torch.arange(dim // 2) / (dim // 2 - shift))
         angle = t[:, None].float() * freq
-        return torch.cat([angle.cos(), angle.sin()] if cos_first else [angle.sin(), angle.cos()], -1)
+        return torch.cat(
+            [angle.cos(), angle.sin()] if cos_first else [angle.sin(), angle.cos()], -1
+        )
+
     return wrong
 
 
-def interleaved(t, dim, cos_first=True, shift=0.):
+def interleaved(t, dim, cos_first=True, shift=0.0):
     c, s = slow_embedding(t, dim, cos_first, shift).chunk(2, -1)
     return torch.stack([c, s], -1).flatten(1)
 
 
 embedding = Exercise(
-    "timestep_embedding", "warm-up",
-    "Times (b,) -> (b, dim): `dim / 2` frequencies $\\omega_k = 10000^{-k / (dim/2 - shift)}$, then all cosines of "
+    "timestep_embedding",
+    "warm-up",
+    "Times (b,) -> (b, dim): `dim / 2` frequencies $\\omega_k = 10000^{-k / (dim/2 - shift)}$, "
+    "then all cosines of "
     "$t\\,\\omega_k$ followed by all sines (`cos_first`), or the other way round. float32.",
-    timestep_embedding, slow_embedding,
-    lambda seed: [(torch.tensor([0, 3]), 4, True, 0), (torch.tensor([1, 500, 999]), 32, True, 0),
-                  (torch.tensor([7 + seed, 30]), 16, False, 1)],
-    facts=(Fact("time 0 is ones, then zeros", lambda fn: (fn(torch.zeros(1), 6, True, 0),
-                                                          torch.tensor([[1., 1, 1, 0, 0, 0]]))),),
+    timestep_embedding,
+    slow_embedding,
+    lambda seed: [
+        (torch.tensor([0, 3]), 4, True, 0),
+        (torch.tensor([1, 500, 999]), 32, True, 0),
+        (torch.tensor([7 + seed, 30]), 16, False, 1),
+    ],
+    facts=(
+        Fact(
+            "time 0 is ones, then zeros",
+            lambda fn: (fn(torch.zeros(1), 6, True, 0), torch.tensor([[1.0, 1, 1, 0, 0, 0]])),
+        ),
+    ),
     mutants=(
-        Mutant("sines first", lambda t, dim, c, s: slow_embedding(t, dim, not c, s),
-               "The DDPM code of 2020 puts sines first, Stable Diffusion cosines. With trained weights the wrong order "
-               "gives noise, and no error."),
-        Mutant("interleaved", interleaved,
-               "The transformer paper alternates sine and cosine. Diffusion networks were trained on two blocks."),
-        Mutant("2 k / dim twice", frequencies(100.),
-               "The exponent halved (or the base a root): frequencies fall too slowly, so near times look alike and far "
-               "ones do too.")),
-    hints=("An outer product of times and frequencies, then two functions of it.",
-           "`freq = torch.exp(-log(10000) * torch.arange(half) / (half - shift))`.",
-           "`angle = t[:, None].float() * freq`; `torch.cat([angle.cos(), angle.sin()], -1)` or "
-           "swapped."), tolerance=1e-4, page=PAGE)
+        Mutant(
+            "sines first",
+            lambda t, dim, c, s: slow_embedding(t, dim, not c, s),
+            "The DDPM code of 2020 puts sines first, Stable Diffusion cosines. With trained "
+            "weights the wrong order "
+            "gives noise, and no error.",
+        ),
+        Mutant(
+            "interleaved",
+            interleaved,
+            (
+                "The transformer paper alternates sine and cosine. Diffusion networks were "
+                "trained on two blocks."
+            ),
+        ),
+        Mutant(
+            "2 k / dim twice",
+            frequencies(100.0),
+            "The exponent halved (or the base a root): frequencies fall too slowly, so near times "
+            "look alike and far "
+            "ones do too.",
+        ),
+    ),
+    hints=(
+        "An outer product of times and frequencies, then two functions of it.",
+        "`freq = torch.exp(-log(10000) * torch.arange(half) / (half - shift))`.",
+        "`angle = t[:, None].float() * freq`; `torch.cat([angle.cos(), angle.sin()], -1)` or "
+        "swapped.",
+    ),
+    tolerance=1e-4,
+    page=PAGE,
+)
 
 EXERCISES = (alpha_bar, cosine, spacing, embedding)

@@ -1,4 +1,5 @@
 """Pictures as tokens, and back; where a token stands; and what a network is trained on."""
+
 import math
 
 import torch
@@ -14,10 +15,13 @@ from minidiff.models.vae import Gaussian
 WORDS = "tutorials/00_the_six_words.md"
 
 
-# ---- patches --------------------------------------------------------------------------------------------------------
+# ---- patches -------------------------------------------------------------------------------------
+
 
 def patchify(x: Tensor, p: int) -> Tensor:
-    """Picture (b c h w) -> tokens (b n c*p*p), row by row; inside a token channel, then row, then column."""
+    """Picture (b c h w) -> tokens (b n c*p*p), row by row; inside a token channel, then row, then
+    column.
+    """
     return rearrange(x, "b c (h p) (w q) -> b (h w) (c p q)", p=p, q=p)
 
 
@@ -25,7 +29,7 @@ def slow_patchify(x, p):
     rows = []
     for i in range(0, x.shape[2], p):
         for j in range(0, x.shape[3], p):
-            rows.append(x[:, :, i:i + p, j:j + p].reshape(len(x), -1))
+            rows.append(x[:, :, i : i + p, j : j + p].reshape(len(x), -1))
     return torch.stack(rows, 1)
 
 
@@ -39,38 +43,66 @@ def as_convolution(fn):
 
 
 to_tokens = Exercise(
-    "patchify", "warm-up",
-    "A transformer reads patches: cut x (b c h w) into squares of p x p, row by row, and flatten each: (b n c*p*p), inside "
-    "a token channels first, then rows, then columns. A linear layer on these is a convolution with stride p.",
-    patchify, slow_patchify, lambda seed: [(*draws(seed, (1, 1, 2, 4)), 2), (*draws(seed, (2, 3, 6, 4)), 2),
-                                           (*draws(seed, (1, 2, 3, 6)), 3)],
-    facts=(Fact("a linear layer on it is a strided convolution", as_convolution),), mutants=(
-        Mutant("channels last", cut("b c (h p) (w q) -> b (h w) (p q c)"),
-               "That is the order in which DiT gives its output back; the input convolution's weights are stored channels "
-               "first."),
-        Mutant("column by column", cut("b c (h p) (w q) -> b (w h) (c p q)"),
-               "Tokens are then not where the position embedding says. On square pictures a trained DiT sees everything "
-               "mirrored at the diagonal."),
-        Mutant("a grid in place of patches", cut("b c (p h) (q w) -> b (h w) (c p q)"),
-               "(p h) for (h p): each token collects pixels from all over the picture.")),
-    hints=("einops: split both sides, then name the new order.", "`(h p) (w q)`: the outer index comes first.",
-           "`rearrange(x, \"b c (h p) (w q) -> b (h w) (c p q)\", p=p, q=p)`."), page=DIT)
+    "patchify",
+    "warm-up",
+    "A transformer reads patches: cut x (b c h w) into squares of p x p, row by row, and flatten "
+    "each: (b n c*p*p), inside "
+    "a token channels first, then rows, then columns. A linear layer on these is a convolution "
+    "with stride p.",
+    patchify,
+    slow_patchify,
+    lambda seed: [
+        (*draws(seed, (1, 1, 2, 4)), 2),
+        (*draws(seed, (2, 3, 6, 4)), 2),
+        (*draws(seed, (1, 2, 3, 6)), 3),
+    ],
+    facts=(Fact("a linear layer on it is a strided convolution", as_convolution),),
+    mutants=(
+        Mutant(
+            "channels last",
+            cut("b c (h p) (w q) -> b (h w) (p q c)"),
+            "That is the order in which DiT gives its output back; the input convolution's "
+            "weights are stored channels "
+            "first.",
+        ),
+        Mutant(
+            "column by column",
+            cut("b c (h p) (w q) -> b (w h) (c p q)"),
+            "Tokens are then not where the position embedding says. On square pictures a trained "
+            "DiT sees everything "
+            "mirrored at the diagonal.",
+        ),
+        Mutant(
+            "a grid in place of patches",
+            cut("b c (p h) (q w) -> b (h w) (c p q)"),
+            "(p h) for (h p): each token collects pixels from all over the picture.",
+        ),
+    ),
+    hints=(
+        "einops: split both sides, then name the new order.",
+        "`(h p) (w q)`: the outer index comes first.",
+        '`rearrange(x, "b c (h p) (w q) -> b (h w) (c p q)", p=p, q=p)`.',
+    ),
+    page=DIT,
+)
 
 
 def unpatchify(tokens: Tensor, p: int, rows: int) -> Tensor:
-    """Tokens (b n p*p*c), row by row, `rows` rows of patches; inside a token row, column, channel -> (b c h w)."""
+    """Tokens (b n p*p*c), row by row, `rows` rows of patches; inside a token row, column, channel
+    -> (b c h w).
+    """
     return rearrange(tokens, "b (h w) (p q c) -> b c (h p) (w q)", h=rows, p=p, q=p)
 
 
 def slow_unpatchify(tokens, p, rows):
     b, n, d = tokens.shape
-    c, cols = d // p ** 2, n // rows
+    c, cols = d // p**2, n // rows
     out = torch.zeros(b, c, rows * p, cols * p)
     for k in range(n):
         i, j = k // cols * p, k % cols * p
         for y in range(p):
             for x in range(p):
-                out[:, :, i + y, j + x] = tokens[:, k, (y * p + x) * c:(y * p + x + 1) * c]
+                out[:, :, i + y, j + x] = tokens[:, k, (y * p + x) * c : (y * p + x + 1) * c]
     return out
 
 
@@ -84,24 +116,53 @@ def by_columns(tokens, p, rows):
 
 
 from_tokens = Exercise(
-    "unpatchify", "warm-up",
-    "The way back, in DiT's own order: tokens (b n p*p*c), row by row with `rows` rows of patches, inside a token row, "
+    "unpatchify",
+    "warm-up",
+    "The way back, in DiT's own order: tokens (b n p*p*c), row by row with `rows` rows of "
+    "patches, inside a token row, "
     "then column, then channel. Return the picture (b c h w).",
-    unpatchify, slow_unpatchify, lambda seed: [(*draws(seed, (1, 2, 4)), 2, 1), (*draws(seed, (2, 6, 12)), 2, 3),
-                                               (*draws(seed, (1, 2, 18)), 3, 2)], mutants=(
-        Mutant("channels first", joined("b (h w) (c p q) -> b c (h p) (w q)"),
-               "The order of `patchify`, which is not DiT's: colours and neighbouring pixels change places in every "
-               "patch."),
-        Mutant("patches mirrored", joined("b (h w) (p q c) -> b c (h q) (w p)"),
-               "Row and column exchanged inside the patch: the picture is right from afar, and every edge is frayed."),
-        Mutant("column by column", by_columns, "Not seen on square test pictures of one colour, and fatal on all others.")),
-    hints=("The pattern of einops, read backwards.", "n = h w with h = rows; the last axis is (p q c).",
-           "`rearrange(tokens, \"b (h w) (p q c) -> b c (h p) (w q)\", h=rows, p=p, q=p)`."), page=DIT)
+    unpatchify,
+    slow_unpatchify,
+    lambda seed: [
+        (*draws(seed, (1, 2, 4)), 2, 1),
+        (*draws(seed, (2, 6, 12)), 2, 3),
+        (*draws(seed, (1, 2, 18)), 3, 2),
+    ],
+    mutants=(
+        Mutant(
+            "channels first",
+            joined("b (h w) (c p q) -> b c (h p) (w q)"),
+            "The order of `patchify`, which is not DiT's: colours and neighbouring pixels change "
+            "places in every "
+            "patch.",
+        ),
+        Mutant(
+            "patches mirrored",
+            joined("b (h w) (p q c) -> b c (h q) (w p)"),
+            (
+                "Row and column exchanged inside the patch: the picture is right from afar, and "
+                "every edge is frayed."
+            ),
+        ),
+        Mutant(
+            "column by column",
+            by_columns,
+            "Not seen on square test pictures of one colour, and fatal on all others.",
+        ),
+    ),
+    hints=(
+        "The pattern of einops, read backwards.",
+        "n = h w with h = rows; the last axis is (p q c).",
+        '`rearrange(tokens, "b (h w) (p q c) -> b c (h p) (w q)", h=rows, p=p, q=p)`.',
+    ),
+    page=DIT,
+)
 
 
-# ---- positions ------------------------------------------------------------------------------------------------------
+# ---- positions -----------------------------------------------------------------------------------
 
-def slow_positions(dim, grid, first="x", base=10000.):
+
+def slow_positions(dim, grid, first="x", base=10000.0):
     out, d = torch.zeros(1, grid * grid, dim), dim // 4
     for y in range(grid):
         for x in range(grid):
@@ -114,96 +175,206 @@ def slow_positions(dim, grid, first="x", base=10000.):
 
 
 def one_line(dim, grid):
-    angle = torch.arange(grid ** 2)[:, None] * 10000 ** (-torch.arange(dim // 2) / (dim // 2))
+    angle = torch.arange(grid**2)[:, None] * 10000 ** (-torch.arange(dim // 2) / (dim // 2))
     return torch.cat([angle.sin(), angle.cos()], 1)[None]
 
 
 positions = Exercise(
-    "position_embedding", "core",
-    "Where each token of a grid x grid picture stands, (1, grid^2, dim) in float32, row by row. The first half of the "
-    "width tells x (the column), the second y (the row). Each half: d = dim / 4 sines of $place \\cdot 10000^{-k/d}$, k = "
+    "position_embedding",
+    "core",
+    "Where each token of a grid x grid picture stands, (1, grid^2, dim) in float32, row by row. "
+    "The first half of the "
+    "width tells x (the column), the second y (the row). Each half: d = dim / 4 sines of $place "
+    "\\cdot 10000^{-k/d}$, k = "
     "0 .. d - 1, then the d cosines.",
-    position_embedding, slow_positions, lambda seed: [(4, 2), (16, 3), (32, 4 + seed)],
-    facts=(Fact("the corner is at 0", lambda fn: (fn(8, 3)[0, 0], torch.tensor([0., 0, 1, 1, 0, 0, 1, 1]))),), mutants=(
-        Mutant("rows first", lambda dim, grid: slow_positions(dim, grid, "y"),
-               "The published code makes its grid with the width first. Read the other way, pictures lie on their side."),
-        Mutant("numbered through", one_line,
-               "One line of grid^2 places: then the token below is as far away as a whole row."),
-        Mutant("cosines first", lambda dim, grid: position_embedding(dim, grid).unflatten(2, (2, 2, -1)).flip(3).flatten(2),
-               "The time embedding of the same network has cosines first. The two were written by different hands.")),
-    hints=("Make one line of `grid` places first, (grid, dim / 2).",
-           "angle = place x frequency; sines and cosines side by side.",
-           "x: `line[None, :].expand(grid, -1, -1)`, y: `line[:, None].expand(-1, grid, -1)`; cat, flatten, float()."),
-    page=DIT)
+    position_embedding,
+    slow_positions,
+    lambda seed: [(4, 2), (16, 3), (32, 4 + seed)],
+    facts=(
+        Fact(
+            "the corner is at 0",
+            lambda fn: (fn(8, 3)[0, 0], torch.tensor([0.0, 0, 1, 1, 0, 0, 1, 1])),
+        ),
+    ),
+    mutants=(
+        Mutant(
+            "rows first",
+            lambda dim, grid: slow_positions(dim, grid, "y"),
+            (
+                "The published code makes its grid with the width first. Read the other way, "
+                "pictures lie on their side."
+            ),
+        ),
+        Mutant(
+            "numbered through",
+            one_line,
+            "One line of grid^2 places: then the token below is as far away as a whole row.",
+        ),
+        Mutant(
+            "cosines first",
+            lambda dim, grid: (
+                position_embedding(dim, grid).unflatten(2, (2, 2, -1)).flip(3).flatten(2)
+            ),
+            (
+                "The time embedding of the same network has cosines first. The two were written "
+                "by different hands."
+            ),
+        ),
+    ),
+    hints=(
+        "Make one line of `grid` places first, (grid, dim / 2).",
+        "angle = place x frequency; sines and cosines side by side.",
+        (
+            "x: `line[None, :].expand(grid, -1, -1)`, y: `line[:, None].expand(-1, grid, -1)`; "
+            "cat, flatten, float()."
+        ),
+    ),
+    page=DIT,
+)
 
 
-# ---- the autoencoder ------------------------------------------------------------------------------------------------
+# ---- the autoencoder -----------------------------------------------------------------------------
+
 
 def gaussian_kl(mean: Tensor, logvar: Tensor) -> Tensor:
-    """KL(N(mean, exp(logvar)) || N(0, 1)) in nats, averaged over all latent values (b c h w); a scalar tensor."""
-    return .5 * (mean ** 2 + logvar.exp() - 1 - logvar).mean()
+    """KL(N(mean, exp(logvar)) || N(0, 1)) in nats, averaged over all latent values (b c h w); a
+    scalar tensor.
+    """
+    return 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
 
 
 def slow_kl(mean, logvar):
-    values = [.5 * (m * m + math.exp(v) - 1 - v) for m, v in zip(mean.flatten().tolist(), logvar.flatten().tolist())]
+    values = [
+        0.5 * (m * m + math.exp(v) - 1 - v)
+        for m, v in zip(mean.flatten().tolist(), logvar.flatten().tolist())
+    ]
     return torch.tensor(sum(values) / len(values), dtype=mean.dtype)
 
 
 def by_integration(fn):
     z = torch.linspace(-12, 12, 20001, dtype=torch.float64)
-    q = torch.exp(-(z - .7) ** 2 / (2 * .25)) / math.sqrt(2 * math.pi * .25)
-    ratio = -(z - .7) ** 2 / .5 - .5 * math.log(.25) + z ** 2 / 2
+    q = torch.exp(-((z - 0.7) ** 2) / (2 * 0.25)) / math.sqrt(2 * math.pi * 0.25)
+    ratio = -((z - 0.7) ** 2) / 0.5 - 0.5 * math.log(0.25) + z**2 / 2
     one = torch.ones(1, 1, 1, 1, dtype=torch.float64)
-    return fn(.7 * one, math.log(.25) * one), (q * ratio).sum() * (z[1] - z[0])
+    return fn(0.7 * one, math.log(0.25) * one), (q * ratio).sum() * (z[1] - z[0])
 
 
 kl = Exercise(
-    "gaussian_kl", "warm-up",
-    "How far a latent's Gaussian is from N(0, 1): $\\tfrac12(\\mu^2 + \\sigma^2 - 1 - \\log \\sigma^2)$, with `logvar` = "
+    "gaussian_kl",
+    "warm-up",
+    "How far a latent's Gaussian is from N(0, 1): $\\tfrac12(\\mu^2 + \\sigma^2 - 1 - \\log "
+    "\\sigma^2)$, with `logvar` = "
     "$\\log \\sigma^2$, averaged over all values of (b c h w). A scalar tensor.",
-    gaussian_kl, slow_kl, lambda seed: [draws(seed, (1, 1, 1, 2), (1, 1, 1, 2)), draws(seed, (2, 4, 3, 3), (2, 4, 3, 3))],
-    facts=(Fact("it is the integral of q log(q / p)", by_integration),
-           Fact("the project's posterior agrees", lambda fn: (
-               fn(*draws(4, (1, 2, 2, 2), (1, 2, 2, 2))), Gaussian(*draws(4, (1, 2, 2, 2), (1, 2, 2, 2))).kl()))), mutants=(
-        Mutant("log sigma for log variance", lambda m, v: gaussian_kl(m, 2 * v),
-               "The network's second output is halved before the exponential when a sample is drawn; here it is not."),
-        Mutant("summed over the picture", lambda m, v: gaussian_kl(m, v) * m[0].numel(),
-               "A widely copied loss sums over values and divides by the batch alone. Its weight of one in a million "
-               "belongs to that sum; with a mean it switches the term off."),
-        Mutant("the other way round", lambda m, v: .5 * (m ** 2 / v.exp() + (-v).exp() - 1 + v).mean(),
-               "KL(p || q) for KL(q || p): it punishes narrow latents without bound.")),
-    hints=("Four terms, half of their sum, a mean.", "`logvar.exp()` is the variance.",
-           "`.5 * (mean ** 2 + logvar.exp() - 1 - logvar).mean()`."), page=WORDS)
+    gaussian_kl,
+    slow_kl,
+    lambda seed: [draws(seed, (1, 1, 1, 2), (1, 1, 1, 2)), draws(seed, (2, 4, 3, 3), (2, 4, 3, 3))],
+    facts=(
+        Fact("it is the integral of q log(q / p)", by_integration),
+        Fact(
+            "the project's posterior agrees",
+            lambda fn: (
+                fn(*draws(4, (1, 2, 2, 2), (1, 2, 2, 2))),
+                Gaussian(*draws(4, (1, 2, 2, 2), (1, 2, 2, 2))).kl(),
+            ),
+        ),
+    ),
+    mutants=(
+        Mutant(
+            "log sigma for log variance",
+            lambda m, v: gaussian_kl(m, 2 * v),
+            (
+                "The network's second output is halved before the exponential when a sample is "
+                "drawn; here it is not."
+            ),
+        ),
+        Mutant(
+            "summed over the picture",
+            lambda m, v: gaussian_kl(m, v) * m[0].numel(),
+            "A widely copied loss sums over values and divides by the batch alone. Its weight of "
+            "one in a million "
+            "belongs to that sum; with a mean it switches the term off.",
+        ),
+        Mutant(
+            "the other way round",
+            lambda m, v: 0.5 * (m**2 / v.exp() + (-v).exp() - 1 + v).mean(),
+            "KL(p || q) for KL(q || p): it punishes narrow latents without bound.",
+        ),
+    ),
+    hints=(
+        "Four terms, half of their sum, a mean.",
+        "`logvar.exp()` is the variance.",
+        "`.5 * (mean ** 2 + logvar.exp() - 1 - logvar).mean()`.",
+    ),
+    page=WORDS,
+)
 
 
 def latent_scale(latents: Tensor) -> Tensor:
-    """The factor that brings latents (b c h w) to standard deviation 1, all channels together; a scalar tensor."""
+    """The factor that brings latents (b c h w) to standard deviation 1, all channels together; a
+    scalar tensor.
+    """
     return 1 / latents.std(correction=0)
 
 
 def slow_scale(latents):
     values = latents.double().flatten().tolist()
     mean = sum(values) / len(values)
-    return torch.tensor(1 / math.sqrt(sum((v - mean) ** 2 for v in values) / len(values)), dtype=latents.dtype)
+    return torch.tensor(
+        1 / math.sqrt(sum((v - mean) ** 2 for v in values) / len(values)), dtype=latents.dtype
+    )
 
 
 scaling = Exercise(
-    "latent_scale", "warm-up",
-    "Latents of an autoencoder have any size; a diffusion model wants variance 1. Return the one factor to multiply (b c h "
-    "w) with: one over the standard deviation (divided by n) of all values, about their mean. Stable Diffusion's is "
+    "latent_scale",
+    "warm-up",
+    "Latents of an autoencoder have any size; a diffusion model wants variance 1. Return the one "
+    "factor to multiply (b c h "
+    "w) with: one over the standard deviation (divided by n) of all values, about their mean. "
+    "Stable Diffusion's is "
     "0.18215.",
-    latent_scale, slow_scale,
-    lambda seed: [(5 * draws(seed, (1, 1, 2, 2))[0],),
-                  (draws(seed, (2, 4, 4, 4))[0] * torch.tensor([1., 3, 5, 8])[:, None, None] + 2,)],
-    facts=(Fact("scaled latents have variance 1", lambda fn: (
-        (fn(7 * draws(2, (2, 2, 4, 4))[0]) * 7 * draws(2, (2, 2, 4, 4))[0]).var(correction=0), 1.)),), mutants=(
-        Mutant("not inverted", lambda z: z.std(correction=0),
-               "Multiplied or divided? Code that decodes with `z * scale` for `z / scale` shows a grey picture."),
-        Mutant("one over the variance", lambda z: 1 / z.var(correction=0), "Latents of spread 5 end with a fifth."),
-        Mutant("about zero", lambda z: z.square().mean().rsqrt(),
-               "The mean counts as spread; latents with an offset come out too small.")),
-    hints=("One number for all channels.", "`std` divides by n - 1 unless told otherwise.",
-           "`1 / latents.std(correction=0)`."),
-    page=WORDS)
+    latent_scale,
+    slow_scale,
+    lambda seed: [
+        (5 * draws(seed, (1, 1, 2, 2))[0],),
+        (draws(seed, (2, 4, 4, 4))[0] * torch.tensor([1.0, 3, 5, 8])[:, None, None] + 2,),
+    ],
+    facts=(
+        Fact(
+            "scaled latents have variance 1",
+            lambda fn: (
+                (fn(7 * draws(2, (2, 2, 4, 4))[0]) * 7 * draws(2, (2, 2, 4, 4))[0]).var(
+                    correction=0
+                ),
+                1.0,
+            ),
+        ),
+    ),
+    mutants=(
+        Mutant(
+            "not inverted",
+            lambda z: z.std(correction=0),
+            (
+                "Multiplied or divided? Code that decodes with `z * scale` for `z / scale` shows "
+                "a grey picture."
+            ),
+        ),
+        Mutant(
+            "one over the variance",
+            lambda z: 1 / z.var(correction=0),
+            "Latents of spread 5 end with a fifth.",
+        ),
+        Mutant(
+            "about zero",
+            lambda z: z.square().mean().rsqrt(),
+            "The mean counts as spread; latents with an offset come out too small.",
+        ),
+    ),
+    hints=(
+        "One number for all channels.",
+        "`std` divides by n - 1 unless told otherwise.",
+        "`1 / latents.std(correction=0)`.",
+    ),
+    page=WORDS,
+)
 
 EXERCISES = (to_tokens, from_tokens, positions, kl, scaling)

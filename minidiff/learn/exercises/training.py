@@ -1,4 +1,7 @@
-"""What a training step does: which times and targets, which captions are dropped, and the average that is kept."""
+"""What a training step does: which times and targets, which captions are dropped, and the average
+that is kept.
+"""
+
 import torch
 from torch import Tensor
 
@@ -11,43 +14,85 @@ from minidiff.learn.exercises.process import LINEAR, PAGE
 D = torch.float64
 
 
-# ---- EMA ------------------------------------------------------------------------------------------------------------
+# ---- EMA -----------------------------------------------------------------------------------------
 
-def ema_update(shadow: list[Tensor], weights: list[Tensor], decay: float, step: int) -> list[Tensor]:
-    """The running average after step 0, 1, ...: keeps min(decay, (1 + step) / (10 + step)) of itself."""
+
+def ema_update(
+    shadow: list[Tensor], weights: list[Tensor], decay: float, step: int
+) -> list[Tensor]:
+    """The running average after step 0, 1, ...: keeps min(decay, (1 + step) / (10 + step)) of
+    itself.
+    """
     keep = min(decay, (1 + step) / (10 + step))
     return [keep * old + (1 - keep) * new for old, new in zip(shadow, weights)]
 
 
 def slow_ema(shadow, weights, decay, step, warm=True):
     keep = decay if not warm or (1 + step) / (10 + step) > decay else (1 + step) / (10 + step)
-    return [torch.lerp(new.double(), old.double(), keep).to(old.dtype) for old, new in zip(shadow, weights)]
+    return [
+        torch.lerp(new.double(), old.double(), keep).to(old.dtype)
+        for old, new in zip(shadow, weights)
+    ]
 
 
 ema = Exercise(
-    "ema_update", "warm-up",
-    "Pictures are drawn with an average of the weights over many steps. After step `step` (from 0) the average keeps the "
-    "share k = min(decay, (1 + step) / (10 + step)) of itself and takes 1 - k of the weights. Both are lists of tensors; "
+    "ema_update",
+    "warm-up",
+    "Pictures are drawn with an average of the weights over many steps. After step `step` (from "
+    "0) the average keeps the "
+    "share k = min(decay, (1 + step) / (10 + step)) of itself and takes 1 - k of the weights. "
+    "Both are lists of tensors; "
     "return a new list.",
-    ema_update, slow_ema, lambda seed: [([*draws(seed, (2,), (3, 2))], [*draws(seed + 9, (2,), (3, 2))], .999, step)
-                                        for step in (0, 5 + seed, 50_000)],
-    facts=(Fact("equal weights "
-                "stay", lambda fn: (fn([torch.ones(2)], [torch.ones(2)], .9, 3), [torch.ones(2)])),), mutants=(
-        Mutant("no warm-up", lambda s, w, d, k: slow_ema(s, w, d, k, warm=False),
-               "With decay .9999 the average remembers the random start for ten thousand steps: early samples are noise "
-               "though the network is fine."),
-        Mutant("the roles exchanged", lambda s, w, d, k: ema_update(w, s, d, k),
-               "It keeps a thousandth of itself: the plain weights, a step late. Nothing warns, samples are just worse."),
-        Mutant("the larger of the two", lambda s, w, d, k: slow_ema(s, w, max(d, (1 + k) / (10 + k)), k, warm=False),
-               "max for min: it never warms up, and late in training hardly moves any more.")),
-    hints=("One share for all tensors.", "`keep = min(decay, (1 + step) / (10 + step))`.",
-           "`keep * old + (1 - keep) * new`."), page=PAGE)
+    ema_update,
+    slow_ema,
+    lambda seed: [
+        ([*draws(seed, (2,), (3, 2))], [*draws(seed + 9, (2,), (3, 2))], 0.999, step)
+        for step in (0, 5 + seed, 50_000)
+    ],
+    facts=(
+        Fact(
+            "equal weights stay",
+            lambda fn: (fn([torch.ones(2)], [torch.ones(2)], 0.9, 3), [torch.ones(2)]),
+        ),
+    ),
+    mutants=(
+        Mutant(
+            "no warm-up",
+            lambda s, w, d, k: slow_ema(s, w, d, k, warm=False),
+            "With decay .9999 the average remembers the random start for ten thousand steps: "
+            "early samples are noise "
+            "though the network is fine.",
+        ),
+        Mutant(
+            "the roles exchanged",
+            lambda s, w, d, k: ema_update(w, s, d, k),
+            (
+                "It keeps a thousandth of itself: the plain weights, a step late. Nothing warns, "
+                "samples are just worse."
+            ),
+        ),
+        Mutant(
+            "the larger of the two",
+            lambda s, w, d, k: slow_ema(s, w, max(d, (1 + k) / (10 + k)), k, warm=False),
+            "max for min: it never warms up, and late in training hardly moves any more.",
+        ),
+    ),
+    hints=(
+        "One share for all tensors.",
+        "`keep = min(decay, (1 + step) / (10 + step))`.",
+        "`keep * old + (1 - keep) * new`.",
+    ),
+    page=PAGE,
+)
 
 
-# ---- dropped conditions ---------------------------------------------------------------------------------------------
+# ---- dropped conditions --------------------------------------------------------------------------
+
 
 def drop_condition(text: Tensor, empty: Tensor, u: Tensor, share: float) -> Tensor:
-    """Text states (b n d) with the rows whose u (b,), uniform in 0..1, is below `share` replaced by `empty` (n d)."""
+    """Text states (b n d) with the rows whose u (b,), uniform in 0..1, is below `share` replaced by
+    `empty` (n d).
+    """
     return torch.where((u < share)[:, None, None], empty, text)
 
 
@@ -57,35 +102,74 @@ def slow_drop(text, empty, u, share):
 
 def drop_cases(seed):
     g = torch.Generator().manual_seed(seed)
-    return [(*draws(seed, (2, 2, 3), (2, 3)), torch.tensor([.05, .9]), .1),
-            (*draws(seed, (9, 2, 3), (2, 3)), torch.cat([torch.tensor([.05, .9]), torch.rand(7, generator=g)]), .3)]
+    return [
+        (*draws(seed, (2, 2, 3), (2, 3)), torch.tensor([0.05, 0.9]), 0.1),
+        (
+            *draws(seed, (9, 2, 3), (2, 3)),
+            torch.cat([torch.tensor([0.05, 0.9]), torch.rand(7, generator=g)]),
+            0.3,
+        ),
+    ]
 
 
 dropped = Exercise(
-    "drop_condition", "warm-up",
-    "Guidance needs a network that also knows pictures without a caption. So in a share of the rows the caption's text "
-    "states (b n d) are replaced by those of the empty prompt, `empty` (n d): where u (b,), drawn uniformly from 0..1, is "
+    "drop_condition",
+    "warm-up",
+    "Guidance needs a network that also knows pictures without a caption. So in a share of the "
+    "rows the caption's text "
+    "states (b n d) are replaced by those of the empty prompt, `empty` (n d): where u (b,), drawn "
+    "uniformly from 0..1, is "
     "below `share`.",
-    drop_condition, slow_drop, drop_cases, facts=(
-        Fact("share 0 drops "
-             "none", lambda fn: (fn(torch.ones(2, 1, 1), torch.zeros(1, 1), torch.zeros(2), 0.), torch.ones(2, 1, 1))),),
+    drop_condition,
+    slow_drop,
+    drop_cases,
+    facts=(
+        Fact(
+            "share 0 drops none",
+            lambda fn: (
+                fn(torch.ones(2, 1, 1), torch.zeros(1, 1), torch.zeros(2), 0.0),
+                torch.ones(2, 1, 1),
+            ),
+        ),
+    ),
     mutants=(
-        Mutant("zeros for the empty prompt", lambda x, e, u, p: drop_condition(x, torch.zeros_like(e), u, p),
-               "The tower's answer to \"\" is not zero. If training drops to zeros and sampling asks with \"\", guidance "
-               "compares with something never learned."),
-        Mutant("one draw for the batch", lambda x, e, u, p: drop_condition(x, e, u[:1].expand(len(u)), p),
-               "Whole batches lose their captions at once: gradients get noisier, and the share is only right on average."),
-        Mutant("the share is kept", lambda x, e, u, p: drop_condition(x, e, 1 - u, 1 - p),
-               "Nine captions in ten are dropped, and the prompt means next to nothing.")),
-    hints=("A choice per row.", "`(u < share)[:, None, None]` goes with (b n d).",
-           "`torch.where(..., empty, text)`."), page=PAGE)
+        Mutant(
+            "zeros for the empty prompt",
+            lambda x, e, u, p: drop_condition(x, torch.zeros_like(e), u, p),
+            'The tower\'s answer to "" is not zero. If training drops to zeros and sampling asks '
+            'with "", guidance '
+            "compares with something never learned.",
+        ),
+        Mutant(
+            "one draw for the batch",
+            lambda x, e, u, p: drop_condition(x, e, u[:1].expand(len(u)), p),
+            (
+                "Whole batches lose their captions at once: gradients get noisier, and the share "
+                "is only right on average."
+            ),
+        ),
+        Mutant(
+            "the share is kept",
+            lambda x, e, u, p: drop_condition(x, e, 1 - u, 1 - p),
+            "Nine captions in ten are dropped, and the prompt means next to nothing.",
+        ),
+    ),
+    hints=(
+        "A choice per row.",
+        "`(u < share)[:, None, None]` goes with (b n d).",
+        "`torch.where(..., empty, text)`.",
+    ),
+    page=PAGE,
+)
 
 
-# ---- min-SNR --------------------------------------------------------------------------------------------------------
+# ---- min-SNR -------------------------------------------------------------------------------------
+
 
 def min_snr_weight(sch: Schedule, t: Tensor, gamma: float, prediction: str) -> Tensor:
-    """Weights (b,) in float64 of the squared errors at times t (b,) in 1 .. T, for the targets "eps" or "v" of a variance
-    preserving schedule."""
+    """Weights (b,) in float64 of the squared errors at times t (b,) in 1 .. T, for the targets
+    "eps" or "v" of a variance preserving schedule.
+    """
     snr = (sch.alpha / sch.sigma).square()[t]
     return snr.clamp(max=gamma) / (snr if prediction == "eps" else snr + 1)
 
@@ -94,50 +178,84 @@ def slow_min_snr(sch, t, gamma, prediction):
     out = []
     for u in t.tolist():
         a, s = sch.alpha[u].item() ** 2, sch.sigma[u].item() ** 2
-        weight_x0 = min(a / s, gamma)                                      # errors squared: x0 = s / a eps = s v
+        weight_x0 = min(a / s, gamma)  # errors squared: x0 = s / a eps = s v
         out.append(weight_x0 * (s / a if prediction == "eps" else s))
     return torch.tensor(out, dtype=D)
 
 
 def snr_cases(seed):
     g = torch.Generator().manual_seed(seed)
-    return [(LINEAR, torch.tensor([1, 100, 1000]), 5., p) for p in ("eps", "v")] + [
-        (LINEAR, torch.randint(1, 1001, (9,), generator=g), 1., p) for p in ("eps", "v")]
+    return [(LINEAR, torch.tensor([1, 100, 1000]), 5.0, p) for p in ("eps", "v")] + [
+        (LINEAR, torch.randint(1, 1001, (9,), generator=g), 1.0, p) for p in ("eps", "v")
+    ]
 
 
 min_snr = Exercise(
-    "min_snr_weight", "core",
-    "Min-SNR (Hang et al. 2023): every time should weigh min(SNR, gamma) as an error of x0, $\\mathrm{SNR} = \\alpha^2 / "
-    "\\sigma^2$. An error of eps is $\\alpha / \\sigma$ times that of x0, one of v is $1 / \\sigma$ times it (variance "
-    "preserving). Return the weights (b,) of the squared errors for `prediction` \"eps\" or \"v\" at times t (b,), "
+    "min_snr_weight",
+    "core",
+    "Min-SNR (Hang et al. 2023): every time should weigh min(SNR, gamma) as an error of x0, "
+    "$\\mathrm{SNR} = \\alpha^2 / "
+    "\\sigma^2$. An error of eps is $\\alpha / \\sigma$ times that of x0, one of v is $1 / "
+    "\\sigma$ times it (variance "
+    'preserving). Return the weights (b,) of the squared errors for `prediction` "eps" or "v" at '
+    "times t (b,), "
     "float64.",
-    min_snr_weight, slow_min_snr, snr_cases, mutants=(
-        Mutant("v weighted as eps", lambda sch, t, g, p: min_snr_weight(sch, t, g, "eps"),
-               "A known bug of training scripts: SNR for SNR + 1. At the noisy end, where SNR is nearly 0, weights stay at "
-               "1 that should vanish."),
-        Mutant("the larger of the two", lambda sch, t, g, p: (sch.alpha / sch.sigma).square()[t].clamp(min=g) / (
-            (sch.alpha / sch.sigma).square()[t] + (p == "v")),
-             "max for min: the clean end weighs most, as SNR itself would."),
-        Mutant("the ratio without its square", lambda sch, t, g, p: (sch.alpha / sch.sigma)[t].clamp(max=g) / (
-            (sch.alpha / sch.sigma)[t] + (p == "v")), "SNR is a ratio of variances.")),
-    hints=("Write the loss as weight times |x0 error|^2 first.", "|eps error|^2 = SNR |x0 error|^2; for v it is SNR + 1.",
-           "`snr.clamp(max=gamma) / snr`, or `/ (snr + 1)` for v."), tolerance=1e-9, page=PAGE)
+    min_snr_weight,
+    slow_min_snr,
+    snr_cases,
+    mutants=(
+        Mutant(
+            "v weighted as eps",
+            lambda sch, t, g, p: min_snr_weight(sch, t, g, "eps"),
+            "A known bug of training scripts: SNR for SNR + 1. At the noisy end, where SNR is "
+            "nearly 0, weights stay at "
+            "1 that should vanish.",
+        ),
+        Mutant(
+            "the larger of the two",
+            lambda sch, t, g, p: (
+                (sch.alpha / sch.sigma).square()[t].clamp(min=g)
+                / ((sch.alpha / sch.sigma).square()[t] + (p == "v"))
+            ),
+            "max for min: the clean end weighs most, as SNR itself would.",
+        ),
+        Mutant(
+            "the ratio without its square",
+            lambda sch, t, g, p: (
+                (sch.alpha / sch.sigma)[t].clamp(max=g) / ((sch.alpha / sch.sigma)[t] + (p == "v"))
+            ),
+            "SNR is a ratio of variances.",
+        ),
+    ),
+    hints=(
+        "Write the loss as weight times |x0 error|^2 first.",
+        "|eps error|^2 = SNR |x0 error|^2; for v it is SNR + 1.",
+        "`snr.clamp(max=gamma) / snr`, or `/ (snr + 1)` for v.",
+    ),
+    tolerance=1e-9,
+    page=PAGE,
+)
 
 
-# ---- the loss -------------------------------------------------------------------------------------------------------
+# ---- the loss ------------------------------------------------------------------------------------
 
-def training_loss(net, sch: Schedule, x0: Tensor, t: Tensor, eps: Tensor, prediction: str) -> Tensor:
-    """Mean squared error of net(x_t, t - 1) on the target of "eps", "x0" or "v"; x0, eps (b c h w), t (b,) in 1 .. T."""
+
+def training_loss(
+    net, sch: Schedule, x0: Tensor, t: Tensor, eps: Tensor, prediction: str
+) -> Tensor:
+    """Mean squared error of net(x_t, t - 1) on the target of "eps", "x0" or "v"; x0, eps (b c h w),
+    t (b,) in 1 .. T.
+    """
     out = net(process.q_sample(sch, x0, t, eps), t - 1)
     return (out - process.target(sch, x0, eps, t, prediction)).square().mean()
 
 
 def toy_net(x, t):
-    return .3 * x + (t.view(-1, 1, 1, 1).to(x.dtype) / 1000).sin()
+    return 0.3 * x + (t.view(-1, 1, 1, 1).to(x.dtype) / 1000).sin()
 
 
 def slow_loss(net, sch, x0, t, eps, prediction, shift=1, one=False, mean=True):
-    total = 0.
+    total = 0.0
     for i, u in enumerate(t.tolist() if not one else [t[0].item()] * len(t)):
         a, s = sch.alpha[u].item(), sch.sigma[u].item()
         out = net((a * x0[i] + s * eps[i])[None], torch.tensor([u - shift]))[0]
@@ -148,28 +266,67 @@ def slow_loss(net, sch, x0, t, eps, prediction, shift=1, one=False, mean=True):
 
 def loss_cases(seed):
     g = torch.Generator().manual_seed(seed)
-    return [(toy_net, LINEAR, *(v.double() for v in draws(seed, shape)), torch.cat([torch.tensor([1000]), torch.randint(
-        1, 1001, (len(eps) - 1,), generator=g)]), eps.double(), p)
-        for p, shape in (("eps", (1, 1, 2, 2)), ("v", (3, 2, 2, 2)), ("x0", (2, 1, 3, 3)), ("eps", (4, 2, 2, 2)))
-        for eps in draws(seed + 20, shape)]
+    return [
+        (
+            toy_net,
+            LINEAR,
+            *(v.double() for v in draws(seed, shape)),
+            torch.cat([torch.tensor([1000]), torch.randint(1, 1001, (len(eps) - 1,), generator=g)]),
+            eps.double(),
+            p,
+        )
+        for p, shape in (
+            ("eps", (1, 1, 2, 2)),
+            ("v", (3, 2, 2, 2)),
+            ("x0", (2, 1, 3, 3)),
+            ("eps", (4, 2, 2, 2)),
+        )
+        for eps in draws(seed + 20, shape)
+    ]
 
 
 loss = Exercise(
-    "training_loss", "build",
-    "The whole of DDPM training but for the optimiser. Noise the pictures x0 (b c h w) with `eps` to their own times t "
-    "(b,), indices 1 .. T of the schedule; ask `net(x_t, t - 1)` (networks count from 0); return the mean squared error on "
+    "training_loss",
+    "build",
+    "The whole of DDPM training but for the optimiser. Noise the pictures x0 (b c h w) with `eps` "
+    "to their own times t "
+    "(b,), indices 1 .. T of the schedule; ask `net(x_t, t - 1)` (networks count from 0); return "
+    "the mean squared error on "
     "the target: eps, x0, or $v = \\alpha_t \\epsilon - \\sigma_t x_0$.",
-    training_loss, slow_loss, loss_cases, tolerance=1e-8, mutants=(
-        Mutant("the network told the index", lambda *a: slow_loss(*a, shift=0),
-               "One time off between training and sampling: a slight haze over everything, and an index out of range at "
-               "T."),
-        Mutant("one time for the batch", lambda *a: slow_loss(*a, one=True),
-               "All rows get the time of the first. It learns, slowly and with noisy gradients."),
-        Mutant("a sum over pixels", lambda *a: slow_loss(*a, mean=False),
-               "Then the learning rate depends on the size of pictures."),
-        Mutant("eps whatever is predicted", lambda net, sch, x0, t, eps, p: slow_loss(net, sch, x0, t, eps, "eps"),
-               "A v-model fine-tuned on eps: it worsens from the first step on.")),
-    hints=("`process.q_sample` and `process.target` take t (b,) as well as an int.", "The network's time is t - 1.",
-           "`(net(x_t, t - 1) - process.target(sch, x0, eps, t, prediction)).square().mean()`."), page=PAGE)
+    training_loss,
+    slow_loss,
+    loss_cases,
+    tolerance=1e-8,
+    mutants=(
+        Mutant(
+            "the network told the index",
+            lambda *a: slow_loss(*a, shift=0),
+            "One time off between training and sampling: a slight haze over everything, and an "
+            "index out of range at "
+            "T.",
+        ),
+        Mutant(
+            "one time for the batch",
+            lambda *a: slow_loss(*a, one=True),
+            "All rows get the time of the first. It learns, slowly and with noisy gradients.",
+        ),
+        Mutant(
+            "a sum over pixels",
+            lambda *a: slow_loss(*a, mean=False),
+            "Then the learning rate depends on the size of pictures.",
+        ),
+        Mutant(
+            "eps whatever is predicted",
+            lambda net, sch, x0, t, eps, p: slow_loss(net, sch, x0, t, eps, "eps"),
+            "A v-model fine-tuned on eps: it worsens from the first step on.",
+        ),
+    ),
+    hints=(
+        "`process.q_sample` and `process.target` take t (b,) as well as an int.",
+        "The network's time is t - 1.",
+        "`(net(x_t, t - 1) - process.target(sch, x0, eps, t, prediction)).square().mean()`.",
+    ),
+    page=PAGE,
+)
 
 EXERCISES = (ema, dropped, min_snr, loss)

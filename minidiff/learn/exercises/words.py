@@ -1,4 +1,7 @@
-"""Words and weights: whose map a new word gets, what is done to the maps, how a LoRA is merged, a word that is learned."""
+"""Words and weights: whose map a new word gets, what is done to the maps, how a LoRA is merged, a
+word that is learned.
+"""
+
 import torch
 from torch import Tensor
 
@@ -9,18 +12,20 @@ from minidiff.learn.exercises.networks import draws
 LORA, EMBED = "tutorials/weights/lora.md", "tutorials/weights/embeddings.md"
 
 
-# ---- replaced words -------------------------------------------------------------------------------------------------
+# ---- replaced words ------------------------------------------------------------------------------
+
 
 def span_map(source: list[list[int]], target: list[list[int]], n: int) -> Tensor:
-    """M (n n): M[i, j] is the share of source token i in target token j, for words given as lists of token positions.
+    """M (n n): M[i, j] is the share of source token i in target token j, for words given as lists
+    of token positions.
 
-    Word k of the source stands for word k of the target: token by token if they have equally many, else every target
-    token gets the mean of the source word's. Other columns are 0.
+    Word k of the source stands for word k of the target: token by token if they have equally many,
+    else every target token gets the mean of the source word's. Other columns are 0.
     """
     M = torch.zeros(n, n)
     for a, b in zip(source, target):
         for i, j in zip(a, b) if len(a) == len(b) else [(i, j) for j in b for i in a]:
-            M[i, j] = 1. if len(a) == len(b) else 1 / len(a)
+            M[i, j] = 1.0 if len(a) == len(b) else 1 / len(a)
     return M
 
 
@@ -44,8 +49,12 @@ def spans(seed):
         for n in torch.randint(1, 4, (4,), generator=g).tolist():
             side.append([*range(at, at + n)])
             at += n
-    return [([[1], [2]], [[1], [2]], 3), ([[1], [2, 3], [4]], [[1], [2], [3]], 5), ([[1], [2]], [[1], [2, 3, 4]], 5),
-            (*words, 14)]
+    return [
+        ([[1], [2]], [[1], [2]], 3),
+        ([[1], [2, 3], [4]], [[1], [2], [3]], 5),
+        ([[1], [2]], [[1], [2, 3, 4]], 5),
+        (*words, 14),
+    ]
 
 
 def spans_like(share=lambda a, b: 1 / len(a), pairs=None):
@@ -53,39 +62,75 @@ def spans_like(share=lambda a, b: 1 / len(a), pairs=None):
         M = torch.zeros(n, n)
         for a, b in zip(source, target):
             for i, j in zip(a, b) if len(a) == len(b) or pairs else [(i, j) for j in b for i in a]:
-                M[i, j] = 1. if len(a) == len(b) else share(a, b)
+                M[i, j] = 1.0 if len(a) == len(b) else share(a, b)
         return M
+
     return wrong
 
 
 replaced = Exercise(
-    "span_map", "core",
-    "Prompt-to-prompt's \"replace\": target word k takes over the attention of source word k. Words are lists of token "
-    "positions (`source`, `target`, equally many words). Return M (n n) so that maps (.. n) @ M are the target's: words of "
-    "equal length pair token by token; otherwise each target token gets the mean over the source word's tokens. Unused "
+    "span_map",
+    "core",
+    'Prompt-to-prompt\'s "replace": target word k takes over the attention of source word k. '
+    "Words are lists of token "
+    "positions (`source`, `target`, equally many words). Return M (n n) so that maps (.. n) @ M "
+    "are the target's: words of "
+    "equal length pair token by token; otherwise each target token gets the mean over the source "
+    "word's tokens. Unused "
     "columns are 0.",
-    span_map, slow_span_map, spans, facts=(
-        Fact("a column sums to 1 where there is a partner", lambda fn: (fn([[1, 2, 3]], [[1, 2]], 5).sum(0),
-                                                                       torch.tensor([0., 1, 1, 0, 0]))),), mutants=(
-        Mutant("divided by the target's tokens", spans_like(lambda a, b: 1 / len(b)),
-               "A widely copied version does this: two tokens replaced by one then give it twice the attention there is, "
-               "one replaced by three a third of it."),
-        Mutant("not shared out", spans_like(lambda a, b: 1.),
-               "A word of three tokens hands over three times its attention."),
-        Mutant("as many tokens as both have", spans_like(lambda a, b: 1., pairs=True),
-               "Further tokens of the new word look nowhere, since their columns stay 0."),
-        Mutant("transposed", lambda s, t, n: span_map(s, t, n).T,
-               "Rows are source tokens. The other way round, nothing fails as long as all words have one token at equal "
-               "places.")),
-    hints=("Two loops: words, then tokens.", "`zip(a, b)` for equal lengths, all pairs otherwise.",
-           "The value is 1, or 1 / len(a)."),
-    page=P2P)
+    span_map,
+    slow_span_map,
+    spans,
+    facts=(
+        Fact(
+            "a column sums to 1 where there is a partner",
+            lambda fn: (fn([[1, 2, 3]], [[1, 2]], 5).sum(0), torch.tensor([0.0, 1, 1, 0, 0])),
+        ),
+    ),
+    mutants=(
+        Mutant(
+            "divided by the target's tokens",
+            spans_like(lambda a, b: 1 / len(b)),
+            "A widely copied version does this: two tokens replaced by one then give it twice the "
+            "attention there is, "
+            "one replaced by three a third of it.",
+        ),
+        Mutant(
+            "not shared out",
+            spans_like(lambda a, b: 1.0),
+            "A word of three tokens hands over three times its attention.",
+        ),
+        Mutant(
+            "as many tokens as both have",
+            spans_like(lambda a, b: 1.0, pairs=True),
+            "Further tokens of the new word look nowhere, since their columns stay 0.",
+        ),
+        Mutant(
+            "transposed",
+            lambda s, t, n: span_map(s, t, n).T,
+            "Rows are source tokens. The other way round, nothing fails as long as all words have "
+            "one token at equal "
+            "places.",
+        ),
+    ),
+    hints=(
+        "Two loops: words, then tokens.",
+        "`zip(a, b)` for equal lengths, all pairs otherwise.",
+        "The value is 1, or 1 / len(a).",
+    ),
+    page=P2P,
+)
 
 
-# ---- maps under an edit ---------------------------------------------------------------------------------------------
+# ---- maps under an edit --------------------------------------------------------------------------
 
-def edited_maps(source: Tensor, edit: Tensor, M: Tensor, alpha: Tensor, on: float, weight: Tensor) -> Tensor:
-    """The edit's attention maps (b h n m): source's through M (m m) where alpha (m,) is 1 and `on`, times weight (m,)."""
+
+def edited_maps(
+    source: Tensor, edit: Tensor, M: Tensor, alpha: Tensor, on: float, weight: Tensor
+) -> Tensor:
+    """The edit's attention maps (b h n m): source's through M (m m) where alpha (m,) is 1 and `on`,
+    times weight (m,).
+    """
     mixed = alpha * (source @ M) + (1 - alpha) * edit
     return (on * mixed + (1 - on) * edit) * weight
 
@@ -100,43 +145,80 @@ def slow_edited(source, edit, M, alpha, on, weight, normal=False):
 
 def map_cases(seed):
     g = torch.Generator().manual_seed(seed)
-    M, alpha = span_map([[0], [1], [2, 3]], [[0], [2], [1]], 4), torch.tensor([1., 1, 0, 1])
-    loud = torch.tensor([1., 1, 2, .5])
+    M, alpha = span_map([[0], [1], [2, 3]], [[0], [2], [1]], 4), torch.tensor([1.0, 1, 0, 1])
+    loud = torch.tensor([1.0, 1, 2, 0.5])
     pairs = [[v.softmax(-1) for v in torch.randn(2, b, 2, 3, 4, generator=g)] for b in (1, 1, 2)]
-    return [(*pairs[0], torch.eye(4), torch.ones(4), 1., torch.ones(4)), (*pairs[1], M, alpha, 1., loud),
-            (*pairs[2], M, alpha, 0., loud)]
+    return [
+        (*pairs[0], torch.eye(4), torch.ones(4), 1.0, torch.ones(4)),
+        (*pairs[1], M, alpha, 1.0, loud),
+        (*pairs[2], M, alpha, 0.0, loud),
+    ]
 
 
 injection = Exercise(
-    "edited_maps", "core",
-    "All that prompt-to-prompt does to cross-attention, in one function. `source`, `edit`: maps (b h n m) over m tokens. "
-    "Where a target token has a partner (`alpha` (m,) is 1) the edit takes the source's maps, carried over by `M` (m m); "
-    "elsewhere it keeps its own. `on` is 1 in the steps in which maps are injected, 0 later. At all times each token's "
+    "edited_maps",
+    "core",
+    "All that prompt-to-prompt does to cross-attention, in one function. `source`, `edit`: maps "
+    "(b h n m) over m tokens. "
+    "Where a target token has a partner (`alpha` (m,) is 1) the edit takes the source's maps, "
+    "carried over by `M` (m m); "
+    "elsewhere it keeps its own. `on` is 1 in the steps in which maps are injected, 0 later. At "
+    "all times each token's "
     "column is multiplied by its `weight` (m,), and rows are left as they then are.",
-    edited_maps, slow_edited, map_cases, mutants=(
-        Mutant("renormalised", lambda *a: slow_edited(*a, normal=True),
-               "Rows that sum to 1 again take back most of the weight; the published method leaves them."),
-        Mutant("M transposed", lambda s, e, M, a, on, w: edited_maps(s, e, M.T, a, on, w),
-               "Symmetric for swapped single tokens, so short tests pass."),
-        Mutant("all tokens from the source", lambda s, e, M, a, on, w: edited_maps(s, e, M, torch.ones_like(a), on, w),
-               "New words have empty columns: they are attended to nowhere, and do not appear."),
-        Mutant("weights only while maps are "
-               "injected", lambda s, e, M, a, on, w: edited_maps(s, e, M, a, on, w if on else 1. + 0 * w),
-               "A louder word falls silent when injection ends.")),
-    hints=("First what the source offers, then who takes it, then when, then how loud.",
-           "`source @ M` carries maps over.",
-           "`mixed = alpha * (source @ M) + (1 - alpha) * edit`; `(on * mixed + (1 - on) * edit) * weight`."), page=P2P)
+    edited_maps,
+    slow_edited,
+    map_cases,
+    mutants=(
+        Mutant(
+            "renormalised",
+            lambda *a: slow_edited(*a, normal=True),
+            (
+                "Rows that sum to 1 again take back most of the weight; the published method "
+                "leaves them."
+            ),
+        ),
+        Mutant(
+            "M transposed",
+            lambda s, e, M, a, on, w: edited_maps(s, e, M.T, a, on, w),
+            "Symmetric for swapped single tokens, so short tests pass.",
+        ),
+        Mutant(
+            "all tokens from the source",
+            lambda s, e, M, a, on, w: edited_maps(s, e, M, torch.ones_like(a), on, w),
+            "New words have empty columns: they are attended to nowhere, and do not appear.",
+        ),
+        Mutant(
+            "weights only while maps are injected",
+            lambda s, e, M, a, on, w: edited_maps(s, e, M, a, on, w if on else 1.0 + 0 * w),
+            "A louder word falls silent when injection ends.",
+        ),
+    ),
+    hints=(
+        "First what the source offers, then who takes it, then when, then how loud.",
+        "`source @ M` carries maps over.",
+        (
+            "`mixed = alpha * (source @ M) + (1 - alpha) * edit`; `(on * mixed + (1 - on) * "
+            "edit) * weight`."
+        ),
+    ),
+    page=P2P,
+)
 
 
-# ---- LoRA -----------------------------------------------------------------------------------------------------------
+# ---- LoRA ----------------------------------------------------------------------------------------
+
 
 def lora_weight(W: Tensor, A: Tensor, B: Tensor, alpha: float, strength: float) -> Tensor:
-    """W (out in) or (out in kh kw) with a LoRA merged: A (r in ..) down, B (out r ..) up, scaled by alpha / r."""
+    """W (out in) or (out in kh kw) with a LoRA merged: A (r in ..) down, B (out r ..) up, scaled by
+    alpha / r.
+    """
     return W + strength * alpha / len(A) * (B.flatten(1) @ A.flatten(1)).view_as(W)
 
 
 def slow_lora(W, A, B, alpha, strength, scale=None):
-    """Layer by layer, as a network would run it: what the two thin layers give for every unit input."""
+    """Layer by layer, as a network would run it: what the two thin layers give for every unit
+    input.
+    """
     out, r = W.clone().flatten(1), len(A)
     for k, unit in enumerate(torch.eye(out.shape[1])):
         factor = alpha / r if scale is None else scale(A, B, alpha)
@@ -145,40 +227,77 @@ def slow_lora(W, A, B, alpha, strength, scale=None):
 
 
 def lora_cases(seed):
-    return [(*draws(seed, (2, 2), (1, 2), (2, 1)), 1., 1.), (*draws(seed, (6, 5), (3, 5), (6, 3)), 8., .7),
-            (*draws(seed, (4, 3, 3, 3), (2, 3, 3, 3), (4, 2, 1, 1)), 1., -1.)]
+    return [
+        (*draws(seed, (2, 2), (1, 2), (2, 1)), 1.0, 1.0),
+        (*draws(seed, (6, 5), (3, 5), (6, 3)), 8.0, 0.7),
+        (*draws(seed, (4, 3, 3, 3), (2, 3, 3, 3), (4, 2, 1, 1)), 1.0, -1.0),
+    ]
 
 
 def lora_like(scale):
-    return lambda W, A, B, alpha, strength: slow_lora(W, A, B, alpha, strength, lambda a, b, al: scale(a, b, al, strength))
+    return lambda W, A, B, alpha, strength: slow_lora(
+        W, A, B, alpha, strength, lambda a, b, al: scale(a, b, al, strength)
+    )
 
 
 merged = Exercise(
-    "lora_weight", "warm-up",
-    "Merge a LoRA: $W' = W + strength \\cdot \\frac{\\alpha}{r} B A$. A (r in) maps down, B (out r) up, r is the rank. For "
-    "a convolution W is (out in kh kw), A (r in kh kw), B (out r 1 1), and all count as matrices with what is behind the "
+    "lora_weight",
+    "warm-up",
+    "Merge a LoRA: $W' = W + strength \\cdot \\frac{\\alpha}{r} B A$. A (r in) maps down, B (out "
+    "r) up, r is the rank. For "
+    "a convolution W is (out in kh kw), A (r in kh kw), B (out r 1 1), and all count as matrices "
+    "with what is behind the "
     "first axis laid flat.",
-    lora_weight, slow_lora, lora_cases, facts=(
-        Fact("strength 0 changes "
-             "nothing", lambda fn: (fn(*draws(1, (2, 3), (1, 3), (2, 1)), 4., 0.), draws(1, (2, 3))[0])),),
+    lora_weight,
+    slow_lora,
+    lora_cases,
+    facts=(
+        Fact(
+            "strength 0 changes nothing",
+            lambda fn: (fn(*draws(1, (2, 3), (1, 3), (2, 1)), 4.0, 0.0), draws(1, (2, 3))[0]),
+        ),
+    ),
     mutants=(
-        Mutant("alpha forgotten", lora_like(lambda a, b, al, s: 1.),
-               "Right for files with alpha = r, such as some trainers write. Others have alpha 1 at rank 128: then the "
-               "picture falls apart."),
-        Mutant("alpha not divided by the rank", lora_like(lambda a, b, al, s: al),
-               "Files of different rank then differ in strength, which the division was invented for."),
-        Mutant("the rank from the wrong axis", lora_like(lambda a, b, al, s: al / len(b)),
-               "The first axis of B is the output."),
-        Mutant("the strength in both factors", lora_like(lambda a, b, al, s: al / len(a) * s),
-               "Scaled A and scaled B: .7 becomes .49, and -1 does the same as 1.")),
-    hints=("One matrix product.", "`flatten(1)` makes a matrix of a kernel.",
-           "`W + strength * alpha / len(A) * (B.flatten(1) @ A.flatten(1)).view_as(W)`."), tolerance=2e-5, page=LORA)
+        Mutant(
+            "alpha forgotten",
+            lora_like(lambda a, b, al, s: 1.0),
+            "Right for files with alpha = r, such as some trainers write. Others have alpha 1 at "
+            "rank 128: then the "
+            "picture falls apart.",
+        ),
+        Mutant(
+            "alpha not divided by the rank",
+            lora_like(lambda a, b, al, s: al),
+            "Files of different rank then differ in strength, which the division was invented for.",
+        ),
+        Mutant(
+            "the rank from the wrong axis",
+            lora_like(lambda a, b, al, s: al / len(b)),
+            "The first axis of B is the output.",
+        ),
+        Mutant(
+            "the strength in both factors",
+            lora_like(lambda a, b, al, s: al / len(a) * s),
+            "Scaled A and scaled B: .7 becomes .49, and -1 does the same as 1.",
+        ),
+    ),
+    hints=(
+        "One matrix product.",
+        "`flatten(1)` makes a matrix of a kernel.",
+        "`W + strength * alpha / len(A) * (B.flatten(1) @ A.flatten(1)).view_as(W)`.",
+    ),
+    tolerance=2e-5,
+    page=LORA,
+)
 
 
-# ---- textual inversion ----------------------------------------------------------------------------------------------
+# ---- textual inversion ---------------------------------------------------------------------------
+
 
 def expand_word(ids: list[int], word: int, first: int, count: int) -> list[int]:
-    """Token ids in which each `word` is replaced by the `count` ids of its vectors: first, first + 1, ..."""
+    """Token ids in which each `word` is replaced by the `count` ids of its vectors: first, first +
+    1, ...
+    """
     return [j for i in ids for j in ([*range(first, first + count)] if i == word else [i])]
 
 
@@ -194,46 +313,102 @@ def slow_expand(ids, word, first, count):
 
 
 expanded = Exercise(
-    "expand_word", "warm-up",
-    "Textual inversion may learn several vectors for one word. They are rows first, first + 1, ... of the table. In a list "
+    "expand_word",
+    "warm-up",
+    "Textual inversion may learn several vectors for one word. They are rows first, first + 1, "
+    "... of the table. In a list "
     "of token ids replace every `word` by the ids of its `count` vectors, in order.",
-    expand_word, slow_expand,
-    lambda seed: [([5, 9, 6], 9, 100, 2), ([9, 1, 9, 9], 9, 50, 3), ([1, 2], 9, 50, 3),
-                  (torch.randint(4, (8,), generator=torch.Generator().manual_seed(seed)).tolist(), 2, 4, 1)],
+    expand_word,
+    slow_expand,
+    lambda seed: [
+        ([5, 9, 6], 9, 100, 2),
+        ([9, 1, 9, 9], 9, 50, 3),
+        ([1, 2], 9, 50, 3),
+        (torch.randint(4, (8,), generator=torch.Generator().manual_seed(seed)).tolist(), 2, 4, 1),
+    ],
     mutants=(
-        Mutant("only the first", lambda ids, w, f, n: slow_expand(ids[:ids.index(w) + 1], w, f, n) + ids[ids.index(w) + 1:]
-               if w in ids else list(ids), "\"<cat> and <cat>\": the second one stays an unknown token."),
-        Mutant("one vector repeated", lambda ids, w, f, n: [j for i in ids for j in ([f] * n if i == w else [i])],
-               "As long as it should be, but all of them are the first vector."),
-        Mutant("one vector", lambda ids, w, f, n: [f if i == w else i for i in ids],
-               "The other vectors of the file are never used.")),
-    hints=("A list grows while another is read.", "`range(first, first + count)`.",
-           "Two `for` in one comprehension."), page=EMBED)
+        Mutant(
+            "only the first",
+            lambda ids, w, f, n: (
+                slow_expand(ids[: ids.index(w) + 1], w, f, n) + ids[ids.index(w) + 1 :]
+                if w in ids
+                else list(ids)
+            ),
+            '"<cat> and <cat>": the second one stays an unknown token.',
+        ),
+        Mutant(
+            "one vector repeated",
+            lambda ids, w, f, n: [j for i in ids for j in ([f] * n if i == w else [i])],
+            "As long as it should be, but all of them are the first vector.",
+        ),
+        Mutant(
+            "one vector",
+            lambda ids, w, f, n: [f if i == w else i for i in ids],
+            "The other vectors of the file are never used.",
+        ),
+    ),
+    hints=(
+        "A list grows while another is read.",
+        "`range(first, first + count)`.",
+        "Two `for` in one comprehension.",
+    ),
+    page=EMBED,
+)
 
 
 def keep_rows(table: Tensor, before: Tensor, learned: list[int]) -> Tensor:
-    """The table (n d) after an optimiser's step, all rows but the `learned` ones as they were `before`."""
+    """The table (n d) after an optimiser's step, all rows but the `learned` ones as they were
+    `before`.
+    """
     keep = torch.ones(len(table), 1, dtype=torch.bool)
     keep[learned] = False
     return torch.where(keep, before, table)
 
 
 frozen = Exercise(
-    "keep_rows", "warm-up",
-    "In textual inversion only the new word's rows may change. But optimisers with momentum or weight decay move every row "
-    "of the table. Return the table (n d) after the step with all rows except `learned` (a list of indices) as they were "
+    "keep_rows",
+    "warm-up",
+    "In textual inversion only the new word's rows may change. But optimisers with momentum or "
+    "weight decay move every row "
+    "of the table. Return the table (n d) after the step with all rows except `learned` (a list "
+    "of indices) as they were "
     "`before`.",
     keep_rows,
-    lambda new, old, learned: torch.stack([new[i] if i in learned else old[i] for i in range(len(new))]),
-    lambda seed: [(*draws(seed, (3, 2), (3, 2)), [2]), (*draws(seed, (8, 4), (8, 4)), [5, 7])], tolerance=0., mutants=(
-        Mutant("the learned rows put back", lambda new, old, rows: keep_rows(old, new, rows),
-               "The mask is used the wrong way round: all other words drift, and nothing is learned."),
-        Mutant("nothing put back", lambda new, old, rows: new.clone(),
-               "Zero gradients are not enough: weight decay shrinks the whole vocabulary a little at each step."),
+    lambda new, old, learned: torch.stack(
+        [new[i] if i in learned else old[i] for i in range(len(new))]
+    ),
+    lambda seed: [(*draws(seed, (3, 2), (3, 2)), [2]), (*draws(seed, (8, 4), (8, 4)), [5, 7])],
+    tolerance=0.0,
+    mutants=(
+        Mutant(
+            "the learned rows put back",
+            lambda new, old, rows: keep_rows(old, new, rows),
+            "The mask is used the wrong way round: all other words drift, and nothing is learned.",
+        ),
+        Mutant(
+            "nothing put back",
+            lambda new, old, rows: new.clone(),
+            (
+                "Zero gradients are not enough: weight decay shrinks the whole vocabulary a "
+                "little at each step."
+            ),
+        ),
         Mutant("all put back", lambda new, old, rows: old.clone(), "The loss never falls."),
-        Mutant("everything before the first one", lambda new, old, rows: torch.cat([old[:rows[0]], new[rows[0]:]]),
-               "True for rows at the end of the table, one after the other; not for words among others.")),
-    hints=("A mask over rows.", "`keep[learned] = False`.",
-           "`torch.where(keep, before, table)` with keep (n 1)."), page=EMBED)
+        Mutant(
+            "everything before the first one",
+            lambda new, old, rows: torch.cat([old[: rows[0]], new[rows[0] :]]),
+            (
+                "True for rows at the end of the table, one after the other; not for words among "
+                "others."
+            ),
+        ),
+    ),
+    hints=(
+        "A mask over rows.",
+        "`keep[learned] = False`.",
+        "`torch.where(keep, before, table)` with keep (n 1).",
+    ),
+    page=EMBED,
+)
 
 EXERCISES = (replaced, injection, merged, expanded, frozen)
