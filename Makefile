@@ -43,7 +43,7 @@ bench: $(VENV)/.done  ## score the shipped model against the right answers -> ou
 	$(BIN)/python -m minidiff evaluate tiny --json out/evaluate.json
 
 bench-sd: $(VENV)/.oracles  ## Stable Diffusion's time and memory against diffusers; ARGS="--width .1 --latent 16" is quick
-	$(BIN)/python benchmarks/bench_sd.py $(ARGS)
+	$(BIN)/python tests/benchmarks/bench_sd.py $(ARGS)
 
 notebooks: $(VENV)/.lab  ## JupyterLab with all notebooks, solved and blank, and the kernel ready
 	$(BIN)/jupyter lab --notebook-dir notebooks $(ARGS)
@@ -59,10 +59,10 @@ verify-exercises: $(VENV)/.done  ## every exercise: stub fails, reference passes
 	$(BIN)/python notebooks/run.py
 
 site: $(VENV)/.site  ## tutorials, playground, gallery, leaderboard, code beside its explanation -> out/site/index.html
-	$(BIN)/python site/build.py $(ARGS)
+	$(BIN)/python tutorials/site/build.py $(ARGS)
 
 check-site: site  ## open every page of the site in headless Chromium (Debian: apt-get install chromium)
-	$(BIN)/python site/check.py
+	$(BIN)/python tutorials/site/check.py
 
 lint: $(VENV)/.done  ## ruff
 	$(BIN)/python -m ruff check .
@@ -71,12 +71,12 @@ clean:  ## remove the environment and everything made, except runs/
 	rm -rf $(VENV) out build *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
-$(VENV)/.done: requirements.lock
+$(VENV)/.done: requirements/base.lock
 	@$(PYTHON) -c "import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v <= (3, 13) else 'minidiff needs \
 	Python 3.10 to 3.13, $(PYTHON) is %d.%d; choose another one, as in: make PYTHON=python3.12' % v)"
 	@echo "making $(VENV) (once; a few minutes)"
 	@$(PYTHON) -m venv --clear $(VENV)
-	@$(PIP) -r requirements.lock
+	@$(PIP) -r requirements/base.lock
 	@index="$(TORCH_INDEX)"; \
 	if [ "$$index" = auto ]; then \
 	  if $(BIN)/python -c "import urllib.request as u; u.urlopen('$(CPU_INDEX)/torch/', timeout=5)" 2>/dev/null; then \
@@ -90,17 +90,17 @@ $(VENV)/.done: requirements.lock
 	@$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(VENV)/.oracles: $(VENV)/.done requirements-oracles.lock
+$(VENV)/.oracles: $(VENV)/.done requirements/oracles.lock
 	@echo "adding diffusers and transformers, which the tests compare with"
-	@$(PIP) -r requirements-oracles.lock
+	@$(PIP) -r requirements/oracles.lock
 	@touch $@
 
-$(VENV)/.lab: $(VENV)/.done requirements-lab.lock
+$(VENV)/.lab: $(VENV)/.done requirements/lab.lock
 	@echo "adding JupyterLab"
-	@$(PIP) -r requirements-lab.lock
+	@$(PIP) -r requirements/lab.lock
 	@touch $@
 
-$(VENV)/.site: $(VENV)/.done requirements-site.lock
+$(VENV)/.site: $(VENV)/.done requirements/site.lock
 	@echo "adding what the site is built with (Sphinx, a theme, onnx) and playwright, which checks it"
-	@$(PIP) -r requirements-site.lock
+	@$(PIP) -r requirements/site.lock
 	@touch $@

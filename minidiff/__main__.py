@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from minidiff import __version__
-from minidiff.cli import Parser, Picture, arguments
+from minidiff.cli.options import Parser, Picture, arguments
 from minidiff.techniques import EDITS
 
 RECIPES = {
-    "tiny": "minidiff.train.recipes:train_tiny",
-    "tiny-dit": "minidiff.train.recipes:train_tiny_dit",
-    "tiny-pixel": "minidiff.train.recipes:train_tiny_pixel",
+    "tiny": "minidiff.shipped.recipes:train_tiny",
+    "tiny-dit": "minidiff.shipped.recipes:train_tiny_dit",
+    "tiny-pixel": "minidiff.shipped.recipes:train_tiny_pixel",
 }
 BAD_INPUT = (ValueError, KeyError, OSError)  # FileNotFoundError is an OSError
 
@@ -163,7 +163,7 @@ def report(facts: dict, path: str | None) -> None:
 
 def generate(rest: list[str]) -> int:
     """pictures for one or more prompts"""
-    from minidiff.core.pipe import Pipe
+    from minidiff.pipe.pipe import Pipe
 
     p = parser("generate", out="out/generate.png")
     p.add_argument("prompt", nargs="+", help="what to draw, quoted; a class name for tiny-pixel")
@@ -221,9 +221,9 @@ def dressed(pipe, args):
     """The pipe with what --embedding, --lora and --offload say, for the length of the block."""
     from contextlib import ExitStack
 
-    from minidiff.weights.lora import lora
-    from minidiff.weights.offload import offload
-    from minidiff.weights.textual_inversion import load_embedding
+    from minidiff.formats.lora import lora
+    from minidiff.formats.textual_inversion import load_embedding
+    from minidiff.pipe.offload import offload
 
     for path in args.embedding:
         print("new words:", *load_embedding(path, pipe), file=sys.stderr)
@@ -309,7 +309,7 @@ def invert(rest: list[str]) -> int:
     """the noise of a picture (DDIM inversion), and how well it leads back"""
     import minidiff.inversion.ddim as ddim
     from minidiff.io import grid, read_image
-    from minidiff.train.autoencoder import psnr
+    from minidiff.shipped.autoencoder import psnr
 
     p = parser("invert", out="out/invert.png", json=True)
     p.add_argument(
@@ -373,7 +373,7 @@ def evaluate(rest: list[str]) -> int:
 
 def prove(rest: list[str]) -> int:
     """the toy proofs: what each technique claims, measured against known answers"""
-    run = find("minidiff.evaluate.prove:prove")
+    run = find("minidiff.proofs.prove:prove")
     p = parser("prove", json=True)
     p.add_argument("names", nargs="*", metavar="NAME", help="which (default: all)")
     names = arguments(p, run, skip=("pipe", "names"))
@@ -388,7 +388,7 @@ def prove(rest: list[str]) -> int:
 
 def bench(rest: list[str]) -> int:
     """every editing method against the true edited pictures: ShapesEditBench"""
-    score = find("minidiff.evaluate.bench:bench")
+    score = find("minidiff.bench.bench:bench")
     p = parser("bench", json=True)
     names = arguments(p, score, skip=("pipe", "progress"))
     args = parse(p, rest, pictures=())
@@ -411,8 +411,8 @@ def bench(rest: list[str]) -> int:
 
 def trace(rest: list[str]) -> int:
     """every block of a network with its output shape and parameters, at no cost"""
-    from minidiff.trace import table
-    from minidiff.trace import trace as walk
+    from minidiff.analysis.trace import table
+    from minidiff.analysis.trace import trace as walk
 
     p = parser("trace", model="", json=True)
     p.add_argument("model", metavar="MODEL", help="a size, such as tiny, sd15, dit-xl-2")
@@ -429,8 +429,8 @@ def trace(rest: list[str]) -> int:
 
 def inspect(rest: list[str]) -> int:
     """what a file or folder of weights is, and whether it can be loaded"""
-    from minidiff.weights.inspect import inspect as look
-    from minidiff.weights.inspect import table
+    from minidiff.formats.inspect import inspect as look
+    from minidiff.formats.inspect import table
 
     p = parser("inspect", model="", json=True)
     p.add_argument("path", metavar="FILE", help="a file, or a folder in the diffusers layout")
@@ -447,8 +447,8 @@ def inspect(rest: list[str]) -> int:
 
 def convert(rest: list[str]) -> int:
     """write a model in another layout: original, diffusers or minidiff"""
-    from minidiff.weights.convert import convert as rewrite
-    from minidiff.weights.convert import report as words
+    from minidiff.formats.convert import convert as rewrite
+    from minidiff.formats.convert import report as words
 
     p = parser("convert", model="", json=True)
     p.add_argument("src", metavar="SRC", help="a file, or a folder in the diffusers layout")
@@ -468,7 +468,7 @@ def doctor(rest: list[str]) -> int:
     """check this installation: versions, device, weights, and one step against stored numbers"""
     from argparse import SUPPRESS
 
-    from minidiff import doctor as clinic
+    from minidiff.cli import doctor as clinic
 
     p = parser("doctor", json=True)
     p.add_argument("--store", action="store_true", help=SUPPRESS)  # for who ships new weights
@@ -483,7 +483,7 @@ def doctor(rest: list[str]) -> int:
 
 def demo(rest: list[str]) -> int:
     """one scene, generated and edited three ways, each beside the true answer"""
-    from minidiff.demo import demo as run
+    from minidiff.cli.demo import demo as run
 
     p = parser("demo", out="out/demo.png", json=True)
     names = arguments(p, run, skip=("pipe", "out", "progress"))

@@ -17,12 +17,12 @@ import torch
 from minidiff.control.controlnet import ControlNet
 from minidiff.control.t2i_adapter import T2IAdapter
 from minidiff.core.cond import Cond
+from minidiff.formats.family import detect
+from minidiff.formats.fill import read
+from minidiff.formats.keymaps import source_names
+from minidiff.formats.mapped import memory_file
+from minidiff.formats.ops import scatter
 from minidiff.models.dit import DiT
-from minidiff.weights.family import detect
-from minidiff.weights.fill import read
-from minidiff.weights.keymaps import source_names
-from minidiff.weights.mapped import memory_file
-from minidiff.weights.ops import scatter
 
 ROOT = Path(__file__).parents[1]
 pytestmark = [pytest.mark.full, pytest.mark.timeout(3000)]
@@ -31,15 +31,15 @@ SIZES, PREFIX = ["sd15", "sd21"], {"unet": "model.diffusion_model.", "vae": "fir
 
 @pytest.fixture(scope="module")
 def bench():
-    """benchmarks/pairs.py: networks in pairs."""
+    """tests/benchmarks/pairs.py: networks in pairs."""
     pytest.importorskip("diffusers", reason="diffusers is not installed (development extra)")
-    sys.path.insert(0, str(ROOT / "benchmarks"))
+    sys.path.insert(0, str(ROOT / "tests/benchmarks"))
     try:
         import pairs
 
         yield pairs
     finally:
-        sys.path.remove(str(ROOT / "benchmarks"))
+        sys.path.remove(str(ROOT / "tests/benchmarks"))
 
 
 def noise(*shape, seed=1):
@@ -177,7 +177,7 @@ def test_the_t2i_adapter_equals_diffusers(bench):
 SMALL_MACHINE = """
 import sys, torch, minidiff
 from minidiff.models.tokenizer import Tokenizer
-from minidiff.weights.offload import offload
+from minidiff.pipe.offload import offload
 pipe = minidiff.load(sys.argv[1], tokenizer=Tokenizer.words(["circle"]))
 with offload(pipe):
     image = pipe.generate("circle", steps=1, scale=1.)

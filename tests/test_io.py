@@ -78,9 +78,12 @@ def test_sixteen_bit_grey_is_scaled_not_cut(tmp_path):
 def png16(rgb: np.ndarray) -> bytes:
     """A 16-bit colour PNG, which Pillow reads but does not write."""
     h, w, _ = rgb.shape
-    chunk = lambda kind, data: (
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-    )
+
+    def chunk(kind, data):
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in rgb)
     return (
         b"\x89PNG\r\n\x1a\n"

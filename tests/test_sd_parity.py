@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from minidiff.core import schedule
-from minidiff.core.pipe import Pipe
 from minidiff.editing.inpaint import inpaint
 from minidiff.editing.instruct_pix2pix import instruct_pix2pix
 from minidiff.editing.sdedit import sdedit
 from minidiff.models.text import CLIPText
 from minidiff.models.unet import UNet
 from minidiff.models.vae import VAE
+from minidiff.pipe.pipe import Pipe
 
 pytestmark = pytest.mark.oracle
 PROMPTS, NEGATIVE, EOS, CONTEXT = ["a red fox", "two boats at sea"], "blurry snow", 49, 12

@@ -30,7 +30,9 @@ ROOT = Path(__file__).parent.parent
 
 def load(name: str):
     """A file of site/ under a name of its own: `site` itself is Python's."""
-    spec = importlib.util.spec_from_file_location(f"minidiff_site_{name}", ROOT / f"site/{name}.py")
+    spec = importlib.util.spec_from_file_location(
+        f"minidiff_site_{name}", ROOT / f"tutorials/site/{name}.py"
+    )
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -326,7 +328,7 @@ def test_the_loop_in_javascript_is_ours():
         "sigma": pipe.schedule.sigma.tolist(),
     }
     script = (
-        (ROOT / "site/static/diffusion.js").read_text()
+        (ROOT / "tutorials/site/static/diffusion.js").read_text()
         + f"""
         const model = {json.dumps(model)};
         const nets = {{ text: async ids => ids,                               // v = a row's own share of x, times and words

@@ -9,15 +9,15 @@ import pytest
 import torch
 
 import minidiff
-from minidiff.cli import Parser, arguments
+from minidiff.bench.items import given, items
+from minidiff.cli.options import Parser, arguments
 from minidiff.core import schedule
-from minidiff.core.pipe import Pipe
 from minidiff.data import shapes
-from minidiff.evaluate.items import given, items
 from minidiff.models.text import CLIPText
 from minidiff.models.tokenizer import Tokenizer
 from minidiff.models.unet import UNet
 from minidiff.models.vae import VAE
+from minidiff.pipe.pipe import Pipe
 from minidiff.techniques import EDITS, PROOFS
 from minidiff.weights.store import load_clip
 

@@ -12,27 +12,27 @@ import torch
 from matplotlib.figure import Figure
 
 import minidiff
+from minidiff.cli.demo import demo
 from minidiff.core import schedule
 from minidiff.core.denoise import sample
 from minidiff.core.process import q_sample
 from minidiff.data import shapes
 from minidiff.data.shapes import Obj, Scene
 from minidiff.data.toy2d import gauss_aniso
-from minidiff.demo import demo
 from minidiff.editing.prompt_to_prompt import prompt_to_prompt, word_maps
 from minidiff.editing.sdedit import sdedit
 from minidiff.evaluate.evaluate import learning_figure
 from minidiff.evaluate.metrics import masked_psnr
-from minidiff.evaluate.proofs.repaint import half_holes
-from minidiff.evaluate.proofs.sdedit import blobs
-from minidiff.evaluate.prove import draw as some_scenes
 from minidiff.inversion.ddim import ddim_invert
 from minidiff.io import grid, write_bytes
+from minidiff.proofs.prove import draw as some_scenes
+from minidiff.proofs.repaint import half_holes
+from minidiff.proofs.sdedit import blobs
 from minidiff.restoration.ddnm import ddnm
 from minidiff.restoration.ddrm import restore as ddrm_restore
 from minidiff.restoration.operators import measure
 from minidiff.restoration.repaint import repaint
-from minidiff.train.autoencoder import psnr
+from minidiff.shipped.autoencoder import psnr
 from minidiff.weights.store import TINY
 
 HERE = Path(__file__).parent / "figures"
@@ -155,10 +155,13 @@ def draw_magicmix(pipe) -> None:
         dict(steps=25, seed=3),
     )
     free = magicmix(pipe, image, target, kmax=1.0, nu=1.0, **run)
-    facts = lambda x: (
-        f"ghost {ghosting(x, image, free).item():.2f}, layout "
-        f"{layout_likeness(x, image).item():.2f}"
-    )
+
+    def facts(x):
+        return (
+            f"ghost {ghosting(x, image, free).item():.2f}, layout "
+            f"{layout_likeness(x, image).item():.2f}"
+        )
+
     double = (image + free) / 2
     pictures, titles = (
         [image[0], free[0], double[0]],

@@ -1,7 +1,7 @@
 """The contact sheet of every editing page: source, true answer, and the method at each setting of
 its own knob.
 
-    python tutorials/sheets.py [NAME ...]  # default: all of them -> tutorials/figures/sheets/NAME.png
+    python tutorials/sheets.py [NAME ...]  # -> tutorials/figures/sheets/NAME.png
 
 Scenes are those of the bench's dev split. The number under a picture is its likeness to the true
 answer in dB.
@@ -13,10 +13,10 @@ from importlib import import_module
 from pathlib import Path
 
 import minidiff
-from minidiff.evaluate.items import given, items
+from minidiff.bench.items import given, items
 from minidiff.io import grid
+from minidiff.shipped.autoencoder import psnr
 from minidiff.techniques import EDITS
-from minidiff.train.autoencoder import psnr
 
 HERE = Path(__file__).parent / "figures/sheets"
 

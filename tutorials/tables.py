@@ -18,11 +18,11 @@ import tempfile
 import textwrap
 from pathlib import Path
 
+from minidiff.formats.family import DROPPED, VARIANTS
+from minidiff.formats.keymaps import RESNET, TABLES
+from minidiff.formats.layouts import MINIDIFF, ORIGINAL, TOWERS
 from minidiff.learn.exercise import LADDERS
 from minidiff.learn.exercises import exercises
-from minidiff.weights.family import DROPPED, VARIANTS
-from minidiff.weights.keymaps import RESNET, TABLES
-from minidiff.weights.layouts import MINIDIFF, ORIGINAL, TOWERS
 
 HERE = Path(__file__).parent
 SOURCE = HERE.parent / "minidiff"

@@ -37,9 +37,9 @@ from torch import Tensor, nn
 
 from minidiff.core.cond import Cond
 from minidiff.core.denoise import Denoise
-from minidiff.core.pipe import Pipe
 from minidiff.core.taps import Tap, tap, tap_names
 from minidiff.models.unet import UNet
+from minidiff.pipe.pipe import Pipe
 
 HINT = (16, 32, 96, 256)  # widths of E; every one after the first halves the picture
 MODULES = ("conv_in", "time_embedding", "class_embedding", "down_blocks", "mid_block")

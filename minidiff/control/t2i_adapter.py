@@ -13,9 +13,9 @@ the noise nor the time is read, so one run serves all steps.
     few times
     encoder_l <- encoder_l + sum_k w_k F_l^k                     several adapters k, trained apart
 
-    stage   full  3x3 and 1x1 convolutions at the level's width, 2 times       77 million parameters
-            for SD 1
-            light 3x3 and 3x3 at a quarter of it, 4 times, 1x1 in and out      19 million: for coarse hints such as colour
+    stage   full   3x3 and 1x1 convolutions at the level's width, twice: 77 million parameters, SD 1
+            light  3x3 and 3x3 at a quarter of it, 4 times, 1x1 in and out: 19 million, for coarse
+                   hints such as colour
 
 Try: scale 0 to 1.5; interval=(500, 1000): early steps lay out the picture, later ones hardly need
 the adapter; a sketch and a palette at once, `adapted(pipe, b, palette, denoise=adapted(pipe, a,
@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from minidiff.control.controlnet import check_hint, spread, steered, tile
 from minidiff.core.denoise import Denoise
-from minidiff.core.pipe import Pipe
+from minidiff.pipe.pipe import Pipe
 
 
 class AdapterBlock(nn.Module):

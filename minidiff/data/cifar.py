@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minidiff.download import download
+from minidiff.data.download import download
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 MD5 = "c58f30108f718f92721af3b95e74349a"

@@ -38,11 +38,11 @@ from torch import Tensor, nn
 
 from minidiff.core.cond import Cond
 from minidiff.core.denoise import moves, noise, noises
-from minidiff.core.pipe import Pipe
 from minidiff.core.process import ddim_step, eps_to_x0, q_sample
 from minidiff.core.taps import tap, tap_names
 from minidiff.inversion.ddim import invert
 from minidiff.models.blocks import timestep_embedding
+from minidiff.pipe.pipe import Pipe
 
 H = r"^h$"  # the tap at the bottleneck
 Shift = Callable[[Tensor, int], Tensor]  # (h (b c y x), t) -> what is added to it

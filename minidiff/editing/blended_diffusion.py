@@ -31,9 +31,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minidiff.core.denoise import moves, noise, noises
-from minidiff.core.masks import check_mask, paste, to_latent_mask
-from minidiff.core.pipe import Pipe
 from minidiff.core.process import eps_to_x0, posterior, q_sample
+from minidiff.pipe.masks import check_mask, paste, to_latent_mask
+from minidiff.pipe.pipe import Pipe
 
 
 def spherical(a: Tensor, b: Tensor) -> Tensor:

@@ -35,11 +35,11 @@ from torch import Tensor
 
 from minidiff.core.cond import Cond
 from minidiff.core.denoise import moves, noises
-from minidiff.core.pipe import Pipe
 from minidiff.core.process import ddim_step
 from minidiff.core.taps import tap
 from minidiff.editing.asyrp import H, bottleneck, check_bottleneck, drawn
 from minidiff.inversion.ddim import invert_step
+from minidiff.pipe.pipe import Pipe
 
 SHARES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # mixing steps that the search tries
 

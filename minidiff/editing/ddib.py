@@ -26,12 +26,12 @@ import warnings
 import torch
 from torch import Tensor
 
+from minidiff.core.cfg import cfg_batched
 from minidiff.core.cond import Cond
 from minidiff.core.denoise import Denoise, sample
-from minidiff.core.pipe import Pipe
 from minidiff.core.schedule import Schedule
-from minidiff.guidance.cfg import cfg_batched
 from minidiff.inversion.ddim import ddim_invert
+from minidiff.pipe.pipe import Pipe
 
 
 @torch.no_grad()

@@ -31,12 +31,12 @@ import torch
 from torch import Tensor
 from tqdm import trange
 
+from minidiff.core.cfg import cfg_batched
 from minidiff.core.cond import Cond
 from minidiff.core.denoise import noises
-from minidiff.core.masks import check_mask, paste, to_latent_mask
-from minidiff.core.pipe import Pipe
 from minidiff.core.process import q_sample
-from minidiff.guidance.cfg import cfg_batched
+from minidiff.pipe.masks import check_mask, paste, to_latent_mask
+from minidiff.pipe.pipe import Pipe
 
 
 def score_gradient(

@@ -29,13 +29,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from minidiff.core.cfg import cfg_batched
 from minidiff.core.cond import Cond
 from minidiff.core.denoise import moves, noises
-from minidiff.core.masks import check_mask, paste, to_latent_mask
-from minidiff.core.pipe import Pipe
 from minidiff.core.process import ddim_step, q_sample
-from minidiff.guidance.cfg import cfg_batched
 from minidiff.inversion.ddim import invert_step
+from minidiff.pipe.masks import check_mask, paste, to_latent_mask
+from minidiff.pipe.pipe import Pipe
 
 RATIO = 3  # of the mean, where D is cut
 

@@ -34,9 +34,9 @@ from torch.func import functional_call
 
 from minidiff.core.cond import Cond
 from minidiff.core.denoise import Denoise, moves, sample
-from minidiff.core.pipe import Pipe
 from minidiff.inversion.ddim import invert_step
 from minidiff.models.clip import CLIP
+from minidiff.pipe.pipe import Pipe
 from minidiff.samplers.differentiable import sample_with_gradients
 from minidiff.train.finetune import tuned
 from minidiff.weights.store import load_clip

@@ -32,12 +32,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from minidiff.core.cfg import cfg_batched
 from minidiff.core.cond import Cond
 from minidiff.core.denoise import sample
-from minidiff.core.pipe import Pipe
-from minidiff.guidance.cfg import cfg_batched
 from minidiff.inversion.ddim import ddim_invert
 from minidiff.models.clip import CLIP
+from minidiff.pipe.pipe import Pipe
 from minidiff.train.finetune import READS_TEXT, fit_picture, tuned
 from minidiff.weights.store import load_clip
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from minidiff.core.cond import Cond
 from minidiff.core.denoise import Denoise, noise
-from minidiff.core.pipe import Pipe
+from minidiff.pipe.pipe import Pipe
 
 
 @torch.no_grad()

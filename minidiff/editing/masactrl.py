@@ -34,14 +34,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minidiff.core.cfg import cfg_batched
 from minidiff.core.cond import Cond
 from minidiff.core.denoise import moves, trace
-from minidiff.core.pipe import Pipe
 from minidiff.core.process import ddim_step
 from minidiff.core.taps import tap, tap_names
 from minidiff.editing.prompt_to_prompt import CROSS, Maps, positions
-from minidiff.guidance.cfg import cfg_batched
 from minidiff.inversion.ddim import invert
+from minidiff.pipe.pipe import Pipe
 
 
 def layers(net: nn.Module, share: float) -> str:

@@ -30,13 +30,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from minidiff.core.cfg import cfg_batched
 from minidiff.core.cond import Cond
 from minidiff.core.denoise import moves
-from minidiff.core.pipe import Pipe
 from minidiff.core.process import ddim_step
 from minidiff.core.taps import tap
 from minidiff.editing.prompt_to_prompt import CROSS
-from minidiff.guidance.cfg import cfg_batched
+from minidiff.pipe.pipe import Pipe
 
 # ---- the direction -------------------------------------------------------------------------------
 

@@ -37,10 +37,10 @@ from torch import Tensor, nn
 
 from minidiff.core.cond import Cond
 from minidiff.core.denoise import moves
-from minidiff.core.pipe import Pipe
 from minidiff.core.process import ddim_step
 from minidiff.core.taps import tap, tap_names
 from minidiff.inversion.ddim import invert
+from minidiff.pipe.pipe import Pipe
 
 
 def sites(net: nn.Module) -> tuple[str, str]:

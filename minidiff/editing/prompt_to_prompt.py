@@ -30,10 +30,10 @@ from torch import Tensor
 
 from minidiff.core.cond import Cond
 from minidiff.core.denoise import moves
-from minidiff.core.pipe import Pipe
 from minidiff.core.process import ddim_step
 from minidiff.core.taps import tap
 from minidiff.inversion.ddim import Inverted, invert
+from minidiff.pipe.pipe import Pipe
 
 CROSS, SELF = r"attn2\.probs$", r"(attn1|attn)\.probs$"  # the same names in UNet and DiT
 

@@ -23,11 +23,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from minidiff.core.cfg import cfg_batched
 from minidiff.core.denoise import moves, noise
-from minidiff.core.masks import check_mask, paste, to_latent_mask
-from minidiff.core.pipe import Pipe
 from minidiff.core.process import ddim_step, q_sample
-from minidiff.guidance.cfg import cfg_batched
+from minidiff.pipe.masks import check_mask, paste, to_latent_mask
+from minidiff.pipe.pipe import Pipe
 
 
 @torch.no_grad()

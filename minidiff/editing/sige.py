@@ -34,10 +34,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minidiff.core.masks import to_latent_mask
-from minidiff.core.pipe import Pipe
 from minidiff.core.taps import tap, tap_names
 from minidiff.editing.sdedit import sdedit
+from minidiff.pipe.masks import to_latent_mask
+from minidiff.pipe.pipe import Pipe
 
 LAYERS = (nn.Conv2d, nn.Linear, nn.GroupNorm)
 QK = r"\.(q|k)$"  # taps of every attention

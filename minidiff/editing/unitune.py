@@ -25,8 +25,8 @@ The tiny vocabulary has two words no caption ever used; the first is taken. Othe
 import torch
 from torch import Tensor
 
-from minidiff.core.pipe import Pipe
 from minidiff.editing.sdedit import sdedit
+from minidiff.pipe.pipe import Pipe
 from minidiff.train.finetune import fit_picture, tuned
 
 

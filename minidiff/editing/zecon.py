@@ -35,11 +35,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minidiff.core.denoise import moves, noises
-from minidiff.core.pipe import Pipe
 from minidiff.core.process import ddim_step, eps_to_x0, posterior
 from minidiff.core.taps import tap, tap_names
 from minidiff.editing.blended_diffusion import clip_of
 from minidiff.editing.diffusion_clip import clip_loss, direction, invert_to
+from minidiff.pipe.pipe import Pipe
 
 LEVELS = r"^level\.\d+$"  # the end of each level of a UNet's encoder
 

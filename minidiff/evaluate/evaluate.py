@@ -28,12 +28,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from minidiff.core.pipe import Pipe
 from minidiff.data import shapes
 from minidiff.evaluate.metrics import bootstrap_ci, frechet, psnr
 from minidiff.evaluate.oracle import ATTRIBUTES, FULL, NAME, SHORT, oracle, stated
 from minidiff.evaluate.synthesis import silhouettes
 from minidiff.io import check_target, write_bytes, write_json
+from minidiff.pipe.pipe import Pipe
 
 SETS = {
     "one seen": (1, "train"),

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minidiff.train.autoencoder import psnr
+from minidiff.shipped.autoencoder import psnr
 
 __all__ = ["bootstrap_ci", "frechet", "masked_psnr", "psnr"]
 

@@ -1,13 +1,13 @@
 """O2, the learned oracle: reads the attributes of pictures and says which of the stated ones are
 right (card C29).
 
-It was trained on its own renders, apart from every generator (`train/oracle.py`), and no technique
-may import it: what grades the methods must not guide them. Its accuracy on held-out renders is
-printed next to every score it gives.
+It was trained on its own renders, apart from every generator (`shipped/oracle.py`), and no
+technique may import it: what grades the methods must not guide them. Its accuracy on held-out
+renders is printed next to every score it gives.
 
     o = oracle()
-    o.read(images)[0]  # {"objects": [{"shape": "circle", "color": "red", "size": "small"}], "position": "left", ...}
-    o.judge(images, scenes, SHORT)["joint"]  # all that a short caption states is in the picture: (b,) bool
+    o.read(images)[0]  # {"objects": [{"shape": "circle", ...}], "position": "left", ...}
+    o.judge(images, scenes, SHORT)["joint"]  # (b,) bool: all that a short caption states
 
 Weakness: it must choose, so it calls a wavy square a square. Read it together with
 `synthesis.silhouette_iou`.
@@ -130,9 +130,12 @@ def compare(found: dict, s: Scene) -> dict[str, bool]:
     should have been is wrong.
     """
     s, seen = canonical(s), found["objects"]
-    fit = lambda order: sum(
-        o[a] == getattr(t, a) for o, t in zip(order, s.objects) for a in ("shape", "color")
-    )
+
+    def fit(order):
+        return sum(
+            o[a] == getattr(t, a) for o, t in zip(order, s.objects) for a in ("shape", "color")
+        )
+
     swapped = len(seen) == 2 == len(s.objects) and fit(seen[::-1]) > fit(seen)
     order, enough = seen[::-1] if swapped else seen, len(seen) >= len(s.objects)
     out = {

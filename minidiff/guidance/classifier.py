@@ -30,9 +30,9 @@ from torch import Tensor
 
 from minidiff.core.cond import Cond
 from minidiff.core.denoise import Denoise, moves, noise, noises
-from minidiff.core.pipe import Pipe
 from minidiff.core.process import ddim_step, q_sample
 from minidiff.core.schedule import Schedule
+from minidiff.pipe.pipe import Pipe
 
 Score = Callable[[Tensor, int | Tensor], Tensor]  # (x_t, t) -> (b,), higher is better
 
@@ -125,14 +125,14 @@ def classifier_guidance(
     ValueError: a model whose latents the shipped classifier cannot read, words it does not know, a
     strength outside 0..1.
     """
-    from minidiff.train.noisy_classifier import named, noisy_classifier
+    from minidiff.shipped.noisy_classifier import named, noisy_classifier
 
     ts = pipe.timesteps(steps, strength)
     if pipe.vae is None or (*pipe.shape, pipe.factor) != (4, 16, 16, 4):
         raise ValueError(
             f"{pipe.name or 'this model'}: the shipped classifier reads the latents of tiny and "
             "tiny-dit only"
-            "; for another model train one (train/noisy_classifier.py) and use `pull`"
+            "; for another model train one (shipped/noisy_classifier.py) and use `pull`"
         )
     wanted = [named(p) for p in ([target] * len(image) if isinstance(target, str) else target)]
     if len(wanted) != len(image):

@@ -37,12 +37,12 @@ import torch
 from torch import Tensor
 
 from minidiff.core.denoise import Denoise, noise
-from minidiff.core.pipe import Pipe
 from minidiff.core.process import eps_to_x0, q_sample
 from minidiff.core.schedule import Schedule
 from minidiff.core.taps import tap
 from minidiff.guidance.classifier import ancestral, gradient
 from minidiff.models.clip import CLIP
+from minidiff.pipe.pipe import Pipe
 
 
 def look_ahead(denoise: Denoise, sch: Schedule, score, through: bool = False) -> Denoise:

@@ -23,12 +23,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from minidiff.core.cfg import cfg_batched
 from minidiff.core.cond import Cond
 from minidiff.core.denoise import Denoise, moves, sample
-from minidiff.core.pipe import Pipe
 from minidiff.core.process import ddim_step
 from minidiff.core.schedule import Schedule
-from minidiff.guidance.cfg import cfg_batched
+from minidiff.pipe.pipe import Pipe
 
 
 @dataclass(frozen=True)

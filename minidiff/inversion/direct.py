@@ -30,9 +30,9 @@ cost of all of them in one table.
 
 from torch import Tensor
 
-from minidiff.core.pipe import Pipe
 from minidiff.editing.prompt_to_prompt import prompt_to_prompt
 from minidiff.inversion.ddim import Inverted, invert
+from minidiff.pipe.pipe import Pipe
 
 
 def edit_each(

@@ -31,12 +31,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from minidiff.core.cfg import cfg_batched
 from minidiff.core.cond import Cond
 from minidiff.core.denoise import Denoise
-from minidiff.core.pipe import Pipe
 from minidiff.core.process import ddim_step
 from minidiff.core.schedule import Schedule
-from minidiff.guidance.cfg import cfg_batched
+from minidiff.pipe.pipe import Pipe
 
 
 def doubled(pipe: Pipe, scale: float) -> Denoise:

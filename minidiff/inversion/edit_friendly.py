@@ -28,12 +28,12 @@ needs no division, and the replay is exact to the end.
 import torch
 from torch import Tensor
 
+from minidiff.core.cfg import cfg_batched
 from minidiff.core.cond import Cond
 from minidiff.core.denoise import Denoise, moves, noises
-from minidiff.core.pipe import Pipe
 from minidiff.core.process import eps_to_x0, posterior, q_sample
 from minidiff.core.schedule import Schedule
-from minidiff.guidance.cfg import cfg_batched
+from minidiff.pipe.pipe import Pipe
 
 
 def scattered(sch: Schedule, x0: Tensor, ts: list[int], seed: int = 0) -> list[Tensor]:

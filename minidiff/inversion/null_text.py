@@ -29,10 +29,10 @@ from torch import Tensor
 
 from minidiff.core.cond import Cond
 from minidiff.core.denoise import moves
-from minidiff.core.pipe import Pipe
 from minidiff.core.process import ddim_step
 from minidiff.inversion.ddim import Inverted, invert
 from minidiff.inversion.direct import edit_each
+from minidiff.pipe.pipe import Pipe
 
 
 def learn_null(

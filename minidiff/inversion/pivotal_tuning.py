@@ -34,14 +34,14 @@ only.
 import torch
 from torch import Tensor
 
+from minidiff.core.cfg import cfg_batched
 from minidiff.core.cond import Cond
 from minidiff.core.denoise import moves, noise
-from minidiff.core.pipe import Pipe
 from minidiff.core.process import q_sample
 from minidiff.core.schedule import Schedule
 from minidiff.editing.prompt_to_prompt import prompt_to_prompt
-from minidiff.guidance.cfg import cfg_batched
 from minidiff.inversion.ddim import Inverted, invert
+from minidiff.pipe.pipe import Pipe
 from minidiff.train.finetune import READS_TEXT, picture_batch, tuned
 
 BANK = 24  # points around the pivot

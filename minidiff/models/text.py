@@ -17,8 +17,8 @@ Hugging Face's without the prefix `text_model.`, so real weights load with an id
 Try: `layer=-2` on a model trained with -1 ("clip skip 2" of user interfaces), or the wrong `act`,
 and compare pictures. Weakness: the mask is causal, so a word never knows what follows it ("red" in
 "a red circle" has not seen the circle); attribute binding suffers (`causal=False` and
-`train/words.py` are what our tiny model does about it). Tap `probs` to see who reads whom; `embeds`
-lets an edit put its own vectors in.
+`shipped/words.py` are what our tiny model does about it). Tap `probs` to see who reads whom;
+`embeds` lets an edit put its own vectors in.
 """
 
 import torch

@@ -11,7 +11,7 @@ so, for both kinds of tokenizer alike.
 
 The two kinds differ only in how they spell a word. `Tokenizer.words` has one token a word and
 refuses words it does not know; `Tokenizer.bpe` (bpe.py) knows every word;
-`minidiff.weights.merges.clip_tokenizer` finds the list it needs.
+`minidiff.formats.merges.clip_tokenizer` finds the list it needs.
 
 Try: `tok.token_spans("a photo of a corgi, smiling")`, then a made-up word, and count the pieces.
 Weakness: 75 tokens and the rest is lost. So a cut is never silent: a warning shows the words that

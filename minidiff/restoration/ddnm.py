@@ -33,10 +33,10 @@ loses y. So the result may leave [-1, 1] a little.
 import torch
 from torch import Tensor
 
+from minidiff.core.cfg import cfg_batched
 from minidiff.core.denoise import moves, noise, noises
-from minidiff.core.pipe import Pipe
 from minidiff.core.process import eps_to_x0, renoise
-from minidiff.guidance.cfg import cfg_batched
+from minidiff.pipe.pipe import Pipe
 from minidiff.restoration.jumps import jumps
 from minidiff.restoration.operators import LinearOp, Task, finish, measure
 

@@ -7,9 +7,9 @@ coefficient i of the picture, y says ybar_i = x_i + (sigma_y / s_i) n_i. A diffu
 noisy x_i too. So run the diffusion in these coordinates and let every one of them mix, at every
 noise level, the network's guess and its own measurement:
 
-    nothing measured          x_s = alpha_s x0 + sigma_s (sqrt(1 - eta^2) eps + eta n)
-    y noisier than the state  x_s = alpha_s x0 + sigma_s (sqrt(1 - eta^2) (ybar - x0) s_i / sigma_y + eta n)
-    y cleaner                 x_s = alpha_s ((1 - eta_b) x0 + eta_b ybar) + r n
+    nothing measured  x_s = alpha_s x0 + sigma_s (sqrt(1 - eta^2) eps + eta n)
+    y noisier         x_s = alpha_s x0 + sigma_s (sqrt(1 - eta^2) (ybar - x0) s_i / sigma_y + eta n)
+    y cleaner         x_s = alpha_s ((1 - eta_b) x0 + eta_b ybar) + r n
 
 with r^2 = sigma_s^2 - (eta_b alpha_s sigma_y / s_i)^2. In each line the noise adds up to sigma_s,
 so the network sees the states it was trained on. In the middle one y's own error serves as the
@@ -27,10 +27,10 @@ No jumps: what is invented never reaches y.
 import torch
 from torch import Tensor
 
+from minidiff.core.cfg import cfg_batched
 from minidiff.core.denoise import moves, noise, noises
-from minidiff.core.pipe import Pipe
 from minidiff.core.process import eps_to_x0
-from minidiff.guidance.cfg import cfg_batched
+from minidiff.pipe.pipe import Pipe
 from minidiff.restoration.operators import LinearOp, Task, finish, measure
 
 

@@ -36,8 +36,8 @@ from einops import rearrange
 from torch import Tensor
 
 from minidiff.core.denoise import noise
-from minidiff.core.masks import check_mask, paste, to_latent_mask
-from minidiff.core.pipe import Pipe
+from minidiff.pipe.masks import check_mask, paste, to_latent_mask
+from minidiff.pipe.pipe import Pipe
 
 Task = Literal["inpaint", "sr2", "sr4", "grey", "blur"]
 

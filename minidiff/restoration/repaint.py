@@ -29,11 +29,11 @@ outside is replaced after the step.)
 import torch
 from torch import Tensor
 
+from minidiff.core.cfg import cfg_batched
 from minidiff.core.denoise import moves, noise, noises
-from minidiff.core.masks import check_mask, paste, to_latent_mask
-from minidiff.core.pipe import Pipe
 from minidiff.core.process import eps_to_x0, posterior, q_sample, renoise
-from minidiff.guidance.cfg import cfg_batched
+from minidiff.pipe.masks import check_mask, paste, to_latent_mask
+from minidiff.pipe.pipe import Pipe
 from minidiff.restoration.jumps import jumps
 
 

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from minidiff.core.denoise import moves, noises
-from minidiff.core.pipe import Pipe
-from minidiff.train.latent_diffusion import diffusion_loss
+from minidiff.foundations.latent_diffusion import diffusion_loss
+from minidiff.pipe.pipe import Pipe
 
 READS_TEXT = r"attn2\.to_[kv]"  # the few weights that read the text, UNet and DiT
 

@@ -1,8 +1,8 @@
 """`minidiff.load(path)`: a public model as a `Pipe`, so that every technique runs on it without
 changing a line.
 
-    pipe = minidiff.load("v1-5-pruned.safetensors")  # or .ckpt, or a diffusers folder, or a minidiff file
-    pipe = minidiff.load("v2-1_768.ckpt", prediction="v")  # what no tensor shows is asked for, never guessed
+    pipe = minidiff.load("v1-5-pruned.safetensors")  # or .ckpt, or a folder
+    pipe = minidiff.load("v2-1_768.ckpt", prediction="v")  # asked for, never guessed
     pipe = minidiff.load("DiT-XL-2-256x256.pt", vae="sd-vae-ft-mse.safetensors")
 
 What the file is, is read off its names and shapes (`family.py`, `plans.py`); weights are mapped,
@@ -22,12 +22,12 @@ import torch
 from torch import nn
 
 from minidiff.core import schedule
-from minidiff.core.pipe import Pipe
 from minidiff.core.schedule import Schedule
+from minidiff.formats.configs import SCHEDULES, scheduler_config
+from minidiff.formats.fill import build, coverage, read
+from minidiff.formats.layouts import Source, naming, open_model
 from minidiff.models.tokenizer import Tokenizer
-from minidiff.weights.configs import SCHEDULES, scheduler_config
-from minidiff.weights.fill import build, coverage, read
-from minidiff.weights.layouts import Source, naming, open_model
+from minidiff.pipe.pipe import Pipe
 
 SCALE = {"unet": 7.5, "dit": 4.0}  # guidance as in the papers' figures
 # other values: not implemented
@@ -201,7 +201,7 @@ def find_tokenizer(
     """
     if isinstance(given, Tokenizer):
         return given
-    from minidiff.weights.merges import clip_tokenizer
+    from minidiff.formats.merges import clip_tokenizer
 
     beside = source.path / "tokenizer"
     if given is None and beside.is_dir():

@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from minidiff.core import schedule
-from minidiff.core.pipe import Pipe
 from minidiff.core.process import PREDICTIONS
 from minidiff.data import shapes
+from minidiff.formats.mapped import sha256
 from minidiff.models.clip import CLIP
 from minidiff.models.dit import DiT
 from minidiff.models.image_encoder import CLIPImage
@@ -27,7 +27,7 @@ from minidiff.models.text import CLIPText
 from minidiff.models.tokenizer import Tokenizer
 from minidiff.models.unet import UNet
 from minidiff.models.vae import VAE
-from minidiff.weights.mapped import sha256
+from minidiff.pipe.pipe import Pipe
 
 TINY = Path(__file__).parent / "tiny"
 SCHEDULES = ("linear", "scaled_linear", "cosine", "sigmoid", "flow")

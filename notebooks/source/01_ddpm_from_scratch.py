@@ -200,7 +200,7 @@ assert far(learned) < 0.3 and far(ideal) < 0.03
 #
 # ## 6. The same thing with pictures
 # `tiny-pixel` was trained with exactly this loss (its network is a small UNet, its target `v` instead of `eps`, and it
-# knows a class name), see `minidiff/train/ddpm.py`. Nothing else changes.
+# knows a class name), see `minidiff/foundations/ddpm.py`. Nothing else changes.
 
 # %%
 pipe = minidiff.load("tiny-pixel")
@@ -226,4 +226,4 @@ for a, im, name in zip(ax, images, names):
 #    in the picture? In the number?
 #
 # Next: [the six words](../tutorials/00_the_six_words.md), which are all the vocabulary of this project, and
-# `minidiff/train/ddpm.py`, the same loss for a UNet.
+# `minidiff/foundations/ddpm.py`, the same loss for a UNet.

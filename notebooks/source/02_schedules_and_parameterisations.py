@@ -14,12 +14,12 @@ import torch
 
 import minidiff
 from minidiff.core import schedule
+from minidiff.core.cfg import cfg_batched
 from minidiff.core.process import PREDICTIONS, eps_to_x0, q_sample, target, to_eps, x0_to_eps
 from minidiff.core.schedule import Schedule
 from minidiff.data import shapes
 from minidiff.data.shapes import Obj, Scene
 from minidiff.data.toy2d import Mixture, gauss_aniso, gaussian_flow_map, gmm8
-from minidiff.guidance.cfg import cfg_batched
 from minidiff.samplers.ddim import ddim
 
 D = torch.float64

@@ -14,10 +14,10 @@ import torch
 
 import minidiff
 from minidiff.core import schedule
+from minidiff.core.cfg import cfg_batched
 from minidiff.core.denoise import noise
 from minidiff.core.process import eps_to_x0, q_sample, transition
 from minidiff.data.toy2d import energy_distance, gauss_aniso, gaussian_flow_map, gmm8
-from minidiff.guidance.cfg import cfg_batched
 from minidiff.samplers.ddim import ddim
 from minidiff.samplers.differentiable import sample_with_gradients
 from minidiff.samplers.dpm_solver import dpm_solver

@@ -12,12 +12,12 @@ import torch
 
 import minidiff
 from minidiff.core import schedule
+from minidiff.core.cfg import cfg
 from minidiff.core.cond import Cond
 from minidiff.core.denoise import sample
 from minidiff.data import shapes
 from minidiff.data.toy2d import Mixture, gmm8
 from minidiff.evaluate.oracle import FULL, oracle
-from minidiff.guidance.cfg import cfg
 from minidiff.guidance.classifier import classifier_guidance, pull
 
 D = torch.float64
@@ -283,4 +283,4 @@ assert sum(hits[6.0]) > sum(hits[0.0])
 # 4. Section 4 at $w = 8$, with `(700, 1000]`, `(300, 700]` and `(0, 300]`: which third makes the pictures right?
 # 5. Put another prompt's *conditional* guess in place of the null, and let the sign of $w - 1$ change half-way.
 #
-# Next: [06](06_latent_diffusion.ipynb). Code: `minidiff/guidance/cfg.py` and `classifier.py`; pages: `tutorials/guidance/classifier.md`, section 6 of `tutorials/unified_perspective.md`.
+# Next: [06](06_latent_diffusion.ipynb). Code: `minidiff/core/cfg.py` and `classifier.py`; pages: `tutorials/guidance/classifier.md`, section 6 of `tutorials/unified_perspective.md`.

@@ -224,7 +224,7 @@ assert int((ratio < 5.5).sum()) > int((ratio < 1).sum()) + 200
 # that training never showed. With 1/5.5 everything is drowned at once.
 #
 # *tiny* was trained at $s = 1$ (its factor is folded into the two 1 × 1 convolutions around the latent, `standardise`
-# in `minidiff/train/autoencoder.py`). What if somebody forgets the factor, which real pipelines are prone to? Noise 12
+# in `minidiff/shipped/autoencoder.py`). What if somebody forgets the factor, which real pipelines are prone to? Noise 12
 # latents to $t = 500$ with the wrong size, let the network guess, and divide by the size again.
 
 # %%
@@ -424,7 +424,7 @@ assert (same - drawn[:1]).abs().max() < 1e-2
 # `--part vae` and `--part text` the others. Here as sums, beside the multiplications of one picture (25 guided steps).
 
 # %%
-from minidiff.trace import table, trace
+from minidiff.analysis.trace import table, trace
 
 rows = trace("tiny")
 print("\n".join(table(rows).splitlines()[:9]), "\n...")
@@ -468,5 +468,5 @@ assert everything == sum(p.numel() for p in pipe.net.parameters())
 # 5. Generate at 32 × 96 pixels: `pipe.generate(..., height=32, width=96)`. The network is convolutional and has never
 #    seen that size.
 #
-# Read next: `minidiff/models/vae.py`, `minidiff/train/autoencoder.py`, then notebook 07, which replaces the UNet by a
+# Read next: `minidiff/models/vae.py`, `minidiff/shipped/autoencoder.py`, then notebook 07, which replaces the UNet by a
 # transformer.

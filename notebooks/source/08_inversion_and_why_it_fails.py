@@ -23,12 +23,12 @@ import numpy as np
 import torch
 
 import minidiff
+from minidiff.bench.cost import Cost
+from minidiff.core.cfg import cfg_batched
 from minidiff.core.process import ddim_step
 from minidiff.data import shapes
 from minidiff.data.toy2d import gauss_aniso, gaussian_flow_map
-from minidiff.evaluate.cost import Cost
 from minidiff.evaluate.metrics import masked_psnr, psnr
-from minidiff.guidance.cfg import cfg_batched
 
 pipe = minidiff.load("tiny")
 sch = pipe.schedule

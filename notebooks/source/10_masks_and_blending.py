@@ -18,13 +18,13 @@ import torch
 import torch.nn.functional as F
 
 import minidiff
+from minidiff.bench.items import items
+from minidiff.core.cfg import cfg_batched
 from minidiff.core.process import ddim_step
 from minidiff.editing.blended_latent import blended_latent
 from minidiff.editing.diffedit import diffedit, difference
-from minidiff.evaluate.items import items
 from minidiff.evaluate.metrics import masked_psnr
 from minidiff.evaluate.oracle import NAME, oracle
-from minidiff.guidance.cfg import cfg_batched
 
 pipe = minidiff.load("tiny")
 # four questions of the project's bench, the first of two kinds
@@ -354,5 +354,5 @@ show({"picture": image} | edits | {"true answer": truth})
 # 5. Look at the mask found for "add" (`items("dev", 4, ("add",))`). Why is the overlap so much lower?
 #
 # Next: [SDEdit](../tutorials/editing/sdedit.md), [Blended Latent Diffusion](../tutorials/editing/blended_latent.md) and
-# [DiffEdit](../tutorials/editing/diffedit.md); `minidiff/core/masks.py`, thirty lines that all of them share; then
+# [DiffEdit](../tutorials/editing/diffedit.md); `minidiff/pipe/masks.py`, thirty lines that all of them share; then
 # notebook 11, where the hole is an operator.

@@ -25,8 +25,8 @@ from minidiff.core.process import eps_to_x0, posterior, q_sample
 from minidiff.data import shapes
 from minidiff.evaluate.metrics import psnr
 from minidiff.evaluate.oracle import oracle
-from minidiff.evaluate.proofs.repaint import half_holes
-from minidiff.evaluate.prove import draw
+from minidiff.proofs.prove import draw
+from minidiff.proofs.repaint import half_holes
 from minidiff.restoration.ddnm import ddnm
 from minidiff.restoration.ddrm import ddrm
 from minidiff.restoration.operators import blur, grey, hole, superres

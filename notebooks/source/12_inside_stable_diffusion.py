@@ -19,12 +19,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import minidiff
+from minidiff.analysis.trace import trace
 from minidiff.core.cond import Cond
 from minidiff.core.taps import tap
 from minidiff.models.attention import TransformerBlock
 from minidiff.models.text import CLIPText
 from minidiff.models.tokenizer import Tokenizer
-from minidiff.trace import trace
 
 # or write the path of a checkpoint or a diffusers folder here
 SD15 = os.environ.get("MINIDIFF_SD15", "")
@@ -169,10 +169,14 @@ for a, (what, table, unit) in zip(ax, (("parameters", levels, 1e6), ("multiplica
     a.set(title=f"{what}, in {'millions' if unit > 1 else 'thousand millions'}")
 ax[0].invert_yaxis()
 ax[1].legend()
-share = lambda t, places: (
-    sum(sum(t[n].values()) for n in names if side[n] in places)
-    / sum(sum(v.values()) for v in t.values())
-)
+
+
+def share(t, places):
+    return sum(sum(t[n].values()) for n in names if side[n] in places) / sum(
+        sum(v.values()) for v in t.values()
+    )
+
+
 print(
     f"at 8x8 and 16x16: {share(levels, (8, 16)):.0%} of the parameters, {share(work, (8, 16)):.0%} of the work; "
     f"at 64x64: {share(levels, (64,)):.0%} and {share(work, (64,)):.0%}"

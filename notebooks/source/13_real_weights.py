@@ -21,12 +21,12 @@ from safetensors.torch import load_file, save_file
 import minidiff
 from minidiff.core.taps import tap, tap_names
 from minidiff.data import shapes
+from minidiff.formats import inspect as look
+from minidiff.formats.convert import convert, report
 from minidiff.models.text import CLIPText
 from minidiff.models.tokenizer import Tokenizer
 from minidiff.models.unet import UNet
 from minidiff.models.vae import VAE
-from minidiff.weights import inspect as look
-from minidiff.weights.convert import convert, report
 
 folder = Path(tempfile.mkdtemp())
 
@@ -175,5 +175,5 @@ plt.show()
 # 2. Load the folder again after writing `"attention_head_dim": 4` into `unet/config.json`. Is the picture the same?
 # 3. Write `{"a": torch.full((2,), float("nan"))}` into a file and inspect it; then put a NaN into the model and load it.
 #
-# Next: [from a file to a picture](../tutorials/weights/from_a_file_to_a_picture.md), and `minidiff/weights/keymaps.py`,
+# Next: [from a file to a picture](../tutorials/weights/from_a_file_to_a_picture.md), and `minidiff/formats/keymaps.py`,
 # where every name stands.

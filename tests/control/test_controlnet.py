@@ -12,13 +12,13 @@ import torch
 import minidiff
 from minidiff.control.controlnet import ControlNet, controlled
 from minidiff.core import schedule
+from minidiff.core.cfg import cfg, cfg_batched
 from minidiff.core.cond import Cond
 from minidiff.core.denoise import Counted
-from minidiff.core.pipe import Pipe
 from minidiff.core.taps import tap_names
-from minidiff.guidance.cfg import cfg, cfg_batched
 from minidiff.models.sizes import SIZES
 from minidiff.models.unet import UNet
+from minidiff.pipe.pipe import Pipe
 from minidiff.samplers.ddim import ddim
 
 GOLDEN = Path(__file__).parents[2] / "../shared/cards/golden/sd1_controlnet_diff.json"

@@ -14,11 +14,11 @@ import minidiff
 from minidiff.control.controlnet import ControlNet, controlled
 from minidiff.control.t2i_adapter import T2IAdapter, adapted
 from minidiff.core import schedule
+from minidiff.core.cfg import cfg, cfg_batched
 from minidiff.core.cond import Cond
-from minidiff.core.pipe import Pipe
 from minidiff.core.taps import tap, tap_names
-from minidiff.guidance.cfg import cfg, cfg_batched
 from minidiff.models.unet import UNet
+from minidiff.pipe.pipe import Pipe
 from minidiff.samplers.ddim import ddim
 
 GOLDEN = Path(__file__).parents[2] / "../shared/cards/golden/t2i_full_diff.json"

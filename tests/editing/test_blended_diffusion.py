@@ -10,7 +10,6 @@ import torch.nn.functional as F
 
 import minidiff
 from minidiff.core.denoise import noise, noises
-from minidiff.core.masks import to_latent_mask
 from minidiff.core.process import eps_to_x0, posterior, q_sample
 from minidiff.data.shapes import VOCAB
 from minidiff.editing import blended_diffusion as module
@@ -20,6 +19,7 @@ from minidiff.models.image_encoder import CLIPImage
 from minidiff.models.sizes import TINY_IMAGE, TINY_TEXT
 from minidiff.models.text import CLIPText
 from minidiff.models.tokenizer import Tokenizer
+from minidiff.pipe.masks import to_latent_mask
 
 PROMPT = "a green star on a blue background"
 
@@ -229,7 +229,7 @@ def test_bad_arguments_are_refused(pipe, image, clip, bad, complaint):
 
 @pytest.mark.weights
 def test_the_pull_makes_the_shipped_clip_more_content():
-    from minidiff.evaluate.items import items
+    from minidiff.bench.items import items
 
     pipe, found = minidiff.load("tiny"), items("dev", 3, ("recolour",))
     image, mask = (torch.cat([getattr(i, k) for i in found]) for k in ("image", "mask"))

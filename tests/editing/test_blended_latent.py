@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import minidiff
-from minidiff.core.masks import to_latent_mask
 from minidiff.core.process import q_sample
 from minidiff.editing import blended_latent as module
 from minidiff.editing.blended_latent import blended_latent, shrinking, tune_decoder
 from minidiff.editing.sdedit import sdedit
+from minidiff.pipe.masks import to_latent_mask
 
 PROMPT = "a green star on a blue background"
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 import minidiff
+from minidiff.core.cfg import cfg_batched
 from minidiff.core.denoise import noises, sample
 from minidiff.core.process import q_sample
 from minidiff.editing import diffedit as module
 from minidiff.editing.diffedit import diffedit, difference, threshold_mask
-from minidiff.guidance.cfg import cfg_batched
 from minidiff.inversion.ddim import invert
 
 SOURCE, TARGET = "a red circle on a blue background", "a green circle on a blue background"
@@ -162,7 +162,7 @@ def test_bad_arguments_are_refused(pipe, image, bad, complaint):
 
 @pytest.mark.weights
 def test_the_mask_lies_on_what_the_words_disagree_about():
-    from minidiff.evaluate.items import items
+    from minidiff.bench.items import items
 
     pipe, found = minidiff.load("tiny"), items("dev", 4, ("recolour",))
     image, true = (torch.cat([getattr(i, k) for i in found]) for k in ("image", "mask"))

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import minidiff
-from minidiff.core.masks import to_latent_mask
 from minidiff.editing.inpaint import inpaint, surroundings
+from minidiff.pipe.masks import to_latent_mask
 
 PROMPT = "a red circle on a blue background"
 

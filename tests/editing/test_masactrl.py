@@ -215,8 +215,8 @@ def test_the_edit_takes_its_paint_from_the_source():
     """Moved: what the captions leave out, size and texture, comes nearer to the true answer than by
     re-prompting.
     """
-    from minidiff.evaluate.items import items
-    from minidiff.train.autoencoder import psnr
+    from minidiff.bench.items import items
+    from minidiff.shipped.autoencoder import psnr
 
     pipe, some = minidiff.load("tiny"), items("dev", 4, ("move",))
     image, truth = torch.cat([it.image for it in some]), torch.cat([it.answer for it in some])

@@ -228,7 +228,7 @@ def test_it_imports_nothing_of_the_toy_world():
 
 @pytest.mark.weights
 def test_whitening_makes_the_inverted_noise_whiter():
-    from minidiff.evaluate.items import items
+    from minidiff.bench.items import items
 
     pipe, it = minidiff.load("tiny"), items("dev", 1, ("recolour",))[0]
     plain, white = (

@@ -190,7 +190,7 @@ def test_pixel_models_have_features_too():
 
 @pytest.mark.weights
 def test_more_injection_keeps_more_of_the_layout():
-    from minidiff.evaluate.items import items
+    from minidiff.bench.items import items
 
     pipe, some = minidiff.load("tiny"), items("dev", 4, ("recolour",))
     image = torch.cat([it.image for it in some])

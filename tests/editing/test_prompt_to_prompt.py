@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import minidiff
+from minidiff.core.cfg import cfg
 from minidiff.core.denoise import sample
 from minidiff.core.taps import tap, tap_names
 from minidiff.data.shapes import VOCAB
@@ -24,7 +25,6 @@ from minidiff.editing.prompt_to_prompt import (
     token_map,
     word_maps,
 )
-from minidiff.guidance.cfg import cfg
 from minidiff.inversion.ddim import Inverted
 from minidiff.models.tokenizer import Tokenizer
 

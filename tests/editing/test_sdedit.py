@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import minidiff
-from minidiff.core.masks import to_latent_mask
 from minidiff.core.process import q_sample
 from minidiff.editing import sdedit as module
 from minidiff.editing.sdedit import sdedit, strokes
+from minidiff.pipe.masks import to_latent_mask
 
 PROMPT = "a red circle on a blue background"
 
@@ -137,7 +137,7 @@ def test_more_strength_means_less_of_the_guide():
     import numpy as np
 
     from minidiff.data import shapes
-    from minidiff.train.autoencoder import psnr
+    from minidiff.shipped.autoencoder import psnr
 
     scenes = [shapes.scene(np.random.default_rng(i), objects=1) for i in range(4)]
     image, pipe = shapes.render(scenes), minidiff.load("tiny")

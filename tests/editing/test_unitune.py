@@ -10,7 +10,7 @@ from minidiff.data import shapes
 from minidiff.editing.sdedit import sdedit
 from minidiff.editing.unitune import unitune
 from minidiff.models.tokenizer import Tokenizer
-from minidiff.train.autoencoder import psnr
+from minidiff.shipped.autoencoder import psnr
 
 PROMPT = "a red circle on a blue background"
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from minidiff.core import schedule
-from minidiff.core.pipe import Pipe
 from minidiff.data import shapes
 from minidiff.evaluate.evaluate import (
     SETS,
@@ -20,6 +19,7 @@ from minidiff.evaluate.evaluate import (
 )
 from minidiff.evaluate.oracle import FULL, NAME, SHORT, Oracle
 from minidiff.models.attribute_net import AttributeNet
+from minidiff.pipe.pipe import Pipe
 from minidiff.weights.store import PIXEL_CLASSES
 
 module = importlib.import_module("minidiff.evaluate.evaluate")

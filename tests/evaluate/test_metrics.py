@@ -12,7 +12,7 @@ from minidiff.evaluate.metrics import (
     frechet_gaussians,
     masked_psnr,
 )
-from minidiff.train import autoencoder
+from minidiff.shipped import autoencoder
 
 
 def picture(seed=0, b=1):

@@ -13,11 +13,11 @@ from torch import nn
 
 from minidiff.core import schedule
 from minidiff.core.cond import Cond
-from minidiff.core.pipe import Pipe
 from minidiff.core.taps import Tap
 from minidiff.data.shapes import VOCAB
 from minidiff.models.attention import Attention
 from minidiff.models.tokenizer import Tokenizer
+from minidiff.pipe.pipe import Pipe
 
 TABLES = (schedule.linear(), schedule.cosine(), schedule.flow(), schedule.ve())
 MOVES = ((1000, 700), (700, 699), (400, 1), (20, 10))

@@ -101,9 +101,10 @@ def test_delta_denoising():
     al, sg = tables(pipe.schedule, 400)
     shown = lambda x, c: by_rows(al * x + sg * n, 400, c)  # noqa: E731
     y, y0 = words(1.1), words(0.3)
-    run = lambda given: score_gradient(
-        lambda x, t, c: by_rows(x, 400, c), pipe, z, z0, y, given, t, n
-    )
+
+    def run(given):
+        return score_gradient(lambda x, t, c: by_rows(x, 400, c), pipe, z, z0, y, given, t, n)
+
     near(run(None), al * sg * (shown(z, y) - n), 1e-8)
     near(run(y0), al * sg * (shown(z, y) - shown(z0, y0)), 1e-8)
 

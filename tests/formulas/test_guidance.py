@@ -21,13 +21,13 @@ from by_hand import (
 )
 
 from minidiff.core import schedule
+from minidiff.core.cfg import cfg
 from minidiff.core.cond import Cond
 from minidiff.data.toy2d import Mixture
 from minidiff.guidance.attend_and_excite import attend_and_excite
-from minidiff.guidance.cfg import cfg
 from minidiff.guidance.classifier import pull
-from minidiff.guidance.ilvr import refine
 from minidiff.guidance.semantic import look_ahead, wish
+from minidiff.restoration.ilvr import refine
 
 
 def test_classifier_guidance():

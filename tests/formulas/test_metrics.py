@@ -5,8 +5,8 @@ from itertools import product
 import torch
 from by_hand import near, rand
 
+from minidiff.bench.scores import edit_score
 from minidiff.evaluate.metrics import frechet, frechet_gaussians
-from minidiff.evaluate.scores import edit_score
 
 
 def test_frechet():

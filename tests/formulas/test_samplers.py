@@ -8,7 +8,7 @@ from by_hand import guided, move, near, noised, rand, small
 
 from minidiff.core import process as P
 from minidiff.core import schedule
-from minidiff.samplers.visual_anagrams import VIEWS, anagram
+from minidiff.guidance.visual_anagrams import VIEWS, anagram
 
 
 @pytest.mark.parametrize("view", VIEWS)

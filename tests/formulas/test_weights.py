@@ -8,7 +8,7 @@ import torch
 from by_hand import near, rand
 from torch import nn
 
-from minidiff.weights.lora import _delta, apply_lora
+from minidiff.formats.lora import _delta, apply_lora
 
 
 def entries(family, f, i, o, k):

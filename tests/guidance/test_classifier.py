@@ -7,14 +7,14 @@ import torch
 
 import minidiff
 from minidiff.core import schedule
+from minidiff.core.cfg import cfg
 from minidiff.core.cond import Cond
 from minidiff.core.denoise import Counted, noise
 from minidiff.data.toy2d import Mixture, energy_distance, gmm8
 from minidiff.guidance import classifier as module
-from minidiff.guidance.cfg import cfg
 from minidiff.guidance.classifier import classifier_guidance, gradient, log_prob, pull
 from minidiff.samplers.ddim import ddim
-from minidiff.train.noisy_classifier import HEADS, NoisyClassifier
+from minidiff.shipped.noisy_classifier import HEADS, NoisyClassifier
 
 SCH = schedule.linear(1000)
 RING = gmm8(1.0, 0.15)
@@ -141,7 +141,7 @@ def test_log_prob_adds_the_heads_that_a_row_names():
 
 @pytest.fixture
 def pipe(monkeypatch):
-    import minidiff.train.noisy_classifier as train
+    import minidiff.shipped.noisy_classifier as train
 
     torch.manual_seed(1)
     net = NoisyClassifier().eval().requires_grad_(False)
@@ -209,7 +209,7 @@ def test_latents_it_cannot_read_are_refused(image):
 @pytest.mark.weights
 def test_the_shipped_classifier_turns_unconditional_pictures_red():
     from minidiff.data.shapes import COLORS
-    from minidiff.train.noisy_classifier import noisy_classifier
+    from minidiff.shipped.noisy_classifier import noisy_classifier
 
     pipe, image = minidiff.load("tiny"), torch.zeros(4, 3, 64, 64)
     score = log_prob(noisy_classifier(), [{"color": HEADS["color"].index("red")}] * 4)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from minidiff.core import schedule
+from minidiff.core.cfg import cfg_batched
 from minidiff.core.denoise import sample
-from minidiff.guidance.cfg import cfg_batched
 from minidiff.inversion import edict as module
 from minidiff.inversion.ddim import ddim_invert
 from minidiff.inversion.edict import down, edict, edict_invert, edict_sample, up

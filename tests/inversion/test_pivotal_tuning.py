@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import minidiff
+from minidiff.core.cfg import cfg_batched
 from minidiff.core.process import ddim_step
 from minidiff.data import shapes
 from minidiff.editing.prompt_to_prompt import prompt_to_prompt
-from minidiff.guidance.cfg import cfg_batched
 from minidiff.inversion.ddim import Inverted, invert, replay
 from minidiff.inversion.pivotal_tuning import (
     leading,
@@ -19,7 +19,7 @@ from minidiff.inversion.pivotal_tuning import (
     random_words,
     tune,
 )
-from minidiff.train.autoencoder import psnr
+from minidiff.shipped.autoencoder import psnr
 from minidiff.train.finetune import READS_TEXT, tuned
 
 A, B = "a red circle on a blue background", "a green circle on a blue background"

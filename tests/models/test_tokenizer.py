@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from minidiff.formats.merges import clip_tokenizer
 from minidiff.models.bpe import START, STOP, BytePairs, byte_letters, clean, cut, join
 from minidiff.models.tokenizer import SPACE, Tokenizer
-from minidiff.weights.merges import clip_tokenizer
 
 MERGES = Path(__file__).parents[3] / "shared/data/clip/bpe_simple_vocab_16e6.txt.gz"
 VOCAB = "a red blue circle square on background left of".split()
@@ -302,11 +302,14 @@ def strings(seed: int = 0, n: int = 2000) -> list[str]:
         [c for c in map(chr, range(a, b)) if settled(c)]
         for a, b in ((1, 128), (128, 0x3000), (0x3000, 0x20000))
     ]
-    part = lambda: (
-        rng.choice(WORDS)
-        if rng.random() < 0.7
-        else "".join(rng.choice(rng.choice(kinds)) for _ in range(rng.randint(1, 6)))
-    )
+
+    def part():
+        return (
+            rng.choice(WORDS)
+            if rng.random() < 0.7
+            else "".join(rng.choice(rng.choice(kinds)) for _ in range(rng.randint(1, 6)))
+        )
+
     mixed = [
         "".join(part() + rng.choice(SPACES) for _ in range(rng.choice([1, 2, 4, 8, 40])))
         for _ in range(n - len(WORDS) - 4)
@@ -318,13 +321,16 @@ def published(folder: Path, speller: BytePairs, pad: str) -> Path:
     """A tokenizer folder with the files of a published Stable Diffusion: pad <|endoftext|> is 1,
     pad ! is 2.
     """
-    token = lambda name: {
-        "content": name,
-        "lstrip": False,
-        "normalized": True,
-        "rstrip": False,
-        "single_word": False,
-    }
+
+    def token(name):
+        return {
+            "content": name,
+            "lstrip": False,
+            "normalized": True,
+            "rstrip": False,
+            "single_word": False,
+        }
+
     names = {"bos_token": token(START), "eos_token": token(STOP), "unk_token": token(STOP)}
     typed = {k: {"__type": "AddedToken", **v} for k, v in names.items()}
     merges = "\n".join(["#version: 0.2", *(" ".join(p) for p in speller.rank)]) + "\n"

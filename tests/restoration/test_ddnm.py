@@ -9,8 +9,8 @@ import torch
 
 import minidiff
 from minidiff.core.denoise import noise, noises, sample
-from minidiff.core.masks import to_latent_mask
 from minidiff.core.process import eps_to_x0
+from minidiff.pipe.masks import to_latent_mask
 from minidiff.restoration.ddnm import ddnm, restore, trust
 from minidiff.restoration.operators import blur, grey, hole, lossy, superres
 
@@ -196,9 +196,10 @@ def test_from_the_command_line(tmp_path, monkeypatch, pixel, capsys, name):
     monkeypatch.chdir(tmp_path)
     write_image(pictures(1, 64)[0], "x.png")
     write_image(window()[0].expand(3, -1, -1) * 2 - 1, "hole.png")
-    run = lambda line: app.main(
-        ["edit", name, *line.split(), "--model", "tiny-pixel", "--steps", "2"]
-    )
+
+    def run(line):
+        return app.main(["edit", name, *line.split(), "--model", "tiny-pixel", "--steps", "2"])
+
     if name != "repaint":
         assert run("--image x.png --task sr4 --resize --sheet sheet.png --out out.png") == 0
         assert (

@@ -9,9 +9,9 @@ import torch
 
 import minidiff
 from minidiff.core.denoise import noise, noises
-from minidiff.core.masks import to_latent_mask
 from minidiff.core.process import q_sample
-from minidiff.evaluate.proofs.repaint import half_holes, seam
+from minidiff.pipe.masks import to_latent_mask
+from minidiff.proofs.repaint import half_holes, seam
 from minidiff.restoration.repaint import repaint
 from minidiff.samplers.ddpm import ddpm
 
@@ -154,7 +154,7 @@ def test_seam_energy_knows_a_shift_at_the_border_from_one_inside():
 
 def test_half_holes_cover_half_of_the_object():
     from minidiff.data import shapes
-    from minidiff.evaluate.prove import draw
+    from minidiff.proofs.prove import draw
 
     scenes = draw(12, 0)
     inside = shapes.object_masks(scenes)[:, :1]

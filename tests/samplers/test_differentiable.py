@@ -9,10 +9,10 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 import minidiff
+from minidiff.core.cfg import cfg_batched
 from minidiff.core.denoise import noise, sample
 from minidiff.core.process import ddim_step
 from minidiff.core.schedule import scaled_linear
-from minidiff.guidance.cfg import cfg_batched
 from minidiff.samplers.differentiable import sample_with_gradients
 from minidiff.train.finetune import tuned
 

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 import minidiff
+from minidiff.foundations.latent_diffusion import diffusion_loss
 from minidiff.train.finetune import READS_TEXT, fit_picture, picture_batch, tuned
-from minidiff.train.latent_diffusion import diffusion_loss
 
 
 def network():

@@ -10,13 +10,13 @@ import minidiff
 from minidiff.core import schedule
 from minidiff.data import shapes
 from minidiff.editing.sdedit import sdedit
+from minidiff.formats.convert import convert
+from minidiff.formats.layouts import destination
 from minidiff.models.dit import DiT
 from minidiff.models.text import CLIPText
 from minidiff.models.tokenizer import Tokenizer
 from minidiff.models.unet import UNet
 from minidiff.models.vae import VAE
-from minidiff.weights.convert import convert
-from minidiff.weights.layouts import destination
 
 TOK = Tokenizer.words(shapes.VOCAB)
 HEADS = {"unet": 4}  # channels of no released width
@@ -46,7 +46,7 @@ def network(part, **args):
 
 def save(path, parts, to="original", args=ARGS):
     """A file in a layout, by the tables that the converter uses."""
-    from minidiff.weights.ops import scatter
+    from minidiff.formats.ops import scatter
 
     tensors = {}
     for part, net in parts.items():

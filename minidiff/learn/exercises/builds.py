@@ -12,15 +12,15 @@ from torch import Tensor
 
 import minidiff
 from minidiff.core import process
+from minidiff.core.cfg import cfg_batched
 from minidiff.core.denoise import Denoise, noise
-from minidiff.core.pipe import Pipe
 from minidiff.core.schedule import Schedule
 from minidiff.data.toy2d import gauss_aniso, gmm8
 from minidiff.editing.sdedit import sdedit
-from minidiff.guidance.cfg import cfg_batched
 from minidiff.inversion.ddim import invert, replay
 from minidiff.learn.exercise import Exercise, Fact, Mutant
 from minidiff.learn.exercises.process import LINEAR, PAGE
+from minidiff.pipe.pipe import Pipe
 
 SOURCE, TARGET = "a red circle on a blue background", "a small green circle on a blue background"
 

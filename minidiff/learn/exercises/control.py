@@ -10,7 +10,6 @@ from torch import Tensor
 
 from minidiff.core import process
 from minidiff.core.denoise import noise
-from minidiff.core.pipe import Pipe
 from minidiff.core.taps import tap
 from minidiff.editing.prompt_to_prompt import (
     CROSS,
@@ -24,6 +23,7 @@ from minidiff.editing.prompt_to_prompt import (
 from minidiff.learn.exercise import Exercise, Fact, Mutant
 from minidiff.learn.exercises.builds import SOURCE, TARGET, step, tiny
 from minidiff.learn.exercises.edits import P2P
+from minidiff.pipe.pipe import Pipe
 
 
 def edit_pair(

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minidiff.core import process
-from minidiff.core.masks import paste, to_latent_mask
 from minidiff.core.schedule import Schedule
 from minidiff.learn.exercise import Exercise, Fact, Mutant
 from minidiff.learn.exercises.networks import draws
 from minidiff.learn.exercises.process import LINEAR, ONE, states
+from minidiff.pipe.masks import paste, to_latent_mask
 from minidiff.restoration.operators import superres
 
 DDNM, REPAINT, INPAINT = (

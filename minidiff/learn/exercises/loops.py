@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 
 from minidiff.core.process import ddim_step
-from minidiff.guidance.ilvr import refine
 from minidiff.inversion.edict import down, up
 from minidiff.learn.exercise import Exercise, Fact, Mutant
 from minidiff.learn.exercises.process import LINEAR, states
+from minidiff.restoration.ilvr import refine
 from minidiff.restoration.jumps import jumps
 
 # ---- ILVR ----------------------------------------------------------------------------------------
@@ -78,7 +78,7 @@ ilvr_refine = Exercise(
         "`phi = lambda v: F.interpolate(F.avg_pool2d(v, f), scale_factor=f)`.",
         "`return x - phi(x) + phi(y)`.",
     ),
-    page="tutorials/guidance/ilvr.md",
+    page="tutorials/restoration/ilvr.md",
 )
 
 

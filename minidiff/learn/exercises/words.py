@@ -9,7 +9,7 @@ from minidiff.learn.exercise import Exercise, Fact, Mutant
 from minidiff.learn.exercises.edits import P2P
 from minidiff.learn.exercises.networks import draws
 
-LORA, EMBED = "tutorials/weights/lora.md", "tutorials/weights/embeddings.md"
+LORA, EMBED = "tutorials/formats/lora.md", "tutorials/weights/embeddings.md"
 
 
 # ---- replaced words ------------------------------------------------------------------------------

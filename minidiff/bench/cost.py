@@ -1,0 +1,73 @@
+"""What an edit costs: network evaluations, seconds, memory.
+
+An evaluation is one row of one forward pass of the denoising network, guided or not; a backward
+pass through it counts two more. Passes that gradient checkpointing repeats are repeated work, and
+count. Autoencoder and text tower do not.
+"""
+
+import ctypes
+import gc
+import time
+from pathlib import Path
+
+import torch
+
+from minidiff.pipe.pipe import Pipe
+
+
+class Cost:
+    """`with Cost(pipe) as c`: network evaluations `nfe` (one per row; a backward pass two more),
+    `seconds`, `mb` above what was resident before (Linux: the kernel's high-water mark; on a GPU:
+    what was allocated; elsewhere None).
+    """
+
+    def __init__(self, pipe: Pipe):
+        self.pipe, self.nfe, self.seconds, self.mb = pipe, 0, 0.0, None
+
+    def _count(self, net, args, out):
+        self.nfe += len(out)
+        if out.requires_grad:
+            out.register_hook(self._back)
+
+    def _back(self, grad):
+        self.nfe += 2 * len(grad)
+
+    def _resident(self, what: str) -> float | None:
+        if self.pipe.device.type == "cuda":
+            torch.cuda.synchronize(self.pipe.device)
+            read = (
+                torch.cuda.max_memory_allocated if what == "VmHWM" else torch.cuda.memory_allocated
+            )
+            return read(self.pipe.device) / 2**20
+        try:
+            lines = Path("/proc/self/status").read_text().splitlines()
+            return next(int(line.split()[1]) for line in lines if line.startswith(what)) / 1024
+        except (OSError, StopIteration):
+            return None
+
+    def __enter__(self):
+        gc.collect()
+        try:
+            ctypes.CDLL(None).malloc_trim(0)  # pages that malloc kept would be reused unseen
+        except (AttributeError, OSError, TypeError):  # not glibc
+            pass
+        if self.pipe.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.pipe.device)
+        else:
+            try:
+                # the high-water mark falls to what is resident
+                Path("/proc/self/clear_refs").write_text("5")
+            except OSError:
+                pass
+        self.before, self.hook = (
+            self._resident("VmRSS"),
+            self.pipe.net.register_forward_hook(self._count),
+        )
+        self.start = time.perf_counter()
+        return self
+
+    def __exit__(self, *exc):
+        peak = self._resident("VmHWM")
+        self.seconds = time.perf_counter() - self.start
+        self.hook.remove()
+        self.mb = None if peak is None or self.before is None else max(peak - self.before, 0.0)

@@ -1,0 +1,105 @@
+"""Which methods ShapesEditBench can run, and what each is given: read off the functions' signatures
+(card C29.5).
+
+A name is a control (bench/controls.py) or a technique (techniques.py), one that may take a mask
+with "+mask", one that reads the source caption with "+misread" for a caption with a wrong word;
+each with options after "@": `sdedit+mask@strength=0.9`.
+"""
+
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+
+from minidiff.bench import knobs
+from minidiff.bench.controls import CONTROLS
+from minidiff.bench.items import KINDS
+from minidiff.techniques import EDITS
+
+# what a method may need
+KNOWN = {"pipe", "image", "source", "target", "prompt", "mask", "seed", "truth", "wrong"}
+SHOWN = (0.2, 0.4, 0.6, 0.8)  # the SDEdit rows by default
+
+
+@dataclass(frozen=True)
+class Method:
+    """`inputs`, the letters of the table: P target prompt, S source prompt, M exact mask, F tuned
+    for every picture.
+    """
+
+    name: str
+    fn: Callable
+    masked: bool
+    misread: bool = False
+
+    @property
+    def inputs(self) -> str:
+        asked = inspect.signature(self.fn).parameters
+        needs = {
+            "P": {"target", "prompt"} & asked.keys(),
+            "S": {"source"} & asked.keys(),
+            "M": "mask" in asked
+            and (self.masked or asked["mask"].default is inspect.Parameter.empty),
+            "F": hasattr(sys.modules[self.fn.__module__], "tuned"),
+        }
+        return "" if "truth" in asked else "".join(k for k, v in needs.items() if v)
+
+
+def technique(name: str):
+    module, function = EDITS[name].split(":")
+    return getattr(import_module(module), function)
+
+
+def lacks(fn) -> list[str]:
+    """What a function needs and no item knows; a technique that takes no picture lacks something to
+    edit.
+    """
+    asked = inspect.signature(fn).parameters
+    blind = ["a picture to edit"] * ("image" not in asked and fn not in CONTROLS.values())
+    return [
+        k
+        for k, p in asked.items()
+        if p.default is p.empty and p.kind is not p.VAR_KEYWORD and k not in KNOWN
+    ] + blind
+
+
+def method(name: str) -> Method:
+    """A method by its name; ValueError if there is none, or items cannot serve it."""
+    base = name.split("@")[0].removesuffix("+misread")
+    plain = base.removesuffix("+mask")
+    if plain not in CONTROLS and plain not in EDITS:
+        raise ValueError(f"no method called {plain!r}; there are: {', '.join([*CONTROLS, *EDITS])}")
+    fn = CONTROLS[plain] if plain in CONTROLS else technique(plain)
+    if missing := lacks(fn):
+        raise ValueError(
+            f"{plain} cannot be asked here: it needs {', '.join(missing)}; the bench gives image, "
+            "source, "
+            "target or prompt, mask, seed"
+        )
+    asked = inspect.signature(fn).parameters
+    m = Method(name, fn, masked=base != plain, misread=base != name.split("@")[0])
+    if m.masked and "mask" not in asked:
+        raise ValueError(f"{plain} takes no mask; leave +mask out")
+    if m.misread and "source" not in asked:
+        raise ValueError(f"{plain} reads no source caption; leave +misread out")
+    for kind in KINDS if not any(p.kind is p.VAR_KEYWORD for p in asked.values()) else ():
+        if wrong := knobs.chosen(name, kind).keys() - asked.keys():
+            raise ValueError(
+                f"{plain} has no option {', '.join(sorted(wrong))}; it has {', '.join(asked)}"
+            )
+    return m
+
+
+def everything() -> list[str]:
+    """Names of all rows of the full table: controls, techniques, and each that may take a mask with
+    one.
+    """
+    served = [name for name in EDITS if not lacks(technique(name))]
+    masks = {name: inspect.signature(technique(name)).parameters.get("mask") for name in served}
+    free = [
+        f"{name}+mask"
+        for name, p in masks.items()
+        if p and p.default is not inspect.Parameter.empty
+    ]
+    return [*CONTROLS, *[f"sdedit@strength={s}" for s in SHOWN], *served, *free]

@@ -1,0 +1,81 @@
+"""The bench's questions: one change each, everything else held, and nothing to tune on that is
+reported on.
+"""
+
+from dataclasses import fields
+
+import pytest
+import torch
+
+from minidiff.bench.items import KINDS, in_split, items
+from minidiff.data import shapes
+
+
+def test_one_thing_changes_and_the_mask_says_where():
+    for it in items("dev", 4):
+        same = (it.image - it.answer).abs().amax(1, keepdim=True) <= 4 / 255
+        assert same[it.mask == 0].all() and it.mask.any(), it
+        assert it.source != it.target and it.source == it.source.strip()
+
+
+@pytest.mark.parametrize(
+    "kind, field", [("recolour", "color"), ("reshape", "shape"), ("resize", "size")]
+)
+def test_an_object_edit_changes_one_field_of_one_object(kind, field):
+    for it in items("test", 6, (kind,)):
+        changed = [
+            (f.name, k)
+            for k, (a, b) in enumerate(zip(it.scene.objects, it.truth.objects))
+            for f in fields(a)
+            if getattr(a, f.name) != getattr(b, f.name)
+        ]
+        assert len(changed) == 1 and changed[0][0] == field
+        index = changed[0][1]
+        assert (
+            shapes.edit(it.truth, field, getattr(it.scene.objects[index], field), index=index)
+            == it.scene
+        )
+
+
+def test_what_is_added_and_deleted_leaves_the_other_object_where_it_was():
+    for it in items("dev", 4, ("add", "delete")):
+        more, less = (it.truth, it.scene) if it.kind == "add" else (it.scene, it.truth)
+        assert len(more.objects) == 2 and len(less.objects) == 1
+        assert torch.allclose(
+            torch.tensor(shapes.centers(more)[0]), torch.tensor(shapes.centers(less)[0])
+        )
+        assert more.objects[0].shape == less.objects[0].shape
+
+
+def test_the_word_that_changes_is_found():
+    for it in items("dev", 4, ("recolour", "reshape", "background", "texture")):
+        assert it.words and it.words[0] in it.source.split() and it.words[1] in it.target.split()
+    assert all(it.words is None for it in items("dev", 2, ("add", "delete")))
+
+
+def test_no_tuple_is_in_both_splits_and_training_saw_none():
+    tuples = {
+        split: {
+            (o.shape, o.color, it.scene.background)
+            for it in items(split, 12)
+            if it.kind != "add"
+            for o in it.scene.objects[:1]
+        }
+        for split in ("dev", "test")
+    }
+    assert not tuples["dev"] & tuples["test"]
+    assert all(in_split(it.scene, s) for s in tuples for it in items(s, 4) if it.kind != "add")
+    assert all(
+        shapes.held_out(it.truth if it.kind == "add" else it.scene) for it in items("test", 4)
+    )
+
+
+def test_items_are_the_same_whatever_number_is_asked_for():
+    assert items("dev", 2, ("move",)) == items("dev", 5, ("move",))[:2]
+
+
+def test_unknown_names_are_refused_before_any_work():
+    with pytest.raises(ValueError, match="to tune on"):
+        items("train")
+    with pytest.raises(ValueError, match=", ".join(KINDS)):
+        items("dev", 1, ("repaint",))
