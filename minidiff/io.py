@@ -1,4 +1,4 @@
-"""Pictures in and out of files: the only place where minidiff touches PNG and JPEG.
+"""Pictures in and out of files: the only place where minidiff touches picture formats.
 
 Inside, a picture is a float tensor (1, 3, h, w) in [-1, 1] and a mask is (1, 1, h, w) in {0, 1}, 1
 where the edit happens. What comes in is checked here (kind of file, size, depth, transparency,
@@ -20,7 +20,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 MAX_PIXELS = 64_000_000  # 8000 x 8000; a larger claim is a mistake or an attack
-FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}  # written
+READ = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # of a GIF or TIFF the first picture
 Size = int | tuple[int, int]
 
 
@@ -28,7 +29,7 @@ Size = int | tuple[int, int]
 
 
 def read_image(path: str | Path, size: Size | None = None, *, resize: bool = False) -> Tensor:
-    """A PNG or JPEG file as (1, 3, h, w) in [-1, 1].
+    """A picture file as (1, 3, h, w) in [-1, 1].
 
     8 bit or 16 bit (scaled, not cut), grey, palette or colour; transparency is laid on white; EXIF
     orientation is applied. `size` (side, or height and width) is what the caller needs: another
@@ -38,7 +39,8 @@ def read_image(path: str | Path, size: Size | None = None, *, resize: bool = Fal
     image = _to_tensor(_open(path))
     if size is None:
         return image
-    want, got = (size, size) if isinstance(size, int) else tuple(size), tuple(image.shape[2:])
+    want = _pair(size)
+    got = tuple(image.shape[2:])
     if got == want:
         return image
     if not resize:
@@ -46,30 +48,182 @@ def read_image(path: str | Path, size: Size | None = None, *, resize: bool = Fal
             f"{path} is {got[0]}x{got[1]} pixels (height x width), {want[0]}x{want[1]} are needed; "
             "allow a resize, which cuts around the centre and scales"
         )
-    return _fit(image, want)
+    return fit(image, want)
 
 
-def read_mask(path: str | Path, size: Size) -> Tensor:
-    """A mask (1, 1, h, w) in {0, 1} from a picture of exactly that size: 1, the edit, where it is
-    lighter than middle grey (transparent counts as white). Never resized: a mask of another size
-    belongs to another picture.
+def read_mask(
+    path: str | Path,
+    size: Size,
+    *,
+    picture: tuple[int, int] | None = None,
+    invert: bool = False,
+) -> Tensor:
+    """A mask file as (1, 1, h, w) in {0, 1}; `mask_of` says which pixels are 1, the edit.
+
+    size     what the caller needs: side, or height and width
+    picture  (height, width) of the picture it belongs to, as that was in its file: a mask of this
+             size is cut and scaled as the picture was
+    invert   the other pixels
+
+    ValueError: a mask of any other size, for it belongs to another picture; one that is empty or
+    full.
     """
-    return (read_image(path, size).mean(1, keepdim=True) > 0).float()
+    mask = mask_of(_open(path), str(path))
+    if invert:
+        mask = 1 - mask
+    want = _pair(size)
+    got = tuple(mask.shape[2:])
+    if got == want:
+        return mask
+    if got != picture:
+        known = f", its picture {picture[0]}x{picture[1]}" if picture and picture != want else ""
+        raise ValueError(
+            f"{path} is {got[0]}x{got[1]} pixels (height x width), {want[0]}x{want[1]} are needed"
+            f"{known}: a mask of another size belongs to another picture"
+        )
+    fitted = (fit(mask * 2 - 1, want) > 0).float()
+    _refuse_trivial(fitted, f"{path}, cut and scaled to {want[0]}x{want[1]},")
+    return fitted
+
+
+def mask_of(im: Image.Image, name: str = "the mask") -> Tensor:
+    """Which pixels of a picture are the mask, (1, 1, h, w) in {0, 1}.
+
+    Transparency that varies is the mask: the drawn pixels if they are of one colour (strokes on
+    nothing), else the erased ones (a hole in a picture). A picture of two values is 1 at the
+    lighter one; any other is 1 where it is lighter than middle grey. ValueError if all or none are.
+    """
+    rgba = np.array(im.convert("RGBA")) if not im.mode.startswith("I") else None
+    if rgba is None:
+        grey = np.asarray(im).astype(np.float64) / 257
+        opaque = None
+    else:
+        grey = rgba[..., :3].mean(-1)
+        alpha = rgba[..., 3]
+        opaque = alpha > 127 if alpha.min() < alpha.max() else None
+    if opaque is not None:
+        drawn = rgba[..., :3][alpha > 0].astype(int)
+        one_colour = len(drawn) and (drawn.max(0) - drawn.min(0)).max() <= 8
+        on = opaque if one_colour else ~opaque
+    else:
+        values = np.unique(grey)
+        on = grey == values[-1] if len(values) == 2 else grey > 127.5
+    mask = torch.from_numpy(on)[None, None].float()
+    _refuse_trivial(mask, name, f" (its grey values are {grey.min():.0f} to {grey.max():.0f})")
+    return mask
+
+
+def _refuse_trivial(mask: Tensor, name: str, why: str = "") -> None:
+    if mask.min() == mask.max():
+        state = "full: every pixel" if mask.min() == 1 else "empty: no pixel"
+        raise ValueError(
+            f"{name} is {state} is lighter than middle grey or drawn{why}; paint what may change "
+            "white and the rest black, or invert the mask"
+        )
+
+
+def _pair(size: Size) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+# ---- what callers in Python may hand in ----------------------------------------------------------
+
+
+def as_pictures(value, name: str = "image") -> Tensor:
+    """Pictures from a caller: float32 (b, 3, h, w) in [-1, 1], without gradients.
+
+    A path, a PIL picture, uint8 from numpy or torch ((h, w), (h, w, 3 or 4), (3, h, w), or a batch
+    of those), a float tensor (b, 3, h, w) in [-1, 1], or a list of these. Floats from 0 to 1 are
+    refused: they cannot be told from light pictures in [-1, 1].
+    """
+    if isinstance(value, (list, tuple)):
+        if not value:
+            raise ValueError(f"{name} is an empty list; expected at least one picture")
+        parts = [as_pictures(v, name) for v in value]
+        sizes = sorted({tuple(p.shape[2:]) for p in parts})
+        if len(sizes) > 1:
+            raise ValueError(f"{name} holds pictures of sizes {sizes}; expected one size")
+        return torch.cat(parts)
+    if isinstance(value, (str, Path)):
+        return read_image(value)
+    if isinstance(value, Image.Image):
+        return _to_tensor(ImageOps.exif_transpose(value))
+    expected = f"{name}: expected (b, 3, h, w) floats in [-1, 1], uint8, a PIL picture or a path"
+    if isinstance(value, np.ndarray):
+        value = torch.from_numpy(np.ascontiguousarray(value))
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{expected}; got {type(value).__name__}")
+    value = value.detach()
+    shape = tuple(value.shape)
+    if not value.numel():
+        raise ValueError(f"{expected}; got an empty batch, {shape}")
+    if value.dtype == torch.uint8:
+        return _from_bytes(value, expected)
+    if not value.is_floating_point() or value.ndim != 4 or shape[1] != 3:
+        raise ValueError(f"{expected}; got {value.dtype} of shape {shape}")
+    if not value.isfinite().all():
+        raise ValueError(f"{expected}; this one holds NaN or infinite values")
+    lo, hi = value.min().item(), value.max().item()
+    if lo >= 0 or lo < -1.01 or hi > 1.01:
+        what = "which looks like 0..1; map it with 2 * x - 1" if 0 <= lo and hi <= 1 else "outside"
+        raise ValueError(f"{expected}; the values are {lo:.3g} to {hi:.3g}, {what}")
+    return value.float()
+
+
+def _from_bytes(x: Tensor, expected: str) -> Tensor:
+    shape = tuple(x.shape)
+    last = x.ndim >= 3 and shape[-1] in (1, 3, 4)  # h w c
+    first = x.ndim >= 3 and shape[-3] in (1, 3)  # c h w
+    if x.ndim == 2:
+        x = x[None, None]
+    elif x.ndim in (3, 4) and first != last:
+        x = x.movedim(-1, -3) if last else x
+        x = x if x.ndim == 4 else x[None]
+    else:
+        raise ValueError(f"{expected}; got uint8 of shape {shape}: which axis is colour?")
+    x = x.float() / 255  # b c h w
+    if x.shape[1] == 4:
+        rgb, alpha = x[:, :3], x[:, 3:]
+        x = rgb * alpha + (1 - alpha)  # on white
+    return (x.expand(-1, 3, -1, -1) * 2 - 1).contiguous()
+
+
+def as_mask(value, name: str = "mask") -> Tensor:
+    """A mask from a caller: float32 (b, 1, h, w); whether it holds 0 and 1 alone is checked beside
+    its picture.
+
+    A path or a PIL picture (read as `mask_of` says), bool, uint8 of 0 and 255 or of 0 and 1, or
+    floats; (h, w), (1, h, w) or (b, 1, h, w).
+    """
+    if isinstance(value, (str, Path)):
+        return mask_of(_open(value), str(value))
+    if isinstance(value, Image.Image):
+        return mask_of(value, name)
+    if isinstance(value, np.ndarray):
+        value = torch.from_numpy(np.ascontiguousarray(value))
+    if not isinstance(value, Tensor) or value.ndim not in (2, 3, 4):
+        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"{name}: expected (b, 1, h, w) of 0 and 1, 1 where to edit; got {got}")
+    x = value.detach()
+    if x.dtype == torch.uint8 and x.numel() and x.max() == 255:
+        x = x.float() / 255
+    x = x.float()
+    return x[(None,) * (4 - x.ndim)]
 
 
 def _open(path: str | Path) -> Image.Image:
     """The decoded picture, upright. Everything Pillow may raise for a bad file ends as one line."""
     path = Path(path)
     if path.is_dir():
-        raise ValueError(f"{path} is a folder, expected a PNG or JPEG file")
+        raise ValueError(f"{path} is a folder, expected a picture file")
     if not path.exists():
         raise FileNotFoundError(f"no picture at {path}")
     if path.is_file() and path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty (0 bytes), expected a PNG or JPEG file")
+        raise ValueError(f"{path} is empty (0 bytes), expected a picture file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the size is checked two lines below, more strictly
-            with Image.open(path, formats=("PNG", "JPEG")) as im:
+            with Image.open(path, formats=READ) as im:
                 if im.width * im.height > MAX_PIXELS:
                     raise ValueError(
                         f"{im.width}x{im.height} pixels, at most {MAX_PIXELS // 10**6} million"
@@ -77,7 +231,9 @@ def _open(path: str | Path) -> Image.Image:
                 im.load()
                 return ImageOps.exif_transpose(im)
     except Image.UnidentifiedImageError:
-        raise ValueError(f"{path} is no PNG or JPEG picture") from None
+        raise ValueError(
+            f"{path} is no picture of a kind that is read: {', '.join(READ)}"
+        ) from None
     except PermissionError:
         raise PermissionError(f"{path} may not be read (permission denied)") from None
     except Exception as e:  # Pillow: OSError, SyntaxError, struct.error, zlib.error, ...
@@ -97,16 +253,38 @@ def _to_tensor(im: Image.Image) -> Tensor:
     return (rgb * alpha + (1 - alpha)) * 2 - 1  # on white
 
 
-def _fit(image: Tensor, want: tuple[int, int]) -> Tensor:
-    """Cut (1, 3, h, w) around the centre to the aspect of `want`, then scale with a smoothing
+def fit(image: Tensor, want: tuple[int, int]) -> Tensor:
+    """Cut (b, c, h, w) around the centre to the aspect of `want`, then scale with a smoothing
     filter.
     """
-    (h, w), (H, W) = image.shape[2:], want
-    scale = max(H / h, W / w)
-    ch, cw = min(h, round(H / scale)), min(w, round(W / scale))
-    top, left = (h - ch) // 2, (w - cw) // 2
-    part = image[:, :, top : top + ch, left : left + cw]
+    top, left, h, w = crop_box(tuple(image.shape[2:]), want)
+    part = image[:, :, top : top + h, left : left + w]
     return F.interpolate(part, want, mode="bicubic", antialias=True).clamp(-1, 1)
+
+
+def crop_box(size: tuple[int, int], want: tuple[int, int]) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of what `fit` keeps of a picture of that size."""
+    scale = max(want[0] / size[0], want[1] / size[1])
+    h = min(size[0], round(want[0] / scale))
+    w = min(size[1], round(want[1] / scale))
+    return (size[0] - h) // 2, (size[1] - w) // 2, h, w
+
+
+def paste_back(edited: Tensor, original: Tensor, mask: Tensor) -> Tensor:
+    """An edit (1, 3, h, w) put back into the picture it was fitted from (1, 3, H, W), at that
+    picture's own resolution, through the mask: (1, 1, H, W), or (1, 1, h, w) as the edit had it.
+    """
+    size = tuple(original.shape[2:])
+    top, left, h, w = crop_box(size, tuple(edited.shape[2:]))
+    large = F.interpolate(edited, (h, w), mode="bicubic", antialias=True).clamp(-1, 1)
+    if tuple(mask.shape[2:]) == size:
+        m = mask[:, :, top : top + h, left : left + w]
+    else:
+        m = F.interpolate(mask, (h, w), mode="nearest")
+    out = original.clone()
+    here = out[:, :, top : top + h, left : left + w]
+    out[:, :, top : top + h, left : left + w] = m * large.to(out) + (1 - m) * here
+    return out
 
 
 # ---- writing -------------------------------------------------------------------------------------

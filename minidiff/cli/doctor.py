@@ -114,7 +114,7 @@ def probe(pipe: Pipe) -> list[float]:
         pipe.noise(1),
         cond,
         steps=2,
-        spacing="trailing",
+        spacing=pipe.spacing,
     )
     x = x.float().cpu().flatten()
     return [round(v, 6) for v in x[:: len(x) // 16][:16].tolist()]

@@ -30,6 +30,13 @@ from minidiff.core.cond import Cond
 from minidiff.core.denoise import Denoise
 
 
+def guide(e_null: Tensor, e_cond: Tensor, scale: float) -> Tensor:
+    """Classifier-free guidance, eq. 6 with w = scale - 1: from the unconditional noise past the
+    conditional one.
+    """
+    return e_null + scale * (e_cond - e_null)
+
+
 def cfg(
     denoise: Denoise,
     null: Cond,
@@ -92,7 +99,7 @@ def _guided(denoise, both, scale, interval, rescale) -> Denoise:
         if scale == 1 or not torch.as_tensor(on).any():
             return denoise(x_t, t, cond)
         e_null, e_cond = both(x_t, t, cond)
-        eps = e_null + scale * (e_cond - e_null)  # paper eq. 6 with w = scale - 1
+        eps = guide(e_null, e_cond, scale)
         if rescale:
             dims = tuple(range(1, x_t.ndim))
             ratio = e_cond.std(dims, keepdim=True) / eps.std(dims, keepdim=True)

@@ -30,7 +30,7 @@ class Denoise(Protocol):
         """
 
 
-def moves(ts: list[int], progress: bool = False) -> Iterator[tuple[int, int]]:
+def step_pairs(ts: list[int], progress: bool = False) -> Iterator[tuple[int, int]]:
     """The pairs (t, s) of a list of times, with a progress bar if asked."""
     return tqdm(list(pairwise(ts)), leave=False) if progress else pairwise(ts)
 
@@ -50,7 +50,7 @@ def sample(
     Rising times invert; eps is then taken at the cleaner end of every move, which only an exact
     denoiser knows at 0.
     """
-    for t, s in moves(ts, progress):
+    for t, s in step_pairs(ts, progress):
         x = step(sch, x, denoise(x, t, cond), t, s)
     return x
 
@@ -67,7 +67,7 @@ def trace(
 ) -> list[Tensor]:
     """As `sample`, but every state on the way: element i is at time ts[i]."""
     xs = [x]
-    for t, s in moves(ts, progress):
+    for t, s in step_pairs(ts, progress):
         xs.append(step(sch, xs[-1], denoise(xs[-1], t, cond), t, s))
     return xs
 

@@ -11,7 +11,26 @@ from torch import Tensor
 
 from minidiff.core.schedule import Schedule
 
-PREDICTIONS = ("eps", "x0", "v", "flow")
+# What networks are trained to output: (the target from x0 and eps, eps from x_t and the output).
+# The divisors of v are 1 on VP tables, those of flow on flow tables.
+PREDICTIONS = {
+    "eps": (
+        lambda a, s, x0, eps: eps,
+        lambda a, s, x_t, out: out,
+    ),
+    "x0": (
+        lambda a, s, x0, eps: x0,
+        lambda a, s, x_t, out: (x_t - a * out) / s,
+    ),
+    "v": (  # Salimans & Ho 2022, arXiv 2202.00512
+        lambda a, s, x0, eps: a * eps - s * x0,
+        lambda a, s, x_t, out: (s * x_t + a * out) / (a * a + s * s),
+    ),
+    "flow": (  # d x_t / d sigma on flow tables
+        lambda a, s, x0, eps: eps - x0,
+        lambda a, s, x_t, out: (x_t + a * out) / (a + s),
+    ),
+}
 
 
 def _root(v):
@@ -41,34 +60,22 @@ def x0_to_eps(sch: Schedule, x_t: Tensor, x0: Tensor, t: int | Tensor) -> Tensor
 
 def to_eps(sch: Schedule, x_t: Tensor, out: Tensor, t: int | Tensor, prediction: str) -> Tensor:
     """Read a network's output as eps, whichever of `PREDICTIONS` it was trained for."""
-    a, s = sch.at(t, x_t)
-    if prediction == "eps":
-        return out
-    if prediction == "x0":
-        return x0_to_eps(sch, x_t, out, t)
-    if prediction == "v":
-        return (s * x_t + a * out) / (a * a + s * s)  # the divisor is 1 for VP
-    if prediction == "flow":
-        return (x_t + a * out) / (a + s)  # the divisor is 1 for flow tables
-    raise ValueError(
-        f"prediction={prediction!r} is unknown; choose one of {', '.join(PREDICTIONS)}"
-    )
+    _, read = _prediction(prediction)
+    alpha, sigma = sch.at(t, x_t)
+    return read(alpha, sigma, x_t, out)
 
 
 def target(sch: Schedule, x0: Tensor, eps: Tensor, t: int | Tensor, prediction: str) -> Tensor:
     """What a network of that prediction type is trained to output: the inverse of `to_eps`."""
-    a, s = sch.at(t, x0)
-    if prediction == "eps":
-        return eps
-    if prediction == "x0":
-        return x0
-    if prediction == "v":
-        return a * eps - s * x0  # Salimans & Ho 2022, arXiv 2202.00512
-    if prediction == "flow":
-        return eps - x0  # d x_t / d sigma on flow tables
-    raise ValueError(
-        f"prediction={prediction!r} is unknown; choose one of {', '.join(PREDICTIONS)}"
-    )
+    make, _ = _prediction(prediction)
+    alpha, sigma = sch.at(t, x0)
+    return make(alpha, sigma, x0, eps)
+
+
+def _prediction(name: str):
+    if name not in PREDICTIONS:
+        raise ValueError(f"prediction={name!r} is unknown; choose one of {', '.join(PREDICTIONS)}")
+    return PREDICTIONS[name]
 
 
 def transition(sch: Schedule, s: int | Tensor, t: int | Tensor, like: Tensor):

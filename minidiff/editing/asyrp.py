@@ -37,7 +37,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minidiff.core.cond import Cond
-from minidiff.core.denoise import moves, noise, noises
+from minidiff.core.denoise import noise, noises, step_pairs
 from minidiff.core.process import ddim_step, eps_to_x0, q_sample
 from minidiff.core.taps import tap, tap_names
 from minidiff.inversion.ddim import invert
@@ -214,16 +214,16 @@ def learned_shift(
     Every step is a lesson of its own: the states it starts from carry no gradient. `teacher`:
     `by_clip` or `by_prompt`.
     """
-    sch, ts = pipe.schedule, pipe.schedule.timesteps(steps, spacing="trailing")
+    sch, ts = pipe.schedule, pipe.timesteps(steps)
     cond, x_T = inverted(pipe, image, source, row, steps)
     loss = (by_clip if teacher == "clip" else by_prompt)(pipe, image, source, target)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         f = DeltaBlock(bottleneck(pipe, x_T[:1], ts[0], cond[0]).shape[1]).to(pipe.device)
     optimizer = torch.optim.Adam(f.parameters(), lr=lr)
-    for _ in moves(list(range(rounds + 1)), progress):
+    for _ in step_pairs(list(range(rounds + 1)), progress):
         x = x_T
-        for t, s in moves(ts):
+        for t, s in step_pairs(ts):
             if t <= until * sch.T:
                 break
             eps, edited = both_eps(pipe, x, t, cond, f)
@@ -303,7 +303,7 @@ def asyrp(
             "picture, 0 or more "
             "rounds, and prompt or clip"
         )
-    sch, ts = pipe.schedule, pipe.schedule.timesteps(steps, spacing="trailing")
+    sch, ts = pipe.schedule, pipe.timesteps(steps)
     cond, x = inverted(pipe, image, source, row, steps)
     edited = [t for t in ts[:-1] if t > until * sch.T]
     if delta is None and (source == target or strength == 0):
@@ -332,7 +332,7 @@ def asyrp(
             pipe, *(drawn(pipe, p, pictures, seed=seed) for p in names), conds, edited, seed
         )
     fresh = noises(x, seed)
-    for t, s in moves(ts, progress):
+    for t, s in step_pairs(ts, progress):
         if t in edited:
             # card C18.2
             x = drift(pipe, x, t, s, cond, lambda h, t: strength * delta(h, t), symmetric)

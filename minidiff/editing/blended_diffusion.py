@@ -30,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minidiff.core.denoise import moves, noise, noises
+from minidiff.core.denoise import noise, noises, step_pairs
 from minidiff.core.process import eps_to_x0, posterior, q_sample
 from minidiff.pipe.masks import check_mask, paste, to_latent_mask
 from minidiff.pipe.pipe import Pipe
@@ -157,7 +157,7 @@ def _paint(
     streams = [torch.Generator().manual_seed(seed + i) for i in range(len(z))]
     around, window = image.to(z) if see == "picture" else -torch.ones_like(image).to(z), mask.to(z)
     x = q_sample(sch, z, ts[0], n) if len(ts) > 1 else z
-    for i, (t, s) in enumerate(moves(ts, progress)):
+    for i, (t, s) in enumerate(step_pairs(ts, progress)):
         asked, pull = weight > 0 and i % every == 0, 0.0
         with torch.set_grad_enabled(asked):
             x = x.detach().requires_grad_(asked)
@@ -179,5 +179,5 @@ def _paint(
         with torch.no_grad():
             mean, var = posterior(sch, x, x0, t, s)
             x = mean - var * pull + var**0.5 * next(fresh)  # C15.1
-            x = m * x + (1 - m) * q_sample(sch, z, s if s > ts[-1] else 0, n)  # C15.2
+            x = m * x + (1 - m) * pipe.noised(z, s, n)  # C15.2
     return pipe.decode(x.detach())

@@ -33,7 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minidiff.core.cfg import cfg_batched
-from minidiff.core.denoise import moves, noise
+from minidiff.core.denoise import noise, step_pairs
 from minidiff.core.process import ddim_step, q_sample
 from minidiff.pipe.masks import check_mask, paste, to_latent_mask
 from minidiff.pipe.pipe import Pipe
@@ -132,9 +132,9 @@ def blended_latent(
     n = noise(z.shape, seed, z.device, z.dtype)
     x = q_sample(sch, z, ts[0], n) if len(ts) > 1 else z
     masks = shrinking(to_latent_mask(mask, pipe), grow, len(ts) - 1)
-    for (t, s), m in zip(moves(ts, progress), masks):
+    for (t, s), m in zip(step_pairs(ts, progress), masks):
         x = ddim_step(sch, x, denoise(x, t, cond), t, s)
-        x = m * x + (1 - m) * q_sample(sch, z, s if s > ts[-1] else 0, n)  # card C15.4
+        x = m * x + (1 - m) * pipe.noised(z, s, n)  # card C15.4
     if background == "decoder":
         return tune_decoder(pipe, x, image, mask)
     return pipe.decode(x) if background == "none" else paste(pipe.decode(x), image, mask)

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from minidiff.core.cond import Cond
-from minidiff.core.denoise import moves, noises
+from minidiff.core.denoise import noises, step_pairs
 from minidiff.core.process import ddim_step
 from minidiff.core.taps import tap
 from minidiff.editing.asyrp import H, bottleneck, check_bottleneck, drawn
@@ -133,8 +133,8 @@ def states(
     """{t: (z_t, h_t)} of latents z (n c h w) inverted to the times ts, which are on the grid of
     `steps` steps.
     """
-    found, grid = {}, pipe.schedule.timesteps(steps, spacing="trailing")[::-1]
-    for s, t in moves([t for t in grid if t <= max(ts)]):
+    found, grid = {}, pipe.timesteps(steps)[::-1]
+    for s, t in step_pairs([t for t in grid if t <= max(ts)]):
         z = invert_step(pipe.eps, pipe.schedule, z, s, t, cond)
         if t in ts:
             found[t] = z, bottleneck(pipe, z, t, cond)
@@ -218,7 +218,7 @@ def boundary(
             "or h, and 1 step or more"
         )
     check_bottleneck(pipe)
-    ts = pipe.schedule.timesteps(steps, spacing="trailing")
+    ts = pipe.timesteps(steps)
     near = lambda share: min(ts[:-1], key=lambda t: abs(t - share * pipe.schedule.T))  # noqa: E731
     wanted = sorted({near(m) for m in (SHARES if mix is None else (mix,))})
     if planes is None and source != target:
@@ -269,7 +269,7 @@ def denoised(
 ) -> Tensor:
     """Clean latents from x (b c h w) at ts[0], with h behind `wall` in the first `hold` steps."""
     null, fresh = pipe.null(len(x)), noises(x, seed)
-    for i, (t, s) in enumerate(moves(ts, progress)):
+    for i, (t, s) in enumerate(step_pairs(ts, progress)):
         if wall is not None and i < hold:
             with tap(pipe.net, H, lambda h, name: wall.push(h, distance * wall.depth)):
                 eps = pipe.eps(x, t, null)

@@ -45,16 +45,27 @@ def bridge(
     *,
     steps: int = 100,
     fixed_point: int = 0,
+    spacing: str = "trailing",
+    end: int = 0,
     progress: bool = False,
 ) -> Tensor:
     """Clean states (b ..) of the source model -> of the target model, over their common noise: one
     schedule for both.
     """
-    ts = sch.timesteps(steps, spacing="trailing")
+    ts = sch.timesteps(steps, spacing=spacing, end=end)
     # C03.1
-    noise = ddim_invert(
-        source, sch, x, source_cond, steps=steps, fixed_point=fixed_point, progress=progress
-    )[-1]
+    states = ddim_invert(
+        source,
+        sch,
+        x,
+        source_cond,
+        steps=steps,
+        fixed_point=fixed_point,
+        spacing=spacing,
+        end=end,
+        progress=progress,
+    )
+    noise = states[-1]
     return sample(target, sch, noise, ts, target_cond, progress=progress)  # C03.2
 
 
@@ -85,8 +96,8 @@ def ddib(
     if source_scale > 1:
         warnings.warn(
             f"source_scale={source_scale}: with guidance the way up is not the inverse of any "
-            "sampler, its error "
-            "grows with the scale and the noise it ends in is not Gaussian; 1 is meant here",
+            "sampler, its error grows with the scale and the noise it ends in is not Gaussian; 1 is "
+            "meant here",
             stacklevel=2,
         )
     source_eps, target_eps = (cfg_batched(pipe.eps, pipe.null(), w) for w in (source_scale, scale))
@@ -99,6 +110,8 @@ def ddib(
         pipe.embed(target),
         steps=steps,
         fixed_point=fixed_point,
+        spacing=pipe.spacing,
+        end=pipe.end,
         progress=progress,
     )
     return pipe.decode(z)

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from minidiff.core.cfg import cfg_batched
 from minidiff.core.cond import Cond
-from minidiff.core.denoise import moves, noises
+from minidiff.core.denoise import noises, step_pairs
 from minidiff.core.process import ddim_step, q_sample
 from minidiff.inversion.ddim import invert_step
 from minidiff.pipe.masks import check_mask, paste, to_latent_mask
@@ -141,10 +141,10 @@ def diffedit(
     else:
         m = to_latent_mask(mask, pipe)
     xs = [z]
-    for s, t in moves(ts[::-1], progress):
+    for s, t in step_pairs(ts[::-1], progress):
         xs.append(invert_step(pipe.eps, sch, xs[-1], s, t, given))  # C04.3
     x = xs.pop()
-    for t, s in moves(ts, progress):
+    for t, s in step_pairs(ts, progress):
         x = ddim_step(sch, x, guided(x, t, wanted), t, s)
         x = m * x + (1 - m) * xs.pop()  # C04.4: both are at time s
     return paste(pipe.decode(x), image, mask)

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from minidiff.core.cond import Cond
-from minidiff.core.denoise import Denoise, moves, sample
+from minidiff.core.denoise import Denoise, sample, step_pairs
 from minidiff.inversion.ddim import invert_step
 from minidiff.models.clip import CLIP
 from minidiff.pipe.pipe import Pipe
@@ -71,16 +71,14 @@ def times(pipe: Pipe, strength: float, steps: int) -> list[int]:
             f"strength={strength}: how far to noise the pictures go, above 0, at most 1; .5 "
             "to .8 is usual"
         )
-    return pipe.schedule.timesteps(
-        steps, start=max(1, round(strength * pipe.schedule.T)), spacing="trailing"
-    )
+    return pipe.timesteps(steps, start=max(1, round(strength * pipe.schedule.T)))
 
 
 @torch.no_grad()
 def invert_to(pipe: Pipe, image: Tensor, cond: Cond, ts: list[int]) -> Tensor:
     """Pictures (b 3 H W) inverted to ts[0] along the times ts, which end clean."""
     x = pipe.encode(image)
-    for s, t in moves(ts[::-1]):
+    for s, t in step_pairs(ts[::-1]):
         x = invert_step(pipe.eps, pipe.schedule, x, s, t, cond)  # card C16.1
     return x
 
@@ -120,7 +118,7 @@ def tune(
     g = torch.Generator().manual_seed(seed)
     with tuned(pipe.net, weights) as chosen:
         optimizer = torch.optim.Adam(chosen, lr=lr)
-        for _ in moves(list(range(updates + 1)), progress):
+        for _ in step_pairs(list(range(updates + 1)), progress):
             i = torch.randperm(len(image), generator=g)[:batch]
             z = sample_with_gradients(pipe.eps, sch, x[i], ts, cond[i], chosen)
             out = pipe.vae.to_image(z) if pipe.vae else z  # `decode` has no gradient

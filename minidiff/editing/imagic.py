@@ -74,7 +74,7 @@ class Walk:
 
 
 def times(pipe: Pipe, steps: int) -> list[int]:
-    return pipe.schedule.timesteps(steps, spacing="trailing")
+    return pipe.timesteps(steps)
 
 
 @contextmanager
@@ -110,7 +110,7 @@ def learned(
         x = (
             ddim_invert(pipe.eps, sch, z, Cond(text=e_opt), steps=steps)[-1]
             if inverted
-            else pipe.noise(1, seed)
+            else pipe.start(1, seed)
         )
         yield Walk(pipe, x, e_opt, e_target, steps, scale, (loss_a, loss_b))
 

@@ -29,8 +29,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minidiff.core.cfg import cfg_batched
-from minidiff.core.denoise import moves, noise
-from minidiff.core.process import ddim_step, q_sample
+from minidiff.core.denoise import noise, step_pairs
+from minidiff.core.process import ddim_step
 from minidiff.pipe.masks import check_mask, paste, to_latent_mask
 from minidiff.pipe.pipe import Pipe
 
@@ -77,12 +77,11 @@ def inpaint(
     denoise = cfg_batched(pipe.eps, null, pipe.scale if scale is None else scale)
     n = noise(z.shape, seed, z.device, z.dtype)
     if len(ts) > 1:  # 0 steps: nothing is drawn
-        x = n if strength == 1 else q_sample(pipe.schedule, z, ts[0], n)
-        for t, s in moves(ts, progress):
+        x = pipe.start_std * n if strength == 1 else pipe.noised(z, ts[0], n)
+        for t, s in step_pairs(ts, progress):
             x = ddim_step(pipe.schedule, x, denoise(x, t, cond), t, s)
             if m is not None:
-                at = s if s > ts[-1] else 0  # where x is now; the end is clean
-                x = m * x + (1 - m) * q_sample(pipe.schedule, z, at, n)
+                x = m * x + (1 - m) * pipe.noised(z, s, n)  # where x is now
         z = x
     if not decode:
         return z

@@ -62,7 +62,7 @@ def instruct_pix2pix(
     z = pipe.encode(image) / pipe.vae.scale  # b c h w, unscaled
     cond, null = (pipe.embed(p).expand(len(z)).replace(image=z) for p in (instruction, negative))
     guided = two_scales(pipe.eps, null, scale, image_scale)
-    x = noise(z.shape, seed, z.device, z.dtype)
+    x = pipe.start_std * noise(z.shape, seed, z.device, z.dtype)
     x = pipe.solve(guided, x, cond, steps=steps, sampler=sampler, seed=seed, progress=progress)
     return pipe.decode(x) if decode else x
 

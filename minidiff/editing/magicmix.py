@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minidiff.core.cfg import cfg_batched
-from minidiff.core.denoise import moves, noise
+from minidiff.core.denoise import noise, step_pairs
 from minidiff.core.process import ddim_step, q_sample
 from minidiff.pipe.pipe import Pipe
 
@@ -94,10 +94,10 @@ def magicmix(
     if len(ts) == 1:  # kmax 0: nothing is drawn
         return pipe.decode(z)
     x = q_sample(sch, z, ts[0], n)  # card C13.2
-    for t, s in moves(ts, progress):
+    for t, s in step_pairs(ts, progress):
         x = ddim_step(sch, x, denoise(x, t, cond), t, s)
         if s >= stop:  # x is at s, and so is y
-            y = q_sample(sch, z, s if s > ts[-1] else 0, n)  # C13.1
+            y = pipe.noised(z, s, n)  # C13.1
             keep = (1 - nu) * ((s - stop) / (ts[0] - stop) if band == "ramp" else 1)
             x = x + keep * (blur(y - x) if band == "low" else y - x)  # C13.3
     return pipe.decode(x)

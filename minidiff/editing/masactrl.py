@@ -34,9 +34,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minidiff.core.cfg import cfg_batched
+from minidiff.core.cfg import cfg_batched, guide
 from minidiff.core.cond import Cond
-from minidiff.core.denoise import moves, trace
+from minidiff.core.denoise import step_pairs, trace
 from minidiff.core.process import ddim_step
 from minidiff.core.taps import tap, tap_names
 from minidiff.editing.prompt_to_prompt import CROSS, Maps, positions
@@ -141,15 +141,15 @@ def masactrl(
     ]
     sch, ts, where = (
         pipe.schedule,
-        pipe.schedule.timesteps(steps, spacing="trailing"),
+        pipe.timesteps(steps),
         layers(pipe.net, layer),
     )
     if image is None:
-        states = trace(cfg_batched(pipe.eps, null, scale), sch, pipe.noise(b, seed), ts, old)[::-1]
+        states = trace(cfg_batched(pipe.eps, null, scale), sch, pipe.start(b, seed), ts, old)[::-1]
     else:
         states = invert(pipe, image, source, steps=steps)  # clean to noise
     x, cond, maps = states[-1], Cond.cat([old, null, new]), Maps(max(min(pipe.shape[1:]) // 4, 8))
-    for i, (t, s) in enumerate(moves(ts, progress)):
+    for i, (t, s) in enumerate(step_pairs(ts, progress)):
         on = i >= start * steps
         rows = torch.cat([states[-1 - i], x, x])  # rows: [source, null, target]
         with tap(pipe.net, where + "[kv]$", look_at_source(b, on, both)):
@@ -164,5 +164,5 @@ def masactrl(
                 with tap(pipe.net, where + "logits$", fn), tap(pipe.net, CROSS, maps.look):
                     e = pipe.eps(rows, t, cond)
         _, e_null, e_new = e.chunk(3)
-        x = ddim_step(sch, x, e_null + scale * (e_new - e_null), t, s)
+        x = ddim_step(sch, x, guide(e_null, e_new, scale), t, s)
     return pipe.decode(x)

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from minidiff.core.cfg import cfg_batched
 from minidiff.core.cond import Cond
-from minidiff.core.denoise import moves
+from minidiff.core.denoise import step_pairs
 from minidiff.core.process import ddim_step
 from minidiff.core.taps import tap
 from minidiff.editing.prompt_to_prompt import CROSS
@@ -119,7 +119,7 @@ def invert_white(
     whiter before it is used.
     """
     xs, cond = [pipe.encode(image)], pipe.embed(prompt)
-    for s, t in moves(pipe.schedule.timesteps(steps, spacing="trailing")[::-1], progress):
+    for s, t in step_pairs(pipe.timesteps(steps)[::-1], progress):
         xs.append(
             ddim_step(
                 pipe.schedule, xs[-1], whitened(pipe.eps(xs[-1], t, cond), whiten, rounds), s, t
@@ -188,7 +188,7 @@ def pix2pix_zero(
             "`before` and `after` go together: sentences about what is there, and about what "
             "is wanted"
         )
-    b, ts = len(image), pipe.schedule.timesteps(steps, spacing="trailing")
+    b, ts = len(image), pipe.timesteps(steps)
     olds, goals = ([p] * b if isinstance(p, str) else p for p in (source, target))
     if len(olds) != b or len(goals) != b:
         raise ValueError(
@@ -203,7 +203,7 @@ def pix2pix_zero(
         pipe, image, source, steps=steps, whiten=whiten, rounds=rounds, progress=progress
     )
     x = states[-1]
-    for i, (t, s) in enumerate(moves(ts, progress)):
+    for i, (t, s) in enumerate(step_pairs(ts, progress)):
         if hold:
             wanted = cross_maps(pipe, states[-1 - i], t, old)  # C10.3
             with torch.enable_grad():

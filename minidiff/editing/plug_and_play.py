@@ -35,8 +35,9 @@ import re
 import torch
 from torch import Tensor, nn
 
+from minidiff.core.cfg import guide
 from minidiff.core.cond import Cond
-from minidiff.core.denoise import moves
+from minidiff.core.denoise import step_pairs
 from minidiff.core.process import ddim_step
 from minidiff.core.taps import tap, tap_names
 from minidiff.inversion.ddim import invert
@@ -100,14 +101,14 @@ def plug_and_play(
     for name, value in (("features", features), ("attention", attention), ("away", away)):
         if not 0 <= value <= 1:
             raise ValueError(f"{name}={value}: a share of the steps, 0..1, was expected")
-    b, sch, ts = len(image), pipe.schedule, pipe.schedule.timesteps(steps, spacing="trailing")
+    b, sch, ts = len(image), pipe.schedule, pipe.timesteps(steps)
     old, new, null = pipe.embed(source).expand(b), pipe.embed(target).expand(b), pipe.null(b)
     # rows: [source, null, target, maybe away]
     cond = Cond.cat([old, null, new, *([old] if away else [])])
     at, attends = sites(pipe.net)
     states = invert(pipe, image, source, steps=steps)  # z*, clean to noise
     x = states[-1]
-    for i, (t, s) in enumerate(moves(ts, progress)):
+    for i, (t, s) in enumerate(step_pairs(ts, progress)):
         rows = torch.cat([states[-1 - i], *[x] * (len(cond) // b - 1)])
         with (
             tap(pipe.net, at, copy_source(b, i < features * steps)),
@@ -116,5 +117,5 @@ def plug_and_play(
             _, e_null, e_new, *e_old = pipe.eps(rows, t, cond).chunk(len(cond) // b)
         if away:
             e_null = torch.lerp(e_null, e_old[0], away * i / max(steps - 1, 1))  # C11.3
-        x = ddim_step(sch, x, e_null + scale * (e_new - e_null), t, s)
+        x = ddim_step(sch, x, guide(e_null, e_new, scale), t, s)
     return pipe.decode(x)

@@ -28,8 +28,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from minidiff.core.cfg import guide
 from minidiff.core.cond import Cond
-from minidiff.core.denoise import moves
+from minidiff.core.denoise import step_pairs
 from minidiff.core.process import ddim_step
 from minidiff.core.taps import tap
 from minidiff.inversion.ddim import Inverted, invert
@@ -223,7 +224,7 @@ def prompt_to_prompt(
     for name, value in (("cross", cross), ("self_", self_), ("blend_from", blend_from)):
         if value is not None and not 0 <= value <= 1:
             raise ValueError(f"{name}={value}: a share of the steps, 0..1, was expected")
-    tok, sch, ts = pipe.tokenizer, pipe.schedule, pipe.schedule.timesteps(steps, spacing="trailing")
+    tok, sch, ts = pipe.tokenizer, pipe.schedule, pipe.timesteps(steps)
     if tok is None:
         raise ValueError(
             f"{pipe.name or 'this model'} reads no text: prompt-to-prompt needs a "
@@ -259,7 +260,7 @@ def prompt_to_prompt(
             f"steps={steps}, but the picture was inverted in {len(inverted.states) - 1}; "
             "give equal numbers"
         )
-    x = inverted.states[-1] if inverted else pipe.noise(len(sources), seed)
+    x = inverted.states[-1] if inverted else pipe.start(len(sources), seed)
     ends = torch.tensor(
         [
             auto_cross(pipe, a, b, x[i : i + 1], steps=steps, scale=scale)
@@ -270,7 +271,7 @@ def prompt_to_prompt(
     ).to(alpha)[:, None, None, None]
     # rows: [sources, edits]
     x, cond, null = torch.cat([x, x]), pipe.embed(sources + targets), pipe.null(2 * len(sources))
-    for i, (t, s) in enumerate(moves(ts, progress)):
+    for i, (t, s) in enumerate(step_pairs(ts, progress)):
         on = (i < ends * steps).to(alpha)  # a_i
         away = (
             Cond.cat([inverted.nulls[i].expand(len(x) // 2)] * 2)
@@ -284,7 +285,7 @@ def prompt_to_prompt(
             tap(pipe.net, SELF, edit_self(side if i < self_ * steps else 0)),
         ):
             e_cond = pipe.eps(x, t, cond)
-        x = ddim_step(sch, x, e_null + scale * (e_cond - e_null), t, s)
+        x = ddim_step(sch, x, guide(e_null, e_cond, scale), t, s)
         x = inverted.follow(x, i) if inverted else x  # the source row keeps its path
         if words and i >= blend_from * steps:
             pairs = maps.read().unflatten(0, (2, -1))  # 2 b tokens s s
@@ -313,14 +314,14 @@ def auto_cross(
     regions overlap by `agree` (IoU) is where injection may end. 1 if there is none, 0 for equal
     prompts. Costs that many steps of a pair.
     """
-    tok, sch, ts = pipe.tokenizer, pipe.schedule, pipe.schedule.timesteps(steps, spacing="trailing")
+    tok, sch, ts = pipe.tokenizer, pipe.schedule, pipe.timesteps(steps)
     partner = align(tok.ids(source), tok.ids(target))
     new = [j + 1 for j, i in enumerate(partner) if i < 0]
     old = [i + 1 for i in range(len(tok.ids(source))) if i not in partner]
     if not new and not old:
         return 0.0
     x, cond, null = x_T.expand(2, -1, -1, -1), pipe.embed([source, target]), pipe.null(2)
-    for i, (t, s) in enumerate(moves(ts)):
+    for i, (t, s) in enumerate(step_pairs(ts)):
         maps = Maps(max(min(pipe.shape[1:]) // 4, 8))
         with tap(pipe.net, CROSS, maps.look):
             e_cond = pipe.eps(x, t, cond)
@@ -330,7 +331,7 @@ def auto_cross(
         if (a & b).sum() >= agree * (a | b).sum():
             return i / steps
         e_null = pipe.eps(x, t, null)
-        x = ddim_step(sch, x, e_null + scale * (e_cond - e_null), t, s)
+        x = ddim_step(sch, x, guide(e_null, e_cond, scale), t, s)
     return 1.0
 
 
@@ -348,12 +349,12 @@ def word_maps(
     looked at.
     """
     maps = Maps(side or max(min(pipe.shape[1:]) // 4, 8))
-    sch, x, cond, null = pipe.schedule, pipe.noise(1, seed), pipe.embed(prompt), pipe.null()
-    for t, s in moves(sch.timesteps(steps, spacing="trailing")):
+    sch, x, cond, null = pipe.schedule, pipe.start(1, seed), pipe.embed(prompt), pipe.null()
+    for t, s in step_pairs(pipe.timesteps(steps)):
         e_null = pipe.eps(x, t, null)
         with tap(pipe.net, CROSS, maps.look):
             e_cond = pipe.eps(x, t, cond)
-        x = ddim_step(sch, x, e_null + scale * (e_cond - e_null), t, s)
+        x = ddim_step(sch, x, guide(e_null, e_cond, scale), t, s)
     spans = pipe.tokenizer.token_spans(prompt)
     m = torch.stack([maps.read()[0, span].sum(0) for _, span in spans])  # words s s
     m = F.interpolate(m[:, None], pipe.image_size, mode="bicubic", antialias=True)[:, 0].clamp(

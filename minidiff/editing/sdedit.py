@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minidiff.core.cfg import cfg_batched
-from minidiff.core.denoise import moves, noise
+from minidiff.core.denoise import noise, step_pairs
 from minidiff.core.process import ddim_step, q_sample
 from minidiff.pipe.masks import check_mask, paste, to_latent_mask
 from minidiff.pipe.pipe import Pipe
@@ -57,18 +57,20 @@ def sdedit(
     """
     ts = pipe.timesteps(steps, strength)
     mask = None if mask is None else check_mask(mask, image)
-    sch, outside = pipe.schedule, image if outside is None else outside
-    z, kept = pipe.encode(image), pipe.encode(outside)  # b c h w
+    outside = image if outside is None else outside
+    sch = pipe.schedule
+    z = pipe.encode(image)  # b c h w
+    kept = pipe.encode(outside)
     m = to_latent_mask(mask, pipe) if mask is not None else None
     n = noise(z.shape, seed, z.device, z.dtype)  # one noise for all: no flicker
-    denoise, cond = cfg_batched(pipe.eps, pipe.null(), scale), pipe.embed(prompt)
+    denoise = cfg_batched(pipe.eps, pipe.null(), scale)
+    cond = pipe.embed(prompt)
     for _ in range(repeats if len(ts) > 1 else 0):
         x = q_sample(sch, z, ts[0], n)  # card C01.1
-        for t, s in moves(ts, progress):
+        for t, s in step_pairs(ts, progress):
             x = ddim_step(sch, x, denoise(x, t, cond), t, s)  # C01.2
             if m is not None:
-                at = s if s > ts[-1] else 0  # where x is now; the end is clean
-                x = m * x + (1 - m) * q_sample(sch, kept, at, n)  # C01.3
+                x = m * x + (1 - m) * pipe.noised(kept, s, n)  # C01.3
         z = x
     out = pipe.decode(z)
     return out if mask is None else paste(out, outside, mask)

@@ -34,7 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minidiff.core.denoise import moves, noises
+from minidiff.core.denoise import noises, step_pairs
 from minidiff.core.process import ddim_step, eps_to_x0, posterior
 from minidiff.core.taps import tap, tap_names
 from minidiff.editing.blended_diffusion import clip_of
@@ -148,7 +148,7 @@ def zecon(
         [torch.Generator().manual_seed(seed + i) for i in range(len(z))],
     )
     sch, pulled = pipe.schedule, style > 0 and source != target
-    for t, s in moves(ts, progress):
+    for t, s in step_pairs(ts, progress):
         with torch.set_grad_enabled(pulled):
             x = x.detach().requires_grad_(pulled)
             eps = pipe.eps(x, t, null)

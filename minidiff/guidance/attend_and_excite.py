@@ -29,7 +29,7 @@ from torch import Tensor
 
 from minidiff.core.cfg import cfg_batched
 from minidiff.core.cond import Cond
-from minidiff.core.denoise import moves
+from minidiff.core.denoise import step_pairs
 from minidiff.core.process import ddim_step
 from minidiff.core.taps import tap
 from minidiff.editing.prompt_to_prompt import CROSS, positions
@@ -153,12 +153,12 @@ def attend_and_excite(
         ends=[min(tok.length(p), tok.context) - 1 for p in prompts],
         side=side or max(min(pipe.shape[1:]) // 4, 8),
     )
-    cond, x = pipe.embed(prompts), pipe.noise(len(prompts), seed)
+    cond, x = pipe.embed(prompts), pipe.start(len(prompts), seed)
     denoise, levels = (
         cfg_batched(pipe.eps, pipe.null(), scale),
         {int(share * steps): v for share, v in refine.items()},
     )
-    for i, (t, s) in enumerate(moves(ts, progress)):
+    for i, (t, s) in enumerate(step_pairs(ts, progress)):
         if strength and i < until * steps:
             size = strength * (1 - 0.5 * i / max(steps - 1, 1)) ** 0.5  # alpha_t
             for _ in range(most if i in levels else 0):

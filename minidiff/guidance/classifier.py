@@ -29,8 +29,8 @@ import torch
 from torch import Tensor
 
 from minidiff.core.cond import Cond
-from minidiff.core.denoise import Denoise, moves, noise, noises
-from minidiff.core.process import ddim_step, q_sample
+from minidiff.core.denoise import Denoise, noise, noises, step_pairs
+from minidiff.core.process import ddim_step
 from minidiff.core.schedule import Schedule
 from minidiff.pipe.pipe import Pipe
 
@@ -93,7 +93,7 @@ def ancestral(
     """Carry x (b ..) along `ts` with fresh noise at every move; with little of it (eta to 0) early
     mistakes stay.
     """
-    for (t, s), n in zip(moves(ts, progress), noises(x, seed)):
+    for (t, s), n in zip(step_pairs(ts, progress), noises(x, seed)):
         x = ddim_step(sch, x, denoise(x, t, cond), t, s, eta, n)
     return x
 
@@ -142,5 +142,5 @@ def classifier_guidance(
     z = pipe.encode(image)  # b c h w
     n = noise(z.shape, seed, z.device, z.dtype)
     denoise = pull(pipe.eps, pipe.schedule, log_prob(noisy_classifier().to(z), wanted), scale)
-    x = n if strength == 1 else q_sample(pipe.schedule, z, ts[0], n)
+    x = pipe.start_std * n if strength == 1 else pipe.noised(z, ts[0], n)
     return pipe.decode(ancestral(denoise, pipe.schedule, x, ts, pipe.null(), eta, seed, progress))

@@ -37,7 +37,7 @@ import torch
 from torch import Tensor
 
 from minidiff.core.denoise import Denoise, noise
-from minidiff.core.process import eps_to_x0, q_sample
+from minidiff.core.process import eps_to_x0
 from minidiff.core.schedule import Schedule
 from minidiff.core.taps import tap
 from minidiff.guidance.classifier import ancestral, gradient
@@ -160,7 +160,7 @@ def semantic_guidance(
         )
     ts, z = pipe.timesteps(steps, strength), pipe.encode(image)  # b c h w
     n = noise(z.shape, seed, z.device, z.dtype)
-    x = n if strength == 1 else q_sample(pipe.schedule, z, ts[0], n)
+    x = pipe.start_std * n if strength == 1 else pipe.noised(z, ts[0], n)
     denoise = pipe.eps
     if any(weights.values()):
         from minidiff.data.shapes import VOCAB

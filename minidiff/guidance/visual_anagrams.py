@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from minidiff.core.cfg import cfg_batched
-from minidiff.core.denoise import moves
+from minidiff.core.denoise import step_pairs
 from minidiff.core.process import ddim_step
 from minidiff.pipe.pipe import Pipe
 
@@ -144,9 +144,9 @@ def anagram(
             f"{len(a)} prompt(s) for the picture upright, {len(b)} for the other view: give pairs"
         )
     denoise = cfg_batched(pipe.eps, pipe.null(), pipe.scale if scale is None else scale)
-    x = pipe.noise(len(a), seed)
+    x = pipe.start(len(a), seed)
     v.do(x)  # a jigsaw that does not fit says so now
-    for i, (t, s) in enumerate(moves(pipe.timesteps(steps), progress)):
+    for i, (t, s) in enumerate(step_pairs(pipe.timesteps(steps), progress)):
         sides = []
         if not alternate or i % 2 == 0:
             sides.append(denoise(x, t, a))

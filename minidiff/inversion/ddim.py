@@ -25,7 +25,7 @@ from torch import Tensor
 
 from minidiff.core.cfg import cfg_batched
 from minidiff.core.cond import Cond
-from minidiff.core.denoise import Denoise, moves, sample
+from minidiff.core.denoise import Denoise, sample, step_pairs
 from minidiff.core.process import ddim_step
 from minidiff.core.schedule import Schedule
 from minidiff.pipe.pipe import Pipe
@@ -93,13 +93,15 @@ def ddim_invert(
     steps: int = 50,
     fixed_point: int = 0,
     spacing: str = "trailing",
+    end: int = 0,
     progress: bool = False,
 ) -> list[Tensor]:
-    """All states from clean to noise, (b ..) each: element i is at time
-    `sch.timesteps(steps)[::-1][i]`.
+    """All states from clean to noise, (b ..) each: element i is at time i of the rising grid that
+    `Schedule.timesteps` lays with `steps`, `spacing` and `end`.
     """
     xs = [x0]
-    for s, t in moves(sch.timesteps(steps, spacing=spacing)[::-1], progress):
+    rising = sch.timesteps(steps, spacing=spacing, end=end)[::-1]
+    for s, t in step_pairs(rising, progress):
         xs.append(invert_step(denoise, sch, xs[-1], s, t, cond, fixed_point))
     return xs
 
@@ -130,6 +132,8 @@ def invert(
         pipe.embed(prompt),
         steps=steps,
         fixed_point=fixed_point,
+        spacing=pipe.spacing,
+        end=pipe.end,
         progress=progress,
     )
 
@@ -148,7 +152,7 @@ def replay(
     an edit.
     """
     denoise = cfg_batched(pipe.eps, pipe.null(), scale)
-    ts = pipe.schedule.timesteps(steps, spacing="trailing")
+    ts = pipe.timesteps(steps)
     return pipe.decode(
         sample(denoise, pipe.schedule, x_T, ts, pipe.embed(prompt), progress=progress)
     )

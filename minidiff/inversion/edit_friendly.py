@@ -30,7 +30,7 @@ from torch import Tensor
 
 from minidiff.core.cfg import cfg_batched
 from minidiff.core.cond import Cond
-from minidiff.core.denoise import Denoise, moves, noises
+from minidiff.core.denoise import Denoise, noises, step_pairs
 from minidiff.core.process import eps_to_x0, posterior, q_sample
 from minidiff.core.schedule import Schedule
 from minidiff.pipe.pipe import Pipe
@@ -62,7 +62,7 @@ def noise_maps(
     """
     return [
         after - mean(denoise, sch, x, t, s, cond)
-        for x, after, (t, s) in zip(xs, xs[1:], moves(ts, progress))
+        for x, after, (t, s) in zip(xs, xs[1:], step_pairs(ts, progress))
     ]
 
 
@@ -77,7 +77,7 @@ def replay_maps(
     progress: bool = False,
 ) -> Tensor:
     """From x at ts[0] to ts[-1] with the noise maps given in place of fresh noise."""
-    for r, (t, s) in zip(maps, moves(ts, progress)):
+    for r, (t, s) in zip(maps, step_pairs(ts, progress)):
         x = mean(denoise, sch, x, t, s, cond) + r
     return x
 

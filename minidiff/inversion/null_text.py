@@ -27,8 +27,9 @@ for is known in closed form (direct.py), exactly and for nothing.
 import torch
 from torch import Tensor
 
+from minidiff.core.cfg import guide
 from minidiff.core.cond import Cond
-from minidiff.core.denoise import moves
+from minidiff.core.denoise import step_pairs
 from minidiff.core.process import ddim_step
 from minidiff.inversion.ddim import Inverted, invert
 from minidiff.inversion.direct import edit_each
@@ -68,7 +69,7 @@ def learn_null(
     for k in range(inner + 1):
         with torch.set_grad_enabled(k < inner):  # the last one is only measured
             e_null = pipe.eps(x, t, Cond(text=text))
-            y = ddim_step(pipe.schedule, x, e_null + scale * (e_cond - e_null), t, s)  # card C08.1
+            y = ddim_step(pipe.schedule, x, guide(e_null, e_cond, scale), t, s)  # card C08.1
             loss = (y - goal).pow(2).mean((1, 2, 3))  # b
             total = loss.sum()
         better = (loss.detach() < error) & (error >= enough)
@@ -113,7 +114,7 @@ def learn_nulls(
     b, steps = len(states[0]), len(states) - 1
     cond, x, nulls = pipe.embed(source).expand(b), states[-1], []
     text = pipe.null(b).text
-    for i, (t, s) in enumerate(moves(pipe.schedule.timesteps(steps, spacing="trailing"), progress)):
+    for i, (t, s) in enumerate(step_pairs(pipe.timesteps(steps), progress)):
         text, x, _ = learn_null(
             pipe,
             x,

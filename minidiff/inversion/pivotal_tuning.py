@@ -36,7 +36,7 @@ from torch import Tensor
 
 from minidiff.core.cfg import cfg_batched
 from minidiff.core.cond import Cond
-from minidiff.core.denoise import moves, noise
+from minidiff.core.denoise import noise, step_pairs
 from minidiff.core.process import q_sample
 from minidiff.core.schedule import Schedule
 from minidiff.editing.prompt_to_prompt import prompt_to_prompt
@@ -123,14 +123,14 @@ def tune(
     them.
     """
     steps, g, losses = len(states) - 1, torch.Generator().manual_seed(seed), []
-    ts = torch.tensor(pipe.schedule.timesteps(steps, spacing="trailing"), device=pipe.device)
+    ts = torch.tensor(pipe.timesteps(steps), device=pipe.device)
     cond, denoise = pipe.embed(source), cfg_batched(pipe.eps, pipe.null(), scale)
     with torch.no_grad():
         others = Near(
             pipe, states[0], cond, reach, noise((BANK, *states[0].shape[1:]), seed).to(states[0]), g
         )
     optimizer = torch.optim.Adam(weights, lr=lr)
-    for _ in moves(list(range(updates + 1)), progress):
+    for _ in step_pairs(list(range(updates + 1)), progress):
         rows = ((torch.arange(batch) + torch.rand(batch, generator=g)) * steps / batch).long()
         pivot = pivot_loss(pipe, denoise, states, ts, rows, cond)
         kept = (

@@ -16,14 +16,16 @@ from minidiff.core.cfg import cfg_batched
 from minidiff.core.cond import Cond
 from minidiff.core.denoise import Denoise
 from minidiff.core.denoise import noise as draw
-from minidiff.core.process import to_eps
+from minidiff.core.process import q_sample, to_eps
 from minidiff.core.schedule import Schedule
-from minidiff.samplers.ddim import ddim
+from minidiff.pipe.checks import check_scale, check_seed, check_steps, prompts_of
+from minidiff.samplers import SAMPLERS
+from minidiff.samplers import solve as run_sampler
 
 
 @dataclass
 class Pipe:
-    """`net(x, t, cond)` raw network, t = network time (b,), one less than the schedule's index.
+    """`net(x, t, cond)` raw network, t = network time (b,); what it is told as time is `clock`.
 
     `shape` of one sample the net works on (c, h, w); `vae` None: it works on pixels; `text` None:
     it knows the class names `classes` (or nothing) instead of prompts. `prediction` is one of eps,
@@ -47,6 +49,7 @@ class Pipe:
     end: int = 0
     scale: float = 3.0
     literal: bool = False
+    time: str = "index"
 
     @property
     def device(self) -> torch.device:
@@ -84,13 +87,20 @@ class Pipe:
 
     def to(self, device=None, dtype=None) -> "Pipe":
         """The same pipe elsewhere (modules are moved in place)."""
-        move = lambda m: m.to(device=device, dtype=dtype) if m is not None else None  # noqa: E731
-        return replace(self, net=move(self.net), vae=move(self.vae), text=move(self.text))
+        parts = {"net": self.net, "vae": self.vae, "text": self.text}
+        moved = {
+            name: module.to(device=device, dtype=dtype)
+            for name, module in parts.items()
+            if module is not None
+        }
+        return replace(self, **moved)
+
+    # ---- what it is told -------------------------------------------------------------------------
 
     @torch.no_grad()
     def embed(self, prompts: str | list[str]) -> Cond:
         """Prompts (or class names) -> Cond with one row each."""
-        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        prompts = prompts_of(prompts)
         if self.text is not None:
             return Cond(text=self.text(self.tokenizer(prompts).to(self.device)))  # b n d
         if not self.classes:
@@ -108,6 +118,8 @@ class Pipe:
     def null(self, n: int = 1) -> Cond:
         """The empty condition that guidance compares with, n rows."""
         return self.embed([""] * n) if self.text is not None or self.classes else Cond()
+
+    # ---- pictures --------------------------------------------------------------------------------
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:
@@ -128,31 +140,81 @@ class Pipe:
         """Scaled latents (b c h w) -> pictures in [-1, 1]."""
         return self.vae.to_image(z) if self.vae else z.clamp(-1, 1)
 
+    # ---- time and noise --------------------------------------------------------------------------
+
+    def clock(self, t: int | Tensor, like: Tensor) -> Tensor:
+        """What the network is told as the time of index t: (b,) for the b rows of `like`.
+
+        The field `time` says which: "index" is t - 1, since networks count from 0; "sigma" is
+        sigma / alpha and "log_snr" 2 log(alpha / sigma), in `like`'s dtype.
+        """
+        t = torch.as_tensor(t, device=like.device).expand(len(like))
+        if self.time == "index":
+            return t - 1
+        if self.time == "log_snr":
+            return self.schedule.log_snr.to(like)[t]
+        if self.time == "sigma":
+            return (self.schedule.sigma / self.schedule.alpha).to(like)[t]
+        raise ValueError(f"time={self.time!r} is unknown; choose one of index, sigma, log_snr")
+
     def eps(self, x_t: Tensor, t: int | Tensor, cond: Cond | None) -> Tensor:
         """The noise in x_t at schedule index t (one int, or b of them): a `Denoise`, with gradients
         if they are on.
         """
-        index = torch.as_tensor(t, device=x_t.device).expand(len(x_t))
-        # network time: t - 1
-        out = self.net(x_t, index - 1, cond.expand(len(x_t)) if cond is not None else None)
-        # second half of a DiT: variance
-        return to_eps(self.schedule, x_t, out[:, : x_t.shape[1]], t, self.prediction)
+        cond = cond.expand(len(x_t)) if cond is not None else None
+        out = self.net(x_t, self.clock(t, x_t), cond)
+        out = out[:, : x_t.shape[1]]  # the second half of a DiT's output is a variance
+        return to_eps(self.schedule, x_t, out, t, self.prediction)
 
     def noise(self, n: int, seed: int = 0) -> Tensor:
-        """Starting noise (n c h w) of the model's own size; row i depends on seed + i alone."""
+        """Unit Gaussian (n c h w) of the model's own size; row i depends on seed + i alone."""
         return draw((n, *self.shape), seed, self.device, self.dtype)
 
-    def timesteps(self, steps: int, strength: float = 1.0) -> list[int]:
-        """The model's own grid; of it, the share `strength` at the clean end, for a picture that is
-        noised and redrawn.
+    @property
+    def start_std(self) -> float:
+        """Standard deviation of the state that sampling starts from: sigma_T where the tables
+        explode (VE), else 1, as published for VP and flow.
         """
+        return max(1.0, self.schedule.sigma[-1].item())
+
+    def start(self, n: int, seed: int = 0, size: tuple[int, int] | None = None) -> Tensor:
+        """The state that sampling starts from, (n c h w); row i depends on seed + i alone.
+
+        `size`: (height, width) of the pictures in pixels; default: the model's own.
+        """
+        h, w = self.latent_size(*(size or self.image_size))
+        return self.start_std * draw((n, self.shape[0], h, w), seed, self.device, self.dtype)
+
+    def noised(self, z: Tensor, s: int, noise: Tensor) -> Tensor:
+        """Clean latents z (b c h w) at time s of the model's own grid; at the grid's end, z itself.
+
+        Stable Diffusion's grid ends at index 1, whose little noise it takes for none.
+        """
+        return q_sample(self.schedule, z, s, noise) if s > self.end else z
+
+    def timesteps(self, steps: int, strength: float = 1.0, start: int | None = None) -> list[int]:
+        """The model's own grid, from noise to clean: the only one that techniques use.
+
+        strength  of the grid only this share, at the clean end: for a picture that is noised and
+                  redrawn
+        start     begin at this index instead of T
+        """
+        check_steps(steps)
         if not 0 <= strength <= 1:
             raise ValueError(
                 f"strength={strength} is outside 0..1 (0 returns the picture, 1 ignores it)"
             )
-        ts = self.schedule.timesteps(steps, spacing=self.spacing, end=self.end)
+        ts = self.schedule.timesteps(steps, start, self.spacing, self.end)
         # cut off, not rounded: .58 of 50 are 28, as in diffusers
-        return ts[steps - int(steps * strength) :]
+        kept = int(steps * strength)
+        if strength and not kept:
+            raise ValueError(
+                f"strength={strength} of steps={steps} is less than one step: nothing would be "
+                f"drawn; raise the strength to {1 / steps:.2g} or more, or the steps"
+            )
+        return ts[steps - kept :]
+
+    # ---- sampling --------------------------------------------------------------------------------
 
     def solve(
         self,
@@ -166,27 +228,24 @@ class Pipe:
         seed: int = 0,
         progress: bool = False,
     ) -> Tensor:
-        """From noise x (b c h w) at T to clean latents, on the model's own grid; `seed` is for eta
-        > 0 (DDIM alone).
+        """From a starting state x (b c h w) to clean latents, on the model's own grid; `eta` and
+        `seed` are for samplers that add noise on the way.
         """
-        if sampler not in ("ddim", "plms", "dpm++") or (eta and sampler != "ddim"):
-            raise ValueError(
-                f"sampler={sampler!r} with eta={eta}: choose ddim, plms or dpm++; only ddim "
-                "has an eta"
-            )
-        run = dict(steps=steps, spacing=self.spacing, progress=progress)
-        if sampler == "dpm++":  # ends at clean whatever `end`: as in diffusers
-            # late: most techniques bring a loop of their own
-            from minidiff.samplers.dpm_solver import dpm_solver
-
-            return dpm_solver(denoise, self.schedule, x, cond, **run)
-        run |= dict(end=self.end, fixed=self.literal)
-        if sampler == "plms":
-            from minidiff.samplers.plms import plms
-
-            v = self.literal and self.prediction == "v"
-            return plms(denoise, self.schedule, x, cond, extrapolate="v" if v else "eps", **run)
-        return ddim(denoise, self.schedule, x, cond, eta=eta, seed=seed, **run)
+        return run_sampler(
+            sampler,
+            denoise,
+            self.schedule,
+            x,
+            cond,
+            steps=steps,
+            spacing=self.spacing,
+            end=self.end,
+            literal=self.literal,
+            prediction=self.prediction,
+            eta=eta,
+            seed=seed,
+            progress=progress,
+        )
 
     def generate(
         self,
@@ -196,7 +255,7 @@ class Pipe:
         scale: float | None = None,
         seed: int = 0,
         negative: str | list[str] = "",
-        sampler: Literal["ddim", "plms", "dpm++"] = "ddim",
+        sampler: Literal[tuple(SAMPLERS)] = "ddim",  # type: ignore[valid-type]
         eta: float = 0.0,
         interval: tuple[float, float] | None = None,
         height: int | None = None,
@@ -218,24 +277,25 @@ class Pipe:
         `noise` (b c h w), unit Gaussian, replaces that of `seed`; `denoise` the pipe's own `eps`,
         such as a ControlNet's `controlled(pipe, ...)`; `decode=False` returns the latents.
         """
-        cond, (height0, width0) = self.embed(prompts), self.image_size
-        shape = (len(cond), self.shape[0], *self.latent_size(height or height0, width or width0))
-        if noise is not None and noise.shape != shape:
-            raise ValueError(
-                f"noise of shape {tuple(noise.shape)}: these {len(cond)} picture(s) start "
-                f"from {shape}"
-            )
-        x = (
-            draw(shape, seed, self.device, self.dtype)
-            if noise is None
-            else noise.to(self.device, self.dtype)
+        scale = self.scale if scale is None else scale
+        check_scale(scale)
+        check_seed(seed)
+        cond = self.embed(prompts)
+        null = self.embed(negative) if negative else self.null()
+        guided = cfg_batched(denoise or self.eps, null, scale, interval=interval)
+        size = tuple(
+            own if asked is None else asked for asked, own in zip((height, width), self.image_size)
         )
-        guided = cfg_batched(
-            denoise or self.eps,
-            self.embed(negative) if negative else self.null(),
-            self.scale if scale is None else scale,
-            interval=interval,
-        )
+        if noise is None:
+            x = self.start(len(cond), seed, size)
+        else:
+            shape = (len(cond), self.shape[0], *self.latent_size(*size))
+            if noise.shape != shape:
+                raise ValueError(
+                    f"noise of shape {tuple(noise.shape)}: these {len(cond)} picture(s) start "
+                    f"from {shape}"
+                )
+            x = self.start_std * noise.to(self.device, self.dtype)
         z = self.solve(
             guided, x, cond, steps=steps, sampler=sampler, eta=eta, seed=seed, progress=progress
         )

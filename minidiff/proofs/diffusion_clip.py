@@ -106,7 +106,7 @@ def gradients(pipe: Pipe, seed: int, b: int = 2, rounds: int = 3) -> list[Row]:
     """Memory at 50 and 6 steps, time, and the difference of the two gradients; taking turns, in
     this process.
     """
-    x, cond = pipe.noise(b, seed), pipe.embed("a red circle on a blue background").expand(b)
+    x, cond = pipe.start(b, seed), pipe.embed("a red circle on a blue background").expand(b)
     runs, grads, mb, seconds = (
         (plainly, sample_with_gradients),
         {},

@@ -66,7 +66,7 @@ def errors(pipe: Pipe, image: Tensor, prompt: str, steps: int, scale: float) -> 
     """
     z, ts, cond = (
         pipe.encode(image),
-        pipe.schedule.timesteps(steps, spacing="trailing"),
+        pipe.timesteps(steps),
         pipe.embed(prompt),
     )
     denoise, exact = cfg_batched(pipe.eps, pipe.null(), scale), doubled(pipe, scale)

@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from minidiff.bench.items import items
+from minidiff.core.cfg import guide
 from minidiff.core.cond import Cond
-from minidiff.core.denoise import moves
+from minidiff.core.denoise import step_pairs
 from minidiff.core.process import ddim_step
 from minidiff.inversion.ddim import Inverted, invert, replay
 from minidiff.inversion.null_text import learn_nulls
@@ -50,7 +51,7 @@ def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
 def guided(pipe: Pipe, inverted: Inverted, cond: Cond, scale: float) -> Tensor:
     """Pictures (b 3 H W): the replay of an inversion with its own nulls."""
     steps, x = len(inverted.states) - 1, inverted.states[-1]
-    for i, (t, s) in enumerate(moves(pipe.schedule.timesteps(steps, spacing="trailing"))):
+    for i, (t, s) in enumerate(step_pairs(pipe.timesteps(steps))):
         e_null = pipe.eps(x, t, inverted.nulls[i])
-        x = ddim_step(pipe.schedule, x, e_null + scale * (pipe.eps(x, t, cond) - e_null), t, s)
+        x = ddim_step(pipe.schedule, x, guide(e_null, pipe.eps(x, t, cond), scale), t, s)
     return pipe.decode(x)

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from minidiff.core.cfg import cfg_batched
-from minidiff.core.denoise import moves, noise, noises
+from minidiff.core.denoise import noise, noises, step_pairs
 from minidiff.core.process import eps_to_x0, renoise
 from minidiff.pipe.pipe import Pipe
 from minidiff.restoration.jumps import jumps
@@ -73,10 +73,10 @@ def ddnm(
             "of 0 or more"
         )
     way, y = jumps(pipe.timesteps(steps), length, repeats), y.to(pipe.device, pipe.dtype)
-    x = noise(operator.pinv(y).shape, seed, y.device, y.dtype)  # b c H W
+    x = pipe.start_std * noise(operator.pinv(y).shape, seed, y.device, y.dtype)  # b c H W
     denoise, cond = cfg_batched(pipe.eps, pipe.null(), scale), pipe.embed(prompt)
     zs = noises(x, seed)
-    for t, s in moves(way, progress):
+    for t, s in step_pairs(way, progress):
         if s > t:  # time travel
             x = renoise(pipe.schedule, x, t, s, next(zs))
             continue

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from minidiff.core.cfg import cfg_batched
-from minidiff.core.denoise import moves, noise, noises
+from minidiff.core.denoise import noise, noises, step_pairs
 from minidiff.core.process import eps_to_x0
 from minidiff.pipe.pipe import Pipe
 from minidiff.restoration.operators import LinearOp, Task, finish, measure
@@ -77,11 +77,11 @@ def ddrm(
         pipe.embed(prompt),
         noises(x, seed),
     )
-    for t, s in moves(ts, progress):
+    for t, s in step_pairs(ts, progress):
         eps = denoise(x, t, cond)
         x0 = eps_to_x0(sch, x, eps, t)
         x0 = x0 if pipe.vae else x0.clamp(-1, 1)
-        a, sigma = sch.at(s if s > ts[-1] else 0)  # where x goes; the end is clean
+        a, sigma = sch.at(s if s > pipe.end else 0)  # where x goes; the end is clean
         x = operator.V(_mix(operator, ybar, x0, eps, next(zs), a, sigma, sigma_y, eta, eta_b))
     return x
 

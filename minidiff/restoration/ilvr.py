@@ -30,8 +30,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minidiff.core.cfg import cfg_batched
-from minidiff.core.denoise import moves, noise, noises
-from minidiff.core.process import ddim_step, q_sample
+from minidiff.core.denoise import noise, noises, step_pairs
+from minidiff.core.process import ddim_step
 from minidiff.pipe.pipe import Pipe
 
 
@@ -83,11 +83,11 @@ def ilvr(
             raise ValueError(f"{name}={value} is outside 0..1")
     sch, cond = pipe.schedule, pipe.embed(prompt)
     denoise = cfg_batched(pipe.eps, pipe.null(), scale)
-    x, fresh = noise(y.shape, seed, y.device, y.dtype), noises(y, seed)
-    for t, s in moves(ts, progress):
+    x = pipe.start_std * noise(y.shape, seed, y.device, y.dtype)
+    fresh = noises(y, seed)
+    for t, s in step_pairs(ts, progress):
         x = ddim_step(sch, x, denoise(x, t, cond), t, s, eta, next(fresh))  # C27.1
         if t > stop * sch.T:
-            at = s if s > ts[-1] else 0  # where x is now; the end is clean
             # C27.2, fresh noise at every step
-            x = refine(x, q_sample(sch, y, at, next(fresh)), factor)
+            x = refine(x, pipe.noised(y, s, next(fresh)), factor)
     return pipe.decode(x)

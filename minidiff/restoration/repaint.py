@@ -30,8 +30,8 @@ import torch
 from torch import Tensor
 
 from minidiff.core.cfg import cfg_batched
-from minidiff.core.denoise import moves, noise, noises
-from minidiff.core.process import eps_to_x0, posterior, q_sample, renoise
+from minidiff.core.denoise import noise, noises, step_pairs
+from minidiff.core.process import eps_to_x0, posterior, renoise
 from minidiff.pipe.masks import check_mask, paste, to_latent_mask
 from minidiff.pipe.pipe import Pipe
 from minidiff.restoration.jumps import jumps
@@ -72,9 +72,9 @@ def repaint(
     if not mask.any():
         return image
     z, m = pipe.encode(image), to_latent_mask(mask, pipe)  # b c h w
-    x = noise(z.shape, seed, z.device, z.dtype)
+    x = pipe.start_std * noise(z.shape, seed, z.device, z.dtype)
     zs, outside = noises(x, seed), noises(x, seed + 2**32)
-    for t, s in moves(way, progress):
+    for t, s in step_pairs(way, progress):
         if s > t:  # back up, card C14.4
             x = renoise(sch, x, t, s, next(zs))
             continue
@@ -83,5 +83,5 @@ def repaint(
         s = s if s > way[-1] else 0  # where x goes; the end is clean
         mean, var = posterior(sch, x, x0, t, s)  # DDPM eq. 7
         x = mean + var**0.5 * next(zs)
-        x = m * x + (1 - m) * q_sample(sch, z, s, next(outside))  # card C14.1 to C14.3
+        x = m * x + (1 - m) * pipe.noised(z, s, next(outside))  # card C14.1 to C14.3
     return paste(pipe.decode(x), image, mask)

@@ -19,8 +19,8 @@ slightly less than that. The step is one pure function on any (alpha, sigma) tab
 models run through it unchanged, higher-order samplers can be checked against it, and the spacing is
 the caller's.
 
-`fixed` is for comparison with public code. There every move is T // steps long, whatever the grid:
-under "linspace", whose times lie (T - 1) / (steps - 1) apart, each state stops short of the time at
+`literal` is for comparison with public code. There every move is T // steps long, whatever the
+grid: under "linspace", whose times lie (T - 1) / (steps - 1) apart, each state stops short of the time at
 which the network is asked next. It is noisier than it is told to be less noisy: still order 1, with
 a larger error. Under "leading" nothing changes.
 """
@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from minidiff.core.cond import Cond
-from minidiff.core.denoise import Denoise, moves, noises
+from minidiff.core.denoise import Denoise, noises, step_pairs
 from minidiff.core.process import ddim_step
 from minidiff.core.schedule import Schedule
 
@@ -47,18 +47,20 @@ def ddim(
     spacing: str = "linspace",
     start: int | None = None,
     end: int = 0,
-    fixed: bool = False,
+    literal: bool = False,
     progress: bool = False,
 ) -> Tensor:
     """Denoise x (b ..), a state at time `start` (default T), to a clean x0 of the same shape.
 
     At T a state is sigma_T times unit noise; `steps`, `spacing` and `end` as in
-    `Schedule.timesteps`; eta 0 (deterministic) to 1 (ancestral), its noise from `seed`; `fixed`:
+    `Schedule.timesteps`; eta 0 (deterministic) to 1 (ancestral), its noise from `seed`; `literal`:
     every move is start // steps long. Raises ValueError for steps, start, end, spacing or eta out
     of range.
     """
-    zs, stride = noises(x, seed), (start or sch.T) // max(steps, 1)
-    for t, s in moves(sch.timesteps(steps, start, spacing, end), progress):
-        s = max(t - stride, end) if fixed else s
-        x = ddim_step(sch, x, denoise(x, t, cond), t, s, eta, next(zs) if eta else None)
+    fresh = noises(x, seed)
+    stride = (start or sch.T) // max(steps, 1)
+    for t, s in step_pairs(sch.timesteps(steps, start, spacing, end), progress):
+        s = max(t - stride, end) if literal else s
+        z = next(fresh) if eta else None
+        x = ddim_step(sch, x, denoise(x, t, cond), t, s, eta, z)
     return x

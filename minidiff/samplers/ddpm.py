@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from minidiff.core.cond import Cond
-from minidiff.core.denoise import Denoise, moves, noises
+from minidiff.core.denoise import Denoise, noises, step_pairs
 from minidiff.core.process import eps_to_x0, posterior, transition
 from minidiff.core.schedule import Schedule
 
@@ -52,13 +52,13 @@ def ddpm(
     """
     if variance not in ("small", "large"):
         raise ValueError(f"variance={variance!r} is unknown; choose small or large")
-    zs = noises(x, seed)
-    for t, s in moves(sch.timesteps(steps, start, spacing), progress):
+    fresh = noises(x, seed)
+    for t, s in step_pairs(sch.timesteps(steps, start, spacing), progress):
         x0 = eps_to_x0(sch, x, denoise(x, t, cond), t)
         x0 = x0 if clip is None else x0.clamp(-clip, clip)
         x, var = posterior(sch, x, x0, t, s)  # DDPM eq. 7
         if variance == "large":
             _, var = transition(sch, s, t, x)  # the stride's beta
         if s > 0:  # the last step returns the mean
-            x = x + var**0.5 * next(zs)
+            x = x + var**0.5 * next(fresh)
     return x

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from minidiff.core.cond import Cond
-from minidiff.core.denoise import Denoise, moves
+from minidiff.core.denoise import Denoise, step_pairs
 from minidiff.core.process import eps_to_x0
 from minidiff.core.schedule import Schedule
 
@@ -64,14 +64,15 @@ def dpm_solver(
     `steps`, `spacing` and `start` as in `solver_times`. Raises ValueError for any of them out of
     range.
     """
-    before = h_before = None
-    for t, s in moves(solver_times(sch, steps, spacing, start), progress):
-        (a_t, sig_t), (a_s, sig_s) = sch.at(t), sch.at(s)
+    before, h_before = None, math.inf
+    for t, s in step_pairs(solver_times(sch, steps, spacing, start), progress):
+        a_t, sig_t = sch.at(t)
+        a_s, sig_s = sch.at(s)
         x0 = eps_to_x0(sch, x, denoise(x, t, cond), t)
         h = math.log(a_s / sig_s) - math.log(a_t / sig_t) if s > 0 else math.inf
-        line = before is not None and s > 0
-        # DPM-Solver++ Algorithm 2, line 8
-        D = x0 + (x0 - before) * (h / (2 * h_before)) if line else x0
+        D = x0
+        if before is not None and s > 0:  # DPM-Solver++ Algorithm 2, line 8
+            D = x0 + (x0 - before) * (h / (2 * h_before))
         x = sig_s / sig_t * x - a_s * math.expm1(-h) * D
         before, h_before = x0, h
     return x

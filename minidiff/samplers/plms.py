@@ -23,7 +23,7 @@ strong guidance does to the noise; `dpm_solver` serves better there. And a conti
 noise of this very state: that costs 1 / alpha, too much where alpha is almost 0, so such a start is
 refused.
 
-`fixed` and `extrapolate` are for comparison with public code. `fixed` is explained in
+`literal` and `extrapolate` are for comparison with public code. `literal` is explained in
 `samplers/ddim.py`. For a v-model that code extrapolates v, and turns the result into noise with the
 state at the start of the step, which stands still while v moves: so it is of order 1 and behind
 DDIM (measured in the test of this file).
@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from minidiff.core.cond import Cond
-from minidiff.core.denoise import Denoise, moves
+from minidiff.core.denoise import Denoise, step_pairs
 from minidiff.core.process import ddim_step, eps_to_x0, target, to_eps
 from minidiff.core.schedule import Schedule
 
@@ -57,27 +57,27 @@ def plms(
     spacing: str = "leading",
     start: int | None = None,
     end: int = 0,
-    fixed: bool = False,
-    extrapolate: str = "eps",
+    literal: bool = False,
+    prediction: str = "eps",
+    extrapolate: str | None = None,
     progress: bool = False,
 ) -> Tensor:
     """Denoise x (b ..), a state at time `start` (default T), to a clean x0 of the same shape, in
     steps + 1 evaluations.
 
-    `steps`, `spacing`, `start` and `end` as in `Schedule.timesteps`; `fixed`: every move is start
-    // steps long; `extrapolate`: the quantity whose course is continued, one of `PREDICTIONS`.
+    `steps`, `spacing`, `start` and `end` as in `Schedule.timesteps`; `literal`: every move is start
+    // steps long, and what a v-model predicts is extrapolated as v; `extrapolate`: the quantity
+    whose course is continued, one of `PREDICTIONS` (default: eps, or that literal v).
     Raises ValueError for what is out of range.
     """
-    ts, stride, old = (
-        sch.timesteps(steps, start, spacing, end),
-        (start or sch.T) // max(steps, 1),
-        [],
-    )
+    if extrapolate is None:
+        extrapolate = "v" if literal and prediction == "v" else "eps"
+    ts = sch.timesteps(steps, start, spacing, end)
+    stride = (start or sch.T) // max(steps, 1)
     if extrapolate == "eps" and sch.at(ts[0])[0] < 0.005:
         raise ValueError(
             f"plms divides by alpha, {sch.at(ts[0])[0]:.1g} at time {ts[0]} of schedule "
-            f"{sch.name!r}; use "
-            'ddim or dpm++, or spacing="leading", which starts later'
+            f'{sch.name!r}; use ddim or dpm++, or spacing="leading", which starts later'
         )
 
     def look(x, t):  # what the network says, as the quantity that is extrapolated
@@ -88,13 +88,17 @@ def plms(
         # PNDM eq. 11, which is DDIM's move
         return ddim_step(sch, x, to_eps(sch, x, out, t, extrapolate), t, s)
 
-    for k, (t, s) in enumerate(moves(ts, progress)):
-        s = max(t - stride, end) if fixed else s
+    old: list[Tensor] = []  # the last four answers, newest first
+    for k, (t, s) in enumerate(step_pairs(ts, progress)):
+        s = max(t - stride, end) if literal else s
         old = [look(x, t), *old[:3]]
         if k == 0 and steps > 1:
-            trial, u = move(x, old[0], t, s), ts[1]
-            # from t to s; from a little later if `fixed`
-            x = move(x, (old[0] + look(trial, u)) / 2, u + t - s, u)
+            u = ts[1]
+            trial = move(x, old[0], t, s)
+            mean = (old[0] + look(trial, u)) / 2
+            x = move(x, mean, u + t - s, u)  # from t to s; from a little later if `literal`
         else:
-            x = move(x, sum(w * v for w, v in zip(WEIGHTS[len(old) - 1], old)), t, s)  # PNDM eq. 12
+            weights = WEIGHTS[len(old) - 1]
+            continued = sum(w * v for w, v in zip(weights, old))  # PNDM eq. 12
+            x = move(x, continued, t, s)
     return x

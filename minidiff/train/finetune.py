@@ -21,7 +21,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from minidiff.core.denoise import moves, noises
+from minidiff.core.denoise import noises, step_pairs
 from minidiff.foundations.latent_diffusion import diffusion_loss
 from minidiff.pipe.pipe import Pipe
 
@@ -87,7 +87,7 @@ def fit_picture(
         )
     optimizer, losses = torch.optim.Adam(params, lr=lr), []
     g, stream = torch.Generator().manual_seed(seed), noises(z.expand(batch, -1, -1, -1), seed)
-    for _ in moves(list(range(updates + 1)), progress):
+    for _ in step_pairs(list(range(updates + 1)), progress):
         rows = picture_batch(pipe, z, next(stream), g) | {"text": text.expand(batch, -1, -1)}
         loss = diffusion_loss(pipe.net, rows, pipe.schedule, pipe.prediction)
         losses.append(loss.item())

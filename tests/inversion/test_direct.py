@@ -5,7 +5,7 @@ correction is equal to.
 import pytest
 import torch
 
-from minidiff.core.denoise import moves
+from minidiff.core.denoise import step_pairs
 from minidiff.core.process import ddim_step
 from minidiff.editing.prompt_to_prompt import prompt_to_prompt
 from minidiff.inversion.ddim import Inverted, invert, replay
@@ -77,7 +77,7 @@ def test_the_offset_is_the_closed_form_null(pipe, states):
     x = z[-1]
     null, source, target = pipe.null(), pipe.embed(A), pipe.embed(B)
     with torch.no_grad():
-        for i, (t, s) in enumerate(moves(pipe.schedule.timesteps(N, spacing="trailing"))):
+        for i, (t, s) in enumerate(step_pairs(pipe.schedule.timesteps(N, spacing="trailing"))):
             (a_t, s_t), (a_s, s_s) = pipe.schedule.at(t), pipe.schedule.at(s)
             star = (z[-2 - i] - a_s / a_t * z[-1 - i]) / (s_s - a_s / a_t * s_t)
             u = (star - scale * pipe.eps(z[-1 - i], t, source)) / (1 - scale)
@@ -100,7 +100,7 @@ def test_negative_prompt_leads_away_from_the_source_and_not_from_the_target(pipe
     away, cond = pipe.embed(A), pipe.embed(B)
     x = invert(pipe, image[:1], A, steps=N)[-1]
     with torch.no_grad():
-        for t, s in moves(pipe.schedule.timesteps(N, spacing="trailing")):
+        for t, s in step_pairs(pipe.schedule.timesteps(N, spacing="trailing")):
             e = pipe.eps(x, t, away)
             x = ddim_step(pipe.schedule, x, e + 3.0 * (pipe.eps(x, t, cond) - e), t, s)
     assert (edit[:1] - pipe.decode(x)).abs().max() < 1e-9

@@ -7,7 +7,7 @@ import torch
 
 import minidiff
 from minidiff.core.cond import Cond
-from minidiff.core.denoise import moves
+from minidiff.core.denoise import step_pairs
 from minidiff.core.process import ddim_step
 from minidiff.inversion.ddim import invert, replay
 from minidiff.inversion.null_text import learn_null, learn_nulls, null_text
@@ -53,7 +53,7 @@ def first(pipe, states, **knobs):
 def replayed(pipe, learned, source, scale):
     x, cond = learned.states[-1], pipe.embed(source)
     with torch.no_grad():
-        for i, (t, s) in enumerate(moves(pipe.schedule.timesteps(N, spacing="trailing"))):
+        for i, (t, s) in enumerate(step_pairs(pipe.schedule.timesteps(N, spacing="trailing"))):
             e = pipe.eps(x, t, learned.nulls[i])
             x = ddim_step(pipe.schedule, x, e + scale * (pipe.eps(x, t, cond) - e), t, s)
     return x

@@ -1,0 +1,142 @@
+"""The door of every technique: what a caller may hand in, and one sentence for everything else.
+
+    @door
+    def sdedit(pipe: Pipe, image: Tensor, prompt: str, *, mask=None, strength=0.6, ...) -> Tensor:
+
+Behind the door a picture is float32 (b 3 H W) in [-1, 1] without gradients, a mask (1 or b, 1, H,
+W) of 0 and 1, a prompt list has one entry a picture, numbers are finite and of their kind. In front
+of it a picture may be a path, a PIL picture, or uint8 from numpy or torch as well. Arguments are
+known by their names, which mean the same in every technique.
+"""
+
+import inspect
+import math
+from collections.abc import Callable
+from functools import wraps
+from numbers import Integral, Real
+
+from torch import Tensor
+
+from minidiff.io import as_mask, as_pictures
+
+PICTURES = ("image", "reference")
+PROMPTS = ("prompt", "source", "target", "other", "negative")
+
+
+def check_steps(steps) -> None:
+    """A whole number of steps; how many a schedule has room for is its own to say."""
+    if isinstance(steps, bool) or not isinstance(steps, Integral):
+        raise ValueError(f"steps={steps!r}: a whole number was expected, such as 50")
+
+
+def check_seed(seed) -> None:
+    """A whole number that random generators take, with room for a batch."""
+    whole = isinstance(seed, Integral) and not isinstance(seed, bool)
+    if not whole or not 0 <= seed < 2**62:
+        raise ValueError(f"seed={seed!r}: a whole number from 0 to 2**62 was expected")
+
+
+def check_scale(scale) -> None:
+    """Guidance: a finite number of at least 0."""
+    check_number("scale", scale)
+    if scale < 0:
+        raise ValueError(
+            f"scale={scale} is negative; 1 is no guidance, 7.5 usual; to avoid something make it "
+            "the negative prompt"
+        )
+
+
+def check_number(name: str, value) -> None:
+    """A finite number."""
+    real = isinstance(value, Real) and not isinstance(value, bool)
+    if not real or not math.isfinite(value):
+        raise ValueError(f"{name}={value!r}: a finite number was expected")
+
+
+def check_share(name: str, value) -> None:
+    """A number from 0 to 1."""
+    check_number(name, value)
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name}={value}: a share was expected, 0 to 1")
+
+
+def prompts_of(prompts, name: str = "prompts") -> list[str]:
+    """One prompt or several as a list; ValueError for none, or for what is no text."""
+    texts = [prompts] if isinstance(prompts, str) else prompts
+    if not isinstance(texts, (list, tuple)) or not all(isinstance(p, str) for p in texts):
+        raise ValueError(f"{name}={prompts!r}: a text, or a list of texts, was expected")
+    if not texts:
+        raise ValueError(f'{name} is an empty list; "" is the empty prompt')
+    return list(texts)
+
+
+def prompt_each(prompts, b: int, name: str = "prompts") -> list[str]:
+    """One prompt a picture: b of them, or one for all."""
+    texts = prompts_of(prompts, name)
+    if len(texts) not in (1, b):
+        raise ValueError(
+            f"{len(texts)} texts as {name} for {b} picture(s): give one each, or one for all"
+        )
+    return texts * b if len(texts) == 1 else texts
+
+
+def needs_text(pipe, technique: str) -> None:
+    """For what looks at words one by one."""
+    if pipe.text is None:
+        raise ValueError(
+            f"{pipe.name or 'this model'} reads no text; {technique} needs a model that does"
+        )
+
+
+def door(technique: Callable) -> Callable:
+    """A technique that checks what it is given, by the names of its parameters, before any work."""
+    parameters = inspect.signature(technique).parameters
+
+    @wraps(technique)
+    def checked(*args, **kwargs):
+        bound = inspect.signature(technique).bind(*args, **kwargs)
+        told = bound.arguments
+        pipe = told["pipe"]
+        for name in PICTURES:
+            if told.get(name) is not None and name in parameters:
+                told[name] = as_pictures(told[name], name)
+        image = told.get("image")
+        if told.get("mask") is not None:
+            told["mask"] = as_mask(told["mask"])
+        given = {n: told[n] for n in PROMPTS if n in parameters and told.get(n) is not None}
+        texts = {name: prompts_of(value, name) for name, value in given.items()}
+        b = len(image) if image is not None else max(map(len, texts.values()), default=1)
+        for name, listed in texts.items():
+            prompt_each(listed, b, name)
+        check_numbers(told, parameters)
+        if isinstance(image, Tensor):
+            pipe.latent_size(*image.shape[2:])
+        return technique(*bound.args, **bound.kwargs)
+
+    return checked
+
+
+def check_numbers(told: dict, parameters) -> None:
+    """Steps, seeds, and every argument whose default is a number, by the kind of that default."""
+    for name, value in told.items():
+        default = parameters[name].default if name in parameters else None
+        if name == "steps":
+            check_steps(value)
+        elif name == "seed":
+            check_seed(value)
+        elif value is None and default is None:
+            continue
+        elif name == "scale":
+            check_scale(value)
+        elif isinstance(default, bool) or not isinstance(default, Real):
+            continue
+        elif isinstance(default, Integral):
+            check_count(name, value)
+        else:
+            check_number(name, value)
+
+
+def check_count(name: str, value) -> None:
+    """A whole number."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise ValueError(f"{name}={value!r}: a whole number was expected")
