@@ -68,9 +68,7 @@ def read_mask(
     ValueError: a mask of any other size, for it belongs to another picture; one that is empty or
     full.
     """
-    mask = mask_of(_open(path), str(path))
-    if invert:
-        mask = 1 - mask
+    mask = mask_of_size(path, invert=invert)
     want = _pair(size)
     got = tuple(mask.shape[2:])
     if got == want:
@@ -84,6 +82,18 @@ def read_mask(
     fitted = (fit(mask * 2 - 1, want) > 0).float()
     _refuse_trivial(fitted, f"{path}, cut and scaled to {want[0]}x{want[1]},")
     return fitted
+
+
+def picture_size(path: str | Path) -> tuple[int, int]:
+    """(height, width) of a picture file, upright."""
+    im = _open(path)
+    return im.height, im.width
+
+
+def mask_of_size(path: str | Path, *, invert: bool = False) -> Tensor:
+    """A mask file at its own size, (1, 1, h, w) in {0, 1}."""
+    mask = mask_of(_open(path), str(path))
+    return 1 - mask if invert else mask
 
 
 def mask_of(im: Image.Image, name: str = "the mask") -> Tensor:

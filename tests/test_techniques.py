@@ -3,7 +3,6 @@ Diffusion's networks.
 """
 
 import inspect
-from importlib import import_module
 
 import pytest
 import torch
@@ -18,46 +17,23 @@ from minidiff.models.tokenizer import Tokenizer
 from minidiff.models.unet import UNet
 from minidiff.models.vae import VAE
 from minidiff.pipe.pipe import Pipe
-from minidiff.techniques import EDITS, PROOFS
+from minidiff.techniques import TECHNIQUES
 from minidiff.weights.store import load_clip
 
-CHEAP = {
-    "imagic": dict(text_updates=1, net_updates=1, batch=2, eta=0.5),
-    "unitune": dict(updates=1, batch=2),
-    "pivotal-tuning": dict(updates=1),
-    "diffusion-clip": dict(updates=1, train_steps=2, batch=1),
-    "asyrp": dict(pictures=2, learn=1),
-    "boundary": dict(pictures=4),
-    "delta-denoising": dict(iterations=2),
-    "null-text": dict(inner=1),
-    "edict": dict(p=0.98),
-    "anagram": dict(other="a red square"),
-    "attend-and-excite": dict(words=("cyan", "ring"), most=1),
-    "ddnm": dict(task="sr2"),
-    "ddrm": dict(task="sr2"),
-}
-ELSEWHERE = {
-    "instruct-pix2pix": "its eight channels: test_sd_parity.py",
-    "ddnm": "its operators act on pixels",
-    "ddrm": "its operators act on pixels",
-    "classifier-guidance": "its classifier reads the tiny model's latents, and one object: test_classifier.py",
-}
-LATENT = [n for n in EDITS if n not in ELSEWHERE]
+LATENT = [name for name, technique in TECHNIQUES.items() if not technique.apart]
 
 
-def find(name):
-    module, function = EDITS[name].split(":")
-    return getattr(import_module(module), function)
+def parameters(name):
+    return inspect.signature(TECHNIQUES[name].load()).parameters
 
 
 def call(pipe, name, **more):
     """The technique on a small recolouring, in as few steps as it takes."""
-    fn, item = find(name), items("dev", 1, ("recolour",))[0]
-    told = given(fn, item, changed=item.answer) | {"steps": 4} | CHEAP.get(name, {}) | more
-    return fn(
-        pipe,
-        **{k: v for k, v in told.items() if k in inspect.signature(fn).parameters or k in more},
-    )
+    technique = TECHNIQUES[name]
+    fn = technique.load()
+    item = items("dev", 1, ("recolour",))[0]
+    told = given(fn, item, changed=item.answer) | {"steps": 4} | technique.cheap | more
+    return fn(pipe, **{k: v for k, v in told.items() if k in parameters(name) or k in more})
 
 
 @pytest.fixture(scope="module")
@@ -86,9 +62,9 @@ def sd15():
     )
 
 
-@pytest.mark.parametrize("name", EDITS)
+@pytest.mark.parametrize("name", TECHNIQUES)
 def test_arguments_are_named_alike_and_can_be_typed(name):
-    asked = inspect.signature(find(name)).parameters
+    asked = parameters(name)
     assert next(iter(asked)) == "pipe" and "progress" in asked
     assert asked.keys() & {"image", "source", "prompt"}
     assert not asked.keys() & {
@@ -101,13 +77,13 @@ def test_arguments_are_named_alike_and_can_be_typed(name):
         "tgt",
     }
     parser = Parser(prog=name)
-    typed = arguments(parser, find(name), skip=("pipe", "progress"))
+    typed = arguments(parser, TECHNIQUES[name].load(), skip=("pipe", "progress"))
     assert "steps" in typed or name in ("diffusion-clip", "delta-denoising")
     assert len(parser.format_help()) > 200
 
 
 def test_every_edit_has_a_proof_or_is_proved_by_another():
-    without = set(EDITS) - set(PROOFS)
+    without = {name for name, technique in TECHNIQUES.items() if not technique.proof}
     # no tiny weights of eight channels; see null-text
     assert without <= {"instruct-pix2pix", "negative-prompt"}
 
@@ -129,17 +105,13 @@ def test_attention_edits_run_on_a_transformer(name):
     assert out.shape[1:] == (3, 64, 64) and out.isfinite().all()
 
 
-@pytest.mark.parametrize(
-    "name", [n for n in LATENT if "steps" in inspect.signature(find(n)).parameters]
-)
+@pytest.mark.parametrize("name", [n for n in LATENT if "steps" in parameters(n)])
 def test_no_steps_are_refused(name):
     with pytest.raises(ValueError, match="step"):
         call(minidiff.build("tiny"), name, steps=0)
 
 
-@pytest.mark.parametrize(
-    "name", [n for n in LATENT if "mask" in inspect.signature(find(n)).parameters]
-)
+@pytest.mark.parametrize("name", [n for n in LATENT if "mask" in parameters(n)])
 def test_masks_that_do_not_fit_are_refused_and_an_empty_one_changes_nothing(name):
     pipe, item = minidiff.build("tiny"), items("dev", 1, ("recolour",))[0]
     for bad in (
@@ -155,14 +127,14 @@ def test_masks_that_do_not_fit_are_refused_and_an_empty_one_changes_nothing(name
 @pytest.mark.weights
 @pytest.mark.parametrize(
     "name",
-    [n for n in LATENT if {"image", "target"} <= inspect.signature(find(n)).parameters.keys()],
+    [n for n in LATENT if {"image", "target"} <= parameters(n).keys()],
 )
 def test_foreign_pictures_and_prompts_of_other_lengths_are_edited_without_complaint(name):
     told = {
         "source": "a ring",
         "target": "a small cyan ring left of a red square on a striped blue background",
     }
-    told = {k: v for k, v in told.items() if k in inspect.signature(find(name)).parameters}
+    told = {k: v for k, v in told.items() if k in parameters(name)}
     out = call(
         minidiff.build("tiny"),
         name,

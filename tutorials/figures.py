@@ -22,17 +22,16 @@ from minidiff.data.toy2d import gauss_aniso
 from minidiff.editing.prompt_to_prompt import prompt_to_prompt, word_maps
 from minidiff.editing.sdedit import sdedit
 from minidiff.evaluate.evaluate import learning_figure
-from minidiff.evaluate.metrics import masked_psnr
+from minidiff.evaluate.metrics import masked_psnr, psnr
 from minidiff.inversion.ddim import ddim_invert
 from minidiff.io import grid, write_bytes
 from minidiff.proofs.prove import draw as some_scenes
 from minidiff.proofs.repaint import half_holes
 from minidiff.proofs.sdedit import blobs
-from minidiff.restoration.ddnm import ddnm
-from minidiff.restoration.ddrm import restore as ddrm_restore
+from minidiff.restoration.ddnm import ddnm_sample
+from minidiff.restoration.ddrm import ddrm
 from minidiff.restoration.operators import measure
 from minidiff.restoration.repaint import repaint
-from minidiff.shipped.autoencoder import psnr
 from minidiff.weights.store import TINY
 
 HERE = Path(__file__).parent / "figures"
@@ -218,7 +217,7 @@ def draw_restoration(pipe) -> None:
     for task, sigma in (("sr4", 0.0), ("grey", 0.0), ("blur", 0.0), ("inpaint", 0.0), ("sr2", 0.2)):
         given = dict(task=task, mask=mask if task == "inpaint" else None, sigma_y=sigma, seed=3)
         op, y = measure(pipe, image, **given)
-        seen, by_ddrm = ddrm_restore(pipe, image, **given)
+        seen, by_ddrm = ddrm(pipe, image, **given)
         rows = {
             f"{task}{', noise ' + str(sigma) if sigma else ''}": seen,
             "DDRM, 20 steps": by_ddrm,
@@ -226,10 +225,13 @@ def draw_restoration(pipe) -> None:
         if sigma:
             told = {"DDNM, noise not told": 0.0, "DDNM+": sigma}
             rows |= {
-                name: ddnm(pipe, y, op, sigma_y=value, seed=3)[0] for name, value in told.items()
+                name: ddnm_sample(pipe, y, op, sigma_y=value, seed=3)[0]
+                for name, value in told.items()
             }
         else:
-            rows |= {f"DDNM, walked {n}x": ddnm(pipe, y, op, repeats=n, seed=3)[0] for n in (1, 3)}
+            rows |= {
+                f"DDNM, walked {n}x": ddnm_sample(pipe, y, op, repeats=n, seed=3)[0] for n in (1, 3)
+            }
         pictures += [image[0], *rows.values()]
         titles += [
             "original",

@@ -23,6 +23,7 @@ from minidiff.formats.keymaps import RESNET, TABLES
 from minidiff.formats.layouts import MINIDIFF, ORIGINAL, TOWERS
 from minidiff.learn.exercise import LADDERS
 from minidiff.learn.exercises import exercises
+from minidiff.techniques import TECHNIQUES
 
 HERE = Path(__file__).parent
 SOURCE = HERE.parent / "minidiff"
@@ -100,7 +101,26 @@ def notebooks() -> str:
     return lines(("notebook", "", "you write"), rows)
 
 
+def techniques() -> str:
+    """Paper, file, test, page and purpose of every technique, from its record."""
+    rows = []
+    for technique in TECHNIQUES.values():
+        paper = re.sub(r"(\d{4}\.\d{4,5})", r"[\1](https://arxiv.org/abs/\1)", technique.paper)
+        stem = technique.file or technique.stem
+        tests = [f"tests/{technique.room}/test_{stem}.py"]
+        if not (HERE.parent / tests[0]).exists():
+            tests = []
+        named = [f"tests/inversion/test_{technique.stem}.py"] if technique.file else []
+        tests += [t for t in named if (HERE.parent / t).exists()]
+        said = ", ".join(f"`{t}`" for t in tests)
+        row = (paper, f"`{technique.path}`", said, f"`{technique.tutorial}`", technique.about)
+        rows.append("| " + " | ".join(row) + " |")
+    head = "| paper | file | test | tutorial | what it answers |\n|---|---|---|---|---|\n"
+    return head + "\n".join(rows)
+
+
 MADE = {
+    "techniques": techniques,
     "ladders": ladders,
     "notebooks": notebooks,
     "unet": lambda: names("unet", "original"),

@@ -7,15 +7,13 @@ each with options after "@": `sdedit+mask@strength=0.9`.
 """
 
 import inspect
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 
 from minidiff.bench import knobs
 from minidiff.bench.controls import CONTROLS
 from minidiff.bench.items import KINDS
-from minidiff.techniques import EDITS
+from minidiff.techniques import TECHNIQUES
 
 # what a method may need
 KNOWN = {"pipe", "image", "source", "target", "prompt", "mask", "seed", "truth", "wrong"}
@@ -36,19 +34,20 @@ class Method:
     @property
     def inputs(self) -> str:
         asked = inspect.signature(self.fn).parameters
-        needs = {
-            "P": {"target", "prompt"} & asked.keys(),
-            "S": {"source"} & asked.keys(),
-            "M": "mask" in asked
-            and (self.masked or asked["mask"].default is inspect.Parameter.empty),
-            "F": hasattr(sys.modules[self.fn.__module__], "tuned"),
-        }
-        return "" if "truth" in asked else "".join(k for k, v in needs.items() if v)
-
-
-def technique(name: str):
-    module, function = EDITS[name].split(":")
-    return getattr(import_module(module), function)
+        if "truth" in asked:
+            return ""
+        base = self.name.split("@")[0].removesuffix("+misread").removesuffix("+mask")
+        must_mask = "mask" in asked and asked["mask"].default is inspect.Parameter.empty
+        letters = ""
+        if {"target", "prompt"} & asked.keys():
+            letters += "P"
+        if "source" in asked:
+            letters += "S"
+        if must_mask or ("mask" in asked and self.masked):
+            letters += "M"
+        if base in TECHNIQUES and TECHNIQUES[base].tunes:
+            letters += "F"
+        return letters
 
 
 def lacks(fn) -> list[str]:
@@ -68,9 +67,10 @@ def method(name: str) -> Method:
     """A method by its name; ValueError if there is none, or items cannot serve it."""
     base = name.split("@")[0].removesuffix("+misread")
     plain = base.removesuffix("+mask")
-    if plain not in CONTROLS and plain not in EDITS:
-        raise ValueError(f"no method called {plain!r}; there are: {', '.join([*CONTROLS, *EDITS])}")
-    fn = CONTROLS[plain] if plain in CONTROLS else technique(plain)
+    if plain not in CONTROLS and plain not in TECHNIQUES:
+        there_are = ", ".join([*CONTROLS, *TECHNIQUES])
+        raise ValueError(f"no method called {plain!r}; there are: {there_are}")
+    fn = CONTROLS[plain] if plain in CONTROLS else TECHNIQUES[plain].load()
     if missing := lacks(fn):
         raise ValueError(
             f"{plain} cannot be asked here: it needs {', '.join(missing)}; the bench gives image, "
@@ -95,8 +95,10 @@ def everything() -> list[str]:
     """Names of all rows of the full table: controls, techniques, and each that may take a mask with
     one.
     """
-    served = [name for name in EDITS if not lacks(technique(name))]
-    masks = {name: inspect.signature(technique(name)).parameters.get("mask") for name in served}
+    served = [name for name, technique in TECHNIQUES.items() if not lacks(technique.load())]
+    masks = {
+        name: inspect.signature(TECHNIQUES[name].load()).parameters.get("mask") for name in served
+    }
     free = [
         f"{name}+mask"
         for name, p in masks.items()

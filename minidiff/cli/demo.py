@@ -17,9 +17,9 @@ from minidiff.data import shapes
 from minidiff.data.shapes import Obj, Scene
 from minidiff.editing.prompt_to_prompt import prompt_to_prompt
 from minidiff.editing.sdedit import sdedit
+from minidiff.evaluate.metrics import psnr
 from minidiff.inversion.ddim import invert, replay
 from minidiff.io import check_target, grid
-from minidiff.shipped.autoencoder import psnr
 
 SCENE = Scene(
     (Obj("circle", "red", "large", 1.5, -1.0, 0.05),), "center", "blue", "striped", (3.0, 5.0)

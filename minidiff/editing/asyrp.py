@@ -42,6 +42,7 @@ from minidiff.core.process import ddim_step, eps_to_x0, q_sample
 from minidiff.core.taps import tap, tap_names
 from minidiff.inversion.ddim import invert
 from minidiff.models.blocks import timestep_embedding
+from minidiff.pipe.checks import door
 from minidiff.pipe.pipe import Pipe
 
 H = r"^h$"  # the tap at the bottleneck
@@ -254,6 +255,7 @@ def inverted(
     return pipe.embed(prompt).expand(len(image)), invert(pipe, image, prompt, steps=steps)[-1]
 
 
+@door
 @torch.no_grad()
 def asyrp(
     pipe: Pipe,

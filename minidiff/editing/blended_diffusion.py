@@ -32,6 +32,7 @@ from torch import Tensor
 
 from minidiff.core.denoise import noise, noises, step_pairs
 from minidiff.core.process import eps_to_x0, posterior, q_sample
+from minidiff.pipe.checks import door
 from minidiff.pipe.masks import check_mask, paste, to_latent_mask
 from minidiff.pipe.pipe import Pipe
 
@@ -75,6 +76,7 @@ def clip_of(pipe: Pipe):
     return load_clip().to(pipe.device, pipe.dtype), Tokenizer.words(VOCAB)
 
 
+@door
 def blended_diffusion(
     pipe: Pipe,
     image: Tensor,

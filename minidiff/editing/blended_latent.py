@@ -35,6 +35,7 @@ from torch import Tensor
 from minidiff.core.cfg import cfg_batched
 from minidiff.core.denoise import noise, step_pairs
 from minidiff.core.process import ddim_step, q_sample
+from minidiff.pipe.checks import door
 from minidiff.pipe.masks import check_mask, paste, to_latent_mask
 from minidiff.pipe.pipe import Pipe
 from minidiff.train.finetune import tuned
@@ -87,6 +88,7 @@ def tune_decoder(
     return torch.cat(out)
 
 
+@door
 @torch.no_grad()
 def blended_latent(
     pipe: Pipe,

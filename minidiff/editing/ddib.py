@@ -31,6 +31,7 @@ from minidiff.core.cond import Cond
 from minidiff.core.denoise import Denoise, sample
 from minidiff.core.schedule import Schedule
 from minidiff.inversion.ddim import ddim_invert
+from minidiff.pipe.checks import door
 from minidiff.pipe.pipe import Pipe
 
 
@@ -69,6 +70,7 @@ def bridge(
     return sample(target, sch, noise, ts, target_cond, progress=progress)  # C03.2
 
 
+@door
 def ddib(
     pipe: Pipe,
     image: Tensor,
@@ -96,8 +98,8 @@ def ddib(
     if source_scale > 1:
         warnings.warn(
             f"source_scale={source_scale}: with guidance the way up is not the inverse of any "
-            "sampler, its error grows with the scale and the noise it ends in is not Gaussian; 1 is "
-            "meant here",
+            "sampler, its error grows with the scale and the noise it ends in is not Gaussian; "
+            "1 is meant here",
             stacklevel=2,
         )
     source_eps, target_eps = (cfg_batched(pipe.eps, pipe.null(), w) for w in (source_scale, scale))

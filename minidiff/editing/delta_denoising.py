@@ -35,6 +35,7 @@ from minidiff.core.cfg import cfg_batched
 from minidiff.core.cond import Cond
 from minidiff.core.denoise import noises
 from minidiff.core.process import q_sample
+from minidiff.pipe.checks import door
 from minidiff.pipe.masks import check_mask, paste, to_latent_mask
 from minidiff.pipe.pipe import Pipe
 
@@ -66,6 +67,7 @@ def score_gradient(
     return a * s * wrong
 
 
+@door
 @torch.no_grad()
 def delta_denoising(
     pipe: Pipe,

@@ -34,6 +34,7 @@ from minidiff.core.cond import Cond
 from minidiff.core.denoise import noises, step_pairs
 from minidiff.core.process import ddim_step, q_sample
 from minidiff.inversion.ddim import invert_step
+from minidiff.pipe.checks import door
 from minidiff.pipe.masks import check_mask, paste, to_latent_mask
 from minidiff.pipe.pipe import Pipe
 
@@ -82,6 +83,7 @@ def threshold_mask(d: Tensor, threshold: float = 0.5, grow: int = 0) -> Tensor:
     return F.max_pool2d(m, 2 * grow + 1, 1, grow)
 
 
+@door
 @torch.no_grad()
 def diffedit(
     pipe: Pipe,

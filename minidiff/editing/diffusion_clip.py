@@ -36,6 +36,7 @@ from minidiff.core.cond import Cond
 from minidiff.core.denoise import Denoise, sample, step_pairs
 from minidiff.inversion.ddim import invert_step
 from minidiff.models.clip import CLIP
+from minidiff.pipe.checks import door
 from minidiff.pipe.pipe import Pipe
 from minidiff.samplers.differentiable import sample_with_gradients
 from minidiff.train.finetune import tuned
@@ -193,6 +194,7 @@ def restyle(
     )
 
 
+@door
 def diffusion_clip(
     pipe: Pipe,
     image: Tensor,

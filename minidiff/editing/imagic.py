@@ -37,6 +37,7 @@ from minidiff.core.cond import Cond
 from minidiff.core.denoise import sample
 from minidiff.inversion.ddim import ddim_invert
 from minidiff.models.clip import CLIP
+from minidiff.pipe.checks import door
 from minidiff.pipe.pipe import Pipe
 from minidiff.train.finetune import READS_TEXT, fit_picture, tuned
 from minidiff.weights.store import load_clip
@@ -155,6 +156,7 @@ def choose_eta(measure: Callable[[list[float]], tuple[Tensor, Tensor]]) -> tuple
     return best, (said.max() - said[0]).item()
 
 
+@door
 def imagic(
     pipe: Pipe,
     image: Tensor,

@@ -25,9 +25,11 @@ from torch import Tensor
 
 from minidiff.core.cond import Cond
 from minidiff.core.denoise import Denoise, noise
+from minidiff.pipe.checks import door
 from minidiff.pipe.pipe import Pipe
 
 
+@door
 @torch.no_grad()
 def instruct_pix2pix(
     pipe: Pipe,

@@ -32,6 +32,7 @@ from torch import Tensor
 from minidiff.core.cfg import cfg_batched
 from minidiff.core.denoise import noise, step_pairs
 from minidiff.core.process import ddim_step, q_sample
+from minidiff.pipe.checks import door
 from minidiff.pipe.pipe import Pipe
 
 # kmin, kmax, nu
@@ -50,6 +51,7 @@ def blur(x: Tensor, cells: int = 2) -> Tensor:
     return F.interpolate(F.avg_pool2d(x, cells), x.shape[-2:], mode="bilinear")
 
 
+@door
 @torch.no_grad()
 def magicmix(
     pipe: Pipe,

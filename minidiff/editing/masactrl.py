@@ -30,6 +30,8 @@ new object has no counterpart, ground may be painted over it. Masks answer the s
 maps are sharp.
 """
 
+from contextlib import ExitStack
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -39,8 +41,9 @@ from minidiff.core.cond import Cond
 from minidiff.core.denoise import step_pairs, trace
 from minidiff.core.process import ddim_step
 from minidiff.core.taps import tap, tap_names
-from minidiff.editing.prompt_to_prompt import CROSS, Maps, positions
 from minidiff.inversion.ddim import invert
+from minidiff.pipe.checks import check_share, needs_text, prompt_each, prompts_of
+from minidiff.pipe.maps import CROSS, Maps, map_size, positions
 from minidiff.pipe.pipe import Pipe
 
 
@@ -64,15 +67,16 @@ def look_at_source(b: int, on: bool, both: bool = False):
     return fn
 
 
-def same_side(keys: Tensor, queries: Tensor, both: bool = False):
+def same_side(keys: Tensor, queries: Tensor, latent: tuple[int, int], both: bool = False):
     """fn for the tap logits, rows [source, null, target]: the target's ground may not look at the
-    object, nor its object at the ground. keys, queries: masks (b 1 s s) of the object in the source
-    and in the edit; `both` as above.
+    object, nor its object at the ground. keys, queries: masks (b 1 h w) of the object in the source
+    and in the edit; `latent` is the (H, W) of the state, `both` as above.
     """
 
     def fn(logits, name):
-        side = round(logits.shape[-1] ** 0.5)
-        k, q = (F.interpolate(m, (side, side)).flatten(2) for m in (keys, queries))  # b 1 n
+        size = map_size(logits.shape[-1], latent)
+        k = F.interpolate(keys, size).flatten(2)  # b 1 n
+        q = F.interpolate(queries, size).flatten(2)
         apart = (q.transpose(1, 2) != k)[:, None]  # b 1 n m
         wall = torch.zeros_like(apart, dtype=logits.dtype).masked_fill(
             apart, torch.finfo(logits.dtype).min / 2
@@ -125,44 +129,48 @@ def masactrl(
     no inversion is needed; with a picture nothing is random. ValueError: a share outside 0..1,
     words that are not there, sizes that do not fit.
     """
-    for name, value in (("start", start), ("layer", layer), ("threshold", threshold)):
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name}={value}: expected 0..1")
-    if words and pipe.tokenizer is None:
-        raise ValueError(
-            f"{pipe.name or 'this model'} reads no text, so no word has a map; leave `words` out"
-        )
-    sources, targets = ([p] if isinstance(p, str) else list(p) for p in (source, target))
-    b = max(len(sources), len(targets)) if image is None else len(image)
-    old, new, null = pipe.embed(sources).expand(b), pipe.embed(targets).expand(b), pipe.null(b)
-    tokens = words and [
-        [positions(pipe.tokenizer, p, w) for p in ps * (b // len(ps))]
-        for ps, w in zip((sources, targets), words)
-    ]
-    sch, ts, where = (
-        pipe.schedule,
-        pipe.timesteps(steps),
-        layers(pipe.net, layer),
-    )
+    check_share("start", start)
+    check_share("layer", layer)
+    check_share("threshold", threshold)
     if image is None:
-        states = trace(cfg_batched(pipe.eps, null, scale), sch, pipe.start(b, seed), ts, old)[::-1]
+        b = max(len(prompts_of(source, "source")), len(prompts_of(target, "target")))
     else:
-        states = invert(pipe, image, source, steps=steps)  # clean to noise
-    x, cond, maps = states[-1], Cond.cat([old, null, new]), Maps(max(min(pipe.shape[1:]) // 4, 8))
+        b = len(image)
+    sources = prompt_each(source, b, "source")
+    targets = prompt_each(target, b, "target")
+    if words:
+        needs_text(pipe, "an object found by its word")
+        in_source = [positions(pipe.tokenizer, p, words[0]) for p in sources]
+        in_target = [positions(pipe.tokenizer, p, words[1]) for p in targets]
+    old = pipe.embed(sources)
+    new = pipe.embed(targets)
+    null = pipe.null(b)
+    sch = pipe.schedule
+    ts = pipe.timesteps(steps)
+    where = layers(pipe.net, layer)
+    if image is None:
+        guided = cfg_batched(pipe.eps, null, scale)
+        states = trace(guided, sch, pipe.start(b, seed), ts, old)[::-1]
+    else:
+        states = invert(pipe, image, sources, steps=steps)  # clean to noise
+    x = states[-1]
+    latent = tuple(x.shape[2:])
+    cond = Cond.cat([old, null, new])
+    maps = Maps(latent)
     for i, (t, s) in enumerate(step_pairs(ts, progress)):
         on = i >= start * steps
         rows = torch.cat([states[-1 - i], x, x])  # rows: [source, null, target]
-        with tap(pipe.net, where + "[kv]$", look_at_source(b, on, both)):
-            if not words:
-                e = pipe.eps(rows, t, cond)
-            else:
-                seen = maps.read() if on and maps.total else None
-                masks = seen is not None and [
-                    object_mask(m, w, threshold) for m, w in zip((seen[:b], seen[-b:]), tokens)
-                ]
-                fn = same_side(*masks, both) if masks else lambda logits, name: None
-                with tap(pipe.net, where + "logits$", fn), tap(pipe.net, CROSS, maps.look):
-                    e = pipe.eps(rows, t, cond)
+        with ExitStack() as looking:
+            looking.enter_context(tap(pipe.net, where + "[kv]$", look_at_source(b, on, both)))
+            if words and on and maps.looks:
+                seen = maps.read()
+                keys = object_mask(seen[:b], in_source, threshold)
+                queries = object_mask(seen[-b:], in_target, threshold)
+                apart = same_side(keys, queries, latent, both)
+                looking.enter_context(tap(pipe.net, where + "logits$", apart))
+            if words:
+                looking.enter_context(tap(pipe.net, CROSS, maps.look))
+            e = pipe.eps(rows, t, cond)
         _, e_null, e_new = e.chunk(3)
         x = ddim_step(sch, x, guide(e_null, e_new, scale), t, s)
     return pipe.decode(x)

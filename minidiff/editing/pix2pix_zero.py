@@ -35,13 +35,14 @@ from minidiff.core.cond import Cond
 from minidiff.core.denoise import step_pairs
 from minidiff.core.process import ddim_step
 from minidiff.core.taps import tap
-from minidiff.editing.prompt_to_prompt import CROSS
+from minidiff.pipe.checks import needs_text, prompt_each
+from minidiff.pipe.maps import CROSS
 from minidiff.pipe.pipe import Pipe
 
 # ---- the direction -------------------------------------------------------------------------------
 
 
-def phrases(source: str, target: str) -> tuple[list[str], list[str]]:
+def phrases(tokenizer, source: str, target: str) -> tuple[list[str], list[str]]:
     """Sentences (before, after) for a direction: every beginning of the two prompts that holds all
     that differs.
 
@@ -50,7 +51,8 @@ def phrases(source: str, target: str) -> tuple[list[str], list[str]]:
     place: cut at the front as well, the phrases would spread the difference over places where the
     picture's own prompt has other words.
     """
-    a, b = source.split(), target.split()
+    a = tokenizer.words_of(source)
+    b = tokenizer.words_of(target)
     head = next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
     tail = next(
         (i for i, (x, y) in enumerate(zip(a[head:][::-1], b[head:][::-1])) if x != y),
@@ -178,32 +180,28 @@ def pix2pix_zero(
     for name, value in (("hold", hold), ("whiten", whiten), ("rounds", rounds)):
         if value < 0:
             raise ValueError(f"{name}={value} is negative: it would push the wrong way; 0 is off")
-    if pipe.text is None:
-        raise ValueError(
-            f"{pipe.name or 'this model'} reads no text: a direction of meaning needs a "
-            "text-to-image model"
-        )
+    needs_text(pipe, "a direction of meaning")
     if (before is None) != (after is None):
         raise ValueError(
             "`before` and `after` go together: sentences about what is there, and about what "
             "is wanted"
         )
-    b, ts = len(image), pipe.timesteps(steps)
-    olds, goals = ([p] * b if isinstance(p, str) else p for p in (source, target))
-    if len(olds) != b or len(goals) != b:
-        raise ValueError(
-            f"{len(olds)} source and {len(goals)} target prompts for {b} pictures: expected "
-            "one, or one each"
-        )
-    said = [phrases(p, q) for p, q in zip(olds, goals)] if before is None else [(before, after)]
+    b = len(image)
+    sources = prompt_each(source, b, "source")
+    targets = prompt_each(target, b, "target")
+    if before is None:
+        said = [phrases(pipe.tokenizer, p, q) for p, q in zip(sources, targets)]
+    else:
+        said = [(before, after)]
     dE = torch.cat([direction(pipe, *pair) for pair in said])  # 1 or b, n d
-    old = pipe.embed(source).expand(b)
-    new, denoise = old.replace(text=old.text + dE), cfg_batched(pipe.eps, pipe.null(), scale)
+    old = pipe.embed(sources)
+    new = old.replace(text=old.text + dE)
+    denoise = cfg_batched(pipe.eps, pipe.null(), scale)
     states = invert_white(
         pipe, image, source, steps=steps, whiten=whiten, rounds=rounds, progress=progress
     )
     x = states[-1]
-    for i, (t, s) in enumerate(step_pairs(ts, progress)):
+    for i, (t, s) in enumerate(step_pairs(pipe.timesteps(steps), progress)):
         if hold:
             wanted = cross_maps(pipe, states[-1 - i], t, old)  # C10.3
             with torch.enable_grad():

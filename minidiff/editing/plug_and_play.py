@@ -41,6 +41,7 @@ from minidiff.core.denoise import step_pairs
 from minidiff.core.process import ddim_step
 from minidiff.core.taps import tap, tap_names
 from minidiff.inversion.ddim import invert
+from minidiff.pipe.checks import door
 from minidiff.pipe.pipe import Pipe
 
 
@@ -72,6 +73,7 @@ def copy_source(b: int, on: bool):
     return fn
 
 
+@door
 @torch.no_grad()
 def plug_and_play(
     pipe: Pipe,

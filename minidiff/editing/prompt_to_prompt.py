@@ -22,8 +22,6 @@ impossible by design. And captions that say everything leave attention nothing t
 shown in the tutorial as figures.
 """
 
-from dataclasses import dataclass, field
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -33,11 +31,10 @@ from minidiff.core.cond import Cond
 from minidiff.core.denoise import step_pairs
 from minidiff.core.process import ddim_step
 from minidiff.core.taps import tap
-from minidiff.inversion.ddim import Inverted, invert
+from minidiff.inversion.ddim import Inverted
+from minidiff.pipe.checks import check_share, door, needs_text, prompts_of
+from minidiff.pipe.maps import CROSS, SELF, Maps, map_size, positions
 from minidiff.pipe.pipe import Pipe
-
-CROSS, SELF = r"attn2\.probs$", r"(attn1|attn)\.probs$"  # the same names in UNet and DiT
-
 
 # ---- which token is which ------------------------------------------------------------------------
 
@@ -72,28 +69,31 @@ def token_map(tokenizer, source: str, target: str, kind: str) -> tuple[Tensor, T
     ones stay their own. Start, end and padding correspond one to one, counted from the two sentence
     ends.
     """
-    n, spans_s, spans_t = (
-        tokenizer.context,
-        tokenizer.token_spans(source),
-        tokenizer.token_spans(target),
-    )
+    n = tokenizer.context
     pairs: list[tuple[list[int], list[int]]] = [([0], [0])]
     if kind == "replace":
+        spans_s = tokenizer.token_spans(source)
+        spans_t = tokenizer.token_spans(target)
         if len(spans_s) != len(spans_t):
             raise ValueError(
                 f"'replace' needs equally many words, got {len(spans_s)} and {len(spans_t)}; "
                 "use 'refine'"
             )
         for (_, a), (_, b) in zip(spans_s, spans_t):
-            pairs += [([i], [j]) for i, j in zip(a, b)] if len(a) == len(b) else [(a, b)]
+            if len(a) == len(b):
+                pairs += [([i], [j]) for i, j in zip(a, b)]
+            else:
+                pairs.append((a, b))
     elif kind == "refine":
-        partner = align(tokenizer.ids(source), tokenizer.ids(target))
+        room = n - 2  # what does not fit between start and end is cut off
+        partner = align(tokenizer.ids(source)[:room], tokenizer.ids(target)[:room])
         pairs += [([i + 1], [j + 1]) for j, i in enumerate(partner) if i >= 0]
     else:
         raise ValueError(
             f"kind={kind!r}: expected 'replace', 'refine' or None (chosen by the number of words)"
         )
-    end_s, end_t = (min(tokenizer.length(p), n) - 1 for p in (source, target))
+    end_s = min(tokenizer.length(source), n) - 1
+    end_t = min(tokenizer.length(target), n) - 1
     pairs += [([min(end_s + k, n - 1)], [end_t + k]) for k in range(n - end_t)]
     M = torch.zeros(n, n)
     for a, b in pairs:
@@ -103,68 +103,48 @@ def token_map(tokenizer, source: str, target: str, kind: str) -> tuple[Tensor, T
 
 def kind_of(tokenizer, source: str, target: str) -> str:
     """ "replace" for prompts of equally many words, else "refine"."""
-    return (
-        "replace"
-        if len(tokenizer.words_of(source)) == len(tokenizer.words_of(target))
-        else "refine"
-    )
+    equal = len(tokenizer.words_of(source)) == len(tokenizer.words_of(target))
+    return "replace" if equal else "refine"
 
 
-def positions(tokenizer, prompt: str, word: str) -> list[int]:
-    """Token positions of a word of the prompt; ValueError names the words there are."""
-    spans = tokenizer.token_spans(prompt)
-    found = [i for w, span in spans if w == word.lower() for i in span]
-    if not found:
-        raise ValueError(
-            f"word {word!r} is not in {prompt!r}; its words are: {', '.join(w for w, _ in spans)}"
-        )
-    return found
+def token_maps(
+    pipe: Pipe, sources: list[str], targets: list[str], kind: str | None
+) -> tuple[Tensor, Tensor]:
+    """(M, alpha) of b pairs of prompts, shaped to fit attention maps: b 1 n n and b 1 1 n."""
+    tok = pipe.tokenizer
+    found = [token_map(tok, a, b, kind or kind_of(tok, a, b)) for a, b in zip(sources, targets)]
+    M = torch.stack([m for m, _ in found])[:, None]
+    alpha = torch.stack([a for _, a in found])[:, None, None]
+    return M.to(pipe.device, pipe.dtype), alpha.to(pipe.device, pipe.dtype)
 
 
 # ---- the two things done to attention ------------------------------------------------------------
 
 
-@dataclass
-class Maps:
-    """Running sum of cross-attention maps of one side, averaged over heads and layers when read;
-    rows as the batch's.
-    """
-
-    side: int
-    total: list[Tensor] = field(default_factory=list)
-
-    def look(self, probs: Tensor, name: str = "") -> None:
-        if probs.shape[-2] == self.side**2:
-            self.total.append(probs.detach().mean(1))  # b n m, one per layer and step
-
-    def read(self) -> Tensor:
-        """(b tokens side side), averaged over layers, heads and steps."""
-        mean = torch.stack(self.total).mean(0)  # b n m
-        return mean.transpose(1, 2).unflatten(2, (self.side, self.side))
-
-
-def edit_cross(M: Tensor, alpha: Tensor, on: Tensor, weight: Tensor):
+def edit_cross(M: Tensor, alpha: Tensor, inject: Tensor, weight: Tensor):
     """fn for a cross-attention tap, rows [sources, edits]: the box of the module docstring. M (.. n
-    n), the others (.. n), with .. to fit (b h); `on`: a_i of this step.
+    n), the others (.. n), with .. to fit (b h); `inject`: a_i of this step.
     """
 
     def fn(probs, name):
         source, edit = probs.chunk(2)  # b h n m each
-        mixed = alpha * (source @ M) + (1 - alpha) * edit  # card C07.1, C07.2
-        # C07.3; rows not renormalised
-        return torch.cat([source, (on * mixed + (1 - on) * edit) * weight])
+        mixed = alpha * (source @ M) + (1 - alpha) * edit
+        edit = inject * mixed + (1 - inject) * edit
+        return torch.cat([source, edit * weight])  # rows are not made to sum to 1 again
 
     return fn
 
 
-def edit_self(limit: int):
-    """fn for a self-attention tap: the source's map in both rows, for maps of at most limit x limit
-    pixels.
+def edit_self(latent: tuple[int, int], limit: int):
+    """fn for a self-attention tap: the source's map in both rows, for maps whose shorter side is at
+    most `limit` pixels; `latent` is the (H, W) of the state.
     """
 
     def fn(probs, name):
-        # C07.4
-        return probs.chunk(2)[0].repeat(2, 1, 1, 1) if probs.shape[-2] <= limit**2 else None
+        if min(map_size(probs.shape[-2], latent)) > limit:
+            return None
+        source, _ = probs.chunk(2)
+        return torch.cat([source, source])
 
     return fn
 
@@ -173,16 +153,18 @@ def blend_mask(
     maps: Tensor, words: tuple[list[int], list[int]], size: tuple[int, int], threshold: float = 0.3
 ) -> Tensor:
     """(1 1 h w) of 0 and 1: where the blend word of the source or of the edit is attended to. maps
-    (2 tokens s s).
+    (2 tokens h' w').
     """
-    m = torch.stack([maps[row, w].sum(0) for row, w in enumerate(words)])[:, None]  # 2 1 s s
-    m = F.interpolate(F.max_pool2d(m, 3, 1, 1), size)  # C07.5
-    return (m / m.amax((2, 3), keepdim=True) > threshold).any(0, keepdim=True).to(maps.dtype)
+    m = torch.stack([maps[row, w].sum(0) for row, w in enumerate(words)])[:, None]  # 2 1 h' w'
+    m = F.interpolate(F.max_pool2d(m, 3, 1, 1), size)
+    strong = m / m.amax((2, 3), keepdim=True) > threshold
+    return strong.any(0, keepdim=True).to(maps.dtype)
 
 
 # ---- the edit ------------------------------------------------------------------------------------
 
 
+@door
 @torch.no_grad()
 def prompt_to_prompt(
     pipe: Pipe,
@@ -195,7 +177,6 @@ def prompt_to_prompt(
     weights: dict[str, float] | None = None,
     blend: tuple[str, str] | None = None,
     blend_from: float = 0.2,
-    image: Tensor | None = None,
     inverted: Inverted | None = None,
     self_side: int | None = None,
     steps: int = 50,
@@ -214,85 +195,90 @@ def prompt_to_prompt(
     weights     {target word: factor}, to say a word louder or softer
     blend       (word of source, word of target): edit only where these are, after `blend_from` of
                 the steps
-    image       (b 3 H W) given pictures: inverted first (scale 1), and the source rows follow their
-                inversion exactly
-    inverted    the same, inverted before: by any of null-text, negative-prompt, direct inversion,
-                in `steps` steps
-    self_side   largest self-attention map that is shared, in pixels a side (default: a quarter of
-                the latent, at least 16)
+    self_side   shorter side of the largest self-attention map that is shared, in pixels (default: a
+                quarter of the latent, at least 16)
+
+    `inverted`: the way of a given picture to noise, in `steps` steps; editing/real_pictures.py
+    makes them. ValueError: shares outside 0..1, words that are not there, unequal numbers of
+    prompts.
     """
-    for name, value in (("cross", cross), ("self_", self_), ("blend_from", blend_from)):
-        if value is not None and not 0 <= value <= 1:
-            raise ValueError(f"{name}={value}: a share of the steps, 0..1, was expected")
-    tok, sch, ts = pipe.tokenizer, pipe.schedule, pipe.timesteps(steps)
-    if tok is None:
-        raise ValueError(
-            f"{pipe.name or 'this model'} reads no text: prompt-to-prompt needs a "
-            "text-to-image model"
-        )
-    sources, targets = ([p] if isinstance(p, str) else list(p) for p in (source, target))
+    check_share("self_", self_)
+    check_share("blend_from", blend_from)
+    if cross is not None:
+        check_share("cross", cross)
+    needs_text(pipe, "prompt-to-prompt")
+    sources = prompts_of(source, "source")
+    targets = prompts_of(target, "target")
     if len(sources) != len(targets):
         raise ValueError(
             f"{len(sources)} source prompts and {len(targets)} targets: expected a pair for "
             "each picture"
         )
-    M, alpha = zip(
-        *[token_map(tok, a, b, kind or kind_of(tok, a, b)) for a, b in zip(sources, targets)]
-    )
-    M = torch.stack(M)[:, None].to(pipe.device, pipe.dtype)  # b 1 tokens tokens
-    alpha = torch.stack(alpha)[:, None, None].to(M)  # b 1 1 tokens
-    weight = torch.ones_like(alpha)
-    for word, factor in (weights or {}).items():
-        for row, b in zip(weight, targets):
-            row[..., positions(tok, b, word)] = factor
-    words = blend and [
-        (positions(tok, a, blend[0]), positions(tok, b, blend[1])) for a, b in zip(sources, targets)
-    ]
-    side = self_side or max(min(pipe.shape[1:]) // 4, 16)
-    maps = Maps(max(min(pipe.shape[1:]) // 4, 8))
-
-    if image is not None and inverted is None:
-        inverted = Inverted(
-            invert(pipe, image, sources, steps=steps), share=0.0
-        )  # direct inversion
     if inverted and len(inverted.states) != steps + 1:
         raise ValueError(
             f"steps={steps}, but the picture was inverted in {len(inverted.states) - 1}; "
             "give equal numbers"
         )
+    M, alpha = token_maps(pipe, sources, targets, kind)
+    weight = word_weights(pipe, targets, weights or {}, alpha)
+    blended = blend and [
+        (positions(pipe.tokenizer, a, blend[0]), positions(pipe.tokenizer, b, blend[1]))
+        for a, b in zip(sources, targets)
+    ]
     x = inverted.states[-1] if inverted else pipe.start(len(sources), seed)
-    ends = torch.tensor(
-        [
+    latent = tuple(x.shape[2:])
+    shared = self_side or max(min(latent) // 4, 16)
+    maps = Maps(latent)
+    if cross is None:
+        ends = [
             auto_cross(pipe, a, b, x[i : i + 1], steps=steps, scale=scale)
-            if cross is None
-            else cross
             for i, (a, b) in enumerate(zip(sources, targets))
         ]
-    ).to(alpha)[:, None, None, None]
-    # rows: [sources, edits]
-    x, cond, null = torch.cat([x, x]), pipe.embed(sources + targets), pipe.null(2 * len(sources))
-    for i, (t, s) in enumerate(step_pairs(ts, progress)):
-        on = (i < ends * steps).to(alpha)  # a_i
-        away = (
-            Cond.cat([inverted.nulls[i].expand(len(x) // 2)] * 2)
-            if inverted and inverted.nulls
-            else null
-        )
-        e_null = pipe.eps(x, t, away)
+    else:
+        ends = [cross] * len(sources)
+    ends = torch.tensor(ends).to(alpha)[:, None, None, None]  # b 1 1 1
+
+    x = torch.cat([x, x])  # rows: [sources, edits]
+    cond = pipe.embed(sources + targets)
+    for i, (t, s) in enumerate(step_pairs(pipe.timesteps(steps), progress)):
+        null = null_of_step(pipe, inverted, i, len(x))
+        e_null = pipe.eps(x, t, null)
+        inject = (i < ends * steps).to(alpha)  # a_i
+        limit = shared if i < self_ * steps else 0
         with (
-            tap(pipe.net, CROSS, edit_cross(M, alpha, on, weight)),
+            tap(pipe.net, CROSS, edit_cross(M, alpha, inject, weight)),
             tap(pipe.net, CROSS, maps.look),
-            tap(pipe.net, SELF, edit_self(side if i < self_ * steps else 0)),
+            tap(pipe.net, SELF, edit_self(latent, limit)),
         ):
             e_cond = pipe.eps(x, t, cond)
-        x = ddim_step(sch, x, guide(e_null, e_cond, scale), t, s)
-        x = inverted.follow(x, i) if inverted else x  # the source row keeps its path
-        if words and i >= blend_from * steps:
-            pairs = maps.read().unflatten(0, (2, -1))  # 2 b tokens s s
-            m = torch.cat([blend_mask(pairs[:, k], w, x.shape[2:]) for k, w in enumerate(words)])
+        x = ddim_step(pipe.schedule, x, guide(e_null, e_cond, scale), t, s)
+        if inverted:
+            x = inverted.follow(x, i)  # the source row keeps its path
+        if blended and i >= blend_from * steps:
+            pairs = maps.read().unflatten(0, (2, -1))  # 2 b tokens h w
+            m = [blend_mask(pairs[:, k], words, latent) for k, words in enumerate(blended)]
             before, after = x.chunk(2)
-            x = torch.cat([before, before + m * (after - before)])
+            x = torch.cat([before, before + torch.cat(m) * (after - before)])
     return pipe.decode(x)
+
+
+def word_weights(pipe: Pipe, targets: list[str], weights: dict[str, float], like: Tensor) -> Tensor:
+    """The factor of every token, shaped as `like` (b 1 1 n): 1, but for the words in `weights`."""
+    factors = torch.ones_like(like)
+    for word, factor in weights.items():
+        for row, prompt in zip(factors, targets):
+            row[..., positions(pipe.tokenizer, prompt, word)] = factor
+    return factors
+
+
+def null_of_step(pipe: Pipe, inverted: Inverted | None, i: int, rows: int) -> Cond:
+    """What guidance compares with in step i: what the inversion learned for it, or the empty
+    prompt.
+    """
+    if inverted is None or not inverted.nulls:
+        return pipe.null(rows)
+    own = inverted.nulls[i].expand(rows // 2)
+    return Cond.cat([own, own])
 
 
 @torch.no_grad()
@@ -314,24 +300,26 @@ def auto_cross(
     regions overlap by `agree` (IoU) is where injection may end. 1 if there is none, 0 for equal
     prompts. Costs that many steps of a pair.
     """
-    tok, sch, ts = pipe.tokenizer, pipe.schedule, pipe.timesteps(steps)
+    tok = pipe.tokenizer
     partner = align(tok.ids(source), tok.ids(target))
     new = [j + 1 for j, i in enumerate(partner) if i < 0]
     old = [i + 1 for i in range(len(tok.ids(source))) if i not in partner]
     if not new and not old:
         return 0.0
-    x, cond, null = x_T.expand(2, -1, -1, -1), pipe.embed([source, target]), pipe.null(2)
-    for i, (t, s) in enumerate(step_pairs(ts)):
-        maps = Maps(max(min(pipe.shape[1:]) // 4, 8))
+    x = x_T.expand(2, -1, -1, -1)
+    cond = pipe.embed([source, target])
+    null = pipe.null(2)
+    for i, (t, s) in enumerate(step_pairs(pipe.timesteps(steps))):
+        maps = Maps(x.shape[2:])
         with tap(pipe.net, CROSS, maps.look):
             e_cond = pipe.eps(x, t, cond)
         found = maps.read()
-        m = torch.stack([found[0, old or new].sum(0), found[1, new or old].sum(0)])  # 2 s s
+        m = torch.stack([found[0, old or new].sum(0), found[1, new or old].sum(0)])  # 2 h w
         a, b = m > m.amax((1, 2), keepdim=True) / 2
         if (a & b).sum() >= agree * (a | b).sum():
             return i / steps
         e_null = pipe.eps(x, t, null)
-        x = ddim_step(sch, x, guide(e_null, e_cond, scale), t, s)
+        x = ddim_step(pipe.schedule, x, guide(e_null, e_cond, scale), t, s)
     return 1.0
 
 
@@ -346,18 +334,18 @@ def word_maps(
     side: int | None = None,
 ) -> tuple[Tensor, list[str], Tensor]:
     """(picture (1 3 H W), words, maps (words H W) in [0, 1]): where each word of the prompt was
-    looked at.
+    looked at. `side`: shorter side of the maps that are read.
     """
-    maps = Maps(side or max(min(pipe.shape[1:]) // 4, 8))
-    sch, x, cond, null = pipe.schedule, pipe.start(1, seed), pipe.embed(prompt), pipe.null()
+    x = pipe.start(1, seed)
+    cond = pipe.embed(prompt)
+    null = pipe.null()
+    maps = Maps(x.shape[2:], side)
     for t, s in step_pairs(pipe.timesteps(steps)):
         e_null = pipe.eps(x, t, null)
         with tap(pipe.net, CROSS, maps.look):
             e_cond = pipe.eps(x, t, cond)
-        x = ddim_step(sch, x, guide(e_null, e_cond, scale), t, s)
+        x = ddim_step(pipe.schedule, x, guide(e_null, e_cond, scale), t, s)
     spans = pipe.tokenizer.token_spans(prompt)
-    m = torch.stack([maps.read()[0, span].sum(0) for _, span in spans])  # words s s
-    m = F.interpolate(m[:, None], pipe.image_size, mode="bicubic", antialias=True)[:, 0].clamp(
-        min=0
-    )
+    m = torch.stack([maps.read()[0, span].sum(0) for _, span in spans])[:, None]  # words 1 h w
+    m = F.interpolate(m, pipe.image_size, mode="bicubic", antialias=True).clamp(min=0)[:, 0]
     return pipe.decode(x), [w for w, _ in spans], m / m.amax((1, 2), keepdim=True)

@@ -26,10 +26,12 @@ from torch import Tensor
 from minidiff.core.cfg import cfg_batched
 from minidiff.core.denoise import noise, step_pairs
 from minidiff.core.process import ddim_step, q_sample
+from minidiff.pipe.checks import door
 from minidiff.pipe.masks import check_mask, paste, to_latent_mask
 from minidiff.pipe.pipe import Pipe
 
 
+@door
 @torch.no_grad()
 def sdedit(
     pipe: Pipe,

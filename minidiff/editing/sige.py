@@ -36,6 +36,7 @@ from torch import Tensor, nn
 
 from minidiff.core.taps import tap, tap_names
 from minidiff.editing.sdedit import sdedit
+from minidiff.pipe.checks import door
 from minidiff.pipe.masks import to_latent_mask
 from minidiff.pipe.pipe import Pipe
 
@@ -260,6 +261,7 @@ def compare(
     }
 
 
+@door
 def sige(
     pipe: Pipe,
     image: Tensor,

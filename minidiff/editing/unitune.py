@@ -26,10 +26,12 @@ import torch
 from torch import Tensor
 
 from minidiff.editing.sdedit import sdedit
+from minidiff.pipe.checks import door
 from minidiff.pipe.pipe import Pipe
 from minidiff.train.finetune import fit_picture, tuned
 
 
+@door
 def unitune(
     pipe: Pipe,
     image: Tensor,

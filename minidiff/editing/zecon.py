@@ -39,6 +39,7 @@ from minidiff.core.process import ddim_step, eps_to_x0, posterior
 from minidiff.core.taps import tap, tap_names
 from minidiff.editing.blended_diffusion import clip_of
 from minidiff.editing.diffusion_clip import clip_loss, direction, invert_to
+from minidiff.pipe.checks import door
 from minidiff.pipe.pipe import Pipe
 
 LEVELS = r"^level\.\d+$"  # the end of each level of a UNet's encoder
@@ -94,6 +95,7 @@ def crops(images: Tensor, k: int, streams: list[torch.Generator], least: float =
     ]
 
 
+@door
 def zecon(
     pipe: Pipe,
     image: Tensor,

@@ -32,7 +32,8 @@ from minidiff.core.cond import Cond
 from minidiff.core.denoise import step_pairs
 from minidiff.core.process import ddim_step
 from minidiff.core.taps import tap
-from minidiff.editing.prompt_to_prompt import CROSS, positions
+from minidiff.pipe.checks import check_share, needs_text, prompts_of
+from minidiff.pipe.maps import CROSS, map_size, positions, usual_side
 from minidiff.pipe.pipe import Pipe
 
 REFINE = {
@@ -43,13 +44,13 @@ REFINE = {
 SMALL = set("a an the of on in at to and with left right above below".split())
 
 
-def content(prompt: str) -> tuple[str, ...]:
+def content(tokenizer, prompt: str) -> tuple[str, ...]:
     """The words of a prompt that name something: all but articles and prepositions."""
-    return tuple(dict.fromkeys(w for w in prompt.lower().split() if w not in SMALL))
+    return tuple(dict.fromkeys(w for w in tokenizer.words_of(prompt) if w not in SMALL))
 
 
 def smooth(maps: Tensor, sigma: float = 0.5) -> Tensor:
-    """Maps (.. s s) after a 3x3 Gaussian with mirrored edges."""
+    """Maps (.. h w) after a 3x3 Gaussian with mirrored edges."""
     g = torch.exp(-(torch.tensor([-1.0, 0.0, 1.0]) ** 2) / (2 * sigma**2)).to(maps)
     kernel = torch.outer(g, g) / g.sum() ** 2
     flat = F.pad(maps.flatten(0, -3)[:, None], (1,) * 4, mode="reflect")
@@ -65,21 +66,26 @@ def word_maxima(
     tokens: positions of each row's words; ends: each row's end token, where its text is over.
     """
     seen = []
+    sizes = []
 
     def look(probs, name):
-        if probs.shape[-2] == side**2:
+        size = map_size(probs.shape[-2], x.shape[2:])
+        if min(size) == side:
             seen.append(probs.mean(1))  # b n m
+            sizes.append(size)
 
     with tap(pipe.net, CROSS, look):
         pipe.eps(x, t, cond)
     if not seen:
         raise ValueError(
-            f"no cross-attention map of {side} x {side} pixels in this network: give another `side`"
+            f"no cross-attention map with a shorter side of {side} pixels in this network: give "
+            "another `side`"
         )
-    mean, out = torch.stack(seen).mean(0), []
+    mean = torch.stack(seen).mean(0)
+    out = []
     for row, words, end in zip(mean, tokens, ends):
         told = (100 * row[:, 1:end]).softmax(-1)  # n words: without start and rest
-        maps = smooth(told.T.unflatten(1, (side, side)))  # words s s
+        maps = smooth(told.T.unflatten(1, sizes[0]))  # words h w
         out.append(maps[[w - 1 for w in words]].amax((1, 2)))
     return torch.nn.utils.rnn.pad_sequence(out, batch_first=True, padding_value=1.0)
 
@@ -125,80 +131,44 @@ def attend_and_excite(
     the prompt.
     """
     refine = REFINE if refine is None else refine
-    for name, value in (
-        ("until", until),
-        *(("refine", v) for pair in refine.items() for v in pair),
-    ):
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name}={value}: a share, 0..1, was expected")
+    check_share("until", until)
+    for share, level in refine.items():
+        check_share("refine", share)
+        check_share("refine", level)
     if strength < 0 or most < 0:
         raise ValueError(f"strength={strength}, most={most}: negative; 0 is plain sampling")
-    if pipe.tokenizer is None:
-        raise ValueError(f"{pipe.name or 'this model'} reads no text: words have no maps")
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    lists = (
-        [content(p) for p in prompts]
-        if words is None
-        else [words]
-        if isinstance(prompt, str)
-        else list(words)
-    )
+    needs_text(pipe, "attend-and-excite")
+    tok = pipe.tokenizer
+    prompts = prompts_of(prompt, "prompt")
+    if words is None:
+        lists = [content(tok, p) for p in prompts]
+    elif isinstance(prompt, str):
+        lists = [words]
+    else:
+        lists = list(words)
     if len(prompts) != len(lists) or not all(lists) or any(isinstance(w, str) for w in lists):
         raise ValueError(
             f"{len(prompts)} prompts and words {words!r}: expected a tuple of words for each prompt"
         )
-    tok, ts = pipe.tokenizer, pipe.schedule.timesteps(steps, spacing=pipe.spacing, end=pipe.end)
+    x = pipe.start(len(prompts), seed)
     look = dict(
         tokens=[[i for w in ws for i in positions(tok, p, w)] for p, ws in zip(prompts, lists)],
         ends=[min(tok.length(p), tok.context) - 1 for p in prompts],
-        side=side or max(min(pipe.shape[1:]) // 4, 8),
+        side=side or usual_side(x.shape[2:]),
     )
-    cond, x = pipe.embed(prompts), pipe.start(len(prompts), seed)
-    denoise, levels = (
-        cfg_batched(pipe.eps, pipe.null(), scale),
-        {int(share * steps): v for share, v in refine.items()},
-    )
+    cond = pipe.embed(prompts)
+    denoise = cfg_batched(pipe.eps, pipe.null(), scale)
+    levels = {int(share * steps): level for share, level in refine.items()}
+    ts = pipe.timesteps(steps)
     for i, (t, s) in enumerate(step_pairs(ts, progress)):
         if strength and i < until * steps:
-            size = strength * (1 - 0.5 * i / max(steps - 1, 1)) ** 0.5  # alpha_t
+            alpha_t = strength * (1 - 0.5 * i / max(steps - 1, 1)) ** 0.5
             for _ in range(most if i in levels else 0):
-                y, loss = excite(pipe, x, t, cond, size, **look)
+                y, loss = excite(pipe, x, t, cond, alpha_t, **look)
                 short = loss > 1 - levels[i]  # rows that go on
                 if not short.any():
                     break
                 x = torch.where(short[:, None, None, None], y, x)
-            x, _ = excite(pipe, x, t, cond, size, **look)
+            x, _ = excite(pipe, x, t, cond, alpha_t, **look)
         x = ddim_step(pipe.schedule, x, denoise(x, t, cond), t, s)
     return pipe.decode(x)
-
-
-def beside(
-    pipe: Pipe,
-    prompt: str,
-    words: tuple[str, ...] | None,
-    *,
-    strength: float = 2.0,
-    until: float = 0.5,
-    most: int = 0,
-    steps: int = 50,
-    scale: float = 3.0,
-    seed: int = 0,
-    progress: bool = False,
-) -> Tensor:
-    """Pictures (2 3 H W) of one prompt from one noise: sampled as usual, and with
-    `attend_and_excite`.
-
-    words     what must not be forgotten, words of the prompt
-    strength  step size of the first gradient (20 for Stable Diffusion)
-    until     share of the steps in which the state is moved
-    most      gradient steps per refinement, at most (the authors': 20; 0 is none)
-    """
-    run = dict(steps=steps, scale=scale, seed=seed, progress=progress)
-    return torch.cat(
-        [
-            pipe.generate(prompt, **run),
-            attend_and_excite(
-                pipe, prompt, words, strength=strength, until=until, most=most, **run
-            ),
-        ]
-    )

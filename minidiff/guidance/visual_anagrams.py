@@ -35,6 +35,7 @@ from torch import Tensor
 from minidiff.core.cfg import cfg_batched
 from minidiff.core.denoise import step_pairs
 from minidiff.core.process import ddim_step
+from minidiff.pipe.checks import door
 from minidiff.pipe.pipe import Pipe
 
 
@@ -104,8 +105,9 @@ def chosen(pipe: Pipe, view: str) -> View:
     return VIEWS[view]
 
 
+@door
 @torch.no_grad()
-def anagram(
+def visual_anagrams(
     pipe: Pipe,
     prompt: str,
     other: str,

@@ -41,7 +41,7 @@ class Inverted:
     share   None: nothing more. Else sources are put back on `states` after every step, and edits
             get that share of the
             same offset: 0 is direct inversion, 1 the closed form of null-text inversion
-            (inversion/direct.py)
+            (editing/real_pictures.py)
     """
 
     states: list[Tensor]

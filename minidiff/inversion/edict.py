@@ -36,6 +36,7 @@ from minidiff.core.cond import Cond
 from minidiff.core.denoise import Denoise
 from minidiff.core.process import ddim_step
 from minidiff.core.schedule import Schedule
+from minidiff.pipe.checks import door
 from minidiff.pipe.pipe import Pipe
 
 
@@ -130,6 +131,7 @@ def edict_sample(
     return x, y
 
 
+@door
 def edict(
     pipe: Pipe,
     image: Tensor,

@@ -33,6 +33,7 @@ from minidiff.core.cond import Cond
 from minidiff.core.denoise import Denoise, noises, step_pairs
 from minidiff.core.process import eps_to_x0, posterior, q_sample
 from minidiff.core.schedule import Schedule
+from minidiff.pipe.checks import door
 from minidiff.pipe.pipe import Pipe
 
 
@@ -82,6 +83,7 @@ def replay_maps(
     return x
 
 
+@door
 def edit_friendly(
     pipe: Pipe,
     image: Tensor,

@@ -21,7 +21,7 @@ edits: it is learned without the target prompt.
 Weakness: hundreds of forward and backward passes for every picture. Here a picture stops learning
 as soon as a step is good enough (the published tolerance), starts from the null of the step before,
 and keeps the best null, not the last, so that no step ends worse than it began. And what is looked
-for is known in closed form (direct.py), exactly and for nothing.
+for is known in closed form (editing/real_pictures.py), exactly and for nothing.
 """
 
 import torch
@@ -31,8 +31,8 @@ from minidiff.core.cfg import guide
 from minidiff.core.cond import Cond
 from minidiff.core.denoise import step_pairs
 from minidiff.core.process import ddim_step
-from minidiff.inversion.ddim import Inverted, invert
-from minidiff.inversion.direct import edit_each
+from minidiff.inversion.ddim import Inverted
+from minidiff.pipe.checks import needs_text
 from minidiff.pipe.pipe import Pipe
 
 
@@ -107,12 +107,12 @@ def learn_nulls(
             f"inner={inner}, lr={lr}, tolerance={tolerance}: expected inner >= 0, lr > 0, "
             "tolerance >= 0"
         )
-    if pipe.text is None:
-        raise ValueError(
-            f"{pipe.name or 'this model'} reads no text: there is no null text to learn"
-        )
-    b, steps = len(states[0]), len(states) - 1
-    cond, x, nulls = pipe.embed(source).expand(b), states[-1], []
+    needs_text(pipe, "null-text inversion")
+    b = len(states[0])
+    steps = len(states) - 1
+    cond = pipe.embed(source).expand(b)
+    x = states[-1]
+    nulls = []
     text = pipe.null(b).text
     for i, (t, s) in enumerate(step_pairs(pipe.timesteps(steps), progress)):
         text, x, _ = learn_null(
@@ -130,57 +130,3 @@ def learn_nulls(
         )
         nulls.append(Cond(text=text))
     return Inverted(states, nulls)
-
-
-def null_text(
-    pipe: Pipe,
-    image: Tensor,
-    source: str,
-    target: str,
-    *,
-    inner: int = 10,
-    lr: float = 0.01,
-    tolerance: float = 1e-5,
-    cross: float = 0.3,
-    self_: float = 0.9,
-    steps: int = 50,
-    scale: float = 3.0,
-    progress: bool = False,
-    **knobs,
-) -> Tensor:
-    """Prompt-to-prompt on pictures `image` (b 3 H W) with nulls learned for each; returns (b 3 H
-    W).
-
-    inner      updates at each step, at most
-    lr         learning rate, falling to half
-    tolerance  squared error of a step that is good enough
-    cross      share of the steps in which cross-attention is the source's
-    self_      the same for self-attention
-
-    More knobs: those of `prompt_to_prompt`. Identical prompts give the replay with the learned
-    nulls, close to the picture. ValueError: a model without text, a negative number of updates,
-    unequal numbers of pictures and prompts.
-    """
-    states = invert(pipe, image, source, steps=steps, progress=progress)
-    learned = learn_nulls(
-        pipe,
-        states,
-        source,
-        scale=scale,
-        inner=inner,
-        lr=lr,
-        tolerance=tolerance,
-        progress=progress,
-    )
-    return edit_each(
-        pipe,
-        learned,
-        source,
-        target,
-        cross=cross,
-        self_=self_,
-        steps=steps,
-        scale=scale,
-        progress=progress,
-        **knobs,
-    )

@@ -39,10 +39,8 @@ from minidiff.core.cond import Cond
 from minidiff.core.denoise import noise, step_pairs
 from minidiff.core.process import q_sample
 from minidiff.core.schedule import Schedule
-from minidiff.editing.prompt_to_prompt import prompt_to_prompt
-from minidiff.inversion.ddim import Inverted, invert
 from minidiff.pipe.pipe import Pipe
-from minidiff.train.finetune import READS_TEXT, picture_batch, tuned
+from minidiff.train.finetune import picture_batch
 
 BANK = 24  # points around the pivot
 
@@ -143,85 +141,3 @@ def tune(
         optimizer.step()
         losses.append((pivot.item(), kept.item()))
     return losses
-
-
-def pivotal_tuning(
-    pipe: Pipe,
-    image: Tensor,
-    source: str,
-    target: str,
-    *,
-    updates: int = 25,
-    lr: float = 1e-3,
-    locality: float = 0.1,
-    reach: float = 30.0,
-    cross: float = 0.8,
-    self_: float = 0.8,
-    steps: int = 25,
-    scale: float = 3.0,
-    seed: int = 0,
-    progress: bool = False,
-) -> Tensor:
-    """Prompt-to-Prompt on pictures `image` (b 3 H W) with the network tuned to each; returns (b 3 H
-    W).
-
-    updates   of the weights, for each picture; 0 edits a guided replay of the inversion as it is
-    lr        learning rate of Adam
-    locality  weight of the second term: how much the network must stay as it was near the picture's
-              words
-    reach     how near: distance of those other words' states from the source's
-    cross     share of the steps in which cross-attention is the source's
-    self_     the same for self-attention
-
-    Identical prompts: the picture, as well as the tuned network returns it. ValueError: a model
-    without text, unequal numbers of pictures and prompts, a negative option.
-    """
-    if pipe.text is None:
-        raise ValueError(
-            f"{pipe.name or 'this model'} reads no text: pivotal tuning needs a text-to-image model"
-        )
-    if updates < 0 or locality < 0 or reach < 0:
-        raise ValueError(
-            f"updates={updates}, locality={locality}, reach={reach}: none of them can be negative"
-        )
-    if not 0 <= cross <= 1 or not 0 <= self_ <= 1:
-        raise ValueError(f"cross={cross}, self_={self_}: shares of the steps, 0..1, were expected")
-    b = len(image)
-    sources, targets = ([p] * b if isinstance(p, str) else list(p) for p in (source, target))
-    if not len(sources) == len(targets) == b:
-        raise ValueError(
-            f"{b} picture(s) with {len(sources)} source and {len(targets)} target prompts: give "
-            "one each, or "
-            "one for all"
-        )
-    states, out = invert(pipe, image, sources, steps=steps), []
-    for i in range(b):
-        own = Inverted([x[i : i + 1] for x in states])  # C25.1, by the untuned network
-        with tuned(pipe.net, READS_TEXT) as weights:
-            tune(
-                pipe,
-                weights,
-                own.states,
-                sources[i],
-                updates=updates,
-                lr=lr,
-                locality=locality,
-                reach=reach,
-                scale=scale,
-                seed=seed + i,
-                progress=progress,
-            )
-            out.append(
-                prompt_to_prompt(
-                    pipe,
-                    sources[i],
-                    targets[i],
-                    inverted=own,
-                    cross=cross,
-                    self_=self_,
-                    steps=steps,
-                    scale=scale,
-                    progress=progress,
-                )[1:]
-            )
-    return torch.cat(out)

@@ -3,10 +3,10 @@
 import numpy as np
 
 from minidiff.data import shapes
+from minidiff.evaluate.metrics import psnr
 from minidiff.inversion.ddim import invert, replay
 from minidiff.pipe.pipe import Pipe
 from minidiff.proofs.prove import Row, draw
-from minidiff.shipped.autoencoder import psnr
 
 
 def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:

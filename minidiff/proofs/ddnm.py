@@ -8,13 +8,13 @@ from torch import Tensor
 
 import minidiff
 from minidiff.data import shapes
+from minidiff.evaluate.metrics import psnr
 from minidiff.pipe.pipe import Pipe
 from minidiff.proofs.prove import Row, draw
 from minidiff.proofs.repaint import half_holes, seam
-from minidiff.restoration.ddnm import ddnm
-from minidiff.restoration.ddrm import ddrm
+from minidiff.restoration.ddnm import ddnm_sample
+from minidiff.restoration.ddrm import ddrm_sample
 from minidiff.restoration.operators import hole, superres, task_operator
-from minidiff.shipped.autoencoder import psnr
 
 
 def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
@@ -23,7 +23,7 @@ def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
     """
     pipe, scenes = pixels(pipe), draw(n, seed)
     image, mask = shapes.render(scenes, 32), half_holes(scenes, 32)
-    run = lambda op, y, **k: ddnm(pipe, y, op, seed=seed, **k).cpu()  # noqa: E731
+    run = lambda op, y, **k: ddnm_sample(pipe, y, op, seed=seed, **k).cpu()  # noqa: E731
     worst = 0.0
     for task in ("inpaint", "sr2", "sr4", "grey", "blur"):
         op = task_operator(task, (32, 32), mask[:2] if task == "inpaint" else None)
@@ -31,7 +31,11 @@ def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
         worst = max(worst, (op.A(run(op, y, steps=5, repeats=1)) - y).abs().max().item())
     sr, cut = superres(4), hole(mask)
     small = sr.A(image)
-    plain, best, rival = bicubic(small), run(sr, small), ddrm(pipe, small, sr, seed=seed).cpu()
+    plain, best, rival = (
+        bicubic(small),
+        run(sr, small),
+        ddrm_sample(pipe, small, sr, seed=seed).cpu(),
+    )
     names = [f"{s.objects[0].color} {s.objects[0].shape}" for s in scenes]
     told = likeness(run(sr, small, prompt=names), image)
     once, thrice = (seam(run(cut, cut.A(image), repeats=r), image, mask) for r in (1, 3))

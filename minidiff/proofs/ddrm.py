@@ -9,7 +9,7 @@ from minidiff.pipe.pipe import Pipe
 from minidiff.proofs.ddnm import bicubic, likeness, pixels
 from minidiff.proofs.prove import Row, draw
 from minidiff.proofs.repaint import half_holes
-from minidiff.restoration.ddrm import ddrm
+from minidiff.restoration.ddrm import ddrm_sample
 from minidiff.restoration.operators import hole, superres
 
 
@@ -20,7 +20,7 @@ def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
     pipe, scenes = pixels(pipe), draw(n, seed)
     image, mask = shapes.render(scenes, 32), half_holes(scenes, 32)
     sr, sr2, cut = superres(4), superres(2), hole(mask)
-    run = lambda op, **k: ddrm(pipe, op.A(image), op, seed=seed, **k).cpu()  # noqa: E731
+    run = lambda op, **k: ddrm_sample(pipe, op.A(image), op, seed=seed, **k).cpu()  # noqa: E731
     short, long, fine, filled = run(sr), run(sr, steps=100), run(sr2), run(cut)
     kept = psnr(sr.A(short), sr.A(image)).mean().item()
     big = F.interpolate(filled, (64, 64), mode="bicubic").clamp(-1, 1)

@@ -11,11 +11,10 @@ from torch import Tensor
 
 from minidiff.data import shapes
 from minidiff.editing.inpaint import inpaint
-from minidiff.evaluate.metrics import masked_psnr
+from minidiff.evaluate.metrics import masked_psnr, psnr
 from minidiff.evaluate.oracle import SHORT, oracle
 from minidiff.pipe.pipe import Pipe
 from minidiff.proofs.prove import Row, draw, rank_correlation
-from minidiff.shipped.autoencoder import psnr
 
 
 def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:

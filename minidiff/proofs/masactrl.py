@@ -9,9 +9,9 @@ from minidiff.bench.items import items
 from minidiff.bench.scores import grade
 from minidiff.editing.masactrl import masactrl
 from minidiff.editing.plug_and_play import plug_and_play
+from minidiff.evaluate.metrics import psnr
 from minidiff.pipe.pipe import Pipe
 from minidiff.proofs.prove import Row
-from minidiff.shipped.autoencoder import psnr
 
 
 def prove(pipe: Pipe, n: int, seed: int, **knobs) -> list[Row]:

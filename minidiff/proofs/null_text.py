@@ -8,11 +8,11 @@ from minidiff.core.cfg import guide
 from minidiff.core.cond import Cond
 from minidiff.core.denoise import step_pairs
 from minidiff.core.process import ddim_step
+from minidiff.evaluate.metrics import psnr
 from minidiff.inversion.ddim import Inverted, invert, replay
 from minidiff.inversion.null_text import learn_nulls
 from minidiff.pipe.pipe import Pipe
 from minidiff.proofs.prove import Row
-from minidiff.shipped.autoencoder import psnr
 
 
 def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:

@@ -10,13 +10,13 @@ from minidiff.bench.items import items
 from minidiff.bench.scores import grade
 from minidiff.data import shapes
 from minidiff.editing.prompt_to_prompt import prompt_to_prompt
+from minidiff.evaluate.metrics import psnr
 from minidiff.evaluate.oracle import SHORT, oracle
 from minidiff.inversion.ddim import Inverted, invert, replay
 from minidiff.inversion.null_text import learn_nulls
 from minidiff.inversion.pivotal_tuning import tune
 from minidiff.pipe.pipe import Pipe
 from minidiff.proofs.prove import Row, draw
-from minidiff.shipped.autoencoder import psnr
 from minidiff.train.finetune import READS_TEXT, tuned
 
 STEPS, SCALE = 25, 3.0

@@ -7,6 +7,7 @@ proof that fails is printed as failing.
 
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from minidiff.data import shapes
 from minidiff.evaluate.synthesis import coverage_map, fit_ground
 from minidiff.pipe.pipe import Pipe
-from minidiff.techniques import PROOFS
+from minidiff.techniques import TECHNIQUES
 
 
 @dataclass(frozen=True)
@@ -65,18 +66,28 @@ def rank_correlation(a, b) -> float:
     return float(np.corrcoef(ranks(a), ranks(b))[0, 1])
 
 
+def proofs() -> dict[str, str]:
+    """{name: module} of every proof: those of the techniques in their order, then the others."""
+    stems = {f.stem for f in Path(__file__).parent.glob("*.py")} - {"__init__", "prove"}
+    order = [technique.stem for technique in TECHNIQUES.values() if technique.stem in stems]
+    order += sorted(stems - {*order})
+    return {stem.replace("_", "-"): f"minidiff.proofs.{stem}" for stem in order}
+
+
 def prove(pipe: Pipe, *, names: tuple[str, ...] = (), n: int = 24, seed: int = 100) -> dict:
     """Run the proofs named (default: all) on n scenes each; {"rows": [...], "passed": bool}, and a
     printed table.
     """
+    if n < 1:
+        raise ValueError(f"n={n}: at least one scene is needed")
+    known = proofs()
     for name in names:
-        if name not in PROOFS:
-            raise ValueError(f"no proof called {name!r}; there are: {', '.join(PROOFS)}")
+        if name not in known:
+            raise ValueError(f"no proof called {name!r}; there are: {', '.join(known)}")
     rows = []
-    for name in names or PROOFS:
-        module, function = PROOFS[name].split(":")
-        proof = getattr(import_module(module), function)
-        print(f"{name}: {proof.__doc__}")
+    for name in names or known:
+        proof = import_module(known[name]).prove
+        print(f"{name}: {' '.join(proof.__doc__.split())}")
         for r in proof(pipe, n, seed):
             base = "" if r.baseline is None else f"   (baseline {r.baseline:.2f})"
             print(

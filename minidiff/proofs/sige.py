@@ -3,11 +3,11 @@
 from minidiff.bench.items import Item, items
 from minidiff.editing.sdedit import strokes
 from minidiff.editing.sige import compare
+from minidiff.evaluate.metrics import psnr
 from minidiff.evaluate.oracle import SHORT, oracle
 from minidiff.pipe.pipe import Pipe
 from minidiff.proofs.diffedit import parts
 from minidiff.proofs.prove import Row
-from minidiff.shipped.autoencoder import psnr
 
 
 def small(n: int, seed: int) -> list[Item]:

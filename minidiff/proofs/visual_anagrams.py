@@ -5,11 +5,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minidiff.data import shapes
+from minidiff.evaluate.metrics import psnr
 from minidiff.evaluate.oracle import SHORT, oracle
-from minidiff.guidance.visual_anagrams import VIEWS, anagram
+from minidiff.guidance.visual_anagrams import VIEWS, visual_anagrams
 from minidiff.pipe.pipe import Pipe
 from minidiff.proofs.prove import Row, draw
-from minidiff.shipped.autoencoder import psnr
 
 NEGATIVE = {"red": "cyan", "cyan": "red", "yellow": "blue", "green": "pink", "pink": "green"}
 
@@ -30,7 +30,7 @@ def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
         for cs in ([color[i % 5] for i in range(n)], [NEGATIVE[color[i % 5]] for i in range(n)])
     )
     two, plain = (
-        anagram(pixel, a, b, view="negative", steps=25, seed=seed),
+        visual_anagrams(pixel, a, b, view="negative", steps=25, seed=seed),
         pixel.generate(a, steps=25, seed=seed),
     )
     both = [two, torch.cat([-plain, plain])]  # rows: [view, upright]
@@ -40,7 +40,7 @@ def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
     small = [shapes.caption(s, position=False, texture=False) for s in scenes]  # says the size
     placed = [shapes.caption(s, size=False, texture=False) for s in scenes]  # says the place
     two, plain = (
-        anagram(pipe, small, placed, view="mirror", steps=25, seed=seed),
+        visual_anagrams(pipe, small, placed, view="mirror", steps=25, seed=seed),
         pipe.generate(small, steps=25, seed=seed),
     )
     half = [

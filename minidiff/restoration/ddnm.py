@@ -42,7 +42,7 @@ from minidiff.restoration.operators import LinearOp, Task, finish, measure
 
 
 @torch.no_grad()
-def ddnm(
+def ddnm_sample(
     pipe: Pipe,
     y: Tensor,
     operator: LinearOp,
@@ -102,7 +102,7 @@ def trust(
     return lam, (fresh**2 - (lam * theirs) ** 2).clamp_min(0) ** 0.5
 
 
-def restore(
+def ddnm(
     pipe: Pipe,
     image: Tensor,
     prompt: str = "",
@@ -133,7 +133,7 @@ def restore(
     scale     guidance towards the prompt; 1 is none
     """
     operator, y = measure(pipe, image, task, mask, degraded, sigma_y, seed)
-    x = ddnm(
+    x = ddnm_sample(
         pipe,
         y,
         operator,

@@ -35,7 +35,7 @@ from minidiff.restoration.operators import LinearOp, Task, finish, measure
 
 
 @torch.no_grad()
-def ddrm(
+def ddrm_sample(
     pipe: Pipe,
     y: Tensor,
     operator: LinearOp,
@@ -103,7 +103,7 @@ def _left(sigma: float, theirs: Tensor) -> Tensor:
     return (sigma**2 - theirs**2).clamp_min(0) ** 0.5
 
 
-def restore(
+def ddrm(
     pipe: Pipe,
     image: Tensor,
     prompt: str = "",
@@ -132,7 +132,7 @@ def restore(
     scale     guidance towards the prompt; 1 is none
     """
     operator, y = measure(pipe, image, task, mask, degraded, sigma_y, seed)
-    x = ddrm(
+    x = ddrm_sample(
         pipe,
         y,
         operator,

@@ -32,6 +32,7 @@ from torch import Tensor
 from minidiff.core.cfg import cfg_batched
 from minidiff.core.denoise import noise, noises, step_pairs
 from minidiff.core.process import ddim_step
+from minidiff.pipe.checks import door
 from minidiff.pipe.pipe import Pipe
 
 
@@ -45,6 +46,7 @@ def refine(x: Tensor, y: Tensor, factor: int) -> Tensor:
     return x - low_band(x, factor) + low_band(y, factor)  # card C27.2
 
 
+@door
 @torch.no_grad()
 def ilvr(
     pipe: Pipe,

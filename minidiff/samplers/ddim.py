@@ -20,9 +20,9 @@ models run through it unchanged, higher-order samplers can be checked against it
 the caller's.
 
 `literal` is for comparison with public code. There every move is T // steps long, whatever the
-grid: under "linspace", whose times lie (T - 1) / (steps - 1) apart, each state stops short of the time at
-which the network is asked next. It is noisier than it is told to be less noisy: still order 1, with
-a larger error. Under "leading" nothing changes.
+grid: under "linspace", whose times lie (T - 1) / (steps - 1) apart, each state stops short of the
+time at which the network is asked next. It is noisier than it is told to be less noisy: still order
+1, with a larger error. Under "leading" nothing changes.
 """
 
 import torch

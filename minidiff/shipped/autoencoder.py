@@ -59,8 +59,3 @@ def standardise(vae: VAE, images: Tensor) -> VAE:
     post.weight *= s[None, :, None, None]
     vae.scale = 1.0
     return vae
-
-
-def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio per picture in dB of two batches in [-1, 1] (peak 2)."""
-    return 10 * torch.log10(4 / ((a - b) ** 2).mean(dim=(1, 2, 3)).clamp_min(1e-10))

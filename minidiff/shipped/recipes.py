@@ -16,6 +16,7 @@ import torch
 from minidiff.core import schedule
 from minidiff.data import shapes
 from minidiff.data.cifar import cifar10
+from minidiff.evaluate.metrics import psnr
 from minidiff.foundations.ddpm import picture_batches, shape_batches
 from minidiff.foundations.latent_diffusion import (
     binding_gain,
@@ -33,7 +34,7 @@ from minidiff.models.text import CLIPText
 from minidiff.models.tokenizer import Tokenizer
 from minidiff.models.unet import UNet
 from minidiff.models.vae import VAE
-from minidiff.shipped.autoencoder import autoencoder_loss, image_batches, psnr, standardise
+from minidiff.shipped.autoencoder import autoencoder_loss, image_batches, standardise
 from minidiff.shipped.clip import clip_batches, clip_loss, retrieval, word_distances
 from minidiff.shipped.words import Taught, told, word_batch, word_loss
 from minidiff.train.fit import fit, process_group, save_atomic

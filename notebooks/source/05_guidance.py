@@ -18,7 +18,7 @@ from minidiff.core.denoise import sample
 from minidiff.data import shapes
 from minidiff.data.toy2d import Mixture, gmm8
 from minidiff.evaluate.oracle import FULL, oracle
-from minidiff.guidance.classifier import classifier_guidance, pull
+from minidiff.guidance.classifier_guidance import classifier_guidance, pull
 
 D = torch.float64
 sch = schedule.cosine()
@@ -283,4 +283,4 @@ assert sum(hits[6.0]) > sum(hits[0.0])
 # 4. Section 4 at $w = 8$, with `(700, 1000]`, `(300, 700]` and `(0, 300]`: which third makes the pictures right?
 # 5. Put another prompt's *conditional* guess in place of the null, and let the sign of $w - 1$ change half-way.
 #
-# Next: [06](06_latent_diffusion.ipynb). Code: `minidiff/core/cfg.py` and `classifier.py`; pages: `tutorials/guidance/classifier.md`, section 6 of `tutorials/unified_perspective.md`.
+# Next: [06](06_latent_diffusion.ipynb). Code: `minidiff/core/cfg.py` and `classifier_guidance.py`; pages: `tutorials/guidance/classifier_guidance.md`, section 6 of `tutorials/unified_perspective.md`.

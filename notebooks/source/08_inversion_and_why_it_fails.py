@@ -323,9 +323,9 @@ assert two > 60
 # of it; the autoencoder's copy is the ceiling.
 
 # %%
+from minidiff.editing.real_pictures import edit_each
 from minidiff.evaluate.oracle import SHORT, oracle
 from minidiff.inversion.ddim import Inverted
-from minidiff.inversion.direct import edit_each
 from minidiff.inversion.edict import edict
 from minidiff.inversion.null_text import learn_nulls
 
@@ -404,5 +404,5 @@ for column, (name, (out, _)) in zip(axes.T[1:], results.items()):
 # 5. Invert a picture that the model has *not* learned: mirror the scene, or draw a shape of your own. Does the round
 #    trip notice?
 #
-# Read next: `minidiff/inversion/ddim.py`, `direct.py`, `edict.py`, and their pages in `tutorials/inversion/`; then
+# Read next: `minidiff/inversion/ddim.py`, `real_pictures.py`, `edict.py`, and their pages in `tutorials/inversion/`; then
 # notebook 09.

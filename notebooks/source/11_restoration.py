@@ -27,8 +27,8 @@ from minidiff.evaluate.metrics import psnr
 from minidiff.evaluate.oracle import oracle
 from minidiff.proofs.prove import draw
 from minidiff.proofs.repaint import half_holes
-from minidiff.restoration.ddnm import ddnm
-from minidiff.restoration.ddrm import ddrm
+from minidiff.restoration.ddnm import ddnm_sample
+from minidiff.restoration.ddrm import ddrm_sample
 from minidiff.restoration.operators import blur, grey, hole, superres
 from minidiff.restoration.repaint import repaint
 
@@ -147,7 +147,7 @@ sr, y = superres(4), superres(4).A(image)
 same = (
     (
         restore(y, lambda x0, y: project_average(x0, y, 4), steps=4)
-        - ddnm(pipe, y, sr, steps=4, repeats=1)
+        - ddnm_sample(pipe, y, sr, steps=4, repeats=1)
     )
     .abs()
     .max()
@@ -187,7 +187,7 @@ assert same < 1e-3 and dB(results["16x16\nat every step"]) > dB(results["16x16\n
 # %%
 A = grey()
 y2 = A.A(image[:1]).repeat(4, 1, 1, 1)  # one picture four times: row i has seed i
-colours = ddnm(pipe, y2, A, repeats=1, steps=20)
+colours = ddnm_sample(pipe, y2, A, repeats=1, steps=20)
 print(
     "one grey picture, four seeds; largest difference in grey:",
     f"{(A.A(colours) - y2).abs().max():.1e}",
@@ -303,7 +303,8 @@ filled = {
     "A+ y": remains["half of it gone"],
     "RePaint, 1 walk": fill(1),
     "RePaint, 2 walks": fill(2),
-    "DDNM": half * ddnm(pipe, image * (1 - half), hole(half), repeats=1, steps=20).clamp(-1, 1)
+    "DDNM": half
+    * ddnm_sample(pipe, image * (1 - half), hole(half), repeats=1, steps=20).clamp(-1, 1)
     + (1 - half) * image,
 }
 print(f"largest difference to the project's repaint: {same:.1e}")
@@ -366,9 +367,9 @@ plt.show()
 cleaned = {
     "A+ y": A.pinv(y),
     "y itself": y,
-    "DDNM, not told of noise": ddnm(pipe, y, A, repeats=1, steps=20),
-    "DDNM, told": ddnm(pipe, y, A, sigma_y=sigma_y, repeats=1, steps=20),
-    "DDRM": ddrm(pipe, y, A, sigma_y=sigma_y),
+    "DDNM, not told of noise": ddnm_sample(pipe, y, A, repeats=1, steps=20),
+    "DDNM, told": ddnm_sample(pipe, y, A, sigma_y=sigma_y, repeats=1, steps=20),
+    "DDRM": ddrm_sample(pipe, y, A, sigma_y=sigma_y),
 }
 print(f"{'':26}dB   right colour, shape")
 for name, v in cleaned.items():

@@ -348,7 +348,7 @@ def test_demo_draws_one_figure(here, capsys):
 @pytest.mark.weights
 def test_edits_of_the_demo_are_nearer_to_the_truth_than_the_picture_they_start_from(tmp_path):
     from minidiff.cli.demo import EDITS, SCENE, demo
-    from minidiff.shipped.autoencoder import psnr
+    from minidiff.evaluate.metrics import psnr
 
     facts = demo(tmp_path / "a.png")
     for name, (what, value) in EDITS.items():

@@ -11,7 +11,7 @@ import minidiff
 from minidiff.data import shapes
 from minidiff.editing import imagic as module
 from minidiff.editing.imagic import ETAS, choose_eta, imagic, learned, said_and_moved
-from minidiff.shipped.autoencoder import psnr
+from minidiff.evaluate.metrics import psnr
 
 PROMPT = "a red circle on a blue background"
 FAST = dict(text_updates=2, net_updates=2, batch=2, steps=2)

@@ -216,7 +216,7 @@ def test_the_edit_takes_its_paint_from_the_source():
     re-prompting.
     """
     from minidiff.bench.items import items
-    from minidiff.shipped.autoencoder import psnr
+    from minidiff.evaluate.metrics import psnr
 
     pipe, some = minidiff.load("tiny"), items("dev", 4, ("move",))
     image, truth = torch.cat([it.image for it in some]), torch.cat([it.answer for it in some])

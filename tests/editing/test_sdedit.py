@@ -137,7 +137,7 @@ def test_more_strength_means_less_of_the_guide():
     import numpy as np
 
     from minidiff.data import shapes
-    from minidiff.shipped.autoencoder import psnr
+    from minidiff.evaluate.metrics import psnr
 
     scenes = [shapes.scene(np.random.default_rng(i), objects=1) for i in range(4)]
     image, pipe = shapes.render(scenes), minidiff.load("tiny")

@@ -9,8 +9,8 @@ import minidiff
 from minidiff.data import shapes
 from minidiff.editing.sdedit import sdedit
 from minidiff.editing.unitune import unitune
+from minidiff.evaluate.metrics import psnr
 from minidiff.models.tokenizer import Tokenizer
-from minidiff.shipped.autoencoder import psnr
 
 PROMPT = "a red circle on a blue background"
 

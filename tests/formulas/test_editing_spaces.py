@@ -31,7 +31,7 @@ from minidiff.core.taps import Tap
 from minidiff.data.toy2d import Mixture
 from minidiff.editing import zecon as zecon_file
 from minidiff.editing.asyrp import drift
-from minidiff.editing.boundary_diffusion import Plane, linear_svm, plane
+from minidiff.editing.boundary import Plane, linear_svm, plane
 from minidiff.editing.ddib import bridge
 from minidiff.editing.zecon import crops, patch_nce, some_places, zecon
 

@@ -25,8 +25,8 @@ from minidiff.core.cfg import cfg
 from minidiff.core.cond import Cond
 from minidiff.data.toy2d import Mixture
 from minidiff.guidance.attend_and_excite import attend_and_excite
-from minidiff.guidance.classifier import pull
-from minidiff.guidance.semantic import look_ahead, wish
+from minidiff.guidance.classifier_guidance import pull
+from minidiff.guidance.semantic_guidance import look_ahead, wish
 from minidiff.restoration.ilvr import refine
 
 

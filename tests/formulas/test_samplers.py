@@ -8,7 +8,7 @@ from by_hand import guided, move, near, noised, rand, small
 
 from minidiff.core import process as P
 from minidiff.core import schedule
-from minidiff.guidance.visual_anagrams import VIEWS, anagram
+from minidiff.guidance.visual_anagrams import VIEWS, visual_anagrams
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -42,5 +42,5 @@ def test_anagram_mean():
             guided(pipe, x, t, one, w) + turned(guided(pipe, turned(x, 1), t, other, w), 3)
         )
         x = move(pipe.schedule, x, eps, t, s)
-    got = anagram(pipe, a, b, view="counterclockwise", steps=4, scale=w, seed=3)
+    got = visual_anagrams(pipe, a, b, view="counterclockwise", steps=4, scale=w, seed=3)
     near(got, torch.cat([turned(pipe.decode(x), 1), pipe.decode(x)]), 1e-8)

@@ -9,7 +9,7 @@ from torch import nn
 import minidiff
 from minidiff.core.schedule import cosine
 from minidiff.guidance import visual_anagrams as module
-from minidiff.guidance.visual_anagrams import VIEWS, View, anagram, jigsaw, latent_error
+from minidiff.guidance.visual_anagrams import VIEWS, View, jigsaw, latent_error, visual_anagrams
 from minidiff.pipe.pipe import Pipe
 
 A, B = "a red circle on a blue background", "a green star on a blue background"
@@ -75,7 +75,7 @@ def test_of_two_gaussians_it_draws_the_one_between(gaussians, view):
     same spread.
     """
     v, mean, n = VIEWS[view], gaussians.net.mean, gaussians.noise(2, 3)
-    out = anagram(gaussians, ["a"] * 2, ["b"] * 2, view=view, steps=8, scale=1.0, seed=3)
+    out = visual_anagrams(gaussians, ["a"] * 2, ["b"] * 2, view=view, steps=8, scale=1.0, seed=3)
     between = (mean[:1] + v.undo(mean[1:2])) / 2
     mean.data[0] = between[0]
     exact = gaussians.generate(["a"] * 2, steps=8, scale=1.0, noise=n)
@@ -83,28 +83,28 @@ def test_of_two_gaussians_it_draws_the_one_between(gaussians, view):
 
 
 def test_the_first_rows_are_the_view_of_the_others(gaussians):
-    out = anagram(gaussians, ["a", "b"], ["b", "a"], view="clockwise", steps=3)
+    out = visual_anagrams(gaussians, ["a", "b"], ["b", "a"], view="clockwise", steps=3)
     assert out.shape == (4, 3, 32, 32) and torch.equal(out[:2], VIEWS["clockwise"].do(out[2:]))
 
 
 def test_looking_the_same_way_twice_is_plain_sampling(monkeypatch):
     monkeypatch.setitem(module.VIEWS, "same", View(lambda x: x, lambda x: x))
     pipe = minidiff.build("tiny", seed=0)
-    out = anagram(pipe, A, A, view="same", steps=3, seed=2)
+    out = visual_anagrams(pipe, A, A, view="same", steps=3, seed=2)
     assert (out[1:] - pipe.generate(A, steps=3, seed=2)).abs().max() < 1e-5
 
 
 def test_a_row_does_not_depend_on_its_batch():
     pipe = minidiff.build("tiny", seed=0)
-    both = anagram(pipe, [A, B], [B, A], steps=2, seed=4)
-    assert (both[3:] - anagram(pipe, B, A, steps=2, seed=5)[1:]).abs().max() < 1e-4
+    both = visual_anagrams(pipe, [A, B], [B, A], steps=2, seed=4)
+    assert (both[3:] - visual_anagrams(pipe, B, A, steps=2, seed=5)[1:]).abs().max() < 1e-4
 
 
 def test_alternating_asks_one_prompt_per_step(gaussians):
-    anagram(gaussians, "a", "b", steps=4, scale=1.0, alternate=True)
+    visual_anagrams(gaussians, "a", "b", steps=4, scale=1.0, alternate=True)
     assert gaussians.net.calls == [[0], [1], [0], [1]]
     gaussians.net.calls.clear()
-    anagram(gaussians, "a", "b", steps=2, scale=3.0)
+    visual_anagrams(gaussians, "a", "b", steps=2, scale=3.0)
     assert gaussians.net.calls == [[2, 0], [2, 1]] * 2  # rows: [null, prompt]
 
 
@@ -131,4 +131,4 @@ def test_pixels_turn_exactly_and_latents_do_not():
 )
 def test_bad_arguments_are_refused(bad, said):
     with pytest.raises(ValueError, match=said):
-        anagram(minidiff.build("tiny", seed=0), **{"prompt": A, "other": B} | bad)
+        visual_anagrams(minidiff.build("tiny", seed=0), **{"prompt": A, "other": B} | bad)

@@ -86,7 +86,7 @@ def test_round_trip_of_real_latents_improves_with_steps_and_breaks_under_guidanc
     import numpy as np
 
     from minidiff.data import shapes
-    from minidiff.shipped.autoencoder import psnr
+    from minidiff.evaluate.metrics import psnr
 
     pipe = minidiff.load("tiny")
     scenes = [shapes.scene(np.random.default_rng(i), objects=1) for i in range(4)]

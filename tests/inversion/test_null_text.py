@@ -9,8 +9,9 @@ import minidiff
 from minidiff.core.cond import Cond
 from minidiff.core.denoise import step_pairs
 from minidiff.core.process import ddim_step
+from minidiff.editing.real_pictures import null_text
 from minidiff.inversion.ddim import invert, replay
-from minidiff.inversion.null_text import learn_null, learn_nulls, null_text
+from minidiff.inversion.null_text import learn_null, learn_nulls
 
 A, B = "a red circle on a blue background", "a green circle on a blue background"
 N = 3

@@ -10,6 +10,7 @@ from minidiff.core.cfg import cfg_batched
 from minidiff.core.process import ddim_step
 from minidiff.data import shapes
 from minidiff.editing.prompt_to_prompt import prompt_to_prompt
+from minidiff.evaluate.metrics import psnr
 from minidiff.inversion.ddim import Inverted, invert, replay
 from minidiff.inversion.pivotal_tuning import (
     leading,
@@ -19,7 +20,6 @@ from minidiff.inversion.pivotal_tuning import (
     random_words,
     tune,
 )
-from minidiff.shipped.autoencoder import psnr
 from minidiff.train.finetune import READS_TEXT, tuned
 
 A, B = "a red circle on a blue background", "a green circle on a blue background"

@@ -11,7 +11,7 @@ import minidiff
 from minidiff.core.denoise import noise, noises, sample
 from minidiff.core.process import eps_to_x0
 from minidiff.pipe.masks import to_latent_mask
-from minidiff.restoration.ddnm import ddnm, restore, trust
+from minidiff.restoration.ddnm import ddnm, ddnm_sample, trust
 from minidiff.restoration.operators import blur, grey, hole, lossy, superres
 
 
@@ -58,7 +58,7 @@ OPS = {
 def test_what_was_measured_comes_back(pixel, name, repeats):
     op, x = OPS[name], pictures()
     y = op.A(x)
-    out = ddnm(pixel, y, op, steps=4, length=2, repeats=repeats)
+    out = ddnm_sample(pixel, y, op, steps=4, length=2, repeats=repeats)
     assert out.shape == x.shape and (op.A(out) - y).abs().max() < 1e-5
     assert (out - x).abs().max() > 0.1  # and the rest is invented
 
@@ -73,17 +73,19 @@ def test_measuring_nothing_is_the_unconditional_sampler_bit_for_bit(latent):
             a, sigma = sch.at(s)
             fresh = torch.tensor(eta * sigma) * next(zs)
             x = a * eps_to_x0(sch, x, eps, t) + (1 - eta**2) ** 0.5 * sigma * eps + fresh
-        ours = ddnm(latent, z, nothing, eta=eta, steps=5, seed=3)
+        ours = ddnm_sample(latent, z, nothing, eta=eta, steps=5, seed=3)
         assert torch.equal(ours, x) if eta == 0 else (ours - x).abs().max() < 1e-5
     plain = sample(latent.eps, sch, noise(z.shape, 3), ts, latent.null())
-    assert (ddnm(latent, z, nothing, eta=0.0, steps=5, seed=3) - plain).abs().max() < 1e-5  # DDIM
+    assert (
+        ddnm_sample(latent, z, nothing, eta=0.0, steps=5, seed=3) - plain
+    ).abs().max() < 1e-5  # DDIM
 
 
 def test_measuring_everything_returns_the_measurement(pixel):
     x = pictures()
-    assert (ddnm(pixel, x, lossy(), steps=3) - x).abs().max() < 1e-6
+    assert (ddnm_sample(pixel, x, lossy(), steps=3) - x).abs().max() < 1e-6
     empty = torch.zeros(1, 1, 32, 32)
-    assert (restore(pixel, x, task="inpaint", mask=empty, steps=3)[2:] - x).abs().max() < 1e-6
+    assert (ddnm(pixel, x, task="inpaint", mask=empty, steps=3)[2:] - x).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("name", OPS)
@@ -98,7 +100,7 @@ def test_without_noise_ddnm_plus_is_ddnm(exact, name):
         x0 = op.project(eps_to_x0(exact.schedule, x, eps, t).clamp(-1, 1), y)
         a, sigma = exact.schedule.at(s)
         x = a * x0 + sigma * (eta * next(zs) + (1 - eta**2) ** 0.5 * eps)
-    assert (ddnm(exact, y, op, steps=3) - x).abs().max() < 1e-9
+    assert (ddnm_sample(exact, y, op, steps=3) - x).abs().max() < 1e-9
     lam, d = trust(op, 0.0, 0.6, 0.5, y)
     assert torch.equal(lam, torch.ones_like(lam)) and torch.equal(d, torch.full_like(d, 0.5))
 
@@ -120,15 +122,15 @@ def test_the_last_step_ignores_a_noisy_y(pixel):
     """At the clean end no noise may stay in the picture, so a noisy y is not put into it."""
     op, x = superres(2), pictures()
     y = op.A(x) + 0.2 * torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    out = ddnm(pixel, y, op, sigma_y=0.2, steps=4)
+    out = ddnm_sample(pixel, y, op, sigma_y=0.2, steps=4)
     # a clipped guess, uncorrected
     assert (op.A(out) - y).abs().max() > 0.05 and out.abs().max() <= 1
 
 
 def test_a_row_depends_on_its_own_seed_measurement_and_prompt(exact):
     y, names = superres(4).A(pictures(3).double()), ["red circle", "blue star", ""]
-    both = ddnm(exact, y, superres(4), names, steps=2, scale=2.0, seed=4)
-    alone = ddnm(exact, y[1:2], superres(4), names[1], steps=2, scale=2.0, seed=5)
+    both = ddnm_sample(exact, y, superres(4), names, steps=2, scale=2.0, seed=4)
+    alone = ddnm_sample(exact, y[1:2], superres(4), names[1], steps=2, scale=2.0, seed=5)
     assert (both[1:2] - alone).abs().max() < 1e-9 and (both[0] - both[2]).abs().max() > 0.1
 
 
@@ -140,8 +142,8 @@ def test_degrading_twice_measures_the_same(exact):
         ("blur", blur(32, 32).A(x)),
     ):
         a, b = (
-            restore(exact, x, task=task, steps=2),
-            restore(exact, shown, task=task, degraded=True, steps=2),
+            ddnm(exact, x, task=task, steps=2),
+            ddnm(exact, shown, task=task, degraded=True, steps=2),
         )
         assert (a[:2] - shown).abs().max() < 1e-9 and (a - b).abs().max() < 1e-7, task
         assert a.shape == (4, 3, 32, 32)
@@ -149,13 +151,13 @@ def test_degrading_twice_measures_the_same(exact):
 
 def test_latents_take_holes_and_keep_the_pixels_around_them(latent):
     x, m = pictures(2, 64), window(64)
-    out = restore(latent, x, "a red circle on a blue background", task="inpaint", mask=m, steps=3)
+    out = ddnm(latent, x, "a red circle on a blue background", task="inpaint", mask=m, steps=3)
     assert torch.equal(out[:2], x * (1 - m)) and torch.equal(out[2:] * (1 - m), x * (1 - m))
     assert ((out[2:] - x) * m).abs().max() > 0.1
     z, op = latent.encode(x), hole(to_latent_mask(m, latent))
-    assert (op.A(ddnm(latent, op.A(z), op, steps=3)) - op.A(z)).abs().max() < 1e-5
+    assert (op.A(ddnm_sample(latent, op.A(z), op, steps=3)) - op.A(z)).abs().max() < 1e-5
     with pytest.raises(ValueError, match="works on latents"):
-        restore(latent, x, task="sr4")
+        ddnm(latent, x, task="sr4")
 
 
 @pytest.mark.parametrize(
@@ -178,12 +180,12 @@ def test_latents_take_holes_and_keep_the_pixels_around_them(latent):
 )
 def test_bad_arguments_are_refused(pixel, bad, complaint):
     with pytest.raises(ValueError, match=complaint):
-        restore(pixel, pictures(), **{"task": "sr4", "steps": 2} | bad)
+        ddnm(pixel, pictures(), **{"task": "sr4", "steps": 2} | bad)
 
 
 def test_another_size_is_refused(pixel):
     with pytest.raises(ValueError, match="32 x 32"):
-        restore(pixel, pictures(1, 64), task="sr4")
+        ddnm(pixel, pictures(1, 64), task="sr4")
 
 
 @pytest.mark.parametrize("name", ["ddnm", "ddrm", "repaint"])

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from minidiff.data import shapes
+from minidiff.evaluate.metrics import psnr
 from minidiff.models.vae import VAE
-from minidiff.shipped.autoencoder import autoencoder_loss, image_batches, psnr, standardise
+from minidiff.shipped.autoencoder import autoencoder_loss, image_batches, standardise
 from minidiff.train.fit import fit
 
 

@@ -69,40 +69,21 @@ def short(paper: str) -> str:
     return paper.split("), ", 1)[-1] if "), " in paper else paper
 
 
-def techniques(root: Path = ROOT) -> dict[str, str]:
-    """{name: "module:function"}, without importing the package."""
-    return runpy.run_path(str(root / "minidiff/techniques.py"))["EDITS"]
+def techniques(root: Path = ROOT) -> dict:
+    """{name: record} of minidiff/techniques.py, without importing the package."""
+    return runpy.run_path(str(root / "minidiff/techniques.py"))["TECHNIQUES"]
 
 
 def cards(root: Path = ROOT) -> list[Card]:
-    """One per technique, in the order of techniques.py. Its page is that of its row in papers.md,
-    or of its file's name.
-    """
-    rows = papers((root / "tutorials/papers.md").read_text())
+    """One per technique, in the order of techniques.py."""
     found = []
-    for name, address in techniques(root).items():
-        file = address.split(":")[0].replace(".", "/") + ".py"
-        room, stem = file.split("/")[1], Path(file).stem
-        row = next((r for r in rows if file in r.files), None)
-        own = f"tutorials/{room}/{stem}.md"
-        page = (
-            own
-            if (root / own).exists()
-            else row.tutorial
-            if row and (root / row.tutorial).is_file()
-            else ""
-        )
+    for name, technique in techniques(root).items():
+        page = technique.tutorial if (root / technique.tutorial).is_file() else ""
         sheet = f"tutorials/figures/sheets/{name}.png"
+        sheet = sheet if (root / sheet).exists() else ""
+        title = re.split(r"\d{4}\.\d{4,5}, ", technique.paper)[-1]
         found.append(
-            Card(
-                name,
-                room,
-                short(row.paper) if row else name,
-                row.answers if row else "",
-                file,
-                page,
-                sheet if (root / sheet).exists() else "",
-            )
+            Card(name, technique.room, title, technique.about, technique.path, page, sheet)
         )
     return found
 

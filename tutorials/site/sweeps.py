@@ -26,9 +26,9 @@ from minidiff.data import shapes
 from minidiff.data.shapes import Obj, Scene
 from minidiff.editing.prompt_to_prompt import prompt_to_prompt
 from minidiff.editing.sdedit import sdedit
+from minidiff.evaluate.metrics import psnr
 from minidiff.evaluate.oracle import FULL, SHORT, compare, oracle
 from minidiff.inversion.ddim import Inverted, invert, replay
-from minidiff.shipped.autoencoder import psnr
 
 HERE = Path(__file__).resolve().parent / "static/playground"
 STAR = Scene(

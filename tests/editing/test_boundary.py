@@ -9,8 +9,8 @@ import torch
 import minidiff
 from minidiff.core.denoise import sample
 from minidiff.core.taps import tap
-from minidiff.editing import boundary_diffusion as module
-from minidiff.editing.boundary_diffusion import (
+from minidiff.editing import boundary as module
+from minidiff.editing.boundary import (
     H,
     Plane,
     boundaries,

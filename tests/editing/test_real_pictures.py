@@ -8,8 +8,8 @@ import torch
 from minidiff.core.denoise import step_pairs
 from minidiff.core.process import ddim_step
 from minidiff.editing.prompt_to_prompt import prompt_to_prompt
+from minidiff.editing.real_pictures import direct_inversion, edit_each, negative_prompt
 from minidiff.inversion.ddim import Inverted, invert, replay
-from minidiff.inversion.direct import direct_inversion, edit_each, negative_prompt
 
 A, B = "a red circle on a blue background", "a green circle on a blue background"
 N = 3

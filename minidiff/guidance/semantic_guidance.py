@@ -40,8 +40,9 @@ from minidiff.core.denoise import Denoise, noise
 from minidiff.core.process import eps_to_x0
 from minidiff.core.schedule import Schedule
 from minidiff.core.taps import tap
-from minidiff.guidance.classifier import ancestral, gradient
+from minidiff.guidance.classifier_guidance import ancestral, gradient
 from minidiff.models.clip import CLIP
+from minidiff.pipe.checks import door
 from minidiff.pipe.pipe import Pipe
 
 
@@ -112,6 +113,7 @@ def wish(
     return score
 
 
+@door
 @torch.no_grad()
 def semantic_guidance(
     pipe: Pipe,

@@ -32,6 +32,7 @@ from minidiff.core.cond import Cond
 from minidiff.core.denoise import Denoise, noise, noises, step_pairs
 from minidiff.core.process import ddim_step
 from minidiff.core.schedule import Schedule
+from minidiff.pipe.checks import door
 from minidiff.pipe.pipe import Pipe
 
 Score = Callable[[Tensor, int | Tensor], Tensor]  # (x_t, t) -> (b,), higher is better
@@ -98,6 +99,7 @@ def ancestral(
     return x
 
 
+@door
 @torch.no_grad()
 def classifier_guidance(
     pipe: Pipe,

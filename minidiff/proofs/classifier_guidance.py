@@ -11,7 +11,7 @@ from minidiff.core.denoise import noise
 from minidiff.data import shapes
 from minidiff.data.toy2d import gmm8
 from minidiff.evaluate.oracle import oracle
-from minidiff.guidance.classifier import classifier_guidance, pull
+from minidiff.guidance.classifier_guidance import classifier_guidance, pull
 from minidiff.pipe.pipe import Pipe
 from minidiff.proofs.prove import Row, draw
 from minidiff.samplers.ddim import ddim

@@ -10,9 +10,16 @@ from minidiff.core import schedule
 from minidiff.core.denoise import noise
 from minidiff.core.process import eps_to_x0
 from minidiff.data.toy2d import Mixture
-from minidiff.guidance import semantic as module
-from minidiff.guidance.classifier import gradient
-from minidiff.guidance.semantic import apart, gram, look, look_ahead, semantic_guidance, wish
+from minidiff.guidance import semantic_guidance as module
+from minidiff.guidance.classifier_guidance import gradient
+from minidiff.guidance.semantic_guidance import (
+    apart,
+    gram,
+    look,
+    look_ahead,
+    semantic_guidance,
+    wish,
+)
 from minidiff.models.clip import CLIP
 from minidiff.models.image_encoder import CLIPImage
 from minidiff.models.sizes import SIZES

@@ -8,14 +8,14 @@ from torch import Tensor
 
 from minidiff.bench.items import Item, items
 from minidiff.bench.scores import grade
+from minidiff.editing.real_pictures import edit_each
+from minidiff.evaluate.metrics import psnr
 from minidiff.inversion.ddim import Inverted, invert
-from minidiff.inversion.direct import edit_each
 from minidiff.inversion.edit_friendly import edit_friendly
 from minidiff.inversion.null_text import learn_nulls
 from minidiff.pipe.pipe import Pipe
 from minidiff.proofs.null_text import guided
 from minidiff.proofs.prove import Row
-from minidiff.shipped.autoencoder import psnr
 
 STEPS, ATTENTION = 25, dict(cross=0.5, self_=1.0)
 

@@ -39,6 +39,7 @@ from minidiff.core.process import ddim_step
 from minidiff.core.taps import tap
 from minidiff.editing.asyrp import H, bottleneck, check_bottleneck, drawn
 from minidiff.inversion.ddim import invert_step
+from minidiff.pipe.checks import door
 from minidiff.pipe.pipe import Pipe
 
 SHARES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # mixing steps that the search tries
@@ -173,6 +174,7 @@ def mixing_step(planes: Planes, share: float = 0.95) -> int:
 # ---- the edit ------------------------------------------------------------------------------------
 
 
+@door
 def boundary(
     pipe: Pipe,
     image: Tensor,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from minidiff.core.denoise import noise
 from minidiff.data import shapes
-from minidiff.editing.boundary_diffusion import Plane, Planes, boundaries, boundary
+from minidiff.editing.boundary import Plane, Planes, boundaries, boundary
 from minidiff.evaluate.oracle import ATTRIBUTES, oracle
 from minidiff.pipe.pipe import Pipe
 from minidiff.proofs.prove import Row, draw

@@ -11,8 +11,8 @@ from minidiff.core.cfg import cfg
 from minidiff.core.cond import Cond
 from minidiff.core.denoise import Counted, noise
 from minidiff.data.toy2d import Mixture, energy_distance, gmm8
-from minidiff.guidance import classifier as module
-from minidiff.guidance.classifier import classifier_guidance, gradient, log_prob, pull
+from minidiff.guidance import classifier_guidance as module
+from minidiff.guidance.classifier_guidance import classifier_guidance, gradient, log_prob, pull
 from minidiff.samplers.ddim import ddim
 from minidiff.shipped.noisy_classifier import HEADS, NoisyClassifier
 

@@ -1,0 +1,141 @@
+"""What the commands share: their options, the model they load, and how they say what they found."""
+
+import importlib
+
+from minidiff.cli.options import Parser
+
+
+def find(address: str):
+    """The function at "module:name", imported now."""
+    module, name = address.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def choose(kind: str, table: dict, rest: list[str]) -> str:
+    """The first word of a command that has kinds; ValueError names them all."""
+    if not rest or rest[0] not in table:
+        said = (
+            f"unknown {kind} {rest[0]!r}"
+            if rest and not rest[0].startswith("-")
+            else f"a {kind} is missing"
+        )
+        raise ValueError(f"{said}; choose one of: {', '.join(table)}")
+    return rest[0]
+
+
+def parser(
+    command: str, *, model: str = "--model", out: str | None = None, json: bool = False
+) -> Parser:
+    """A parser with the options that commands have in common; `model`: "--model" (default tiny),
+    "model" or "".
+    """
+    p = Parser(prog=f"minidiff {command}")
+    if model:
+        p.add_argument(
+            model,
+            metavar="MODEL",
+            **({"default": "tiny"} if model.startswith("-") else {}),
+            help=(
+                "tiny, tiny-dit, tiny-pixel, a folder that `train` made, or a public model's "
+                "file or folder"
+            ),
+        )
+        p.add_argument(
+            "--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="default auto"
+        )
+        p.add_argument(
+            "--dtype",
+            default="float32",
+            choices=("float32", "float16", "bfloat16"),
+            help="default float32",
+        )
+        of = p.add_argument_group("a model from a file or folder")
+        of.add_argument(
+            "--prediction",
+            choices=("eps", "v", "x0", "flow"),
+            help="what it predicts, if no file can tell",
+        )
+        of.add_argument(
+            "--vae", metavar="PATH", help="its autoencoder, from another file or folder"
+        )
+        of.add_argument(
+            "--tokenizer", metavar="PATH", help="a tokenizer/ folder or CLIP's merge list"
+        )
+    if out:
+        p.add_argument(
+            "--out", default=out, metavar="PNG", help=f"where the picture goes (default {out})"
+        )
+    if json:
+        p.add_argument("--json", metavar="FILE", help="write what was measured as JSON")
+    return p
+
+
+def given(args, names: list[str]) -> dict:
+    return {n: getattr(args, n) for n in names}
+
+
+def parse(p: Parser, rest: list[str], pictures: tuple[str, ...] = ("out", "sheet")):
+    """Parsed options; seeds and every place to write are checked here, before any work is done."""
+    args = p.parse_args(rest)
+    if not 0 <= getattr(args, "seed", 0) < 2**62:
+        raise ValueError(f"seed {args.seed} is outside 0..2**62")
+    from minidiff.io import FORMATS, check_target  # late: imports torch
+
+    for name in (*pictures, "json"):
+        if path := getattr(args, name, None):
+            check_target(path, kinds=FORMATS if name in pictures else (".json",))
+    return args
+
+
+def device(name: str) -> str:
+    """cuda, mps or cpu; "auto" takes the first that works. ValueError if the one asked for is
+    absent.
+    """
+    import torch
+
+    works = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name != "auto" and not works[name]:
+        raise ValueError(f"device {name} is not available here; use --device cpu")
+    return next(d for d in works if works[d]) if name == "auto" else name
+
+
+def load(args):
+    import torch
+
+    import minidiff
+
+    said = {
+        name: value
+        for name in ("prediction", "vae", "tokenizer")
+        if (value := getattr(args, name)) is not None
+    }
+    return minidiff.load(
+        args.model, device=device(args.device), dtype=getattr(torch, args.dtype), **said
+    )
+
+
+def show(pictures, titles: list[str], out: str) -> None:
+    """One picture as it is, so that it can be edited next; several as a labelled sheet."""
+    from minidiff.io import grid, write_image
+
+    path = write_image(pictures, out) if len(pictures) == 1 else grid(pictures, titles, path=out)
+    print(path)
+
+
+def write_facts(facts, path: str | None) -> None:
+    """As JSON, if a place was given."""
+    from minidiff.io import write_json
+
+    if path:
+        write_json(facts, path)
+
+
+def report(facts: dict, path: str | None) -> None:
+    """Print measured facts, and write them if asked."""
+    write_facts(facts, path)
+    for key, value in facts.items():
+        print(f"{key:24} {value:.4g}" if isinstance(value, float) else f"{key:24} {value}")

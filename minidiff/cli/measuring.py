@@ -1,0 +1,65 @@
+"""Commands that measure: evaluate, prove, bench, doctor. Their exit code is 1 if a claim fails."""
+
+import sys
+
+from minidiff.cli.common import device, find, given, load, parse, parser, report, write_facts
+from minidiff.cli.options import arguments
+
+
+def evaluate(rest: list[str]) -> int:
+    """score a model against the right answers of the toy world"""
+    score = find("minidiff.evaluate.evaluate:evaluate")
+    p = parser("evaluate", model="model", json=True)
+    names = arguments(p, score, skip=("pipe_or_name", "json", "progress"))
+    args = parse(p, rest)
+    facts = score(load(args), **given(args, names), json=args.json, progress=sys.stderr.isatty())
+    return 1 if facts.get("passed") is False else 0
+
+
+def prove(rest: list[str]) -> int:
+    """the toy proofs: what each technique claims, measured against known answers"""
+    run = find("minidiff.proofs.prove:prove")
+    p = parser("prove", json=True)
+    p.add_argument("names", nargs="*", metavar="NAME", help="which (default: all)")
+    names = arguments(p, run, skip=("pipe", "names"))
+    args = parse(p, rest)
+    facts = run(load(args), names=tuple(args.names), **given(args, names))
+    write_facts(facts, args.json)
+    return 0 if facts["passed"] else 1
+
+
+def bench(rest: list[str]) -> int:
+    """every editing method against the true edited pictures: ShapesEditBench"""
+    score = find("minidiff.bench.bench:bench")
+    p = parser("bench", json=True)
+    names = arguments(p, score, skip=("pipe", "progress"))
+    args = parse(p, rest, pictures=())
+    facts = score(None if args.report else load(args), **given(args, names))
+    write_facts(facts, args.json)
+    if args.fit:
+        print(args.fit, facts)
+        return 0
+    folder = args.report or args.out
+    print(
+        (folder / "leaderboard.md").read_text(),
+        *[folder / f for f in ("leaderboard.md", "bench.json", "grid.png")],
+        sep="\n",
+    )
+    return 0 if facts["passed"] else 1
+
+
+def doctor(rest: list[str]) -> int:
+    """check this installation: versions, device, weights, and one step against stored numbers"""
+    from argparse import SUPPRESS
+
+    from minidiff.cli import doctor as clinic
+
+    p = parser("doctor", json=True)
+    p.add_argument("--store", action="store_true", help=SUPPRESS)  # for who ships new weights
+    args = parse(p, rest)
+    if args.store:
+        print(clinic.store())
+        return 0
+    facts = clinic.examine(device(args.device))
+    report(facts, args.json)
+    return 0 if facts["passed"] else 1

@@ -1,0 +1,52 @@
+"""Commands about networks and their files: trace, inspect, convert."""
+
+import sys
+
+from minidiff.cli.common import given, parse, parser, write_facts
+from minidiff.cli.options import arguments
+
+
+def trace(rest: list[str]) -> int:
+    """every block of a network with its output shape and parameters, at no cost"""
+    from minidiff.analysis.trace import table
+    from minidiff.analysis.trace import trace as walk
+
+    p = parser("trace", model="", json=True)
+    p.add_argument("model", metavar="MODEL", help="a size, such as tiny, sd15, dit-xl-2")
+    names = arguments(p, walk, skip=("size",))
+    args = parse(p, rest)
+    rows = walk(args.model, **given(args, names))
+    write_facts(rows, args.json)
+    print(table(rows))
+    return 0
+
+
+def inspect(rest: list[str]) -> int:
+    """what a file or folder of weights is, and whether it can be loaded"""
+    from minidiff.formats.inspect import inspect as look
+    from minidiff.formats.inspect import table
+
+    p = parser("inspect", model="", json=True)
+    p.add_argument("path", metavar="FILE", help="a file, or a folder in the diffusers layout")
+    names = arguments(p, look, skip=("path",))
+    args = parse(p, rest)
+    facts = look(args.path, **given(args, names))
+    write_facts(facts, args.json)
+    print(table(facts))
+    return 0
+
+
+def convert(rest: list[str]) -> int:
+    """write a model in another layout: original, diffusers or minidiff"""
+    from minidiff.formats.convert import convert as rewrite
+    from minidiff.formats.convert import report as words
+
+    p = parser("convert", model="", json=True)
+    p.add_argument("src", metavar="SRC", help="a file, or a folder in the diffusers layout")
+    p.add_argument("dst", metavar="DST", help="a .safetensors file; with --to diffusers a folder")
+    names = arguments(p, rewrite, skip=("src", "dst", "progress"))
+    args = parse(p, rest)
+    facts = rewrite(args.src, args.dst, **given(args, names), progress=sys.stderr.isatty())
+    write_facts(facts, args.json)
+    print(words(facts))
+    return 0
