@@ -15,7 +15,7 @@ import torch
 import minidiff
 from minidiff.data import shapes
 from minidiff.data.shapes import Obj, Scene
-from minidiff.editing.prompt_to_prompt import prompt_to_prompt
+from minidiff.editing.real_pictures import direct_inversion
 from minidiff.editing.sdedit import sdedit
 from minidiff.evaluate.metrics import psnr
 from minidiff.inversion.ddim import invert, replay
@@ -57,9 +57,9 @@ def demo(
                 pipe.generate(prompts[0], seed=seed, **kw),
                 sdedit(pipe, image, prompts[1], strength=0.7, seed=seed, **kw),
                 replay(pipe, invert(pipe, image, whole, **kw)[-1], prompts[2], scale=2.0, **kw),
-                prompt_to_prompt(
-                    pipe, source, prompts[3], image=image, seed=seed, cross=0.6, self_=0.2, **kw
-                )[1:],
+                direct_inversion(
+                    pipe, image, source, prompts[3], scale=5.0, cross=0.6, self_=0.2, **kw
+                ),
             ]
         )
         .float()

@@ -85,7 +85,9 @@ def magicmix(
         )
     if band not in ("full", "low", "ramp"):
         raise ValueError(f"band={band!r}: expected full, low or ramp")
-    ts, stop = pipe.timesteps(steps, kmax), pipe.timesteps(steps, kmin)[0]
+    grid = pipe.timesteps(steps)
+    ts = grid[steps - int(kmax * steps) :]
+    stop = grid[steps - int(kmin * steps)]
     denoise, cond, sch, z = (
         cfg_batched(pipe.eps, pipe.null(), scale),
         pipe.embed(target),

@@ -24,6 +24,7 @@ asks another network, the oracle, not the one that was pleased.
 """
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -32,8 +33,10 @@ from minidiff.core.cond import Cond
 from minidiff.core.denoise import Denoise, noise, noises, step_pairs
 from minidiff.core.process import ddim_step
 from minidiff.core.schedule import Schedule
+from minidiff.models.noisy_classifier import NoisyClassifier, named
 from minidiff.pipe.checks import door
 from minidiff.pipe.pipe import Pipe
+from minidiff.weights.store import fill, load_weights
 
 Score = Callable[[Tensor, int | Tensor], Tensor]  # (x_t, t) -> (b,), higher is better
 
@@ -127,8 +130,6 @@ def classifier_guidance(
     ValueError: a model whose latents the shipped classifier cannot read, words it does not know, a
     strength outside 0..1.
     """
-    from minidiff.shipped.noisy_classifier import named, noisy_classifier
-
     ts = pipe.timesteps(steps, strength)
     if pipe.vae is None or (*pipe.shape, pipe.factor) != (4, 16, 16, 4):
         raise ValueError(
@@ -146,3 +147,10 @@ def classifier_guidance(
     denoise = pull(pipe.eps, pipe.schedule, log_prob(noisy_classifier().to(z), wanted), scale)
     x = pipe.start_std * n if strength == 1 else pipe.noised(z, ts[0], n)
     return pipe.decode(ancestral(denoise, pipe.schedule, x, ts, pipe.null(), eta, seed, progress))
+
+
+@cache
+def noisy_classifier() -> NoisyClassifier:
+    """The shipped classifier: of the latents that "tiny" and "tiny-dit" share."""
+    net = fill(NoisyClassifier(), load_weights("classifier"), "classifier")
+    return net.eval().requires_grad_(False)

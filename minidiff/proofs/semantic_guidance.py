@@ -9,11 +9,10 @@ from minidiff.core.denoise import noise
 from minidiff.core.process import q_sample
 from minidiff.data import shapes
 from minidiff.evaluate.oracle import oracle
-from minidiff.guidance.classifier_guidance import ancestral, pull
+from minidiff.guidance.classifier_guidance import ancestral, noisy_classifier, pull
 from minidiff.guidance.semantic_guidance import semantic_guidance, wish
 from minidiff.pipe.pipe import Pipe
 from minidiff.proofs.prove import Row, draw, recoloured
-from minidiff.shipped.noisy_classifier import noisy_classifier
 from minidiff.weights.store import load_clip
 
 

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 import minidiff
-from minidiff.__main__ import main
 from minidiff.bench import bench, knobs, leaderboard, methods, scores, summary
 from minidiff.bench.controls import CONTROLS
 from minidiff.bench.cost import Cost
 from minidiff.bench.items import KINDS, given, items
+from minidiff.cli.main import main
 from minidiff.data import shapes
 from minidiff.evaluate.find_objects import see
 from minidiff.models.attribute_net import canonical

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import minidiff
-from minidiff import __main__ as app
+from minidiff.cli import main as app
 from minidiff.cli.options import Parser, arguments
 from minidiff.data import shapes
 from minidiff.io import read_image, write_image
@@ -396,7 +396,7 @@ def test_without_a_command_the_usage_is_shown(capsys):
 
 def test_help_does_not_wait_for_torch():
     code = (
-        "import sys, minidiff.__main__ as m; assert m.main(['--help']) == 0; assert 'torch' not "
+        "import sys, minidiff.cli.main as m; assert m.main(['--help']) == 0; assert 'torch' not "
         "in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

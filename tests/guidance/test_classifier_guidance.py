@@ -13,8 +13,8 @@ from minidiff.core.denoise import Counted, noise
 from minidiff.data.toy2d import Mixture, energy_distance, gmm8
 from minidiff.guidance import classifier_guidance as module
 from minidiff.guidance.classifier_guidance import classifier_guidance, gradient, log_prob, pull
+from minidiff.models.noisy_classifier import HEADS, NoisyClassifier
 from minidiff.samplers.ddim import ddim
-from minidiff.shipped.noisy_classifier import HEADS, NoisyClassifier
 
 SCH = schedule.linear(1000)
 RING = gmm8(1.0, 0.15)
@@ -141,11 +141,10 @@ def test_log_prob_adds_the_heads_that_a_row_names():
 
 @pytest.fixture
 def pipe(monkeypatch):
-    import minidiff.shipped.noisy_classifier as train
 
     torch.manual_seed(1)
     net = NoisyClassifier().eval().requires_grad_(False)
-    monkeypatch.setattr(train, "noisy_classifier", lambda: net)
+    monkeypatch.setattr(module, "noisy_classifier", lambda: net)
     return minidiff.build("tiny", seed=0)
 
 
@@ -209,10 +208,9 @@ def test_latents_it_cannot_read_are_refused(image):
 @pytest.mark.weights
 def test_the_shipped_classifier_turns_unconditional_pictures_red():
     from minidiff.data.shapes import COLORS
-    from minidiff.shipped.noisy_classifier import noisy_classifier
 
     pipe, image = minidiff.load("tiny"), torch.zeros(4, 3, 64, 64)
-    score = log_prob(noisy_classifier(), [{"color": HEADS["color"].index("red")}] * 4)
+    score = log_prob(module.noisy_classifier(), [{"color": HEADS["color"].index("red")}] * 4)
     found = {
         s: classifier_guidance(pipe, image, "red", scale=s, steps=15, seed=3) for s in (0.0, 6.0)
     }

@@ -190,7 +190,7 @@ def test_another_size_is_refused(pixel):
 
 @pytest.mark.parametrize("name", ["ddnm", "ddrm", "repaint"])
 def test_from_the_command_line(tmp_path, monkeypatch, pixel, capsys, name):
-    from minidiff import __main__ as app
+    from minidiff.cli import main as app
     from minidiff.io import read_image, write_image
     from minidiff.weights import store
 

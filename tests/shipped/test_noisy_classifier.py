@@ -6,16 +6,8 @@ import torch
 
 from minidiff.core import schedule
 from minidiff.data import shapes
-from minidiff.shipped.noisy_classifier import (
-    HEADS,
-    NOTHING,
-    NoisyClassifier,
-    accuracy,
-    classifier_batches,
-    classifier_loss,
-    labels,
-    named,
-)
+from minidiff.models.noisy_classifier import HEADS, NOTHING, NoisyClassifier, labels, named
+from minidiff.shipped.noisy_classifier import accuracy, classifier_batches, classifier_loss
 
 SCH = schedule.scaled_linear(1000)
 
@@ -120,7 +112,7 @@ def test_it_learns_colours_it_can_see_and_not_those_under_noise():
 @pytest.mark.weights
 def test_the_shipped_one_reads_clean_latents_and_less_in_noise():
     import minidiff
-    from minidiff.shipped.noisy_classifier import noisy_classifier
+    from minidiff.guidance.classifier_guidance import noisy_classifier
 
     rng, pipe = np.random.default_rng(5), minidiff.load("tiny")
     scenes = [shapes.scene(rng, objects=1, split="test") for _ in range(64)]

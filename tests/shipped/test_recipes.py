@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import minidiff
-from minidiff.__main__ import main
+from minidiff.cli.main import main
 from minidiff.data import shapes
 from minidiff.shipped import recipes
 from minidiff.shipped.recipes import (

@@ -262,7 +262,7 @@ def command(files, monkeypatch, tmp_path):
     """`minidiff generate` with the small model: a function of further options -> (exit code, the
     picture).
     """
-    from minidiff import __main__ as cli
+    from minidiff.cli import main as cli
     from minidiff.io import read_image
 
     monkeypatch.setattr(cli, "load", lambda args: load(files[0] / "one.safetensors"))

@@ -1,0 +1,106 @@
+"""A classifier of noisy latents: what is in x_t, asked at every time t, for classifier guidance.
+
+Prafulla Dhariwal, Alex Nichol, "Diffusion Models Beat GANs on Image Synthesis", 2021, arXiv
+2105.05233. Six heads share a trunk of a few thousand weights. Maps are pooled at the end, mean and
+maximum: what a thing is does not depend on where it is. It is trained in shipped/noisy_classifier.py.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minidiff.data.shapes import BACKGROUNDS, COLORS, SHAPES, SIZES, TEXTURES, Scene
+from minidiff.models.blocks import timestep_embedding
+
+HEADS = {
+    "count": ("one", "two"),
+    "background": tuple(BACKGROUNDS),
+    "texture": TEXTURES,
+    "shape": SHAPES,
+    "color": tuple(COLORS),
+    "size": tuple(SIZES),
+}
+NOTHING = -100  # label of a head without a right answer (cross_entropy's own)
+
+
+class NoisyClassifier(nn.Module):
+    """Noisy latents (b c h w) at schedule index t (b,) -> {head: logits (b, choices)}."""
+
+    def __init__(
+        self,
+        channels: int = 4,
+        width: tuple[int, int, int] = (24, 32, 48),
+        time: int = 16,
+        groups: int = 8,
+    ):
+        super().__init__()
+        self.time, (a, b, c) = time, width
+        sizes = ((channels, a, 1), (a, b, 2), (b, b, 1), (b, c, 2))  # 16 -> 16 -> 8 -> 8 -> 4
+        self.convs = nn.ModuleList([nn.Conv2d(i, o, 3, stride=s, padding=1) for i, o, s in sizes])
+        self.norms = nn.ModuleList([nn.GroupNorm(groups, o) for _, o, _ in sizes])
+        self.times = nn.ModuleList([nn.Linear(time, o) for _, o, _ in sizes])
+        self.final_layer = nn.Linear(2 * c, sum(map(len, HEADS.values())))
+
+    def features(self, x: Tensor, t: int | Tensor) -> Tensor:
+        """What is in x at time t, wherever it is: (b, 2c)."""
+        temb = timestep_embedding(torch.as_tensor(t, device=x.device).expand(len(x)), self.time).to(
+            x
+        )
+        for conv, norm, time in zip(self.convs, self.norms, self.times):
+            x = F.silu(norm(conv(x)) + time(temb)[:, :, None, None])  # b c h w
+        return torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1)
+
+    def forward(self, x: Tensor, t: int | Tensor) -> dict[str, Tensor]:
+        return dict(
+            zip(
+                HEADS,
+                self.final_layer(self.features(x, t)).split(
+                    [len(v) for v in HEADS.values()], dim=1
+                ),
+            )
+        )
+
+
+def labels(scenes: list[Scene]) -> Tensor:
+    """Right answers (b, 6), in the order of `HEADS`; NOTHING where a picture of two objects has two
+    answers.
+    """
+    rows = []
+    for s in scenes:
+        row = [
+            len(s.objects) - 1,
+            HEADS["background"].index(s.background),
+            HEADS["texture"].index(s.texture),
+        ]
+        for head in ("shape", "color", "size"):
+            row.append(
+                HEADS[head].index(getattr(s.objects[0], head)) if len(s.objects) == 1 else NOTHING
+            )
+        rows.append(row)
+    return torch.tensor(rows)
+
+
+def named(text: str) -> dict[str, int]:
+    """{head: index}: the classes that a phrase about one object names, such as "a red star on a
+    black background".
+
+    ValueError if there are none, or two of one head.
+    """
+    words, found = text.lower().split(), {}
+    for i, word in enumerate(words):
+        ground = word in BACKGROUNDS and words[i + 1 : i + 2] == ["background"]
+        for head in ("background",) if ground else ("texture", "shape", "color", "size"):
+            if word in HEADS[head]:
+                if head in found:
+                    raise ValueError(
+                        f"{text!r} names {HEADS[head][found[head]]} and {word}: give one "
+                        f"{head} at most"
+                    )
+                found[head] = HEADS[head].index(word)
+    if not found:
+        known = "; ".join(f"{h}: {', '.join(v)}" for h, v in HEADS.items() if h != "count")
+        raise ValueError(
+            f"{text!r} names no class. Colours of the ground are said as 'red background'. "
+            f"There are {known}"
+        )
+    return found | ({"count": 0} if found.keys() & {"shape", "color", "size"} else {})
