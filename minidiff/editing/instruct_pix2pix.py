@@ -1,4 +1,4 @@
-"""InstructPix2Pix: edit a picture by telling what to do, not what it shows (card C12).
+"""InstructPix2Pix: edit a picture by telling what to do, not what it shows.
 
 InstructPix2Pix: Learning to Follow Image Editing Instructions, Tim Brooks, Aleksander Holynski,
 Alexei A. Efros, 2022, arXiv 2211.09800. The inference side: the network and its weights are given.
@@ -9,7 +9,7 @@ dropped in training now and then, so sampling can be told separately how closely
 and how firmly to follow the words.
 
     eps = e(0, 0) + image_scale (e(I, 0) - e(0, 0)) + scale (e(I, T) - e(I, 0))
-    (eq. 3; I picture, T text)
+          I picture, T text: the paper's guidance for two conditions
 
 Try: image_scale from 1 to 2 at scale 7.5 (too low: another picture; too high: no edit); an
 instruction against a description of the result.
