@@ -1,9 +1,9 @@
 """Direct inversion, and two more ways to edit a given picture with guidance and without
-optimisation (card C08).
+optimisation.
 
 Direct inversion: Xuan Ju, Ailing Zeng, Yuxuan Bian, Shaoteng Liu, Qiang Xu, 2023, arXiv 2310.01506.
-Negative-prompt inversion: Daiki Miyake, Akihiro Iohara, Yu Saito, Toshiyuki Tanaka, 2023, arXiv
-2305.16807.
+Negative-prompt inversion: Daiki Miyake, Akihiro Iohara, Yu Saito, Toshiyuki Tanaka, 2023,
+arXiv 2305.16807.
 
 An inverted picture z*_T .. z*_0 comes back only without guidance. With it, the source row of an
 edit leaves its path, and what the edit borrows from it is wrong. Null-text inversion (null_text.py)
@@ -11,10 +11,10 @@ bends the path back by learning; here nothing is learned. Rows [source, edit], a
 from t to s:
 
     negative-prompt   compare with the source's own words instead of "": in the source row guidance
-    cancels
-    direct            d = z*_s - D(z_t, source);   source: D + d = z*_s exactly,   edit: D
-    closed form       the same, and edit: D + share d          (0 is direct inversion, 1 the ideal
-                      null-text inversion)
+                      cancels
+    direct            d = z*_s - D(z_t, source);    source: D + d = z*_s exactly,    edit: D
+    closed form       the same, and edit: D + share d
+                      (share 0 is direct inversion, 1 the ideal null-text inversion)
 
 Why "closed form": the null prediction that null-text inversion looks for is known, (eps* - scale
 eps_cond) / (1 - scale), where eps* is what leads to z*_s. A move is linear in it, so changing the
@@ -76,7 +76,7 @@ def negative_prompt(
     whatever `scale` is.
     """
     states = invert(pipe, image, source, steps=steps, progress=progress)
-    away = pipe.embed(source).expand(len(image))  # card C08.2
+    away = pipe.embed(source).expand(len(image))  # instead of the empty prompt
     return edit_each(
         pipe,
         Inverted(states, [away] * steps),

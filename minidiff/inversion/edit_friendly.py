@@ -1,4 +1,4 @@
-"""An edit-friendly DDPM noise space: inversion of ancestral sampling (card C08.5).
+"""An edit-friendly DDPM noise space: inversion of ancestral sampling.
 
 Inbar Huberman-Spiegelglas, Vladimir Kulikov, Tomer Michaeli, 2023, arXiv 2304.06140.
 
@@ -7,11 +7,9 @@ choose one that is good to edit. Noise the picture to every time, each time with
 From one of these states to the next no sampler would have walked, but whatever step lies between
 can be called noise, and be kept:
 
-    x_t = alpha_t x0 + sigma_t n_t    n_t independent          mean(x_t): where the model expects
-    x_s
-    r_t = x_s - mean(x_t; source)                              the noise maps
-    x_s = mean(x_t; target) + r_t                              the edit: the same noise under other
-    words
+    x_t = alpha_t x0 + sigma_t n_t    the n_t are independent
+    r_t = x_s - mean(x_t; source)     the noise maps; mean(x_t): where the model expects x_s
+    x_s = mean(x_t; target) + r_t     the edit: the same noise under other words
 
 With the same prompt this returns the picture, exactly, step for step. With another prompt the r_t
 hold it in place: they are larger than sampling noise and each takes back part of the one before, so
