@@ -1,4 +1,4 @@
-"""Training a classifier of noisy latents, for classifier guidance (card B14).
+"""Training a classifier of noisy latents, for classifier guidance.
 
 Prafulla Dhariwal, Alex Nichol, "Diffusion Models Beat GANs on Image Synthesis", 2021, arXiv
 2105.05233.
