@@ -1,4 +1,4 @@
-"""DDRM: denoising diffusion restoration models (card C20).
+"""DDRM: denoising diffusion restoration models.
 
 Bahjat Kawar, Michael Elad, Stefano Ermon, Jiaming Song, 2022, arXiv 2201.11793.
 
@@ -71,7 +71,7 @@ def ddrm(
     theirs = a * sigma_y * inverse  # ybar's noise in the state
     known = (s_ > 0) & (theirs <= sigma)
     start = a * ybar + _left(sigma, theirs) * operator.Vt(n)
-    x = operator.V(torch.where(known, start, sigma * operator.Vt(n)))  # card C20.1
+    x = operator.V(torch.where(known, start, sigma * operator.Vt(n)))
     denoise, cond, zs = (
         cfg_batched(pipe.eps, pipe.null(), scale),
         pipe.embed(prompt),
@@ -87,7 +87,7 @@ def ddrm(
 
 
 def _mix(operator, ybar, x0, eps, n, a, sigma, sigma_y, eta, eta_b) -> Tensor:
-    """The next state in V's coordinates: one of three lines for each of them (card C20.2)."""
+    """The next state in V's coordinates: one of the three lines above for each."""
     s_, inverse = operator.singular(x0)
     x0, eps, n = (operator.Vt(v) for v in (x0, eps, n))
     theirs = a * sigma_y * inverse
