@@ -1,4 +1,4 @@
-"""Gradients through a whole sampling run, in the memory of one step (card C16).
+"""Gradients through a whole sampling run, in the memory of one step.
 
 Gwanghyun Kim, Taesung Kwon, Jong Chul Ye, "DiffusionCLIP", 2021, arXiv 2110.02711, needs them and
 keeps every activation of every step, which ends at six steps. Trading arithmetic for memory is
@@ -9,8 +9,8 @@ rule, read from the clean end, needs at move i only the state the move began wit
 that arrives from behind:
 
     forward    keep x_S, ..., x_1: one latent a step, no activations
-    backward   g = dL/dx_0;   for i = 1 .. S:   y = f_i(x_i) once more, now with gradients
-                                                dL/dw += g dy/dw,    g <- g dy/dx
+    backward   g = dL/dx_0;    for i = 1 .. S:    y = f_i(x_i) once more, now with gradients
+                                                  dL/dw += g dy/dw,    g <- g dy/dx
 
 Try: 6, 50 and 500 steps, and look at the memory; a step with `eta`, whose noise was drawn
 beforehand.
