@@ -1,9 +1,8 @@
-"""The control rows of ShapesEditBench: what scores mean, shown on outputs whose worth is known
-(card C29.6).
+"""The control rows of ShapesEditBench: what scores mean, shown on outputs whose worth is known.
 
     copy              the source itself                               T 0, everything kept: score 0
     vae-copy          decode(encode(source))                          the same, less what the
-    autoencoder loses
+                                                                      autoencoder loses
     truth             the true picture                                T K 1, B C at the cap: score 1
     vae-truth         decode(encode(truth))                           what a latent model can reach:
     score near 1

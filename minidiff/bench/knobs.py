@@ -1,5 +1,4 @@
-"""What may be tuned, and what tuning found: the settings every method runs with in ShapesEditBench
-(card C29.5).
+"""What may be tuned, and what tuning found: the settings every method runs with in ShapesEditBench.
 
 `SWEEPS` says which values of which options are tried. `minidiff bench --fit METHOD` runs all their
 combinations on the dev split and writes the best into knobs.json beside this file; a run on either

@@ -1,5 +1,5 @@
 """The scores of one edit in ShapesEditBench: was the thing done, was the rest left alone, and how
-near is the true picture (card C29.4).
+near is the true picture.
 
     T   the edit is there: all that should have changed reads as wanted, by both oracles
     K   share of what should not have changed that reads as before, by both oracles

@@ -151,7 +151,7 @@ def gaussian_flow_map(
     """
     (a_t, sig_t), (a_s, sig_s) = sch.at(t), sch.at(s)
     c, U = torch.linalg.eigh(cov)
-    # along the axes of cov  # card A.0
+    # along the axes of cov
     gain = ((a_s**2 * c + sig_s**2) / (a_t**2 * c + sig_t**2)).sqrt()
     return a_s * mean + ((x - a_t * mean) @ U * gain) @ U.T
 

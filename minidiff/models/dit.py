@@ -1,5 +1,5 @@
 """DiT: a transformer as denoiser (Peebles & Xie 2022, Scalable Diffusion Models with Transformers,
-2212.09748; card B25).
+2212.09748).
 
 Patches are tokens; the condition c (time, class) shifts, scales and gates every branch
 (adaLN-Zero):
