@@ -2,9 +2,10 @@
 
 Omri Avrahami, Dani Lischinski, Ohad Fried, 2021, arXiv 2111.14818.
 
-An unconditional model knows pictures, CLIP knows words. At every step the clean picture that the
-state implies is shown to CLIP, and the gradient of its distance to the prompt, through the network,
-shifts the mean of the next state. Outside the mask each state is the given picture, noised as much.
+An unconditional model knows pictures, and CLIP knows words. At every step CLIP sees the clean
+picture that the state implies. The gradient of CLIP's distance to the prompt is taken through the
+network and shifts the mean of the next state. Outside the mask each state is the given picture,
+noised to the same level.
 
     seen = f x0_hat + (1 - f) x_t,    f = sigma_t
     loss = weight * mean over views of d(CLIP(seen), CLIP(prompt))

@@ -3,11 +3,12 @@
 Amir Hertz, Kfir Aberman, Daniel Cohen-Or, 2023, arXiv 2304.07090; score distillation: Ben Poole,
 Ajay Jain, Jonathan T. Barron, Ben Mildenhall, 2022, arXiv 2209.14988.
 
-Score distillation moves a picture by what the model holds against it: noise it, ask what the noise
-is, subtract the noise that was added. Even on a perfect picture of the prompt that answer is not
-zero but noisy, and drags it towards the mean of all pictures of the prompt: it blurs. The same
-error is made on the given picture with the prompt that describes it. So take the difference: what
-is wrong with both cancels, what the two prompts disagree about stays.
+Score distillation noises a picture, asks the model what the noise is, and subtracts the noise that
+was added. The rest is what the model would change, and the picture moves by it. But even for a
+perfect picture of the prompt this rest is not zero. It drags the picture towards the mean of all
+pictures of the prompt, so the picture blurs. The model makes the same error on the given picture
+with the prompt that describes it. So this paper takes the difference: the error cancels, and what
+the two prompts disagree about stays.
 
     SDS:  grad = w(t) (eps(z_t, t, target) - n)
     DDS:  grad = w(t) (eps(z_t, t, target) - eps(z0_t, t, source)),    z_t, z0_t noised by one n

@@ -3,9 +3,9 @@
 Bahjat Kawar, Shiran Zada, Oran Lang, Omer Tov, Huiwen Chang, Tali Dekel, Inbar Mosseri, Michal
 Irani, 2022, arXiv 2210.09276.
 
-To change a picture by words alone, first find the words' vector that already says this picture,
-near the wanted words; then teach the network that this vector means exactly this picture; then walk
-from that vector towards the words.
+Imagic changes a picture by words alone, in three stages. It starts at the wanted words' vector and
+looks near it for one that already says the given picture. Then it teaches the network that this
+vector means exactly this picture. Last, it walks from that vector towards the words.
 
     A   e_opt  = argmin_e E_{t,n} |eps(z_t, t, e) - n|^2    from e = text(target), the network
                                                             fixed

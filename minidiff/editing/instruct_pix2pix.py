@@ -45,7 +45,7 @@ def instruct_pix2pix(
 ) -> Tensor:
     """Pictures `image` (b 3 H W) in [-1, 1], changed as `instruction` says; returns (b 3 H W).
 
-    scale        how firmly the instruction is followed (eq. 3's s_T; 1 to 15)
+    scale        how firmly the instruction is followed (the paper's s_T; 1 to 15)
     image_scale  how closely the picture is kept (s_I; 1 to 2.5)
     sampler      as in `Pipe.solve`: ddim, plms or dpm++
 
@@ -79,7 +79,7 @@ def two_scales(denoise: Denoise, null: Cond, scale: float, image_scale: float) -
         rows = Cond.cat([c.expand(b) for c in (cond, null, nothing)])
         t = torch.cat([t] * 3) if isinstance(t, Tensor) else t
         both, picture, neither = denoise(torch.cat([x_t] * 3), t, rows).chunk(3)
-        # InstructPix2Pix eq. 3
+        # away from nothing towards the picture, and from there towards the words
         return neither + image_scale * (picture - neither) + scale * (both - picture)
 
     return guided

@@ -3,11 +3,11 @@
 Mingdeng Cao, Xintao Wang, Zhongang Qi, Ying Shan, Xiaohu Qie, Yinqiang Zheng, 2023,
 arXiv 2304.08465.
 
-Queries ask, keys and values answer. Early steps lay a picture out; leave those to the new prompt,
-so that things may move. Later steps fill in what it looks like; from then on the edit's
-self-attention keeps its own queries but looks up the keys and values of the SOURCE. The new layout
-is painted with the old picture's parts: the mirror image of prompt-to-prompt and plug-and-play,
-which hold the layout and change the paint.
+In attention, queries ask and keys and values answer. The early steps lay a picture out. They are
+left to the new prompt, so that things may move. The later steps fill in what it looks like. From
+then on the edit's self-attention keeps its own queries, but looks up the keys and values of the
+SOURCE. So the new layout is painted with the old picture's parts. Prompt-to-prompt and
+plug-and-play do the opposite: they hold the layout and change the paint.
 
     rows: [source at z*_t, null at z_t, target at z_t]
     Attention(Q_target, K_target, V_target) -> Attention(Q_target, K_source, V_source)

@@ -3,10 +3,10 @@
 Serin Yang, Hyunmin Hwang, Jong Chul Ye, "Zero-Shot Contrastive Loss for Text-Guided Diffusion Image
 Style Transfer", 2023, arXiv 2303.08622.
 
-CLIP can push a picture towards "striped" while it is denoised; but CLIP does not care what else is
-lost on the way. What the picture holds, the denoiser itself knows: its encoder, asked about an
-almost clean picture, gives every place a vector. Each place of the new picture must resemble the
-same place of the source more than it resembles the source's other places.
+CLIP can push a picture towards "striped" while it is denoised, but CLIP does not care what is lost
+on the way. The denoiser itself knows what the picture holds: its encoder, asked about an almost
+clean picture, gives every place a vector. So each place of the new picture must resemble the same
+place of the source more than it resembles the source's other places.
 
     L_nce   = - mean_p log( exp(q_p . k_p / tau) / sum_r exp(q_p . k_r / tau) )
               q: new, k: source; unit vectors at places p

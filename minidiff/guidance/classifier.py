@@ -3,10 +3,10 @@
 Diffusion Models Beat GANs on Image Synthesis, Prafulla Dhariwal, Alex Nichol, 2021,
 arXiv 2105.05233.
 
-By Bayes' rule the score of "a picture of class y" is that of "any picture" plus how fast the class
-becomes more probable, grad log p(x|y) = grad log p(x) + grad log p(y|x). The second term needs a
-classifier alone, one that reads noisy states and knows the time. In the tongue of noise, where
-score = -eps / sigma:
+By Bayes' rule grad log p(x|y) = grad log p(x) + grad log p(y|x). The score of "a picture of class
+y" is that of "any picture", plus the direction in which the class becomes more probable. This
+second term needs only a classifier, one that reads noisy states and knows the time. A score is
+-eps / sigma, so for noise the rule reads:
 
     eps = eps_hat - scale sigma_t grad_x log p(y | x_t, t)    any sampler may follow
 

@@ -3,9 +3,9 @@
 Jiaming Song, Chenlin Meng, Stefano Ermon, "Denoising Diffusion Implicit Models", 2020,
 arXiv 2010.02502; as an encoder: Prafulla Dhariwal, Alex Nichol, 2021, arXiv 2105.05233.
 
-Sampling with eta = 0 is an ordinary differential equation, and equations can be run backwards. The
-exact inverse of a step is implicit, since eps belongs to the state that is not known yet; the
-explicit form takes it at the state at hand:
+Sampling with eta = 0 solves an ordinary differential equation, and such an equation can be run
+backwards. The exact inverse of a step is implicit, since its eps belongs to a state that is not
+known yet. The explicit form takes eps at the state that is known:
 
     x_t = (x_s - B eps(x_s, t)) / A    the network sees the lower state and the HIGHER time
     A   = alpha_s / alpha_t,  B = sigma_s - A sigma_t

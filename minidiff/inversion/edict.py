@@ -2,9 +2,9 @@
 
 Bram Wallace, Akash Gokul, Nikhil Naik, 2022, arXiv 2211.12446.
 
-A DDIM step cannot be undone exactly, for its noise belongs to the state one does not have any more.
-So keep two states, and let each be moved by the noise predicted from the other: then the state
-whose noise is needed is always still there.
+A DDIM step cannot be undone exactly: its noise was predicted from a state that is gone. EDICT keeps
+two states and moves each by the noise predicted from the other. So the state whose noise is needed
+is always still there.
 
     x <- A x + B eps(y, t);    y <- A y + B eps(x, t)    A, B: the DDIM move from t to s;
                                                          in every other step y goes first

@@ -2,10 +2,10 @@
 
 Inbar Huberman-Spiegelglas, Vladimir Kulikov, Tomer Michaeli, 2023, arXiv 2304.06140.
 
-Ancestral sampling adds fresh noise at every step, so a picture can be drawn in countless ways;
-choose one that is good to edit. Noise the picture to every time, each time with a noise of its own.
-From one of these states to the next no sampler would have walked, but whatever step lies between
-can be called noise, and be kept:
+Ancestral sampling adds fresh noise at every step, so a picture can be drawn in countless ways. This
+paper chooses one that is good to edit. It noises the picture to every time, each time with a noise
+of its own. No sampler would walk from one of these states to the next. But the step between them
+can be called noise, and is kept:
 
     x_t = alpha_t x0 + sigma_t n_t    the n_t are independent
     r_t = x_s - mean(x_t; source)     the noise maps; mean(x_t): where the model expects x_s

@@ -3,10 +3,10 @@ picture.
 
 Ron Mokady, Amir Hertz, Kfir Aberman, Yael Pritch, Daniel Cohen-Or, 2022, arXiv 2211.09794.
 
-Inverted without guidance, a picture comes back without guidance; with it, the replay is led
-elsewhere. Guidance compares the prompt with the empty prompt, and nothing says that the empty
-prompt must stay empty. So keep model and prompt, and learn one embedding per step in its place: the
-one whose guided move lands on the next state of the inversion.
+A picture that was inverted without guidance comes back without guidance. With guidance the replay
+goes elsewhere. Guidance compares the prompt with the empty prompt, and nothing says that the empty
+prompt must stay empty. So model and prompt stay, and one embedding per step is learned in its
+place: the one whose guided move lands on the next state of the inversion.
 
     null_t = argmin | D(z_t; eps_null + scale (eps_cond - eps_null)) - z*_s |^2
     z_s    = that move with null_t

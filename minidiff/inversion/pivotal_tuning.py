@@ -5,10 +5,10 @@ After Daniel Roich, Ron Mokady, Amit H. Bermano, Daniel Cohen-Or, "Pivotal Tunin
 Editing of Real Images", 2021, arXiv 2106.05744, which tunes a GAN around the latent of one picture.
 This is its analogue for samplers, our own.
 
-Inverted without guidance, a picture returns without guidance; guided, it does not. Null-text
-inversion learns other null embeddings, one per step. Here everything the edit will be given stays
-as it is, the noise, the words, the empty prompt, and the network learns to come back. On the way it
-is told the answer at every step, so no gradient runs from step to step:
+A picture that was inverted without guidance returns without guidance; with guidance it does not.
+Null-text inversion learns other null embeddings, one per step. Here the noise, the words and the
+empty prompt stay as they are, and the network learns to come back. It is told the right answer at
+every step, so no gradient runs from step to step:
 
     z*       the inversion's states, t -> s one move of it
     eps*  =  (z*_s - A z*_t) / B,    A = alpha_s / alpha_t,  B = sigma_s - A sigma_t

@@ -2,10 +2,10 @@
 
 Bahjat Kawar, Michael Elad, Stefano Ermon, Jiaming Song, 2022, arXiv 2201.11793.
 
-Write y = A x + sigma_y n in the singular vectors of A and the problem falls apart into numbers: of
-coefficient i of the picture, y says ybar_i = x_i + (sigma_y / s_i) n_i. A diffusion state says a
-noisy x_i too. So run the diffusion in these coordinates and let every one of them mix, at every
-noise level, the network's guess and its own measurement:
+In the singular vectors of A, the measurement y = A x + sigma_y n is a list of numbers. The i-th of
+them says ybar_i = x_i + (sigma_y / s_i) n_i: coefficient i of the picture, with some noise. A
+diffusion state also holds a noisy x_i. So the diffusion runs in these coordinates. At every noise
+level each of them mixes the network's guess with its own measurement:
 
     nothing measured  x_s = alpha_s x0 + sigma_s (sqrt(1 - eta^2) eps + eta n)
     y noisier         x_s = alpha_s x0 + sigma_s (sqrt(1 - eta^2) (ybar - x0) s_i / sigma_y + eta n)

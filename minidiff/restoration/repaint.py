@@ -3,13 +3,14 @@
 Andreas Lugmayr, Martin Danelljan, Andres Romero, Fisher Yu, Radu Timofte, Luc Van Gool, 2022, arXiv
 2201.09865.
 
-A model of whole pictures can fill a hole: at every step put the known part of the picture, noised
-to the same level, around what is being drawn. But what is drawn was denoised before it saw its new
-surroundings, and at the seam it shows. So add noise again, some steps' worth, and come down once
-more, now with the surroundings in the state; and again, many times.
+A model of whole pictures can fill a hole. At every step the known part of the picture, noised to
+the same level, is put around what is being drawn. But what is drawn was denoised before it saw its
+new surroundings, and the seam shows it. So the method adds the noise of some steps again and comes
+down once more, now with the surroundings in the state. It does so many times.
 
     x_s  =  m (a step of DDPM from x_t)  +  (1 - m) (alpha_s x0 + sigma_s n)
-            the paper's eq. 8, with m = 1 in the hole
+            the paper's eq. 8, but with m = 1 in the hole, and with the known part noised to s,
+            where the state is (the paper noises it to t)
     x_t  =  (alpha_t / alpha_s) x_s  +  the noise that is missing at t
             a jump back up, `length` steps
 
