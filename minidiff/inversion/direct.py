@@ -1,5 +1,4 @@
-"""Direct inversion, and two more ways to edit a given picture with guidance and without
-optimisation.
+"""Direct inversion and two more ways to edit a given picture with guidance, without optimisation.
 
 Direct inversion: Xuan Ju, Ailing Zeng, Yuxuan Bian, Shaoteng Liu, Qiang Xu, 2023, arXiv 2310.01506.
 Negative-prompt inversion: Daiki Miyake, Akihiro Iohara, Yu Saito, Toshiyuki Tanaka, 2023,

@@ -1,5 +1,4 @@
-"""Null-text inversion: learn what guidance compares with, so that a guided replay returns the
-picture.
+"""Null-text inversion: learn what guidance compares with, so that its replay returns the picture.
 
 Ron Mokady, Amir Hertz, Kfir Aberman, Yael Pritch, Daniel Cohen-Or, 2022, arXiv 2211.09794.
 

@@ -1,5 +1,4 @@
-"""Pivotal tuning for diffusion: change the network, a little, so that a guided replay returns the
-picture.
+"""Pivotal tuning for diffusion: change the network a little, so that a guided replay comes back.
 
 After Daniel Roich, Ron Mokady, Amit H. Bermano, Daniel Cohen-Or, "Pivotal Tuning for Latent-based
 Editing of Real Images", 2021, arXiv 2106.05744, which tunes a GAN around the latent of one picture.

@@ -1,7 +1,7 @@
 """RePaint: inpainting using denoising diffusion probabilistic models.
 
-Andreas Lugmayr, Martin Danelljan, Andres Romero, Fisher Yu, Radu Timofte, Luc Van Gool, 2022, arXiv
-2201.09865.
+Andreas Lugmayr, Martin Danelljan, Andres Romero, Fisher Yu, Radu Timofte, Luc Van Gool, 2022,
+arXiv 2201.09865.
 
 A model of whole pictures can fill a hole. At every step the known part of the picture, noised to
 the same level, is put around what is being drawn. But what is drawn was denoised before it saw its

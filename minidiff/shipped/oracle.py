@@ -1,5 +1,4 @@
-"""Training the learned oracle, apart from every generator: its own seeds, its own renders, all
-tuples.
+"""Training the learned oracle, apart from every generator: own seeds, own renders, all tuples.
 
     loss = sum over the heads of cross-entropy; heads without a right answer (slot B of one object)
            are left out
