@@ -104,8 +104,7 @@ def test_no_docstring_is_lost(file):
 
 def test_prose_keeps_the_layout_of_tables_and_escapes_the_rest():
     out = beside.prose(
-        "If a < b, `x` is kept (card C07).\n\nx        a number\n         of any size\n\n"
-        "See arXiv 2208.01626."
+        "If a < b, `x` is kept.\n\nx        a number\n         of any size\n\nSee arXiv 2208.01626."
     )
     assert "<p>If a &lt; b, <code>x</code> is kept.</p>" in out
     assert (

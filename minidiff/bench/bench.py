@@ -1,5 +1,4 @@
-"""ShapesEditBench: every editing method on the same scenes, against the true edited picture (card
-C29).
+"""ShapesEditBench: every editing method on the same scenes, against the true edited picture.
 
     minidiff bench --methods sdedit prompt-to-prompt --items 2  # two scenes a kind
     minidiff bench --split test --seeds 3 --out runs/bench  # all of them; resumes where it was

@@ -1,19 +1,14 @@
-"""The control rows of ShapesEditBench: what scores mean, shown on outputs whose worth is known
-(card C29.6).
+"""The control rows of ShapesEditBench: what scores mean, shown on outputs whose worth is known.
 
-    copy              the source itself                               T 0, everything kept: score 0
-    vae-copy          decode(encode(source))                          the same, less what the
-    autoencoder loses
-    truth             the true picture                                T K 1, B C at the cap: score 1
-    vae-truth         decode(encode(truth))                           what a latent model can reach:
-    score near 1
-    resample          the target prompt from new noise                T high, nothing kept: score
-                      near 0
-    inverted          the target prompt from the source's noise       (DDIM inversion with the
-                      source prompt)
-    wrong-inpaint     another item's prompt, painted into the mask    a mask alone is no edit
-    hacker            gradient ascent on the tiny CLIP                Q1 rises, T must not: why Q is
-                      for information only
+    copy           the source itself. T is 0, everything is kept: score 0
+    vae-copy       decode(encode(source)). The same, less what the autoencoder loses
+    truth          the true picture. T and K are 1, B and C at the cap: score 1
+    vae-truth      decode(encode(truth)). What a latent model can reach: score near 1
+    resample       the target prompt from new noise. T is high, nothing is kept: score near 0
+    inverted       the target prompt from the source's noise (DDIM inversion with the source prompt)
+    wrong-inpaint  another item's prompt, painted into the mask: a mask alone is no edit
+    hacker         gradient ascent on the tiny CLIP. Q1 rises, T must not: why Q is for information
+                   only
 
 The SDEdit rows are the technique itself, `sdedit@strength=0.4` and so on. A control has a
 technique's argument names, but `truth` and `wrong`, another item's prompt, are known to controls

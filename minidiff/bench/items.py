@@ -1,4 +1,4 @@
-"""The questions of ShapesEditBench: a picture, what is wanted, and the true answer (card C29).
+"""The questions of ShapesEditBench: a picture, what is wanted, and the true answer.
 
 An item is a scene and the same scene with one thing changed, every nuisance held fixed, so the
 edited picture and the mask of what may change are known to the pixel. The prompts leave out what

@@ -1,5 +1,4 @@
-"""The tables of ShapesEditBench: rows of scores -> leaderboard.md, bench.json, grid.png (card
-C29.8).
+"""The tables of ShapesEditBench: rows of scores -> leaderboard.md, bench.json, grid.png.
 
 What the numbers are stands in `summary.py`; here they become words, tables and a sheet of pictures.
 """

@@ -1,5 +1,4 @@
-"""Which methods ShapesEditBench can run, and what each is given: read off the functions' signatures
-(card C29.5).
+"""Which methods ShapesEditBench can run, and what each is given: read off their signatures.
 
 A name is a control (bench/controls.py) or a technique (techniques.py), one that may take a mask
 with "+mask", one that reads the source caption with "+misread" for a caption with a wrong word;

@@ -1,17 +1,16 @@
 """The scores of one edit in ShapesEditBench: was the thing done, was the rest left alone, and how
-near is the true picture (card C29.4).
+near is the true picture.
 
     T   the edit is there: all that should have changed reads as wanted, by both oracles
     K   share of what should not have changed that reads as before, by both oracles
-    B   dB to the true picture outside the mask grown by 2 pixels, per kept pixel       Bn = (B -
-        B0) / (Bvae - B0) in 0..1
-    C   dB to the true picture inside it                                                Cn = (C -
-        10) / (Cvae - 10) in 0..1
-    P   perceptual distance to the true picture, D structure distance to the source: the learned
-        oracle's maps
+    B   dB to the true picture outside the mask grown by 2 pixels, per kept pixel
+        Bn = (B - B0) / (Bvae - B0) in 0..1
+    C   dB to the true picture inside it
+        Cn = (C - 10) / (Cvae - 10) in 0..1
+    P   perceptual distance to the true picture, by the learned oracle's maps
+    D   structure distance to the source, by the same maps
     Q   likeness to the target caption by the tiny CLIP, Q1 whole, Q2 inside the mask; methods may
-        optimise it,
-        so it is for information only
+        optimise it, so it is for information only
 
     EditScore = T (K Bn (1/2 + Cn/2))^(1/3)
 

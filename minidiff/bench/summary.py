@@ -1,5 +1,4 @@
-"""The numbers of ShapesEditBench: rows of scores -> means, intervals, winners, curves, controls
-(card C29.5, C29.6).
+"""The numbers of ShapesEditBench: rows of scores -> means, intervals, winners, curves, controls.
 
 Intervals are 95% bootstrap intervals of a mean; whole scenes are drawn, not single noise seeds.
 "Better" is a paired bootstrap over the scenes both ran on: the interval of the difference lies

@@ -1,17 +1,17 @@
 """ControlNet: a picture (edges, pose, depth) says where things are, the prompt what they are.
 
-Adding Conditional Control to Text-to-Image Diffusion Models, Lvmin Zhang, Anyi Rao, Maneesh
-Agrawala, 2023, arXiv 2302.05543.
+Adding Conditional Control to Text-to-Image Diffusion Models, Lvmin Zhang, Anyi Rao,
+Maneesh Agrawala, 2023, arXiv 2302.05543.
 
 The trained UNet stays as it is. A copy of its way down reads the same noisy latents plus the hint,
 and what it finds is added to the skips and to the bottleneck of the original through 1x1
 convolutions Z that start at zero: on the first day the copy changes nothing, and it can only learn
 to help.
 
-    h_0 = conv_in(x_t) + E(hint),   h_k = block_k(h_{k-1}, t, text)          the copy; E: 3
-    convolutions of stride 2 for SD
-    skip_k <- skip_k + s_k Z_k(h_k),   h <- h + s_mid Z_mid(mid(h_last))      in the frozen network
-    (paper eq. 2)
+    the copy            h_0 = conv_in(x_t) + E(hint),    h_k = block_k(h_{k-1}, t, text)
+                        E: 3 convolutions of stride 2 for Stable Diffusion
+    the frozen network  skip_k <- skip_k + s_k Z_k(h_k),    h <- h + s_mid Z_mid(mid(h_last))
+                        the paper's eq. 2, block by block
 
 The residuals reach the network through its taps `skip.k` and `h`, so a controlled denoiser is a
 denoiser: guidance goes around it, and several hints are one inside the other (their residuals add

@@ -103,7 +103,7 @@ def _guided(denoise, both, scale, interval, rescale) -> Denoise:
         if rescale:
             dims = tuple(range(1, x_t.ndim))
             ratio = e_cond.std(dims, keepdim=True) / eps.std(dims, keepdim=True)
-            eps = rescale * ratio * eps + (1 - rescale) * eps  # Lin eq. 15-16
+            eps = rescale * ratio * eps + (1 - rescale) * eps  # as Lin et al. do
         return (
             torch.where(on.view(-1, *[1] * (x_t.ndim - 1)), eps, e_cond)
             if isinstance(on, Tensor)

@@ -7,7 +7,9 @@ Every Gaussian diffusion in this library is two tables, `alpha` and `sigma`, wit
 Index 0 is the clean picture (alpha 1, sigma 0), index T the noise. DDPM, flow matching and
 variance-exploding models are then different numbers in the same two columns: VP has alpha^2 +
 sigma^2 = 1, flow alpha + sigma = 1, VE alpha = 1. A network trained on times 0 .. T-1 calls t - 1
-what is index t here; `Pipe.eps` makes that shift, nothing else does.
+what is index t here. Three places make that shift, and callers never do: `Pipe.eps` when sampling,
+`diffusion_loss` (foundations/latent_diffusion.py) in training, and `steered`
+(control/controlnet.py) when a side network is asked.
 
 Try: plot `log_snr` of `linear`, `cosine` and `sigmoid` over t. Training sees the noise levels where
 the curve is flat.

@@ -4,8 +4,8 @@ without training.
 A mixture of Gaussians with noise added is again one, x_t ~ sum_k w_k N(alpha mu_k, alpha^2 C_k +
 sigma^2 I). Its score is a formula, and with it the noise a perfect network would predict:
 
-    eps(x_t, t) = -sigma_t score(x_t, t),    E[x0 | x_t] = (x_t + sigma_t^2 score) / alpha_t
-    (Tweedie)
+    eps(x_t, t)  = -sigma_t score(x_t, t)
+    E[x0 | x_t]  = (x_t + sigma_t^2 score) / alpha_t    Tweedie's formula
 
 For one Gaussian even the whole deterministic sampler is known (`gaussian_flow_map`): every solver
 must converge to it.
@@ -151,7 +151,7 @@ def gaussian_flow_map(
     """
     (a_t, sig_t), (a_s, sig_s) = sch.at(t), sch.at(s)
     c, U = torch.linalg.eigh(cov)
-    # along the axes of cov  # card A.0
+    # along the axes of cov
     gain = ((a_s**2 * c + sig_s**2) / (a_t**2 * c + sig_t**2)).sqrt()
     return a_s * mean + ((x - a_t * mean) @ U * gain) @ U.T
 

@@ -1,18 +1,18 @@
-"""Asyrp: the semantic space inside a frozen diffusion model (card C18).
+"""Asyrp: the semantic space inside a frozen diffusion model.
 
 Mingi Kwon, Jaeseok Jeong, Youngjung Uh, "Diffusion Models already have a Semantic Latent Space",
 2022, arXiv 2210.10960.
 
-In the middle of the UNet, where the picture is smallest, sits its h-space: what is added to h there
-is said to mean the same in every picture and at every time. Add it, but let the changed answer
-speak only where a step predicts the clean picture; in "the direction pointing to x_t" the old
-answer stays, or the two changes nearly cancel.
+In the middle of the UNet, where the picture is smallest, sits its h-space. The paper finds that a
+vector added to h there means the same in every picture and at every time. So add one, but use the
+changed answer only where a step predicts the clean picture. In "the direction pointing to x_t" the
+old answer stays; with the new one in both places the two changes nearly cancel.
 
-    x_s = alpha_s x0(x_t, eps(x_t | h + dh_t)) + sigma_s eps(x_t | h)        while t > t_edit, then
-    plain DDIM steps
-
-    what one step moves, per unit of change in eps:  alpha_s sigma_t / alpha_t  against  sigma_s -
-    alpha_s sigma_t / alpha_t
+    x_s = alpha_s x0(x_t, eps(x_t | h + dh_t)) + sigma_s eps(x_t | h)    while t > t_edit;
+                                                                         then plain DDIM steps
+    What one step moves, per unit of change in eps:
+        here            alpha_s sigma_t / alpha_t
+        in both places  sigma_s - alpha_s sigma_t / alpha_t
 
 dh_t from two sets of pictures: the difference of their mean h at every t (`mean_shift`, nothing is
 trained). Or a small network f(h, t), which can say something else at every place (`learned_shift`).
@@ -79,7 +79,7 @@ def drift(
 ) -> Tensor:
     """x_s (b c h w) from x_t with the bottleneck shifted: the box of the module docstring."""
     eps, edited = both_eps(pipe, x, t, cond, shift)
-    # card C18.1
+    # the asymmetric step: the changed answer predicts x0, the old one points to x_t
     return ddim_step(pipe.schedule, x, edited, t, s, eps_dir=edited if symmetric else eps)
 
 
@@ -149,7 +149,7 @@ class DeltaBlock(nn.Module):
         when = self.time(
             timestep_embedding(torch.tensor([t], device=h.device), h.shape[1]).to(h.dtype)
         )
-        return self.conv2(F.silu(self.norm(self.conv1(h) + when[:, :, None, None])))  # card C18.3
+        return self.conv2(F.silu(self.norm(self.conv1(h) + when[:, :, None, None])))
 
 
 def by_clip(
@@ -170,7 +170,7 @@ def by_clip(
 
     def loss(x, t, old, new):
         out = pipe.vae.to_image(new) if pipe.vae else new  # `decode` has no gradient
-        # card C18.4
+        # the paper's loss: CLIP's direction, and an L1 distance to the unedited guess
         return (
             clip_loss(judge, out, before, way) + keep * (new - old).abs().mean((1, 2, 3))
         ).mean()
@@ -336,10 +336,10 @@ def asyrp(
     fresh = noises(x, seed)
     for t, s in step_pairs(ts, progress):
         if t in edited:
-            # card C18.2
+            # the paper's editing interval: h is shifted
             x = drift(pipe, x, t, s, cond, lambda h, t: strength * delta(h, t), symmetric)
         else:
             eta = float(t <= boost * sch.T)
-            # card C18.5
+            # below it plain moves, with fresh noise near the end ("quality boosting")
             x = ddim_step(sch, x, pipe.eps(x, t, cond), t, s, eta, next(fresh) if eta else None)
     return pipe.decode(x)

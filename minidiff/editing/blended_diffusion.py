@@ -1,16 +1,16 @@
-"""Blended Diffusion: CLIP pulls, the mask holds, and a model without words paints (card C15).
+"""Blended Diffusion: CLIP pulls, the mask holds, and a model without words paints.
 
 Omri Avrahami, Dani Lischinski, Ohad Fried, 2021, arXiv 2111.14818.
 
-An unconditional model knows pictures, CLIP knows words. At every step the clean picture that the
-state implies is shown to CLIP, and the gradient of its distance to the prompt, through the network,
-shifts the mean of the next state. Outside the mask each state is the given picture, noised as much.
+An unconditional model knows pictures, and CLIP knows words. At every step CLIP sees the clean
+picture that the state implies. The gradient of CLIP's distance to the prompt is taken through the
+network and shifts the mean of the next state. Outside the mask each state is the given picture,
+noised to the same level.
 
-    seen  = f x0_hat + (1 - f) x_t,  f = sigma_t;   loss = weight mean over views of d(CLIP(seen),
-          CLIP(prompt))
-    d     = 2 arcsin(|a - b| / 2)^2                                         unit vectors a, b: half
-          the squared angle
-    x_s   = m (mu(x_t, x0_hat) - var grad loss + std noise) + (1 - m) (alpha_s z + sigma_s n)
+    seen = f x0_hat + (1 - f) x_t,    f = sigma_t
+    loss = weight * mean over views of d(CLIP(seen), CLIP(prompt))
+    d    = 2 arcsin(|a - b| / 2)^2    for unit vectors a, b: half the squared angle
+    x_s  = m (mu(x_t, x0_hat) - var grad loss + std noise) + (1 - m) (alpha_s z + sigma_s n)
 
 `loss` also punishes pixels outside [-1, 1]. Several runs are drawn and the one that CLIP likes best
 is kept.
@@ -42,7 +42,7 @@ def spherical(a: Tensor, b: Tensor) -> Tensor:
     b, cut at a = -b.
     """
     chord = ((a - b).square().sum(-1) + 1e-12).sqrt() / 2  # the root of 0 has no gradient
-    return 2 * chord.clamp(max=1 - 1e-6).asin() ** 2  # card C15.1; nor has arcsin at 1
+    return 2 * chord.clamp(max=1 - 1e-6).asin() ** 2  # nor has arcsin at 1
 
 
 def views(pictures: Tensor, k: int, streams: list[torch.Generator], reach: float = 0.1) -> Tensor:
@@ -180,6 +180,7 @@ def _paint(
                 (pull,) = torch.autograd.grad((weight * away + limit * out).sum(), x)
         with torch.no_grad():
             mean, var = posterior(sch, x, x0, t, s)
-            x = mean - var * pull + var**0.5 * next(fresh)  # C15.1
-            x = m * x + (1 - m) * pipe.noised(z, s, n)  # C15.2
+            x = mean - var * pull + var**0.5 * next(fresh)  # CLIP's pull on the mean
+            # outside the mask: the picture, noised as much
+            x = m * x + (1 - m) * pipe.noised(z, s, n)
     return pipe.decode(x.detach())

@@ -1,8 +1,7 @@
-"""Blended Latent Diffusion: draw inside a mask, and blend with the noised picture at every step
-(card C15).
+"""Blended Latent Diffusion: draw inside a mask, and blend with the noised picture at every step.
 
-Omri Avrahami, Ohad Fried, Dani Lischinski, 2022, arXiv 2206.02779; after "Blended Diffusion", arXiv
-2111.14818.
+Omri Avrahami, Ohad Fried, Dani Lischinski, 2022, arXiv 2206.02779; after "Blended Diffusion",
+arXiv 2111.14818.
 
 A prompt draws the whole picture; after every move all that lies outside the mask is put back from
 the picture, noised to the time the state is at. No gradient is needed, and the model keeps fitting
@@ -136,7 +135,8 @@ def blended_latent(
     masks = shrinking(to_latent_mask(mask, pipe), grow, len(ts) - 1)
     for (t, s), m in zip(step_pairs(ts, progress), masks):
         x = ddim_step(sch, x, denoise(x, t, cond), t, s)
-        x = m * x + (1 - m) * pipe.noised(z, s, n)  # card C15.4
+        # outside the mask: the picture, noised as much
+        x = m * x + (1 - m) * pipe.noised(z, s, n)
     if background == "decoder":
         return tune_decoder(pipe, x, image, mask)
     return pipe.decode(x) if background == "none" else paste(pipe.decode(x), image, mask)

@@ -1,4 +1,4 @@
-"""Boundary diffusion: a flat wall between two kinds of pictures, and a push across it (card C19).
+"""Boundary diffusion: a flat wall between two kinds of pictures, and a push across it.
 
 Ye Zhu, Yu Wu, Zhiwei Deng, Olga Russakovsky, Yan Yan, "Boundary Guided Learning-Free Semantic
 Control with Diffusion Models", 2023, arXiv 2302.08357.
@@ -8,12 +8,12 @@ the two kinds: one in the space of noisy latents z, one at the bottleneck h. Fin
 support vector machine, push a new picture's z and h along the normals to the other side, and
 denoise. Nothing is trained but the two planes.
 
-    f(v) = a . v + c,  |a| = 1                  signed distance of v to its plane, positive on the
-    target's side
-    v'   = v + (d - f(v)) a                     then f(v') = d: for z at t_m and for h in the first
-    `hold` steps from there
+    f(v) = a . v + c,  |a| = 1    the signed distance of v to its plane, positive on the
+                                  target's side
+    v'   = v + (d - f(v)) a       then f(v') = d: for z at t_m, and for h in the first `hold`
+                                  steps from there
 
-    a, c = argmin |w|^2 / 2 + C sum_i max(0, 1 - y_i (w . v_i + b))       a = w / |w|,  c = b / |w|
+    w, b = argmin |w|^2 / 2 + C sum_i max(0, 1 - y_i (w . v_i + b)),    a = w / |w|,  c = b / |w|
 
 Try: `distance` 0 (on the wall) to 3 (1: as deep as the average picture of the target); space "z",
 "h" or "both"; `mix` .3 to .9 beside the searched one; `hold=1`, which is what the published code
@@ -97,7 +97,7 @@ class Plane:
     def push(self, v: Tensor, d: Tensor | float) -> Tensor:
         """v (b c y x) moved along the normal to distance d (one, or one each)."""
         gap = (d - self.distance(v)).to(v)
-        return v + gap[:, None, None, None] * self.normal  # card C19.3
+        return v + gap[:, None, None, None] * self.normal
 
 
 def plane(before: Tensor, after: Tensor) -> Plane:
@@ -277,5 +277,5 @@ def denoised(
                 eps = pipe.eps(x, t, null)
         else:
             eps = pipe.eps(x, t, null)
-        x = ddim_step(pipe.schedule, x, eps, t, s, eta, next(fresh) if eta else None)  # C19.4
+        x = ddim_step(pipe.schedule, x, eps, t, s, eta, next(fresh) if eta else None)
     return x

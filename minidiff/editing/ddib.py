@@ -1,4 +1,4 @@
-"""DDIB: dual diffusion implicit bridges for image-to-image translation (card C03).
+"""DDIB: dual diffusion implicit bridges for image-to-image translation.
 
 Xuan Su, Jiaming Song, Chenlin Meng, Stefano Ermon, 2022, arXiv 2203.08382.
 
@@ -6,8 +6,8 @@ Two models that were trained apart, or two conditions of one, agree on nothing b
 end in. So carry a picture up with the one and down with the other: noise is the language both
 speak. No pairs are needed, and the two owners exchange nothing but noise.
 
-    x_T = ODE(x_0; eps_source, 0 -> T),        x_0' = ODE(x_T; eps_target, T -> 0)           both by
-    DDIM moves
+    x_T  = ODE(x_0; eps_source, 0 -> T)
+    x_0' = ODE(x_T; eps_target, T -> 0)    both by DDIM moves
 
 Back again with the roles exchanged returns the picture, but for the steps' size: each leg is a
 deterministic equation.
@@ -54,7 +54,7 @@ def bridge(
     schedule for both.
     """
     ts = sch.timesteps(steps, spacing=spacing, end=end)
-    # C03.1
+    # up to noise with the source model
     states = ddim_invert(
         source,
         sch,
@@ -67,7 +67,8 @@ def bridge(
         progress=progress,
     )
     noise = states[-1]
-    return sample(target, sch, noise, ts, target_cond, progress=progress)  # C03.2
+    # and down again with the target model
+    return sample(target, sch, noise, ts, target_cond, progress=progress)
 
 
 @door

@@ -1,18 +1,18 @@
-"""Delta Denoising Score: walk by the difference of two opinions (no card; its neighbour is C04).
+"""Delta Denoising Score: walk by the difference of two opinions.
 
 Amir Hertz, Kfir Aberman, Daniel Cohen-Or, 2023, arXiv 2304.07090; score distillation: Ben Poole,
 Ajay Jain, Jonathan T. Barron, Ben Mildenhall, 2022, arXiv 2209.14988.
 
-Score distillation moves a picture by what the model holds against it: noise it, ask what the noise
-is, subtract the noise that was added. Even on a perfect picture of the prompt that answer is not
-zero but noisy, and drags it towards the mean of all pictures of the prompt: it blurs. The same
-error is made on the given picture with the prompt that describes it. So take the difference: what
-is wrong with both cancels, what the two prompts disagree about stays.
+Score distillation noises a picture, asks the model what the noise is, and subtracts the noise that
+was added. The rest is what the model would change, and the picture moves by it. But even for a
+perfect picture of the prompt this rest is not zero. It drags the picture towards the mean of all
+pictures of the prompt, so the picture blurs. The model makes the same error on the given picture
+with the prompt that describes it. So this paper takes the difference: the error cancels, and what
+the two prompts disagree about stays.
 
-    SDS:   grad = w(t) (eps(z_t, t, target) - n)
-    DDS:   grad = w(t) (eps(z_t, t, target) - eps(z0_t, t, source)),     z_t, z0_t noised by the
-    same n
-    z <- z - rate grad,   t uniform in `times`
+    SDS:  grad = w(t) (eps(z_t, t, target) - n)
+    DDS:  grad = w(t) (eps(z_t, t, target) - eps(z0_t, t, source)),    z_t, z0_t noised by one n
+    z <- z - rate grad,    t uniform in `times`,    w(t) = alpha_t sigma_t (the authors' code: 1)
 
 No state is ever inverted or sampled: the picture itself walks, from where it is, and stays where
 nothing pulls.
@@ -53,12 +53,13 @@ def score_gradient(
     """The direction (b c h w) in which z must not go, at times t (b,) and noise n; `source` None is
     plain distillation.
 
-    w(t) = sigma_t alpha_t: small where the answer is settled (no noise) or empty (all noise).
+    w(t) = alpha_t sigma_t: small where the answer is settled (no noise) or empty (all noise). The
+    authors' code weighs all times alike, w = 1.
     """
     sch = pipe.schedule
     z_t = q_sample(sch, z, t, n)
     if source is None:
-        wrong = denoise(z_t, t, target) - n  # Poole et al. eq. 3, no Jacobian
+        wrong = denoise(z_t, t, target) - n  # without the network's Jacobian
     else:
         rows = torch.cat([z_t, q_sample(sch, z0, t, n)])  # rows: [edit, source]
         e = denoise(rows, torch.cat([t, t]), Cond.cat([target, source]))

@@ -1,4 +1,4 @@
-"""DiffEdit: the network itself says where the edit belongs (card C04).
+"""DiffEdit: the network itself says where the edit belongs.
 
 Guillaume Couairon, Jakob Verbeek, Holger Schwenk, Matthieu Cord, 2022, arXiv 2210.11427.
 
@@ -9,8 +9,7 @@ prompt; outside the mask every state is the inversion's own.
 
     D   = mean over n noises and channels of | eps(z_t, t, target) - eps(z_t, t, source) |
     M   = D cut at 3 mean(D), divided by that, > threshold
-    z_s = M z_s + (1 - M) z_s^inverted                                      after every move, at the
-    time the state is AT
+    z_s = M z_s + (1 - M) z_s^inverted    after every move, at the time the state is AT
 
 Guidance would multiply D by a constant, which the division takes out again: so the mask needs the
 two conditional answers only. For the same reason the cut decides nothing at thresholds below 1: M
@@ -70,7 +69,7 @@ def difference(
     for _, n in zip(range(samples), noises(z, seed)):
         z_t = q_sample(pipe.schedule, z, t, n)
         e_source, e_target = pipe.eps(torch.cat([z_t, z_t]), t, cond).chunk(2)
-        total += (e_target - e_source).abs().mean(1, keepdim=True)  # card C04.1
+        total += (e_target - e_source).abs().mean(1, keepdim=True)
     return total / samples
 
 
@@ -79,7 +78,7 @@ def threshold_mask(d: Tensor, threshold: float = 0.5, grow: int = 0) -> Tensor:
     grown by `grow` cells.
     """
     cut = RATIO * d.mean((1, 2, 3), keepdim=True)  # per row: a mask depends on its picture only
-    m = (d.clamp(max=cut) > threshold * cut).to(d)  # C04.2
+    m = (d.clamp(max=cut) > threshold * cut).to(d)
     return F.max_pool2d(m, 2 * grow + 1, 1, grow)
 
 
@@ -144,9 +143,9 @@ def diffedit(
         m = to_latent_mask(mask, pipe)
     xs = [z]
     for s, t in step_pairs(ts[::-1], progress):
-        xs.append(invert_step(pipe.eps, sch, xs[-1], s, t, given))  # C04.3
+        xs.append(invert_step(pipe.eps, sch, xs[-1], s, t, given))
     x = xs.pop()
     for t, s in step_pairs(ts, progress):
         x = ddim_step(sch, x, guided(x, t, wanted), t, s)
-        x = m * x + (1 - m) * xs.pop()  # C04.4: both are at time s
+        x = m * x + (1 - m) * xs.pop()  # both are at time s
     return paste(pipe.decode(x), image, mask)

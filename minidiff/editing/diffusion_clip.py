@@ -1,4 +1,4 @@
-"""DiffusionCLIP: text-guided diffusion models for robust image manipulation (card C16).
+"""DiffusionCLIP: text-guided diffusion models for robust image manipulation.
 
 Gwanghyun Kim, Taesung Kwon, Jong Chul Ye, 2021, arXiv 2110.02711.
 
@@ -8,13 +8,12 @@ picture has moved as the words say. The loss is on the finished picture, so its 
 through every sampling step. What was learned is the edit, not the picture: it also works on
 pictures it has not seen.
 
-    d     = cos( E_image(x') - E_image(x),  E_text(target) - E_text(source) )            the
-          direction, not the place
-    loss  = - clip log((1 + d) / 2) + keep |x' - x|_1            x' sampled with the tuned weights
-          from the inverted noise
+    d    = cos( E_image(x') - E_image(x),  E_text(target) - E_text(source) )
+           the direction, not the place; x' is sampled with the tuned weights from the noise
+    loss = - clip log((1 + d) / 2) + keep |x' - x|_1
 
-    eps   = sum_i gamma_i(t) eps_i,  sum gamma = 1               several tuned networks at once, the
-          untouched one included
+    eps  = sum_i gamma_i(t) eps_i,  sum gamma = 1
+           several tuned networks at once, the untouched one included
 
 Try: `updates` 0 (the copy) to 40; `degree` .5, half tuned and half untouched; `strength` .3;
 `examples`, to tune on some pictures and edit others; `mixed` of "red" and "striped".
@@ -59,7 +58,7 @@ def clip_loss(clip: CLIP, out: Tensor, before: Tensor, way: Tensor) -> Tensor:
     and the words' `way`.
     """
     cos = F.cosine_similarity(clip.embed_image(out) - before, way.expand(len(out), -1))
-    return -((1 + cos) / 2).clamp(min=1e-4).log()  # card C16.2; log 0 has no slope
+    return -((1 + cos) / 2).clamp(min=1e-4).log()  # log 0 has no slope
 
 
 # ---- tuning --------------------------------------------------------------------------------------
@@ -80,7 +79,7 @@ def invert_to(pipe: Pipe, image: Tensor, cond: Cond, ts: list[int]) -> Tensor:
     """Pictures (b 3 H W) inverted to ts[0] along the times ts, which end clean."""
     x = pipe.encode(image)
     for s, t in step_pairs(ts[::-1]):
-        x = invert_step(pipe.eps, pipe.schedule, x, s, t, cond)  # card C16.1
+        x = invert_step(pipe.eps, pipe.schedule, x, s, t, cond)
     return x
 
 
@@ -164,7 +163,7 @@ def mixed(
             raise ValueError(
                 f"weights {tuple(w)} for {len(styles)} networks: one for each, with a positive sum"
             )
-        # C16.3
+        # the paper's noise combination
         return sum(
             g / sum(w) * functional_call(worn, s, (x_t, t, cond)) for g, s in zip(w, named) if g
         )

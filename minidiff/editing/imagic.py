@@ -1,17 +1,17 @@
-"""Imagic: text-based real image editing with diffusion models (card C05).
+"""Imagic: text-based real image editing with diffusion models.
 
 Bahjat Kawar, Shiran Zada, Oran Lang, Omer Tov, Huiwen Chang, Tali Dekel, Inbar Mosseri, Michal
 Irani, 2022, arXiv 2210.09276.
 
-To change a picture by words alone, first find the words' vector that already says this picture,
-near the wanted words; then teach the network that this vector means exactly this picture; then walk
-from that vector towards the words.
+Imagic changes a picture by words alone, in three stages. It starts at the wanted words' vector and
+looks near it for one that already says the given picture. Then it teaches the network that this
+vector means exactly this picture. Last, it walks from that vector towards the words.
 
-    A   e_opt  = argmin_e  E_{t,n} |eps(z_t, t, e) - n|^2             from e = text(target), the
-        network fixed
-    B   theta* = argmin_theta of the same at e_opt                    a few weights, e_opt fixed
-    C   e(eta) = eta text(target) + (1 - eta) e_opt                   sample with theta*; eta 0 the
-        picture, 1 the words
+    A   e_opt  = argmin_e E_{t,n} |eps(z_t, t, e) - n|^2    from e = text(target), the network
+                                                            fixed
+    B   theta* = argmin_theta of the same at e_opt          a few weights, e_opt fixed
+    C   e(eta) = eta text(target) + (1 - eta) e_opt         sample with theta*; eta 0 is the
+                                                            picture, 1 the words
 
 Try: eta from 0 to 1.2 with one seed; `net_updates=0`, and the picture is lost; `inverted=False`,
 the paper's random start.
@@ -64,7 +64,7 @@ class Walk:
 
     @torch.no_grad()
     def __call__(self, etas) -> Tensor:
-        # card C05.3
+        # stage C: between the picture's vector and the words'
         text = torch.cat([eta * self.e_target + (1 - eta) * self.e_opt for eta in etas])
         denoise, ts = (
             cfg_batched(self.pipe.eps, self.pipe.null(), self.scale),
@@ -102,11 +102,11 @@ def learned(
     # the same times and noises in both stages
     run = dict(batch=batch, seed=seed, progress=progress)
     e_opt = e_target.clone().requires_grad_()
-    # card C05.1
+    # stage A: the vector that says this picture
     loss_a = fit_picture(pipe, z, e_opt, [e_opt], updates=text_updates, lr=text_lr, **run)
     e_opt = e_opt.detach()
     with tuned(pipe.net, READS_TEXT) as weights:
-        # card C05.2
+        # stage B: the network that takes it for this picture
         loss_b = fit_picture(pipe, z, e_opt, weights, updates=net_updates, lr=lr, **run)
         x = (
             ddim_invert(pipe.eps, sch, z, Cond(text=e_opt), steps=steps)[-1]

@@ -1,5 +1,4 @@
-"""Inpainting: redraw the inside of a mask, with a model that was taught to, or with any other (card
-C28).
+"""Inpainting: redraw the inside of a mask, with a model that was taught to, or with any other.
 
 High-Resolution Image Synthesis with Latent Diffusion Models, Robin Rombach, Andreas Blattmann,
 Dominik Lorenz, Patrick Esser, Bjorn Ommer, 2021, arXiv 2112.10752; the nine-channel weights are
@@ -10,10 +9,10 @@ outside is replaced by the picture, noised to the same time. The inpainting mode
 convolution takes nine channels, and it knows mask and surroundings at every step, so what it draws
 continues them.
 
-    eps = net([z_t, m, E(x (1 - m))], t)              order: 4 channels of state, 1 of mask, 4 of
-    the picture with a hole
-    z_s = m z_s + (1 - m) (alpha_s E(x) + sigma_s n)              for a model of 4 channels instead,
-    after every step
+    eps = net([z_t, m, E(x (1 - m))], t)                in this order: 4 channels of state, 1 of
+                                                        mask, 4 of the picture with a hole
+    z_s = m z_s + (1 - m) (alpha_s E(x) + sigma_s n)    after every step, for a model of 4
+                                                        channels instead
 
 Which of the two happens is read off the network. Try: the same hole with both; strength .8, which
 keeps traces of what was there (1 starts from pure noise); a mask far larger than the object.

@@ -1,4 +1,4 @@
-"""InstructPix2Pix: edit a picture by telling what to do, not what it shows (card C12).
+"""InstructPix2Pix: edit a picture by telling what to do, not what it shows.
 
 InstructPix2Pix: Learning to Follow Image Editing Instructions, Tim Brooks, Aleksander Holynski,
 Alexei A. Efros, 2022, arXiv 2211.09800. The inference side: the network and its weights are given.
@@ -9,7 +9,7 @@ dropped in training now and then, so sampling can be told separately how closely
 and how firmly to follow the words.
 
     eps = e(0, 0) + image_scale (e(I, 0) - e(0, 0)) + scale (e(I, T) - e(I, 0))
-    (eq. 3; I picture, T text)
+          I picture, T text: the paper's guidance for two conditions
 
 Try: image_scale from 1 to 2 at scale 7.5 (too low: another picture; too high: no edit); an
 instruction against a description of the result.
@@ -47,7 +47,7 @@ def instruct_pix2pix(
 ) -> Tensor:
     """Pictures `image` (b 3 H W) in [-1, 1], changed as `instruction` says; returns (b 3 H W).
 
-    scale        how firmly the instruction is followed (eq. 3's s_T; 1 to 15)
+    scale        how firmly the instruction is followed (the paper's s_T; 1 to 15)
     image_scale  how closely the picture is kept (s_I; 1 to 2.5)
     sampler      as in `Pipe.solve`: ddim, plms or dpm++
 
@@ -81,7 +81,7 @@ def two_scales(denoise: Denoise, null: Cond, scale: float, image_scale: float) -
         rows = Cond.cat([c.expand(b) for c in (cond, null, nothing)])
         t = torch.cat([t] * 3) if isinstance(t, Tensor) else t
         both, picture, neither = denoise(torch.cat([x_t] * 3), t, rows).chunk(3)
-        # InstructPix2Pix eq. 3
+        # away from nothing towards the picture, and from there towards the words
         return neither + image_scale * (picture - neither) + scale * (both - picture)
 
     return guided

@@ -1,4 +1,4 @@
-"""MagicMix: the layout of a picture, the meaning of a prompt (card C13).
+"""MagicMix: the layout of a picture, the meaning of a prompt.
 
 Jun Hao Liew, Hanshu Yan, Daquan Zhou, Jiashi Feng, 2022, arXiv 2210.16056.
 
@@ -6,8 +6,8 @@ Layout is settled at high noise, meaning later. So start from the picture noised
 `kmin` mix the noised picture into every state, while the prompt draws; below `kmin` let the model
 finish undisturbed.
 
-    x_s = nu x_s + (1 - nu) y_s,    y_s = alpha_s z + sigma_s n        from kmax down to kmin; one
-    noise n for all y
+    x_s = nu x_s + (1 - nu) y_s       from kmax down to kmin
+    y_s = alpha_s z + sigma_s n       with one noise n for all y
 
 nu is the share of the prompt. Mixed is the state itself, so that both the network and the move see
 the mixture.
@@ -97,13 +97,13 @@ def magicmix(
     n = noise(z.shape, seed, z.device, z.dtype)
     if len(ts) == 1:  # kmax 0: nothing is drawn
         return pipe.decode(z)
-    x = q_sample(sch, z, ts[0], n)  # card C13.2
+    x = q_sample(sch, z, ts[0], n)
     for t, s in step_pairs(ts, progress):
         x = ddim_step(sch, x, denoise(x, t, cond), t, s)
         if s >= stop:  # x is at s, and so is y
-            y = pipe.noised(z, s, n)  # C13.1
+            y = pipe.noised(z, s, n)
             keep = (1 - nu) * ((s - stop) / (ts[0] - stop) if band == "ramp" else 1)
-            x = x + keep * (blur(y - x) if band == "low" else y - x)  # C13.3
+            x = x + keep * (blur(y - x) if band == "low" else y - x)
     return pipe.decode(x)
 
 

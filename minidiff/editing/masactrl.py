@@ -1,29 +1,32 @@
 """MasaCtrl: Tuning-Free Mutual Self-Attention Control for Consistent Image Synthesis and Editing.
 
-Mingdeng Cao, Xintao Wang, Zhongang Qi, Ying Shan, Xiaohu Qie, Yinqiang Zheng, 2023, arXiv
-2304.08465.
+Mingdeng Cao, Xintao Wang, Zhongang Qi, Ying Shan, Xiaohu Qie, Yinqiang Zheng, 2023,
+arXiv 2304.08465.
 
-Queries ask, keys and values answer. Early steps lay a picture out; leave those to the new prompt,
-so that things may move. Later steps fill in what it looks like; from then on the edit's
-self-attention keeps its own queries but looks up the keys and values of the SOURCE. The new layout
-is painted with the old picture's parts: the mirror image of prompt-to-prompt and plug-and-play,
-which hold the layout and change the paint.
+In attention, queries ask and keys and values answer. The early steps lay a picture out. They are
+left to the new prompt, so that things may move. The later steps fill in what it looks like. From
+then on the edit's self-attention keeps its own queries, but looks up the keys and values of the
+SOURCE. So the new layout is painted with the old picture's parts. Prompt-to-prompt and
+plug-and-play do the opposite: they hold the layout and change the paint.
 
     rows: [source at z*_t, null at z_t, target at z_t]
-    Attention(Q_target, K_target, V_target) -> Attention(Q_target, K_source, V_source)   steps i >=
-    S, self-attention l >= L
+    Attention(Q_target, K_target, V_target) -> Attention(Q_target, K_source, V_source)
+        in steps i >= S, self-attention layers l >= L
     with masks: logits - inf where query and key are not both object, or both ground
 
 The masks come from the cross-attention maps of a word of either prompt, averaged over the steps so
-far.
+far (in the authors' code over the layers of one step).
 
 Try: `start` 0 to 1 (1: plain re-prompting of the inverted noise); `layer=0`, where the encoder's
 layout is copied, too; `words=("circle", "star")`; image=None, where the source is drawn, not
 inverted.
 
-The authors let the unconditional row look at the source as well (`both`). Left alone, as here, it
-does not know the source, so guidance, the difference of the rows, pushes towards the source's
-looks: on the tiny model more of them are kept.
+The authors' code has four rows, and pairs them: the edit's conditional row looks at the source's
+conditional row, its unconditional row at the source's unconditional one. Here the source has one
+row. With `both` the unconditional row looks at that one too, which is the authors' way if the
+source prompt is empty and near it otherwise. Left alone, as by default, it does not know the
+source. Then guidance, the difference of the rows, pushes towards the source's looks: on the tiny
+model more of them are kept.
 
 Weakness: nothing is taken that the source does not show, so a new colour cannot come, and where the
 new object has no counterpart, ground may be painted over it. Masks answer the second, as far as the
@@ -120,10 +123,11 @@ def masactrl(
                paper's S)
     layer      share of the self-attention layers, first ones first, that never do (its L: 10 of
                Stable Diffusion's 16)
-    both       the unconditional row looks at the source, too, as the authors have it
+    both       the unconditional row looks at the source's row, too; the authors' looks at an
+               unconditional row of the source
     words      a word of `source` and one of `target`: object looks at object and ground at ground,
                by their maps
-    threshold  where a map, stretched to 0..1, counts as object
+    threshold  where a map, stretched to 0..1, counts as object (the authors' code: .1)
 
     `image` None: the source is drawn from `source` with `seed`, the edit from the same noise, and
     no inversion is needed; with a picture nothing is random. ValueError: a share outside 0..1,

@@ -1,29 +1,29 @@
-"""pix2pix-zero: Zero-shot Image-to-Image Translation (card C10).
+"""pix2pix-zero: Zero-shot Image-to-Image Translation.
 
-Gaurav Parmar, Krishna Kumar Singh, Richard Zhang, Yijun Li, Jingwan Lu, Jun-Yan Zhu, 2023, arXiv
-2302.03027.
+Gaurav Parmar, Krishna Kumar Singh, Richard Zhang, Yijun Li, Jingwan Lu, Jun-Yan Zhu, 2023,
+arXiv 2302.03027.
 
 "Cat to dog" is a direction in the space of sentences: the mean over many sentences about dogs minus
 the mean over the same sentences about cats. Added to the picture's own caption it says what to
 change, without a new prompt. To keep all else, the edit's cross-attention maps are held near those
 of the source: not copied, but by a gradient step on the state.
 
-    dE  = mean_k text(after_k) - mean_k text(before_k),      edit with text(source) + dE
-    z_t <- z_t - hold grad_z sum_layers |P(z_t, source + dE) - P(z*_t, source)|^2,      then one
-    guided DDIM step
-    inversion:  e <- e - lambda grad L(e),   L = L_pair + L_kl       so that the noise found looks
-    like noise
-    L_pair  correlation of e with itself, shifted, over a pyramid of sizes, squared;  L_kl  (mean,
-            variance) to (0, 1)
+    dE     = mean_k text(after_k) - mean_k text(before_k),    edit with text(source) + dE
+    z_t   <- z_t - hold grad_z sum_layers |P(z_t, source + dE) - P(z*_t, source)|^2,
+             then one guided DDIM step
+    e     <- e - lambda grad L(e),    L = L_pair + L_kl: the inversion's noise is to look like noise
+    L_pair   correlation of e with itself, shifted, over a pyramid of sizes, squared
+    L_kl     draws (mean, variance) to (0, 1)
 
 Try: `hold` 0, .1, 1; `whiten` 0 and 20, and look at the noise; a direction from one pair of
 sentences and from a hundred.
 
 Weakness: the map loss adds up over pixels, words and layers, so `hold` is a number per model, and a
 gradient is bought with a backward pass per step. Noise that was made white is no longer where the
-picture came from: `whiten` trades likeness for editability. So it is small by default here; the
-reference maps are read at the inversion's own states, which belong to the picture itself (the
-authors sample it again); and L_pair takes the mean over all shifts where they draw a few at random.
+picture came from: `whiten` trades likeness for editability. So it is off by default here (the
+authors' strength is 20). The reference maps are read at the inversion's own states, which belong to
+the picture itself; the authors sample the picture again. And L_pair takes the mean over all shifts,
+where they draw a few at random.
 """
 
 import torch
@@ -69,7 +69,7 @@ def direction(pipe: Pipe, before: list[str], after: list[str]) -> Tensor:
         raise ValueError(
             f"{len(before)} sentences before and {len(after)} after: a direction needs some of each"
         )
-    return (pipe.embed(after).text.mean(0) - pipe.embed(before).text.mean(0))[None]  # card C10.1
+    return (pipe.embed(after).text.mean(0) - pipe.embed(before).text.mean(0))[None]
 
 
 # ---- inversion to noise that looks like noise ----------------------------------------------------
@@ -102,7 +102,7 @@ def whitened(e: Tensor, strength: float, rounds: int) -> Tensor:
         for loss in (pair_loss, kl_loss):
             with torch.enable_grad():
                 e = e.detach().requires_grad_()
-                e = e.detach() - strength * torch.autograd.grad(loss(e).sum(), e)[0]  # C10.2
+                e = e.detach() - strength * torch.autograd.grad(loss(e).sum(), e)[0]
     return e.detach()
 
 
@@ -203,10 +203,10 @@ def pix2pix_zero(
     x = states[-1]
     for i, (t, s) in enumerate(step_pairs(pipe.timesteps(steps), progress)):
         if hold:
-            wanted = cross_maps(pipe, states[-1 - i], t, old)  # C10.3
+            wanted = cross_maps(pipe, states[-1 - i], t, old)  # the source's maps
             with torch.enable_grad():
                 x = x.detach().requires_grad_()
                 loss = map_distance(cross_maps(pipe, x, t, new), wanted).sum()  # rows apart
-                x = x.detach() - hold * torch.autograd.grad(loss, x)[0]  # C10.4
+                x = x.detach() - hold * torch.autograd.grad(loss, x)[0]
         x = ddim_step(pipe.schedule, x, denoise(x, t, new), t, s)
     return pipe.decode(x)

@@ -1,4 +1,4 @@
-"""Plug-and-Play Diffusion Features for Text-Driven Image-to-Image Translation (card C11).
+"""Plug-and-Play Diffusion Features for Text-Driven Image-to-Image Translation.
 
 Narek Tumanyan, Michal Geyer, Shai Bagon, Tali Dekel, 2022, arXiv 2211.12572.
 
@@ -7,14 +7,13 @@ which part is which, and queries and keys of self-attention know which pixels be
 invert the picture, run the source beside the edit at every time, and copy those two kinds of
 features over; the words decide what is left, colour and texture.
 
-    rows: [source at z*_t, null at z_t, target at z_t]        z*_t: the picture's own DDIM
-    inversion, read back at time t
-    h <- h of the source             one ResBlock's branch (decoder layer n / 3 of n), in the first
-    `features` of the steps
-    q, k <- q, k of the source       self-attention from that layer on, in the first `attention` of
-    the steps
-    z_s from eps_null + scale (eps_target - eps_null)                                 only the
-    edit's state moves
+    rows: [source at z*_t, null at z_t, target at z_t]
+                                  z*_t is the picture's own DDIM inversion, read back at time t
+    h <- h of the source          one ResBlock's branch (decoder layer n / 3 of n), in the first
+                                  `features` of the steps
+    q, k <- q, k of the source    self-attention from that layer on, in the first `attention` of
+                                  the steps
+    z_s from eps_null + scale (eps_target - eps_null): only the edit's state moves
 
 A ResBlock's branch is copied before it is added to the skip, as the authors do; n / 3 is their
 layer 4 of Stable Diffusion's 12. A transformer has no ResBlocks: there it is the output of block n
@@ -115,9 +114,10 @@ def plug_and_play(
         with (
             tap(pipe.net, at, copy_source(b, i < features * steps)),
             tap(pipe.net, attends, copy_source(b, i < attention * steps)),
-        ):  # card C11.2
+        ):
             _, e_null, e_new, *e_old = pipe.eps(rows, t, cond).chunk(len(cond) // b)
         if away:
-            e_null = torch.lerp(e_null, e_old[0], away * i / max(steps - 1, 1))  # C11.3
+            # the published code's negative prompt: more of it with every step
+            e_null = torch.lerp(e_null, e_old[0], away * i / max(steps - 1, 1))
         x = ddim_step(sch, x, guide(e_null, e_new, scale), t, s)
     return pipe.decode(x)

@@ -1,7 +1,7 @@
-"""SDEdit: guided image synthesis and editing with stochastic differential equations (card C01).
+"""SDEdit: guided image synthesis and editing with stochastic differential equations.
 
-Chenlin Meng, Yutong He, Yang Song, Jiaming Song, Jiajun Wu, Jun-Yan Zhu, Stefano Ermon, 2021, arXiv
-2108.01073.
+Chenlin Meng, Yutong He, Yang Song, Jiaming Song, Jiajun Wu, Jun-Yan Zhu, Stefano Ermon, 2021,
+arXiv 2108.01073.
 
 Noise destroys details first and layout last. So add noise to a guide (a photograph, a stroke
 painting, a pasted object) up to a middle time t0 where its flaws are drowned but its layout is not,
@@ -68,11 +68,11 @@ def sdedit(
     denoise = cfg_batched(pipe.eps, pipe.null(), scale)
     cond = pipe.embed(prompt)
     for _ in range(repeats if len(ts) > 1 else 0):
-        x = q_sample(sch, z, ts[0], n)  # card C01.1
+        x = q_sample(sch, z, ts[0], n)
         for t, s in step_pairs(ts, progress):
-            x = ddim_step(sch, x, denoise(x, t, cond), t, s)  # C01.2
+            x = ddim_step(sch, x, denoise(x, t, cond), t, s)
             if m is not None:
-                x = m * x + (1 - m) * pipe.noised(kept, s, n)  # C01.3
+                x = m * x + (1 - m) * pipe.noised(kept, s, n)
         z = x
     out = pipe.decode(z)
     return out if mask is None else paste(out, outside, mask)

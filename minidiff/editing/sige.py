@@ -1,4 +1,4 @@
-"""SIGE: after a small change, compute only where something changed (card C26).
+"""SIGE: after a small change, compute only where something changed.
 
 Muyang Li, Ji Lin, Chenlin Meng, Stefano Ermon, Song Han, Jun-Yan Zhu, 2022, arXiv 2211.02048.
 
@@ -6,12 +6,12 @@ A picture was drawn once, and every layer's output kept. Now a few pixels of its
 they did not, a convolution would compute what it computed before; so gather the tiles that the
 change touches, run the layer on those, and scatter the result into the map that was kept.
 
-    D    = |changed - image| > threshold, on the latents, grown by `grow`; max-pooled to each
-         layer's size
-    conv   tiles of o x o outputs that touch D:  gather (k - 1 more pixels each way), convolve,
-           scatter into the kept map
-    linear the tokens in D, likewise;   GroupNorm: the mean and variance of the first run, so that
-    it acts pixel by pixel
+    D          |changed - image| > threshold, on the latents, grown by `grow`; max-pooled to each
+               layer's size
+    conv       the tiles of o x o outputs that touch D: gather (k - 1 more pixels each way),
+               convolve, scatter into the kept map
+    linear     the tokens in D, likewise
+    GroupNorm  with the mean and variance of the first run, so that it acts pixel by pixel
 
 Layers are exchanged for watched ones for the length of a block, and are themselves again
 afterwards.
@@ -112,7 +112,7 @@ class Memory:
             )
         kept, self.calls[name] = self.kept[name][i], i + 1
         if isinstance(layer, nn.GroupNorm):
-            return normalise(layer, x, *kept)  # card C26.4
+            return normalise(layer, x, *kept)  # the first run's mean and variance
         if isinstance(layer, nn.Conv2d):
             y, share = sparse_conv(layer, x, kept, self._at(kept.shape[-2:], len(x)), self.tile)
         else:
@@ -140,7 +140,7 @@ class Memory:
             return layer(x), 1.0
         on = self._at(sizes[x.shape[1]], len(x)).flatten(1) > 0  # b n
         y = kept.clone()
-        y[on] = layer(x[on])  # C26.5
+        y[on] = layer(x[on])
         return y, on.float().mean().item()
 
     def attention(self, x: Tensor, name: str) -> None:
@@ -197,7 +197,7 @@ def sparse_conv(
         .unflatten(2, (ny, tile))
     )
     y = y.permute(0, 2, 4, 1, 3, 5).clone()  # b ny nx c tile tile
-    y[hit] = done  # C26.3
+    y[hit] = done  # scatter
     y = y.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)[..., :h, :w]
     return y.contiguous(), hit.float().mean().item()
 
@@ -213,7 +213,7 @@ def changed_mask(
             f"the pictures are {tuple(image.shape)} and {tuple(changed.shape)}: expected the "
             "same shape"
         )
-    d = ((changed - image).abs().amax(1, keepdim=True) > threshold).float()  # C26.2
+    d = ((changed - image).abs().amax(1, keepdim=True) > threshold).float()
     return F.max_pool2d(to_latent_mask(d, pipe), 2 * grow + 1, 1, grow)
 
 
@@ -245,7 +245,7 @@ def compare(
     memory, run = Memory(tile), dict(strength=strength, steps=steps, scale=scale, seed=seed)
     memory.mask = changed_mask(pipe, image, changed, grow=grow)
     with watched(pipe.net, memory.record):
-        sdedit(pipe, image, source, **run)  # C26.1
+        sdedit(pipe, image, source, **run)  # the first run: every output is kept
     names, start = tap_names(pipe.net, QK), perf_counter()
     seen = tap(pipe.net, QK, memory.attention) if names else nullcontext()
     with watched(pipe.net, memory.sparse), seen:

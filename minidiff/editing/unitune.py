@@ -1,4 +1,4 @@
-"""UniTune: text-driven image editing by fine tuning on a single image (card C06).
+"""UniTune: text-driven image editing by fine tuning on a single image.
 
 Dani Valevski, Matan Kalman, Yossi Matias, Yaniv Leviathan, 2022, arXiv 2210.09477.
 
@@ -6,9 +6,8 @@ Show the network one picture a few dozen times, always under the same word, one 
 yet. Then ask for that word together with what is wanted, strongly guided, from the noised picture
 on. The word holds what the noise destroyed.
 
-    tune     theta' = argmin E_{t,n} |eps(z_t, t, "<new1>") - n|^2           all weights, few
-             updates
-    sample   x_t0 = alpha_t0 z + sigma_t0 n,   then with theta' and "<new1> + target" down to 0
+    tune     theta' = argmin E_{t,n} |eps(z_t, t, "<new1>") - n|^2    all weights, few updates
+    sample   x_t0 = alpha_t0 z + sigma_t0 n,    then with theta' and "<new1> + target" down to 0
 
 Try: `updates` 0 (SDEdit), 20, 40, 160; strength 1, where only the tuned word knows the picture; a
 high `scale`, for the words against the picture.
@@ -83,7 +82,7 @@ def unitune(
                 batch=batch,
                 seed=seed + i,
                 progress=progress,
-            )  # card C06.1
+            )
             out.append(
                 sdedit(
                     pipe,
@@ -95,5 +94,5 @@ def unitune(
                     seed=seed + i,
                     progress=progress,
                 )
-            )  # C06.2
+            )
     return torch.cat(out)

@@ -1,20 +1,19 @@
-"""ZeCon: another style, the same content, by contrast between patches and without training (card
-C17).
+"""ZeCon: another style, the same content, by contrast between patches and without training.
 
 Serin Yang, Hyunmin Hwang, Jong Chul Ye, "Zero-Shot Contrastive Loss for Text-Guided Diffusion Image
 Style Transfer", 2023, arXiv 2303.08622.
 
-CLIP can push a picture towards "striped" while it is denoised; but CLIP does not care what else is
-lost on the way. What the picture holds, the denoiser itself knows: its encoder, asked about an
-almost clean picture, gives every place a vector. Each place of the new picture must resemble the
-same place of the source more than it resembles the source's other places.
+CLIP can push a picture towards "striped" while it is denoised, but CLIP does not care what is lost
+on the way. The denoiser itself knows what the picture holds: its encoder, asked about an almost
+clean picture, gives every place a vector. So each place of the new picture must resemble the same
+place of the source more than it resembles the source's other places.
 
-    L_nce   = - mean_p log( exp(q_p . k_p / tau) / sum_r exp(q_p . k_r / tau) )    q: new, k:
-            source; unit vectors, places p
+    L_nce   = - mean_p log( exp(q_p . k_p / tau) / sum_r exp(q_p . k_r / tau) )
+              q: new, k: source; unit vectors at places p
     L_style = crops of the picture move as the words do (CLIP's direction, `clip_loss` of
-    diffusion_clip.py)
-    g       = grad_x (L_style + content L_nce + mse |x0 - z|^2),    x_s <- x_s - style std g /
-            rms(g)
+              diffusion_clip.py)
+    g       = grad_x (L_style + content L_nce + mse |x0 - z|^2)
+    x_s    <- x_s - style std g / rms(g)
 
 The contrast forbids that places change places or blur into each other. It allows that all of them
 change alike: a style.
@@ -46,8 +45,8 @@ LEVELS = r"^level\.\d+$"  # the end of each level of a UNet's encoder
 
 
 def patch_nce(q: Tensor, k: Tensor, tau: float = 0.07) -> Tensor:
-    """(b,) contrast of features q with features k at the same p places (b p c each): card C17.2,
-    mean over places.
+    """(b,) contrast of features q with features k at the same p places (b p c each): the mean over
+    places of L_nce above.
     """
     # b p p; the partner is in its row
     logits = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT / tau
@@ -175,7 +174,7 @@ def guidance(pipe, x, x0, z, image, model, way, content, mse, crops_, places, st
     now, then = crops([picture, image], crops_, streams)
     with torch.no_grad():
         before = model.embed_image(then)
-    # C17.3
+    # CLIP's direction, crop by crop
     loss = clip_loss(model, now, before, way.repeat_interleave(crops_, 0)).view(len(x), -1).mean(1)
     if content or mse:
         sizes = [

@@ -1,12 +1,11 @@
-"""O1 as the bench uses it: which objects a picture shows, and what they are, told nothing (card
-C29, appendix A12).
+"""O1 as the bench uses it: which objects a picture shows, and what they are, told nothing.
 
 `synthesis.read` is told how many objects to look for. An edit may leave one too many or none, so
 here they are found: what the fitted ground does not explain, has a colour of the palette and is
 more than an edge is an object,
 
-    object = connected pixels of one palette colour, off the ground, eroded by one pixel, at least
-    20 of them left
+    object = connected pixels of one palette colour, off the ground, eroded by one pixel,
+             at least 20 of them left
 
 and each is then drawn again in the likeliest shapes, every size, place and angle, as `synthesis`
 does; the drawing nearest to the picture says what it is. A shape whose runner-up fits almost as

@@ -2,8 +2,7 @@
 
 `masked_psnr` divides the squared error by the number of pixels that are kept. Averaging over all
 pixels with the rest blanked, as widely used code does, rewards small kept areas: the same error
-reads 21 dB at 90% kept and 31 dB at 10%. (Card C29; Ju et al. 2023, 2310.01506, is the bench whose
-masked metrics average so.)
+reads 21 dB at 90% kept and 31 dB at 10%. (The code of Ju et al. 2023, 2310.01506, averages so.)
 
 Frechet distance: Heusel et al. 2017, 1706.08500; Dowson & Landau 1982: of two Gaussians,
 

@@ -1,5 +1,4 @@
-"""O2, the learned oracle: reads the attributes of pictures and says which of the stated ones are
-right (card C29).
+"""O2, the learned oracle: reads a picture's attributes and says which of the stated ones are right.
 
 It was trained on its own renders, apart from every generator (`shipped/oracle.py`), and no
 technique may import it: what grades the methods must not guide them. Its accuracy on held-out

@@ -1,14 +1,14 @@
-"""O1, the oracle that learns nothing: analysis by synthesis (card C29, appendix A12).
+"""O1, the oracle that learns nothing: analysis by synthesis.
 
 To read a picture, draw it. The background is the (colour, texture, phase) whose ideal render fits
 best; what it does not explain is the objects. Each object's colour is the palette's nearest, and
 its shape, size and place are those of the ideal mask that fits best, searched coarse to fine over
 place, radius and angle:
 
-    shape, size = argmin over s, r, x, y, angle of  sum_pixels (coverage - mask(s, r, x, y,
-    angle))^2
-    coverage    = <pixel - ground, colour - ground> / |colour - ground|^2, cut to [0, 1]      (1 =
-                object, 0 = ground)
+    shape, size = argmin over s, r, x, y, angle of
+                  sum_pixels (coverage - mask(s, r, x, y, angle))^2
+    coverage    = <pixel - ground, colour - ground> / |colour - ground|^2, cut to [0, 1]
+                  1 is object, 0 is ground
 
 `silhouette_iou` uses the same search to measure what a forced choice cannot see: how far the
 outline of a picture that shows the right shape is from that shape. Wavy edges, concave triangles

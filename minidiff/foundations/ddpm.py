@@ -1,8 +1,8 @@
-"""Denoising Diffusion Probabilistic Models, in pixels and with classes (Ho, Jain, Abbeel 2020,
-2006.11239; card A2).
+"""Denoising Diffusion Probabilistic Models, in pixels and with classes.
 
-    L_simple = E |eps - eps_theta(alpha_t x0 + sigma_t eps, t)|^2                          (eq. 14;
-    here on any target)
+Jonathan Ho, Ajay Jain, Pieter Abbeel, 2020, arXiv 2006.11239.
+
+    L_simple = E |eps - eps_theta(alpha_t x0 + sigma_t eps, t)|^2    eq. 14, here on any target
 
 Trains `tiny-pixel`: 32x32 pictures, one class label each ("red circle", or CIFAR-10's), dropped in
 a tenth of the rows. The loss itself is `latent_diffusion.diffusion_loss`; a picture is a latent

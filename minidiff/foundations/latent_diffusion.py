@@ -1,4 +1,4 @@
-"""Training a text-to-image latent diffusion model (Rombach et al. 2022, 2112.10752; card A28).
+"""Training a text-to-image latent diffusion model (Rombach et al. 2022, 2112.10752).
 
     x_t = alpha_t x0 + sigma_t eps,    loss = |out(x_t, t, text) - target|^2
 

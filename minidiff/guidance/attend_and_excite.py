@@ -6,12 +6,12 @@ A word that no pixel looks at is not in the picture. In the first half of sampli
 cross-attention map of every word that must not be lost, find the one whose strongest pixel is
 weakest, and move the state so that it looks harder.
 
-    A      maps averaged over heads and layers, start token dropped, softmax(100 A) over the rest,
-           then a 3x3 Gaussian
-    L      max over words of (1 - max over pixels of A_word)
-    z_t <- z_t - alpha_t grad_z L,       alpha_t from `strength` to strength / sqrt 2 over the run
-    refine at a few steps: repeat until every word's maximum has reached a level that rises from
-    step to step
+    A       maps averaged over heads and layers, start token dropped, softmax(100 A) over the rest,
+            then a 3x3 Gaussian
+    L       max over words of (1 - max over pixels of A_word)
+    z_t <-  z_t - alpha_t grad_z L,    alpha_t from `strength` to strength / sqrt 2 over the run
+    refine  at a few steps: repeat until every word's maximum has reached a level that rises from
+            step to step
 
 Try: `words` with the nouns, with the colours too; `strength` 0 (plain sampling with the same seed),
 5, 20; `most=5`.

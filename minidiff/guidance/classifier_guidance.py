@@ -1,15 +1,14 @@
-"""Classifier guidance: steer a model that was never told about classes (card B14).
+"""Classifier guidance: steer a model that was never told about classes.
 
-Diffusion Models Beat GANs on Image Synthesis, Prafulla Dhariwal, Alex Nichol, 2021, arXiv
-2105.05233.
+Diffusion Models Beat GANs on Image Synthesis, Prafulla Dhariwal, Alex Nichol, 2021,
+arXiv 2105.05233.
 
-By Bayes' rule the score of "a picture of class y" is that of "any picture" plus how fast the class
-becomes more probable, grad log p(x|y) = grad log p(x) + grad log p(y|x). The second term needs a
-classifier alone, one that reads noisy states and knows the time. In the tongue of noise, where
-score = -eps / sigma:
+By Bayes' rule grad log p(x|y) = grad log p(x) + grad log p(y|x). The score of "a picture of class
+y" is that of "any picture", plus the direction in which the class becomes more probable. This
+second term needs only a classifier, one that reads noisy states and knows the time. A score is
+-eps / sigma, so for noise the rule reads:
 
-    eps = eps_hat - scale sigma_t grad_x log p(y | x_t, t)                        any sampler may
-    follow
+    eps = eps_hat - scale sigma_t grad_x log p(y | x_t, t)    any sampler may follow
 
 Scale 1 is Bayes; more makes the class certain at the price of variety. With an exact classifier
 this is classifier-free guidance, to the last bit: the test shows it on a mixture of Gaussians.
@@ -57,7 +56,7 @@ def pull(denoise: Denoise, sch: Schedule, score: Score, scale: float) -> Denoise
 
     def guided(x_t, t, cond):
         g = gradient(lambda x: score(x, t), x_t)
-        return denoise(x_t, t, cond) - scale * sch.at(t, x_t)[1] * g  # ADM algorithm 2; card B14.3
+        return denoise(x_t, t, cond) - scale * sch.at(t, x_t)[1] * g  # the paper's algorithm 2
 
     return guided
 

@@ -1,5 +1,4 @@
-"""Semantic diffusion guidance: text, a picture, or both steer a model that knows of neither (card
-B16).
+"""Semantic diffusion guidance: text, a picture, or both steer a model that knows of neither.
 
 More Control for Free! Image Synthesis with Semantic Diffusion Guidance, Xihui Liu, Dong Huk Park,
 Samaneh Azadi, Gong Zhang, Arman Chopikyan, Yuxiao Hu, Humphrey Shi, Anna Rohrbach, Trevor Darrell,
@@ -8,9 +7,9 @@ Samaneh Azadi, Gong Zhang, Arman Chopikyan, Yuxiao Hu, Humphrey Shi, Anna Rohrba
 Classifier guidance needs log p(y|x), but any function that says how well a picture suits a wish has
 a gradient. CLIP gives several of them, from one pair of towers, and they add up:
 
-    F = text <E_I(x), E_T(words)> + content <E_I(x), E_I(ref)>
-        - structure |f(x) - f(ref)|^2 / |f(ref)|^2  - style sum_l |G_l(x) - G_l(ref)|^2 /
-        |G_l(ref)|^2
+    F   = text <E_I(x), E_T(words)> + content <E_I(x), E_I(ref)>
+          - structure |f(x) - f(ref)|^2 / |f(ref)|^2
+          - style sum_l |G_l(x) - G_l(ref)|^2 / |G_l(ref)|^2
     eps = eps_hat - sigma_t grad_{x_t} F
 
 f: states of the patches after the first block, place by place; G_l = f_l' f_l / n: which features
@@ -18,8 +17,8 @@ occur together, wherever. The paper tunes the encoder on noisy pictures. Here th
 at what the model thinks the end is, x0_hat = (x_t - sigma_t eps_hat) / alpha_t, decoded: nothing is
 trained, and the reference stays clean.
 
-    grad_{x_t} F = (d x0_hat / d x_t)' grad F,    d x0_hat / d x_t about alpha_t / (alpha_t^2 +
-    sigma_t^2)
+    grad_{x_t} F = (d x0_hat / d x_t)' grad F
+    d x0_hat / d x_t is about alpha_t / (alpha_t^2 + sigma_t^2)
 
 which is exact for data of unit variance; `through` differentiates the network instead, at twice the
 cost.
@@ -61,7 +60,7 @@ def look_ahead(denoise: Denoise, sch: Schedule, score, through: bool = False) ->
             return denoise(x_t, t, cond) - s * gradient(ahead, x_t)
         eps = denoise(x_t, t, cond)
         g = gradient(score, eps_to_x0(sch, x_t, eps, t)) * a / (a * a + s * s)
-        return eps - s * g  # card B16.1, as eps
+        return eps - s * g  # the paper shifts a move's mean; this is the same as noise
 
     return guided
 
@@ -103,12 +102,12 @@ def wish(
 
     def score(picture):
         v, f = look(clip, picture)
-        total = content * (v * v_ref).sum(1) - structure * apart(f[0], f_ref[0])  # B16.2, B16.3
+        total = content * (v * v_ref).sum(1) - structure * apart(f[0], f_ref[0])
         if words is not None:
-            total = total + text * (v * words).sum(1)  # B16.2
+            total = total + text * (v * words).sum(1)
         if style:
-            total = total - style * sum(apart(gram(a), b) for a, b in zip(f, g_ref))  # B16.3
-        return total  # B16.4: they add up
+            total = total - style * sum(apart(gram(a), b) for a, b in zip(f, g_ref))
+        return total
 
     return score
 

@@ -1,14 +1,14 @@
-"""DDIM inversion: the noise from which a picture would have been drawn (card C02).
+"""DDIM inversion: the noise from which a picture would have been drawn.
 
-Jiaming Song, Chenlin Meng, Stefano Ermon, "Denoising Diffusion Implicit Models", 2020, arXiv
-2010.02502; as an encoder: Prafulla Dhariwal, Alex Nichol, 2021, arXiv 2105.05233.
+Jiaming Song, Chenlin Meng, Stefano Ermon, "Denoising Diffusion Implicit Models", 2020,
+arXiv 2010.02502; as an encoder: Prafulla Dhariwal, Alex Nichol, 2021, arXiv 2105.05233.
 
-Sampling with eta = 0 is an ordinary differential equation, and equations can be run backwards. The
-exact inverse of a step is implicit, since eps belongs to the state that is not known yet; the
-explicit form takes it at the state at hand:
+Sampling with eta = 0 solves an ordinary differential equation, and such an equation can be run
+backwards. The exact inverse of a step is implicit, since its eps belongs to a state that is not
+known yet. The explicit form takes eps at the state that is known:
 
-    x_t = (x_s - B eps(x_s, t)) / A,    A = alpha_s / alpha_t,  B = sigma_s - A sigma_t       (lower
-    state, HIGHER time)
+    x_t = (x_s - B eps(x_s, t)) / A    the network sees the lower state and the HIGHER time
+    A   = alpha_s / alpha_t,  B = sigma_s - A sigma_t
 
 Try: 10, 50, 200 steps (the round trip's error falls as 1 / steps); `fixed_point=3`; replaying with
 guidance 5, which breaks it (the loss null-text inversion was invented for).
@@ -54,7 +54,7 @@ class Inverted:
             return x
         goal = self.states[-2 - i]
         source, edit = x.chunk(2)
-        return torch.cat([goal, edit + self.share * (goal - source)])  # card C08.3, C08.4
+        return torch.cat([goal, edit + self.share * (goal - source)])
 
 
 def invert_step(
@@ -73,9 +73,9 @@ def invert_step(
     def up(x):
         return ddim_step(sch, x_s, denoise(x, t, cond), s, t)
 
-    y, best = up(x_s), float("inf")  # card C02.2
+    y, best = up(x_s), float("inf")  # the explicit form
     for _ in range(fixed_point):
-        y2 = up(y)  # C02.3
+        y2 = up(y)  # the implicit equation once more
         residual = (y2 - y).abs().amax().item()
         if residual >= best:
             break

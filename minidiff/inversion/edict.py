@@ -1,14 +1,14 @@
-"""EDICT: exact diffusion inversion via coupled transformations (card C09).
+"""EDICT: exact diffusion inversion via coupled transformations.
 
 Bram Wallace, Akash Gokul, Nikhil Naik, 2022, arXiv 2211.12446.
 
-A DDIM step cannot be undone exactly, for its noise belongs to the state one does not have any more.
-So keep two states, and let each be moved by the noise predicted from the other: then the state
-whose noise is needed is always still there.
+A DDIM step cannot be undone exactly: its noise was predicted from a state that is gone. EDICT keeps
+two states and moves each by the noise predicted from the other. So the state whose noise is needed
+is always still there.
 
-    x <- A x + B eps(y, t);   y <- A y + B eps(x, t)                 A, B: the DDIM move from t to
-    s; every other step
-    x <- p x + (1 - p) y;     y <- p y + (1 - p) x                   y goes first ("leapfrog")
+    x <- A x + B eps(y, t);    y <- A y + B eps(x, t)    A, B: the DDIM move from t to s;
+                                                         in every other step y goes first
+    x <- p x + (1 - p) y;      y <- p y + (1 - p) x
 
 Read from the last line to the first, every line can be solved for what it changed: the inverse,
 with guidance or without. To edit: up to `strength` with the source prompt, down with the target
@@ -63,10 +63,10 @@ def down(
 ) -> tuple[Tensor, Tensor]:
     """One coupled step from time t to s < t; `swap`: y is moved first."""
     x, y = (y, x) if swap else (x, y)
-    x = ddim_step(sch, x, denoise(y, t, cond), t, s)  # card C09.1
+    x = ddim_step(sch, x, denoise(y, t, cond), t, s)  # the coupled moves
     y = ddim_step(sch, y, denoise(x, t, cond), t, s)
     x, y = (y, x) if swap else (x, y)
-    x = p * x + (1 - p) * y  # C09.2, one after the other
+    x = p * x + (1 - p) * y  # the mixing, one after the other
     return x, p * y + (1 - p) * x
 
 
@@ -82,7 +82,7 @@ def up(
     swap: bool,
 ) -> tuple[Tensor, Tensor]:
     """What undoes `down`: from time s to t > s, its lines in reverse order."""
-    y = (y - (1 - p) * x) / p  # C09.3
+    y = (y - (1 - p) * x) / p
     x = (x - (1 - p) * y) / p
     x, y = (y, x) if swap else (x, y)
     y = ddim_step(sch, y, denoise(x, t, cond), s, t)

@@ -1,17 +1,15 @@
-"""An edit-friendly DDPM noise space: inversion of ancestral sampling (card C08.5).
+"""An edit-friendly DDPM noise space: inversion of ancestral sampling.
 
 Inbar Huberman-Spiegelglas, Vladimir Kulikov, Tomer Michaeli, 2023, arXiv 2304.06140.
 
-Ancestral sampling adds fresh noise at every step, so a picture can be drawn in countless ways;
-choose one that is good to edit. Noise the picture to every time, each time with a noise of its own.
-From one of these states to the next no sampler would have walked, but whatever step lies between
-can be called noise, and be kept:
+Ancestral sampling adds fresh noise at every step, so a picture can be drawn in countless ways. This
+paper chooses one that is good to edit. It noises the picture to every time, each time with a noise
+of its own. No sampler would walk from one of these states to the next. But the step between them
+can be called noise, and is kept:
 
-    x_t = alpha_t x0 + sigma_t n_t    n_t independent          mean(x_t): where the model expects
-    x_s
-    r_t = x_s - mean(x_t; source)                              the noise maps
-    x_s = mean(x_t; target) + r_t                              the edit: the same noise under other
-    words
+    x_t = alpha_t x0 + sigma_t n_t    the n_t are independent
+    r_t = x_s - mean(x_t; source)     the noise maps; mean(x_t): where the model expects x_s
+    x_s = mean(x_t; target) + r_t     the edit: the same noise under other words
 
 With the same prompt this returns the picture, exactly, step for step. With another prompt the r_t
 hold it in place: they are larger than sampling noise and each takes back part of the one before, so

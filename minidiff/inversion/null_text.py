@@ -1,17 +1,16 @@
-"""Null-text inversion: learn what guidance compares with, so that a guided replay returns the
-picture (card C08).
+"""Null-text inversion: learn what guidance compares with, so that its replay returns the picture.
 
 Ron Mokady, Amir Hertz, Kfir Aberman, Yael Pritch, Daniel Cohen-Or, 2022, arXiv 2211.09794.
 
-Inverted without guidance, a picture comes back without guidance; with it, the replay is led
-elsewhere. Guidance compares the prompt with the empty prompt, and nothing says that the empty
-prompt must stay empty. So keep model and prompt, and learn one embedding per step in its place: the
-one whose guided move lands on the next state of the inversion.
+A picture that was inverted without guidance comes back without guidance. With guidance the replay
+goes elsewhere. Guidance compares the prompt with the empty prompt, and nothing says that the empty
+prompt must stay empty. So model and prompt stay, and one embedding per step is learned in its
+place: the one whose guided move lands on the next state of the inversion.
 
-    null_t = argmin | D(z_t; eps_null + scale (eps_cond - eps_null)) - z*_s |^2,    start: null of
-    the step before
-    z_s    = that move with null_t                                                  D: the DDIM move
-           t -> s; z*: inversion
+    null_t = argmin | D(z_t; eps_null + scale (eps_cond - eps_null)) - z*_s |^2
+    z_s    = that move with null_t
+
+D is the DDIM move from t to s, z* the inversion. The search starts at the null of the step before.
 
 Then edit as usual (prompt-to-prompt), with the learned nulls in both rows.
 
@@ -69,7 +68,7 @@ def learn_null(
     for k in range(inner + 1):
         with torch.set_grad_enabled(k < inner):  # the last one is only measured
             e_null = pipe.eps(x, t, Cond(text=text))
-            y = ddim_step(pipe.schedule, x, guide(e_null, e_cond, scale), t, s)  # card C08.1
+            y = ddim_step(pipe.schedule, x, guide(e_null, e_cond, scale), t, s)
             loss = (y - goal).pow(2).mean((1, 2, 3))  # b
             total = loss.sum()
         better = (loss.detach() < error) & (error >= enough)

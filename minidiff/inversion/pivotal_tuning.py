@@ -1,24 +1,20 @@
-"""Pivotal tuning for diffusion: change the network, a little, so that a guided replay returns the
-picture (card C25).
+"""Pivotal tuning for diffusion: change the network a little, so that a guided replay comes back.
 
 After Daniel Roich, Ron Mokady, Amit H. Bermano, Daniel Cohen-Or, "Pivotal Tuning for Latent-based
 Editing of Real Images", 2021, arXiv 2106.05744, which tunes a GAN around the latent of one picture.
 This is its analogue for samplers, our own.
 
-Inverted without guidance, a picture returns without guidance; guided, it does not. Null-text
-inversion learns other null embeddings, one per step. Here everything the edit will be given stays
-as it is, the noise, the words, the empty prompt, and the network learns to come back. On the way it
-is told the answer at every step, so no gradient runs from step to step:
+A picture that was inverted without guidance returns without guidance; with guidance it does not.
+Null-text inversion learns other null embeddings, one per step. Here the noise, the words and the
+empty prompt stay as they are, and the network learns to come back. It is told the right answer at
+every step, so no gradient runs from step to step:
 
-    z*      the inversion's states, t -> s one move of it
-    eps*    = (z*_s - A z*_t) / B,    A = alpha_s / alpha_t,  B = sigma_s - A sigma_t        the
-    noise that leads on to z*_s
-    loss    = |guided eps_theta(z*_t, source) - eps*|^2                                      the
-            pivot
-            + locality |eps_theta(x_t, c') - eps_0(x_t, c')|^2
-            everything near it
-    c'      = c + reach (c_random - c) / |c_random - c|                                     a fixed
-    way off the words
+    z*       the inversion's states, t -> s one move of it
+    eps*  =  (z*_s - A z*_t) / B,    A = alpha_s / alpha_t,  B = sigma_s - A sigma_t
+             the noise that leads on to z*_s
+    loss  =  |guided eps_theta(z*_t, source) - eps*|^2             the pivot
+             + locality |eps_theta(x_t, c') - eps_0(x_t, c')|^2    everything near it
+    c'    =  c + reach (c_random - c) / |c_random - c|             a fixed way off the words
 
 Then Prompt-to-Prompt from the same noise, with the tuned network.
 
@@ -49,7 +45,7 @@ def leading(sch: Schedule, x_t: Tensor, x_s: Tensor, t: Tensor, s: Tensor) -> Te
     """The eps whose DDIM move from time t to time s (b,) takes x_t to x_s, exactly (b c h w)."""
     (a_t, sig_t), (a_s, sig_s) = sch.at(t, x_t), sch.at(s, x_s)
     a = a_s / a_t
-    return (x_s - a * x_t) / (sig_s - a * sig_t)  # card C08.4
+    return (x_s - a * x_t) / (sig_s - a * sig_t)
 
 
 def random_words(pipe: Pipe, n: int, g: torch.Generator) -> Tensor:
@@ -65,7 +61,6 @@ def random_words(pipe: Pipe, n: int, g: torch.Generator) -> Tensor:
 def near(text: Tensor, other: Tensor, reach: float) -> Tensor:
     """Text states (1 n d) moved by the distance `reach` towards others (b n d)."""
     way = other - text
-    # card C25.3
     return text + reach * way / way.flatten(1).norm(dim=1).clamp_min(1e-6).view(-1, 1, 1)
 
 
@@ -78,7 +73,7 @@ def pivot_loss(
     x = torch.cat(states[::-1])  # from noise to clean
     t, s = ts[rows], ts[rows + 1]
     goal = leading(pipe.schedule, x[rows], x[rows + 1], t, s)
-    return (denoise(x[rows], t, cond.expand(len(rows))) - goal).pow(2).mean()  # card C25.2
+    return (denoise(x[rows], t, cond.expand(len(rows))) - goal).pow(2).mean()
 
 
 class Near:

@@ -1,5 +1,5 @@
 """A small convolutional network that says what is in a picture of the toy world: the learned
-oracle's body (card C29).
+oracle's body.
 
 Ten forced choices share one trunk: number of objects, place, background, texture, and shape, colour
 and size of the objects in slots A and B. The trunk keeps where things are (its last map is

@@ -1,11 +1,13 @@
-"""DiT: a transformer as denoiser (Peebles & Xie 2022, Scalable Diffusion Models with Transformers,
-2212.09748; card B25).
+"""DiT: a transformer as denoiser.
+
+William Peebles, Saining Xie, "Scalable Diffusion Models with Transformers", 2022, arXiv 2212.09748.
 
 Patches are tokens; the condition c (time, class) shifts, scales and gates every branch
 (adaLN-Zero):
 
-    x += g1 attn(LN(x) (1 + s1) + b1);   x += g2 mlp(LN(x) (1 + s2) + b2);   (b1, s1, g1, b2, s2,
-    g2) = W silu(c)
+    x += g1 attn(LN(x) (1 + s1) + b1)
+    x += g2 mlp(LN(x) (1 + s2) + b2)
+    (b1, s1, g1, b2, s2, g2) = W silu(c)
 
 W starts at zero, so each block starts as the identity. With `classes` this is the paper's network,
 name for name; with `context` a cross-attention to the text follows each self-attention (as

@@ -2,7 +2,7 @@
 
 Prafulla Dhariwal, Alex Nichol, "Diffusion Models Beat GANs on Image Synthesis", 2021, arXiv
 2105.05233. Six heads share a trunk of a few thousand weights. Maps are pooled at the end, mean and
-maximum: what a thing is does not depend on where it is. It is trained in shipped/noisy_classifier.py.
+maximum: what a thing is does not depend on where it is. shipped/noisy_classifier.py trains it.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""The one UNet: Stable Diffusion's, the 2020 DDPM's and the tiny ones, by arguments (card B22).
+"""The one UNet: Stable Diffusion's, the 2020 DDPM's and the tiny ones, by arguments.
 
 (Ronneberger et al. 2015, 1505.04597; Ho, Jain, Abbeel 2020, 2006.11239; Rombach et al. 2022,
 2112.10752.)

@@ -129,5 +129,5 @@ def counted(pipe: Pipe) -> tuple[Pipe, list[int]]:
 
 
 def score(edits: Tensor, its: list[Item], ceiling: Tensor) -> float:
-    """Mean EditScore (card C29)."""
+    """Mean EditScore."""
     return float(np.mean([row["score"] for row in grade(edits, its, ceiling)]))

@@ -104,7 +104,7 @@ def _by_tuned(pipe: Pipe, image: Tensor, steps: int, seed: int, weight: float = 
 
     def score(x, t):
         ref = net.features(q_sample(pipe.schedule, z, t, n), t)
-        return weight * F.cosine_similarity(net.features(x, t), ref)  # B16.2
+        return weight * F.cosine_similarity(net.features(x, t), ref)
 
     denoise = pull(pipe.eps, pipe.schedule, score, 1.0)
     return pipe.decode(

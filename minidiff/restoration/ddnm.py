@@ -1,4 +1,4 @@
-"""DDNM: zero-shot image restoration using the denoising diffusion null-space model (card C21).
+"""DDNM: zero-shot image restoration using the denoising diffusion null-space model.
 
 Yinhuai Wang, Jiwen Yu, Jian Zhang, 2022, arXiv 2212.00490.
 
@@ -7,17 +7,16 @@ says nothing about the rest, the null space of A. So sample as usual, but correc
 clean picture in the first part, where the answer is known, and leave the second to the model. No
 training, one model for every A.
 
-    x0  <-  x0 - lam A^+ (A x0 - y)                                       lam = 1: A x0 = y    (eq.
-        12)
-    x_s  =  alpha_s x0 + sqrt(1 - eta^2) sigma_s eps + V d V^T n          d = eta sigma_s
+    x0  <-  x0 - lam A^+ (A x0 - y)    lam = 1: then A x0 = y
+    x_s  =  alpha_s x0 + sqrt(1 - eta^2) sigma_s eps + V d V^T n    d = eta sigma_s
 
 DDNM+ is for y with noise of size sigma_y. Through A^+ that noise gets into the state, larger where
-A is weak (singular value s small). It takes the place of fresh noise, coefficient by coefficient;
-and where there is more of it than fresh noise is due, the correction is weakened until it fits (eq.
-17, 19 in the form that is exact at sigma_y = 0):
+A is weak (singular value s small). It takes the place of fresh noise, coefficient by coefficient.
+Where there is more of it than fresh noise is due, the correction is weakened until it fits: the
+paper's eq. 17, with lam and d as its eq. 19 chooses them, in a form that is exact at sigma_y = 0:
 
-    lam = min(1, eta sigma_s / (alpha_s sigma_y / s)),     d^2 = (eta sigma_s)^2 - (lam alpha_s
-    sigma_y / s)^2
+    lam = min(1, eta sigma_s / (alpha_s sigma_y / s))
+    d^2 = (eta sigma_s)^2 - (lam alpha_s sigma_y / s)^2
 
 Time travel: now and then go back `length` steps and come down again (`repeats`), so that both parts
 fit each other.
@@ -81,11 +80,11 @@ def ddnm_sample(
             x = renoise(pipe.schedule, x, t, s, next(zs))
             continue
         eps = denoise(x, t, cond)
-        x0 = eps_to_x0(pipe.schedule, x, eps, t)
+        x0 = eps_to_x0(pipe.schedule, x, eps, t)  # eq. 12
         x0 = x0 if pipe.vae else x0.clamp(-1, 1)  # before the correction
         a, sigma = pipe.schedule.at(s if s > way[-1] else 0)  # where x goes; the end is clean
         lam, d = trust(operator, sigma_y, a, eta * sigma, x)
-        # eq. 12, 17
+        # eq. 17
         x0 = x0 - operator.V(lam * operator.singular(x)[1] * operator.Ut(operator.A(x0) - y))
         x = a * x0 + (1 - eta**2) ** 0.5 * sigma * eps + operator.V(d * operator.Vt(next(zs)))
     return x

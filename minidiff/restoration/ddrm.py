@@ -1,11 +1,11 @@
-"""DDRM: denoising diffusion restoration models (card C20).
+"""DDRM: denoising diffusion restoration models.
 
 Bahjat Kawar, Michael Elad, Stefano Ermon, Jiaming Song, 2022, arXiv 2201.11793.
 
-Write y = A x + sigma_y n in the singular vectors of A and the problem falls apart into numbers: of
-coefficient i of the picture, y says ybar_i = x_i + (sigma_y / s_i) n_i. A diffusion state says a
-noisy x_i too. So run the diffusion in these coordinates and let every one of them mix, at every
-noise level, the network's guess and its own measurement:
+In the singular vectors of A, the measurement y = A x + sigma_y n is a list of numbers. The i-th of
+them says ybar_i = x_i + (sigma_y / s_i) n_i: coefficient i of the picture, with some noise. A
+diffusion state also holds a noisy x_i. So the diffusion runs in these coordinates. At every noise
+level each of them mixes the network's guess with its own measurement:
 
     nothing measured  x_s = alpha_s x0 + sigma_s (sqrt(1 - eta^2) eps + eta n)
     y noisier         x_s = alpha_s x0 + sigma_s (sqrt(1 - eta^2) (ybar - x0) s_i / sigma_y + eta n)
@@ -71,7 +71,7 @@ def ddrm_sample(
     theirs = a * sigma_y * inverse  # ybar's noise in the state
     known = (s_ > 0) & (theirs <= sigma)
     start = a * ybar + _left(sigma, theirs) * operator.Vt(n)
-    x = operator.V(torch.where(known, start, sigma * operator.Vt(n)))  # card C20.1
+    x = operator.V(torch.where(known, start, sigma * operator.Vt(n)))
     denoise, cond, zs = (
         cfg_batched(pipe.eps, pipe.null(), scale),
         pipe.embed(prompt),
@@ -87,7 +87,7 @@ def ddrm_sample(
 
 
 def _mix(operator, ybar, x0, eps, n, a, sigma, sigma_y, eta, eta_b) -> Tensor:
-    """The next state in V's coordinates: one of three lines for each of them (card C20.2)."""
+    """The next state in V's coordinates: one of the three lines above for each."""
     s_, inverse = operator.singular(x0)
     x0, eps, n = (operator.Vt(v) for v in (x0, eps, n))
     theirs = a * sigma_y * inverse

@@ -1,5 +1,4 @@
-"""ILVR: iterative latent variable refinement, conditioning by the low frequencies of a picture
-(card C27).
+"""ILVR: iterative latent variable refinement, conditioning by the low frequencies of a picture.
 
 ILVR: Conditioning Method for Denoising Diffusion Probabilistic Models, Jooyoung Choi, Sungwon Kim,
 Yonghyun Jeong, Youngjune Gwon, Sungroh Yoon, 2021, arXiv 2108.02938.
@@ -9,8 +8,9 @@ the model draw freely, and after every move exchange the coarse part of its stat
 reference noised to the same time. No training and no gradient; the coarse part can be a thumbnail,
 strokes, or a picture of something else.
 
-    x_s <- x'_s - phi(x'_s) + phi(y_s),    x'_s one ancestral move from x_t,    y_s = alpha_s y +
-    sigma_s n
+    x_s <- x'_s - phi(x'_s) + phi(y_s)
+    x'_s    one ancestral move from x_t
+    y_s     alpha_s y + sigma_s n, the reference at the same time
     phi     mean over N x N blocks, put back block by block: a projection, so phi(x_s) = phi(y_s)
             holds exactly
 
@@ -43,7 +43,7 @@ def low_band(x: Tensor, factor: int) -> Tensor:
 
 def refine(x: Tensor, y: Tensor, factor: int) -> Tensor:
     """x with the low band of y, both (b c h w) and at the same time."""
-    return x - low_band(x, factor) + low_band(y, factor)  # card C27.2
+    return x - low_band(x, factor) + low_band(y, factor)
 
 
 @door
@@ -88,8 +88,8 @@ def ilvr(
     x = pipe.start_std * noise(y.shape, seed, y.device, y.dtype)
     fresh = noises(y, seed)
     for t, s in step_pairs(ts, progress):
-        x = ddim_step(sch, x, denoise(x, t, cond), t, s, eta, next(fresh))  # C27.1
+        x = ddim_step(sch, x, denoise(x, t, cond), t, s, eta, next(fresh))
         if t > stop * sch.T:
-            # C27.2, fresh noise at every step
+            # the exchange, with fresh noise at every step
             x = refine(x, pipe.noised(y, s, next(fresh)), factor)
     return pipe.decode(x)

@@ -1,15 +1,15 @@
-"""Jumps: a sampler's way down that turns back now and then. Shared by RePaint and by DDNM's time
-travel (card C14, A5).
+"""Jumps: a way down that turns back now and then, for RePaint and for DDNM's time travel.
 
-Andreas Lugmayr et al., 2022, arXiv 2201.09865 (resampling); Yinhuai Wang et al., 2022, arXiv
-2212.00490 (time travel).
+Andreas Lugmayr et al., 2022, arXiv 2201.09865 (resampling); Yinhuai Wang et al., 2022,
+arXiv 2212.00490 (time travel).
 
 What is known about a picture is put into the state from outside, so the rest does not match it.
 Going up again, by noise, and down once more lets both be denoised together. A way is a list of
 times, and `moves` makes its pairs (t, s):
 
-    10 9 8 7 6 | 8 7 6 | 8 7 6 5 4 | 6 5 4 ...        s < t: a step of the sampler;   s > t:
-    `renoise` from t up to s
+    10 9 8 7 6 | 8 7 6 | 8 7 6 5 4 | 6 5 4 ...
+
+    s < t: a step of the sampler;    s > t: `renoise` from t up to s
 
 Going up several times in one move is the same as going up one by one: noises add up. Every step
 down is one evaluation of the network, every jump none.

@@ -1,8 +1,8 @@
 """Linear operators: what a picture lost, as y = A x + noise, and all that can be said about A
 without a dense matrix.
 
-The shared library of DDRM (Kawar et al. 2022, 2201.11793; card C20), DDNM (Wang et al. 2022,
-2212.00490; card C21) and RePaint. Every A is kept as its singular value decomposition,
+The shared library of DDRM (Kawar et al. 2022, 2201.11793), DDNM (Wang et al. 2022, 2212.00490) and
+RePaint. Every A is kept as its singular value decomposition,
 
     A = U diag(s) V^T        A^T = V diag(s) U^T        A^+ = V diag(1/s where s > 0, else 0) U^T
 
@@ -74,7 +74,7 @@ class LinearOp:
 
     def project(self, x: Tensor, y: Tensor) -> Tensor:
         """The picture nearest to x with A x = y (for a y that A can produce)."""
-        return x - self.pinv(self.A(x) - y)  # DDNM eq. 12
+        return x - self.pinv(self.A(x) - y)  # DDNM's correction
 
 
 def mirror(x: Tensor, dim: int) -> Tensor:

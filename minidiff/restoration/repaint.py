@@ -1,17 +1,18 @@
-"""RePaint: inpainting using denoising diffusion probabilistic models (card C14).
+"""RePaint: inpainting using denoising diffusion probabilistic models.
 
-Andreas Lugmayr, Martin Danelljan, Andres Romero, Fisher Yu, Radu Timofte, Luc Van Gool, 2022, arXiv
-2201.09865.
+Andreas Lugmayr, Martin Danelljan, Andres Romero, Fisher Yu, Radu Timofte, Luc Van Gool, 2022,
+arXiv 2201.09865.
 
-A model of whole pictures can fill a hole: at every step put the known part of the picture, noised
-to the same level, around what is being drawn. But what is drawn was denoised before it saw its new
-surroundings, and at the seam it shows. So add noise again, some steps' worth, and come down once
-more, now with the surroundings in the state; and again, many times.
+A model of whole pictures can fill a hole. At every step the known part of the picture, noised to
+the same level, is put around what is being drawn. But what is drawn was denoised before it saw its
+new surroundings, and the seam shows it. So the method adds the noise of some steps again and comes
+down once more, now with the surroundings in the state. It does so many times.
 
-    x_s  =  m (a step of DDPM from x_t)  +  (1 - m) (alpha_s x0 + sigma_s n)              eq. 8 (m =
-         1 in the hole)
-    x_t  =  (alpha_t / alpha_s) x_s  +  the noise that is missing at t                    jump back
-         up, `length` steps
+    x_s  =  m (a step of DDPM from x_t)  +  (1 - m) (alpha_s x0 + sigma_s n)
+            the paper's eq. 8, but with m = 1 in the hole, and with the known part noised to s,
+            where the state is (the paper noises it to t)
+    x_t  =  (alpha_t / alpha_s) x_s  +  the noise that is missing at t
+            a jump back up, `length` steps
 
 Try: `repeats` 1 (no jumps), 2, 5; `length` 1 against 5 at the same number of evaluations; `window`
 (.2, .8).
@@ -75,7 +76,7 @@ def repaint(
     x = pipe.start_std * noise(z.shape, seed, z.device, z.dtype)
     zs, outside = noises(x, seed), noises(x, seed + 2**32)
     for t, s in step_pairs(way, progress):
-        if s > t:  # back up, card C14.4
+        if s > t:  # back up: the paper's resampling
             x = renoise(sch, x, t, s, next(zs))
             continue
         x0 = eps_to_x0(sch, x, denoise(x, t, cond), t)
@@ -83,5 +84,5 @@ def repaint(
         s = s if s > way[-1] else 0  # where x goes; the end is clean
         mean, var = posterior(sch, x, x0, t, s)  # DDPM eq. 7
         x = mean + var**0.5 * next(zs)
-        x = m * x + (1 - m) * pipe.noised(z, s, next(outside))  # card C14.1 to C14.3
+        x = m * x + (1 - m) * pipe.noised(z, s, next(outside))  # eq. 8
     return paste(pipe.decode(x), image, mask)

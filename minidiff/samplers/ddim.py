@@ -1,14 +1,13 @@
 """DDIM: the same network, fifty steps instead of a thousand, and no dice.
 
-Denoising Diffusion Implicit Models, Jiaming Song, Chenlin Meng, Stefano Ermon, 2020, arXiv
-2010.02502.
+Denoising Diffusion Implicit Models, Jiaming Song, Chenlin Meng, Stefano Ermon, 2020,
+arXiv 2010.02502.
 
 A trained denoiser only knows the marginals q(x_t | x0), and many processes share them. DDIM picks
 the one without noise: guess x0, then put back exactly the noise that was just removed, at the
 smaller level s.
 
-    x_s = alpha_s x0_hat + sqrt(sigma_s^2 - sig^2) eps_hat + sig z          (eq. 12; here
-    core.process.ddim_step)
+    x_s = alpha_s x0_hat + sqrt(sigma_s^2 - sig^2) eps_hat + sig z    eq. 12, `ddim_step`
 
 Try: steps 5, 10, 20, 50 at one seed (the picture settles early); eta from 0 to 1 (noise repairs
 errors at many steps and costs quality at few); `spacing="trailing"` against "leading" at 5 steps.

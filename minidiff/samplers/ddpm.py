@@ -1,15 +1,14 @@
 """DDPM: ancestral sampling, the original way down.
 
-Denoising Diffusion Probabilistic Models, Jonathan Ho, Ajay Jain, Pieter Abbeel, 2020, arXiv
-2006.11239; strided ("respaced") chains from Improved DDPM, Alex Nichol, Prafulla Dhariwal, 2021,
+Denoising Diffusion Probabilistic Models, Jonathan Ho, Ajay Jain, Pieter Abbeel, 2020,
+arXiv 2006.11239. Strided ("respaced") chains: Improved DDPM, Alex Nichol, Prafulla Dhariwal, 2021,
 arXiv 2102.09672.
 
 Given both x_t and x0, the previous state is a known Gaussian. The network supplies a guess of x0,
 and the state is drawn from that Gaussian with the guess put in; a chain of n steps uses the same
 formula with the strides' own betas.
 
-    x_s = mean(x_t, x0_hat) + sqrt(var) z,    no z at the last step        (eq. 7; here
-    core.process.posterior)
+    x_s = mean(x_t, x0_hat) + sqrt(var) z    eq. 7, `posterior`; no z at the last step
 
 Try: 10, 50 and all T steps with either variance; `clip=1` on a pixel model at 10 steps (never on
 latents, which do not live in [-1, 1]).

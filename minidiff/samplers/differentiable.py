@@ -1,16 +1,17 @@
-"""Gradients through a whole sampling run, in the memory of one step (card C16).
+"""Gradients through a whole sampling run, in the memory of one step.
 
-Gwanghyun Kim, Taesung Kwon, Jong Chul Ye, "DiffusionCLIP", 2021, arXiv 2110.02711, needs them and
-keeps every activation of every step, which ends at six steps. Trading arithmetic for memory is
-older: Tianqi Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016, arXiv 1604.06174.
+Gwanghyun Kim, Taesung Kwon, Jong Chul Ye, "DiffusionCLIP", 2021, arXiv 2110.02711; Tianqi Chen et
+al., "Training Deep Nets with Sublinear Memory Cost", 2016, arXiv 1604.06174.
 
-A sampler is x_0 = f_1(f_2(... f_S(x_S))), each f a network evaluation and a DDIM move. The chain
-rule, read from the clean end, needs at move i only the state the move began with and the gradient
+DiffusionCLIP trains through the sampler. Its code keeps every activation of every step, which ends
+at six steps. The second paper trades arithmetic for memory, and so does this file. A sampler is
+x_0 = f_1(f_2(... f_S(x_S))), where each f is a network evaluation and a DDIM move. The chain rule
+is read from the clean end. At move i it needs only the state the move began with, and the gradient
 that arrives from behind:
 
     forward    keep x_S, ..., x_1: one latent a step, no activations
-    backward   g = dL/dx_0;   for i = 1 .. S:   y = f_i(x_i) once more, now with gradients
-                                                dL/dw += g dy/dw,    g <- g dy/dx
+    backward   g = dL/dx_0;    for i = 1 .. S:    y = f_i(x_i) once more, now with gradients
+                                                  dL/dw += g dy/dw,    g <- g dy/dx
 
 Try: 6, 50 and 500 steps, and look at the memory; a step with `eta`, whose noise was drawn
 beforehand.

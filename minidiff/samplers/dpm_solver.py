@@ -9,8 +9,7 @@ approximate; along lambda it is nearly a line, and that line is drawn through th
 before.
 
     D   = x0_t + (x0_t - x0_before) h / (2 h_before),    h = lambda_s - lambda_t
-    x_s = sigma_s / sigma_t x_t + alpha_s (1 - e^-h) D
-    (Algorithm 2)
+    x_s = sigma_s / sigma_t x_t + alpha_s (1 - e^-h) D    the paper's algorithm 2
 
 Try: 10 steps beside 50 of `ddim`; guidance scale 10 beside `plms`; `spacing="trailing"` at 5 steps.
 
@@ -71,7 +70,7 @@ def dpm_solver(
         x0 = eps_to_x0(sch, x, denoise(x, t, cond), t)
         h = math.log(a_s / sig_s) - math.log(a_t / sig_t) if s > 0 else math.inf
         D = x0
-        if before is not None and s > 0:  # DPM-Solver++ Algorithm 2, line 8
+        if before is not None and s > 0:  # along lambda, on the line through both
             D = x0 + (x0 - before) * (h / (2 * h_before))
         x = sig_s / sig_t * x - a_s * math.expm1(-h) * D
         before, h_before = x0, h

@@ -1,7 +1,7 @@
 """PLMS: four evaluations' worth of accuracy for the price of one, by remembering the last three.
 
-Pseudo Numerical Methods for Diffusion Models on Manifolds, Luping Liu, Yi Ren, Zhijie Lin, Zhou
-Zhao, 2022, arXiv 2202.09778 (PNDM). Without its Runge-Kutta warm-up this is the sampler Stable
+Pseudo Numerical Methods for Diffusion Models on Manifolds, Luping Liu, Yi Ren, Zhijie Lin,
+Zhou Zhao, 2022, arXiv 2202.09778 (PNDM). Without its Runge-Kutta warm-up this is the sampler Stable
 Diffusion was released with.
 
 DDIM moves along the noise at the start of a step, as if it stayed the same. Over the step it
@@ -9,8 +9,8 @@ changes, smoothly, and a multistep method continues its course from the last fou
 formula then makes the move, so that a single step with the true noise is still exact (that is the
 "pseudo").
 
-    e' = (55 e_t - 59 e_t+1 + 37 e_t+2 - 9 e_t+3) / 24,    x_s = ddim_step(x_t, e', t, s)
-    (eq. 12)
+    e'  = (55 e_t - 59 e_t+1 + 37 e_t+2 - 9 e_t+3) / 24    the paper's linear multistep
+    x_s = ddim_step(x_t, e', t, s)                         its transfer to the next time
 
 Try: steps 10, 20, 50 beside `ddim` at one seed; `extrapolate="v"` on an eps-model (the order falls
 back to 1).
@@ -85,7 +85,7 @@ def plms(
         return target(sch, eps_to_x0(sch, x, eps, t), eps, t, extrapolate)
 
     def move(x, out, t, s):
-        # PNDM eq. 11, which is DDIM's move
+        # the paper's transfer, which is DDIM's move
         return ddim_step(sch, x, to_eps(sch, x, out, t, extrapolate), t, s)
 
     old: list[Tensor] = []  # the last four answers, newest first
@@ -99,6 +99,6 @@ def plms(
             x = move(x, mean, u + t - s, u)  # from t to s; from a little later if `literal`
         else:
             weights = WEIGHTS[len(old) - 1]
-            continued = sum(w * v for w, v in zip(weights, old))  # PNDM eq. 12
+            continued = sum(w * v for w, v in zip(weights, old))
             x = move(x, continued, t, s)
     return x

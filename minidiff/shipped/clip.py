@@ -1,5 +1,6 @@
-"""Training the tiny CLIP whose text tower conditions the tiny models (Radford et al. 2021,
-2103.00020; card B34).
+"""Training the tiny CLIP, whose text tower conditions the tiny models.
+
+After Alec Radford et al., 2021, arXiv 2103.00020.
 
 Half of every batch are twins: the same scene with one attribute changed, and its caption. Without
 them colour alone tells the pairs of a batch apart, and "circle" and "square" end up as nearly one

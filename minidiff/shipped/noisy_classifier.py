@@ -1,13 +1,13 @@
-"""Training a classifier of noisy latents, for classifier guidance (card B14).
+"""Training a classifier of noisy latents, for classifier guidance.
 
-Prafulla Dhariwal, Alex Nichol, "Diffusion Models Beat GANs on Image Synthesis", 2021, arXiv
-2105.05233.
+Prafulla Dhariwal, Alex Nichol, "Diffusion Models Beat GANs on Image Synthesis", 2021,
+arXiv 2105.05233.
 
 A classifier that has seen clean pictures only says nothing of use about the states a sampler passes
 through. So train it on those states, and tell it the time:
 
-    loss = sum over the heads of cross-entropy of p(y | x_t, t),    x_t = alpha_t z + sigma_t eps,
-    t uniform in 1..T
+    loss = sum over the heads of cross-entropy of p(y | x_t, t)
+    x_t  = alpha_t z + sigma_t eps,    t uniform in 1..T
 
 Six heads share a trunk of a few thousand weights. Maps are pooled at the end, mean and maximum:
 what a thing is does not depend on where it is. Shape, colour and size are asked only of pictures

@@ -1,8 +1,7 @@
-"""Training the learned oracle, apart from every generator: its own seeds, its own renders, all
-tuples (card C29).
+"""Training the learned oracle, apart from every generator: own seeds, own renders, all tuples.
 
-    loss = sum over the heads of cross-entropy, heads without a right answer (slot B of one object)
-    left out
+    loss = sum over the heads of cross-entropy; heads without a right answer (slot B of one object)
+           are left out
 
 A classifier that saw clean renders only would judge the autoencoder's blur, not the attributes: on
 round trips it loses a fifth of its accuracy. So renders are blurred, made noisy and tinted by less

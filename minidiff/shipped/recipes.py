@@ -4,7 +4,7 @@ train tiny`.
 Each stage trains in its own folder under `out` (resumable at any moment) and returns the finished
 network. `budget` multiplies every number of steps: 1 is the recipe of the README's figures for
 `tiny`, smaller ones are for the curious. (The order is latent diffusion's: Rombach et al. 2022,
-arXiv 2112.10752, card A28.)
+arXiv 2112.10752.)
 """
 
 import json

@@ -75,7 +75,7 @@ def test_the_change_enters_the_clean_picture_only(pipe, push, t, s):
     base = ddim_step(pipe.schedule, x, plain, t, s)
     one, both = (drift(pipe, x, t, s, cond, push, symmetric) - base for symmetric in (False, True))
     delta = edited - plain
-    # card C18: A sigma_t ...
+    # A sigma_t ...
     assert (one + a_s * sig_t / a_t * delta).abs().max() < 1e-4 * a_s / a_t
     # ... against sigma_s - A sigma_t
     assert (both - (sig_s - a_s * sig_t / a_t) * delta).abs().max() < 1e-4 * a_s / a_t

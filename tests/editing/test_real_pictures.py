@@ -72,7 +72,9 @@ def test_identical_prompts_without_a_share_are_the_guided_replay(pipe, image, st
 
 
 def test_the_offset_is_the_closed_form_null(pipe, states):
-    """Card C08.4 as it is written, by the null prediction, against `share`, which never divides."""
+    """The closed form as it is written, by the null prediction, against `share`, which never
+    divides.
+    """
     z, scale, share = first(states), 4.0, 0.6
     x = z[-1]
     null, source, target = pipe.null(), pipe.embed(A), pipe.embed(B)

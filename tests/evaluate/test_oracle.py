@@ -176,7 +176,7 @@ def imported(path):
 
 
 def test_no_technique_imports_an_oracle():
-    """What grades the methods must not guide them (card C29.3)."""
+    """What grades the methods must not guide them."""
     judges = {
         "minidiff.evaluate.oracle",
         "minidiff.evaluate.synthesis",

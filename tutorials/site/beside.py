@@ -22,8 +22,6 @@ SECTION = re.compile(r"#\s*-{2,}\s*(\S.*?)\s*-*$")  # "# ---- the edit ------"
 TOOLS = re.compile(r"\s*#?\s*(noqa|type:|fmt:|pragma)\b.*$")  # said to tools, not to readers
 LAID_OUT = re.compile(r"^\s{2,}\S|\S {2,}\S")  # a line whose spaces mean something
 HANG = re.compile(r"^(\s*\S[^\n]{0,18}?\s{2,})\S")  # "  name   text": where the text begins
-# numbers of notes
-CARD = re.compile(r"\s*\(card C\d{2}[^)]*\)|(?:\bcard )?\bC\d{2}\.\d+(?:, C\d{2}\.\d+)*[;:,]?\s*")
 ARXIV = re.compile(r"arXiv:? ?(\d{4}\.\d{4,5})")
 
 
@@ -136,7 +134,7 @@ def prose(text: str) -> str:
             plain.clear()
 
     table = blank = False
-    for line in inspect.cleandoc(CARD.sub("", text)).splitlines():
+    for line in inspect.cleandoc(text).splitlines():
         laid = bool(LAID_OUT.search(line))
         if laid:
             flush()
