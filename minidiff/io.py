@@ -68,17 +68,17 @@ def read_mask(
     ValueError: a mask of any other size, for it belongs to another picture; one that is empty or
     full.
     """
-    mask = mask_of_size(path, invert=invert)
     want = _pair(size)
-    got = tuple(mask.shape[2:])
-    if got == want:
-        return mask
-    if got != picture:
+    got = picture_size(path)
+    if got not in (want, picture):
         known = f", its picture {picture[0]}x{picture[1]}" if picture and picture != want else ""
         raise ValueError(
             f"{path} is {got[0]}x{got[1]} pixels (height x width), {want[0]}x{want[1]} are needed"
             f"{known}: a mask of another size belongs to another picture"
         )
+    mask = mask_of_size(path, invert=invert)
+    if got == want:
+        return mask
     fitted = (fit(mask * 2 - 1, want) > 0).float()
     _refuse_trivial(fitted, f"{path}, cut and scaled to {want[0]}x{want[1]},")
     return fitted
@@ -125,10 +125,10 @@ def mask_of(im: Image.Image, name: str = "the mask") -> Tensor:
 
 def _refuse_trivial(mask: Tensor, name: str, why: str = "") -> None:
     if mask.min() == mask.max():
-        state = "full: every pixel" if mask.min() == 1 else "empty: no pixel"
+        state = "full: it covers every pixel" if mask.min() == 1 else "empty: it covers no pixel"
         raise ValueError(
-            f"{name} is {state} is lighter than middle grey or drawn{why}; paint what may change "
-            "white and the rest black, or invert the mask"
+            f"{name} is {state}{why}; paint what may change white and the rest black, or invert "
+            "the mask"
         )
 
 
@@ -140,7 +140,7 @@ def _pair(size: Size) -> tuple[int, int]:
 
 
 def as_pictures(value, name: str = "image") -> Tensor:
-    """Pictures from a caller: float32 (b, 3, h, w) in [-1, 1], without gradients.
+    """Pictures from a caller: float32 (b, 3, h, w) in [-1, 1], without gradients (float64 stays).
 
     A path, a PIL picture, uint8 from numpy or torch ((h, w), (h, w, 3 or 4), (3, h, w), or a batch
     of those), a float tensor (b, 3, h, w) in [-1, 1], or a list of these. Floats from 0 to 1 are
@@ -177,7 +177,7 @@ def as_pictures(value, name: str = "image") -> Tensor:
     if lo >= 0 or lo < -1.01 or hi > 1.01:
         what = "which looks like 0..1; map it with 2 * x - 1" if 0 <= lo and hi <= 1 else "outside"
         raise ValueError(f"{expected}; the values are {lo:.3g} to {hi:.3g}, {what}")
-    return value.float()
+    return value if value.dtype == torch.float64 else value.float()
 
 
 def _from_bytes(x: Tensor, expected: str) -> Tensor:
@@ -242,7 +242,7 @@ def _open(path: str | Path) -> Image.Image:
                 return ImageOps.exif_transpose(im)
     except Image.UnidentifiedImageError:
         raise ValueError(
-            f"{path} is no picture of a kind that is read: {', '.join(READ)}"
+            f"{path} is no picture of a kind that is read ({', '.join(READ)})"
         ) from None
     except PermissionError:
         raise PermissionError(f"{path} may not be read (permission denied)") from None

@@ -169,6 +169,9 @@ def run(
                 tried = attempts(
                     pipe, m, mine, [its[i + 1].target for i in some], SEEDS * k + some[0], how
                 )
+                refusals = [cost["refused"] for _, cost in tried]
+                if "@" in name and all(refusals):
+                    raise ValueError(f"{name}: {refusals[0]}")
                 images = torch.cat([image for image, _ in tried])
                 ceilings = (
                     pipe.decode(pipe.encode(torch.cat([i.answer for i in mine]))).float().cpu()

@@ -22,15 +22,33 @@ class Cost:
     """
 
     def __init__(self, pipe: Pipe):
-        self.pipe, self.nfe, self.seconds, self.mb = pipe, 0, 0.0, None
+        self.pipe = pipe
+        self.nfe = 0
+        self.seconds = 0.0
+        self.mb = None
 
-    def _count(self, net, args, out):
+    def _count(self, net, args, kwargs, out):
+        """One forward pass; and every backward pass through it, whether its gradient enters by the
+        output or by a map inside, on its way to the state or the words.
+        """
         self.nfe += len(out)
-        if out.requires_grad:
-            out.register_hook(self._back)
+        entered = []  # by the output, in the backward pass that runs
 
-    def _back(self, grad):
-        self.nfe += 2 * len(grad)
+        def by_output(grad):
+            self.nfe += 2 * len(grad)
+            entered.append(True)
+
+        def by_inside(grad):
+            if entered:
+                entered.clear()
+            else:
+                self.nfe += 2 * len(out)
+
+        if out.requires_grad:
+            out.register_hook(by_output)
+        state = args[0] if args else kwargs.get("x")
+        if isinstance(state, torch.Tensor) and state.requires_grad:
+            state.register_hook(by_inside)
 
     def _resident(self, what: str) -> float | None:
         if self.pipe.device.type == "cuda":
@@ -59,10 +77,8 @@ class Cost:
                 Path("/proc/self/clear_refs").write_text("5")
             except OSError:
                 pass
-        self.before, self.hook = (
-            self._resident("VmRSS"),
-            self.pipe.net.register_forward_hook(self._count),
-        )
+        self.before = self._resident("VmRSS")
+        self.hook = self.pipe.net.register_forward_hook(self._count, with_kwargs=True)
         self.start = time.perf_counter()
         return self
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from minidiff.bench import knobs
 from minidiff.bench.controls import CONTROLS
 from minidiff.bench.items import KINDS
+from minidiff.pipe.checks import check_numbers
 from minidiff.techniques import TECHNIQUES
 
 # what a method may need
@@ -82,11 +83,15 @@ def method(name: str) -> Method:
         raise ValueError(f"{plain} takes no mask; leave +mask out")
     if m.misread and "source" not in asked:
         raise ValueError(f"{plain} reads no source caption; leave +misread out")
-    for kind in KINDS if not any(p.kind is p.VAR_KEYWORD for p in asked.values()) else ():
-        if wrong := knobs.chosen(name, kind).keys() - asked.keys():
+    takes_more = any(p.kind is p.VAR_KEYWORD for p in asked.values())
+    for kind in KINDS:
+        options = knobs.chosen(name, kind)
+        wrong = options.keys() - asked.keys()
+        if wrong and not takes_more:
             raise ValueError(
                 f"{plain} has no option {', '.join(sorted(wrong))}; it has {', '.join(asked)}"
             )
+        check_numbers(options, asked)
     return m
 
 

@@ -134,6 +134,12 @@ class Tokenizer:
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         rows = []
         for prompt in prompts:
+            if prompt.strip() and not self.ids(prompt):
+                warnings.warn(
+                    f"prompt {prompt!r} holds no word that this tokenizer reads: it counts as the "
+                    "empty prompt",
+                    stacklevel=2,
+                )
             row = [self.bos, *self._fit(self.ids(prompt)), self.eos]
             rows.append(row + [self.pad] * (self.context - len(row)))
         return torch.tensor(rows, dtype=torch.long).view(-1, self.context)  # b n

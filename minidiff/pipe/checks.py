@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable
 from functools import wraps
 from numbers import Integral, Real
+from typing import get_args
 
 from torch import Tensor
 
@@ -119,13 +120,13 @@ def door(technique: Callable) -> Callable:
 def check_numbers(told: dict, parameters) -> None:
     """Steps, seeds, and every argument whose default is a number, by the kind of that default."""
     for name, value in told.items():
-        default = parameters[name].default if name in parameters else None
+        if name not in parameters or (value is None and may_be_none(parameters[name])):
+            continue
+        default = parameters[name].default
         if name == "steps":
             check_steps(value)
         elif name == "seed":
             check_seed(value)
-        elif value is None and default is None:
-            continue
         elif name == "scale":
             check_scale(value)
         elif isinstance(default, bool) or not isinstance(default, Real):
@@ -134,6 +135,11 @@ def check_numbers(told: dict, parameters) -> None:
             check_count(name, value)
         else:
             check_number(name, value)
+
+
+def may_be_none(parameter) -> bool:
+    """Is None among the values that a parameter takes?"""
+    return parameter.default is None or type(None) in get_args(parameter.annotation)
 
 
 def check_count(name: str, value) -> None:

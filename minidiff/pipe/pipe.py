@@ -18,6 +18,7 @@ from minidiff.core.denoise import Denoise
 from minidiff.core.denoise import noise as draw
 from minidiff.core.process import q_sample, to_eps
 from minidiff.core.schedule import Schedule
+from minidiff.io import MAX_PIXELS
 from minidiff.pipe.checks import check_scale, check_seed, check_steps, prompts_of
 from minidiff.samplers import SAMPLERS
 from minidiff.samplers import solve as run_sampler
@@ -73,6 +74,11 @@ class Pipe:
         """Size of the latents of a picture. Latent UNets take every multiple of `factor`, other
         models their own size.
         """
+        if height * width > MAX_PIXELS:
+            raise ValueError(
+                f"{height} x {width} pixels are more than {MAX_PIXELS // 10**6} million, the most "
+                "that is drawn"
+            )
         # a transformer knows its places
         free = self.vae is not None and not hasattr(self.net, "pos_embed")
         if (height, width) != self.image_size and not (

@@ -21,6 +21,7 @@ from minidiff.cli.main import main
 from minidiff.data import shapes
 from minidiff.evaluate.find_objects import see
 from minidiff.models.attribute_net import canonical
+from minidiff.techniques import ALL
 
 ROOT = Path(__file__).parents[2]
 TECHNIQUES = (
@@ -241,12 +242,13 @@ def test_a_misread_caption_has_one_wrong_word_and_the_wish_is_as_before():
 def test_inputs_are_read_off_the_signature():
     said = {
         n: methods.method(n).inputs
-        for n in ("sdedit", "sdedit+mask", "prompt-to-prompt", "inpaint", "copy", "truth")
+        for n in ("sdedit", "sdedit+mask", "edict", "imagic", "inpaint", "copy", "truth")
     }
     assert said == {
         "sdedit": "P",
         "sdedit+mask": "PM",
-        "prompt-to-prompt": "PS",
+        "edict": "PS",
+        "imagic": "PF",
         "inpaint": "PM",
         "copy": "",
         "truth": "",
@@ -263,6 +265,8 @@ def test_inputs_are_read_off_the_signature():
     [
         ("sdxl", "no method called"),
         ("instruct-pix2pix", "instruction"),
+        ("prompt-to-prompt", "a picture to edit"),
+        ("sdedit@strength=x", "strength='x'"),
         ("copy+mask", "takes no mask"),
         ("sdedit@strenght=.5", "no option strenght"),
         ("ddnm", "task"),
@@ -317,9 +321,11 @@ def test_settings_come_from_the_file_by_kind_and_the_name_overrides_them(tmp_pat
 
 
 def test_everything_that_is_swept_is_an_option_and_few_enough_to_try():
-    for name, sweep in knobs.SWEEPS.items():
-        fn = methods.method(name).fn
-        asked = inspect.signature(fn).parameters
+    for technique in ALL:
+        name, sweep = technique.name, technique.sweep
+        if not sweep.tries:
+            continue
+        asked = inspect.signature(technique.load()).parameters
         assert sweep.tries.keys() <= asked.keys() and 1 < len(knobs.combinations(name)) <= 9, name
         assert not sweep.curve[0] or sweep.curve[0] in asked, name
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 import minidiff
 from minidiff.cli import main as app
+from minidiff.cli import measuring, training
 from minidiff.cli.options import Parser, arguments
 from minidiff.data import shapes
 from minidiff.io import read_image, write_image
@@ -28,7 +29,9 @@ def here(tmp_path, monkeypatch):
     monkeypatch.setattr(store, "load", load_untrained)
     write_image(shapes.render(shapes.scene(np.random.default_rng(0))), "scene.png")
     write_image(torch.zeros(3, 32, 32), "small.png")
-    write_image(torch.ones(3, 64, 64), "mask.png")
+    half = torch.full((3, 64, 64), -1.0)
+    half[:, :, 20:] = 1
+    write_image(half, "mask.png")
     Image.fromarray(np.full((64, 64), 40_000, np.uint16)).save("deep.png")
     Image.fromarray(np.zeros((64, 64, 4), np.uint8)).save("clear.png")
     Image.fromarray(np.zeros((64, 64), np.uint8)).save("grey.png")
@@ -74,8 +77,8 @@ BAD = {
     "steps 10000": (f"generate {P} --steps 10000", "steps=10000 is outside 1..1000"),
     "negative scale": (f"generate {P} --steps 2 --scale -1", "scale=-1.0 is negative"),
     "interval upside down": (f"generate {P} --steps 2 --interval 900 100", "lo below hi"),
-    "scale nan": (f"generate {P} --steps 2 --scale nan", "NaN or infinite"),
-    "scale nan, sheet": (f"generate {P} {P} --steps 2 --scale nan", "NaN or infinite"),
+    "scale nan": (f"generate {P} --steps 2 --scale nan", "scale=nan: a finite number"),
+    "scale nan, sheet": (f"generate {P} {P} --steps 2 --scale nan", "scale=nan: a finite number"),
     "eta 2": (f"generate {P} --steps 2 --eta 2", "eta=2.0"),
     "negative seed": (f"generate {P} --seed -1", "seed -1 is outside"),
     "huge seed": (f"generate {P} --seed {10**30}", "is outside 0..2**62"),
@@ -93,7 +96,7 @@ BAD = {
     "missing file": (f"{SDEDIT} --image nothing.png", "no picture at nothing.png"),
     "folder as picture": (f"{SDEDIT} --image folder", "folder is a folder"),
     "0 bytes": (f"{SDEDIT} --image empty.png", "0 bytes"),
-    "text as picture": (f"{SDEDIT} --image text.png", "no PNG or JPEG"),
+    "text as picture": (f"{SDEDIT} --image text.png", "no picture of a kind that is read"),
     "another size": (f"{SDEDIT} --image small.png", "32x32 pixels"),
     "mask of another size": (f"{SDEDIT} --image scene.png --mask small.png", "32x32 pixels"),
     "mask of another size, resize": (
@@ -101,7 +104,10 @@ BAD = {
         "32x32 pixels",
     ),
     "strength 2": (f"{SDEDIT} --image scene.png --strength 2", "strength=2.0 is outside 0..1"),
-    "edit of NaN": (f"{SDEDIT} --image scene.png --scale nan --sheet sheet.png", "NaN or infinite"),
+    "edit of NaN": (
+        f"{SDEDIT} --image scene.png --scale nan --sheet sheet.png",
+        "scale=nan: a finite number",
+    ),
     "other word count": (
         f"{P2P} --kind replace --source {P} --target a_red_circle",
         "equally many words",
@@ -315,7 +321,7 @@ def test_train_passes_the_options_of_the_recipe(here, monkeypatch, capsys):
         """Train."""
         seen.update(out=out, budget=budget, seed=seed)
 
-    monkeypatch.setattr(app, "find", lambda address: recipe)
+    monkeypatch.setattr(training, "find", lambda address: recipe)
     assert run("train tiny --budget .01 --out runs/mine") == 0
     assert seen == {"out": Path("runs/mine"), "budget": 0.01, "seed": 0}
     assert capsys.readouterr().out == "runs/mine/tiny: try it with --model runs/mine/tiny\n"
@@ -328,7 +334,7 @@ def test_evaluate_passes_the_model_and_fails_for_a_failed_claim(here, monkeypatc
         """Score."""
         return {"passed": n > 10 and pipe_or_name is UNTRAINED["tiny"]}
 
-    monkeypatch.setattr(app, "find", lambda address: score)
+    monkeypatch.setattr(measuring, "find", lambda address: score)
     assert [run(f"evaluate tiny --n {n}") for n in (20, 5)] == [0, 1]
 
 

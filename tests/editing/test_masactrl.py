@@ -95,8 +95,8 @@ def test_masked_attention_never_crosses_between_object_and_ground():
     keys[:, :, :2], queries[:, :, :, :1] = 1, 1
     logits = torch.randn(6, 3, 16, 16)
     # source and null rows are free
-    assert torch.equal(same_side(keys, queries)(logits, "")[:4], logits[:4])
-    out = same_side(keys, queries, both=True)(logits, "")
+    assert torch.equal(same_side(keys, queries, (4, 4))(logits, "")[:4], logits[:4])
+    out = same_side(keys, queries, (4, 4), both=True)(logits, "")
     assert torch.equal(out[:2], logits[:2])
     p = out.softmax(-1)
     k, q = keys.flatten(2).bool(), queries.flatten(2).bool()
@@ -106,13 +106,13 @@ def test_masked_attention_never_crosses_between_object_and_ground():
 
 def test_a_query_without_any_key_on_its_side_stays_finite():
     full, empty = torch.ones(1, 1, 2, 2), torch.zeros(1, 1, 2, 2)
-    p = same_side(full, empty)(torch.randn(3, 1, 4, 4), "").softmax(-1)
+    p = same_side(full, empty, (2, 2))(torch.randn(3, 1, 4, 4), "").softmax(-1)
     assert p.isfinite().all() and torch.allclose(p.sum(-1), torch.ones(3, 1, 4))
 
 
 def test_masks_follow_maps_of_other_sizes():
     small = torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]]])
-    p = same_side(small, small)(torch.zeros(3, 1, 16, 16), "").softmax(-1)[2, 0]
+    p = same_side(small, small, (4, 4))(torch.zeros(3, 1, 16, 16), "").softmax(-1)[2, 0]
     assert p[0, [0, 1, 4, 5]].allclose(torch.tensor(0.25)) and p[0].sum().isclose(torch.tensor(1.0))
 
 

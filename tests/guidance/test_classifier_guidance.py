@@ -209,7 +209,7 @@ def test_latents_it_cannot_read_are_refused(image):
 def test_the_shipped_classifier_turns_unconditional_pictures_red():
     from minidiff.data.shapes import COLORS
 
-    pipe, image = minidiff.load("tiny"), torch.zeros(4, 3, 64, 64)
+    pipe, image = minidiff.load("tiny"), torch.full((4, 3, 64, 64), -0.01)  # middle grey
     score = log_prob(module.noisy_classifier(), [{"color": HEADS["color"].index("red")}] * 4)
     found = {
         s: classifier_guidance(pipe, image, "red", scale=s, steps=15, seed=3) for s in (0.0, 6.0)

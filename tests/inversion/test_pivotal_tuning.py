@@ -10,13 +10,13 @@ from minidiff.core.cfg import cfg_batched
 from minidiff.core.process import ddim_step
 from minidiff.data import shapes
 from minidiff.editing.prompt_to_prompt import prompt_to_prompt
+from minidiff.editing.real_pictures import pivotal_tuning
 from minidiff.evaluate.metrics import psnr
 from minidiff.inversion.ddim import Inverted, invert, replay
 from minidiff.inversion.pivotal_tuning import (
     leading,
     near,
     pivot_loss,
-    pivotal_tuning,
     random_words,
     tune,
 )

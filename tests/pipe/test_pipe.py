@@ -312,8 +312,8 @@ def test_one_negative_serves_all_and_each_picture_may_have_its_own():
         (dict(steps=10_000), r"steps=10000 is outside 1\.\.1000"),
         (dict(eta=2.0), "eta=2.0"),
         (dict(negative="a red dragon"), "dragon"),
-        (dict(sampler="euler"), "'euler' with eta=0.0: choose ddim, plms"),
-        (dict(sampler="plms", eta=0.5), "'plms' with eta=0.5.*only ddim"),
+        (dict(sampler="euler"), "'euler' is unknown; choose one of ddim, plms"),
+        (dict(sampler="plms", eta=0.5), "eta=0.5 with sampler='plms': only ddim"),
     ],
 )
 def test_bad_settings_are_refused(tiny, kw, message):

@@ -143,7 +143,7 @@ def test_fixed_moves_are_of_order_1_but_worse_on_linspace_and_the_same_on_even_g
     data, x = gauss_aniso(), start()
     exact = gaussian_flow_map(data.means[0], data.covs[0], x, FINE, FINE.T, 0)
     fixed, ours = (
-        [err(ddim(data.denoise(FINE), FINE, x, steps=n, fixed=f), exact) for n in (40, 80, 160)]
+        [err(ddim(data.denoise(FINE), FINE, x, steps=n, literal=f), exact) for n in (40, 80, 160)]
         for f in (True, False)
     )
     assert all(0.9 < math.log2(a / b) < 1.1 for a, b in pairwise(fixed)) and all(
@@ -151,7 +151,7 @@ def test_fixed_moves_are_of_order_1_but_worse_on_linspace_and_the_same_on_even_g
     )
     for spacing in ("leading", "trailing"):
         a, b = (
-            ddim(gmm8().denoise(SCH), SCH, x, steps=20, spacing=spacing, fixed=f)
+            ddim(gmm8().denoise(SCH), SCH, x, steps=20, spacing=spacing, literal=f)
             for f in (True, False)
         )
         assert torch.equal(a, b)

@@ -59,14 +59,14 @@ def test_extrapolated_v_is_of_first_order_and_behind_ddim():
 
 def test_fixed_moves_lose_the_order_on_linspace_and_change_nothing_on_even_grids():
     steps = (20, 40, 80)
-    fixed = errors(plms, FINE, steps, spacing="linspace", fixed=True)
+    fixed = errors(plms, FINE, steps, spacing="linspace", literal=True)
     assert (
         slope(fixed, steps) < 1.1
         and fixed[-1] > 20 * errors(plms, FINE, steps, spacing="linspace")[-1]
     )
     for spacing in ("leading", "trailing"):
         a, b = (
-            plms(gmm8().denoise(SCH), SCH, start(), steps=20, spacing=spacing, fixed=f)
+            plms(gmm8().denoise(SCH), SCH, start(), steps=20, spacing=spacing, literal=f)
             for f in (True, False)
         )
         assert torch.equal(a, b)
