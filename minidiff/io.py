@@ -37,18 +37,16 @@ def read_image(path: str | Path, size: Size | None = None, *, resize: bool = Fal
     Errors: FileNotFoundError, ValueError.
     """
     image = _to_tensor(_open(path))
-    if size is None:
-        return image
-    want = _pair(size)
+    want = tuple(image.shape[2:]) if size is None else _pair(size)
     got = tuple(image.shape[2:])
     if got == want:
-        return image
+        return known_range(image)
     if not resize:
         raise ValueError(
             f"{path} is {got[0]}x{got[1]} pixels (height x width), {want[0]}x{want[1]} are needed; "
             "allow a resize, which cuts around the centre and scales"
         )
-    return fit(image, want)
+    return known_range(fit(image, want))
 
 
 def read_mask(
@@ -139,6 +137,14 @@ def _pair(size: Size) -> tuple[int, int]:
 # ---- what callers in Python may hand in ----------------------------------------------------------
 
 
+def known_range(image: Tensor) -> Tensor:
+    """Note on a picture that its values are in [-1, 1], however light it is: `as_pictures` need not
+    guess. Pictures from files and from a model's `decode` carry the note.
+    """
+    image.in_range = True
+    return image
+
+
 def as_pictures(value, name: str = "image") -> Tensor:
     """Pictures from a caller: float32 (b, 3, h, w) in [-1, 1], without gradients (float64 stays).
 
@@ -163,6 +169,7 @@ def as_pictures(value, name: str = "image") -> Tensor:
         value = torch.from_numpy(np.ascontiguousarray(value))
     if not isinstance(value, Tensor):
         raise ValueError(f"{expected}; got {type(value).__name__}")
+    noted = getattr(value, "in_range", False)
     value = value.detach()
     shape = tuple(value.shape)
     if not value.numel():
@@ -174,7 +181,8 @@ def as_pictures(value, name: str = "image") -> Tensor:
     if not value.isfinite().all():
         raise ValueError(f"{expected}; this one holds NaN or infinite values")
     lo, hi = value.min().item(), value.max().item()
-    if lo >= 0 or lo < -1.01 or hi > 1.01:
+    doubtful = lo >= 0 and not noted
+    if doubtful or lo < -1.01 or hi > 1.01:
         what = "which looks like 0..1; map it with 2 * x - 1" if 0 <= lo and hi <= 1 else "outside"
         raise ValueError(f"{expected}; the values are {lo:.3g} to {hi:.3g}, {what}")
     return value if value.dtype == torch.float64 else value.float()

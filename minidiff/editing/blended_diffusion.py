@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minidiff.core.denoise import noise, noises, step_pairs
-from minidiff.core.process import eps_to_x0, posterior, q_sample
+from minidiff.core.process import eps_to_x0, posterior
 from minidiff.pipe.checks import door
 from minidiff.pipe.masks import check_mask, paste, to_latent_mask
 from minidiff.pipe.pipe import Pipe
@@ -158,7 +158,7 @@ def _paint(
     n, fresh = noise(z.shape, seed, z.device, z.dtype), noises(z, seed)
     streams = [torch.Generator().manual_seed(seed + i) for i in range(len(z))]
     around, window = image.to(z) if see == "picture" else -torch.ones_like(image).to(z), mask.to(z)
-    x = q_sample(sch, z, ts[0], n) if len(ts) > 1 else z
+    x = pipe.noised(z, ts[0], n) if len(ts) > 1 else z
     for i, (t, s) in enumerate(step_pairs(ts, progress)):
         asked, pull = weight > 0 and i % every == 0, 0.0
         with torch.set_grad_enabled(asked):

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from minidiff.core.cfg import cfg_batched
 from minidiff.core.denoise import noise, step_pairs
-from minidiff.core.process import ddim_step, q_sample
+from minidiff.core.process import ddim_step
 from minidiff.pipe.checks import door
 from minidiff.pipe.masks import check_mask, paste, to_latent_mask
 from minidiff.pipe.pipe import Pipe
@@ -131,7 +131,7 @@ def blended_latent(
         return image.clone()
     z, sch = pipe.encode(image), pipe.schedule  # b c h w
     n = noise(z.shape, seed, z.device, z.dtype)
-    x = q_sample(sch, z, ts[0], n) if len(ts) > 1 else z
+    x = pipe.noised(z, ts[0], n) if len(ts) > 1 else z
     masks = shrinking(to_latent_mask(mask, pipe), grow, len(ts) - 1)
     for (t, s), m in zip(step_pairs(ts, progress), masks):
         x = ddim_step(sch, x, denoise(x, t, cond), t, s)

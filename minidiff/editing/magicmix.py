@@ -31,7 +31,7 @@ from torch import Tensor
 
 from minidiff.core.cfg import cfg_batched
 from minidiff.core.denoise import noise, step_pairs
-from minidiff.core.process import ddim_step, q_sample
+from minidiff.core.process import ddim_step
 from minidiff.pipe.checks import door
 from minidiff.pipe.pipe import Pipe
 
@@ -97,7 +97,7 @@ def magicmix(
     n = noise(z.shape, seed, z.device, z.dtype)
     if len(ts) == 1:  # kmax 0: nothing is drawn
         return pipe.decode(z)
-    x = q_sample(sch, z, ts[0], n)
+    x = pipe.noised(z, ts[0], n)
     for t, s in step_pairs(ts, progress):
         x = ddim_step(sch, x, denoise(x, t, cond), t, s)
         if s >= stop:  # x is at s, and so is y

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from minidiff.core.cfg import cfg_batched
 from minidiff.core.denoise import noise, step_pairs
-from minidiff.core.process import ddim_step, q_sample
+from minidiff.core.process import ddim_step
 from minidiff.pipe.checks import door
 from minidiff.pipe.masks import check_mask, paste, to_latent_mask
 from minidiff.pipe.pipe import Pipe
@@ -68,7 +68,7 @@ def sdedit(
     denoise = cfg_batched(pipe.eps, pipe.null(), scale)
     cond = pipe.embed(prompt)
     for _ in range(repeats if len(ts) > 1 else 0):
-        x = q_sample(sch, z, ts[0], n)
+        x = pipe.noised(z, ts[0], n)
         for t, s in step_pairs(ts, progress):
             x = ddim_step(sch, x, denoise(x, t, cond), t, s)
             if m is not None:

@@ -134,7 +134,7 @@ class Tokenizer:
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         rows = []
         for prompt in prompts:
-            if prompt.strip() and not self.ids(prompt):
+            if not self.ids(prompt) and prompt.strip():
                 warnings.warn(
                     f"prompt {prompt!r} holds no word that this tokenizer reads: it counts as the "
                     "empty prompt",

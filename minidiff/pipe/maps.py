@@ -16,13 +16,12 @@ def map_size(pixels: int, latent: tuple[int, int]) -> tuple[int, int]:
     """(h, w) of a map of so many pixels, made from a latent of size (H, W): both sides of it halved
     (rounding up) the same number of times. ValueError if no such size fits.
     """
-    k = 1
-    while k <= max(latent):
-        h = -(-latent[0] // k)
-        w = -(-latent[1] // k)
-        if h * w == pixels:
-            return h, w
-        k *= 2
+    h, w = latent
+    while h * w > pixels and h * w > 1:
+        h = -(-h // 2)
+        w = -(-w // 2)
+    if h * w == pixels:
+        return h, w
     raise ValueError(f"a map of {pixels} pixels was not made from a latent of {latent}")
 
 

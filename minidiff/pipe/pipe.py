@@ -18,7 +18,7 @@ from minidiff.core.denoise import Denoise
 from minidiff.core.denoise import noise as draw
 from minidiff.core.process import q_sample, to_eps
 from minidiff.core.schedule import Schedule
-from minidiff.io import MAX_PIXELS
+from minidiff.io import MAX_PIXELS, known_range
 from minidiff.pipe.checks import check_scale, check_seed, check_steps, prompts_of
 from minidiff.samplers import SAMPLERS
 from minidiff.samplers import solve as run_sampler
@@ -144,7 +144,7 @@ class Pipe:
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
         """Scaled latents (b c h w) -> pictures in [-1, 1]."""
-        return self.vae.to_image(z) if self.vae else z.clamp(-1, 1)
+        return known_range(self.vae.to_image(z) if self.vae else z.clamp(-1, 1))
 
     # ---- time and noise --------------------------------------------------------------------------
 
@@ -284,6 +284,7 @@ class Pipe:
         such as a ControlNet's `controlled(pipe, ...)`; `decode=False` returns the latents.
         """
         scale = self.scale if scale is None else scale
+        check_steps(steps)
         check_scale(scale)
         check_seed(seed)
         cond = self.embed(prompts)

@@ -35,6 +35,7 @@ from torch import Tensor
 from minidiff.core.cfg import cfg_batched
 from minidiff.core.denoise import noise, noises, step_pairs
 from minidiff.core.process import eps_to_x0, renoise
+from minidiff.pipe.checks import door
 from minidiff.pipe.pipe import Pipe
 from minidiff.restoration.jumps import jumps
 from minidiff.restoration.operators import LinearOp, Task, finish, measure
@@ -101,6 +102,7 @@ def trust(
     return lam, (fresh**2 - (lam * theirs) ** 2).clamp_min(0) ** 0.5
 
 
+@door
 def ddnm(
     pipe: Pipe,
     image: Tensor,

@@ -30,6 +30,7 @@ from torch import Tensor
 from minidiff.core.cfg import cfg_batched
 from minidiff.core.denoise import noise, noises, step_pairs
 from minidiff.core.process import eps_to_x0
+from minidiff.pipe.checks import door
 from minidiff.pipe.pipe import Pipe
 from minidiff.restoration.operators import LinearOp, Task, finish, measure
 
@@ -103,6 +104,7 @@ def _left(sigma: float, theirs: Tensor) -> Tensor:
     return (sigma**2 - theirs**2).clamp_min(0) ** 0.5
 
 
+@door
 def ddrm(
     pipe: Pipe,
     image: Tensor,

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import minidiff
-from minidiff.core.process import q_sample
 from minidiff.editing import blended_latent as module
 from minidiff.editing.blended_latent import blended_latent, shrinking, tune_decoder
 from minidiff.editing.sdedit import sdedit
 from minidiff.pipe.masks import to_latent_mask
+from minidiff.pipe.pipe import Pipe
 
 PROMPT = "a green star on a blue background"
 
@@ -65,8 +65,9 @@ def test_pasted_pixels_are_the_pictures(pipe, image):
 
 def test_the_background_has_the_noise_of_the_time_the_state_is_at(pipe, image, monkeypatch):
     seen = []
+    noised = Pipe.noised
     monkeypatch.setattr(
-        module, "q_sample", lambda sch, z, t, n: seen.append(t) or q_sample(sch, z, t, n)
+        Pipe, "noised", lambda self, z, t, n: seen.append(t) or noised(self, z, t, n)
     )
     blended_latent(pipe, image, PROMPT, mask=window(), steps=5, strength=0.6)
     assert seen == [600, 400, 200, 0]  # the start, then each s: not t, and clean at last

@@ -87,6 +87,7 @@ class Spy:
 
     def __init__(self, pipe, seen):
         self.pipe, self.seen, self.schedule = pipe, seen, pipe.schedule
+        self.timesteps = pipe.timesteps
         self.null, self.decode = pipe.null, pipe.decode
 
     def eps(self, x, t, cond):

@@ -127,7 +127,7 @@ def test_pixel_models_inpaint_too(image):
             dict(mask=torch.ones(1, 1, 32, 32)),
             r"mask is \(1, 1, 32, 32\), the picture \(2, 3, 64, 64\)",
         ),
-        (dict(mask=torch.ones(64, 64)), "mask is"),
+        (dict(mask=torch.ones(64)), "mask: expected"),
         (dict(mask=torch.ones(3, 1, 64, 64)), "mask is"),
     ],
 )

@@ -12,6 +12,7 @@ from minidiff.data.shapes import Obj, Scene
 from minidiff.editing import magicmix as module
 from minidiff.editing.magicmix import blur, choose, ghosting, layout_likeness, magicmix
 from minidiff.editing.sdedit import sdedit
+from minidiff.pipe.pipe import Pipe
 
 PROMPT = "a green star on a blue background"
 CIRCLE = Scene((Obj("circle", "red", "medium"),), "left", "white", "plain")
@@ -51,8 +52,9 @@ def test_all_of_the_picture_down_to_zero_is_the_picture(pipe, image):
 
 def test_what_is_mixed_in_has_the_noise_of_the_time_the_state_is_at(pipe, image, monkeypatch):
     seen = []
+    noised = Pipe.noised
     monkeypatch.setattr(
-        module, "q_sample", lambda sch, z, t, n: seen.append((t, n)) or q_sample(sch, z, t, n)
+        Pipe, "noised", lambda self, z, t, n: seen.append((t, n)) or noised(self, z, t, n)
     )
     magicmix(pipe, image, PROMPT, kmin=0.3, kmax=0.8, steps=10)
     # the start, then each s down to kmin

@@ -173,10 +173,10 @@ def test_bad_arguments_are_refused(pipe, image, bad):
 
 
 def test_wrong_numbers_of_prompts_and_wrong_sizes_are_refused(pipe, image):
-    with pytest.raises(ValueError, match="rows"):
+    with pytest.raises(ValueError, match="3 texts"):
         plug_and_play(pipe, image, A, [B] * 3, steps=2)
     with pytest.raises(ValueError, match="pixels"):
-        plug_and_play(pipe, torch.zeros(1, 3, 63, 63), A, B, steps=2)
+        plug_and_play(pipe, -torch.ones(1, 3, 63, 63), A, B, steps=2)
 
 
 def test_pixel_models_have_features_too():

@@ -7,10 +7,9 @@ import pytest
 import torch
 
 import minidiff
-from minidiff.core.process import q_sample
-from minidiff.editing import sdedit as module
 from minidiff.editing.sdedit import sdedit, strokes
 from minidiff.pipe.masks import to_latent_mask
+from minidiff.pipe.pipe import Pipe
 
 PROMPT = "a red circle on a blue background"
 
@@ -50,8 +49,9 @@ def test_full_mask_equals_no_mask(pipe, image):
 
 def test_it_starts_at_the_noise_level_of_the_strength(pipe, image, monkeypatch):
     seen = []
+    noised = Pipe.noised
     monkeypatch.setattr(
-        module, "q_sample", lambda sch, z, t, n: seen.append(t) or q_sample(sch, z, t, n)
+        Pipe, "noised", lambda self, z, t, n: seen.append(t) or noised(self, z, t, n)
     )
     sdedit(pipe, image, PROMPT, strength=0.6, steps=10)
     assert seen == [600]
@@ -59,8 +59,9 @@ def test_it_starts_at_the_noise_level_of_the_strength(pipe, image, monkeypatch):
 
 def test_the_blend_uses_the_time_the_state_is_at(pipe, image, monkeypatch):
     seen = []
+    noised = Pipe.noised
     monkeypatch.setattr(
-        module, "q_sample", lambda sch, z, t, n: seen.append(t) or q_sample(sch, z, t, n)
+        Pipe, "noised", lambda self, z, t, n: seen.append(t) or noised(self, z, t, n)
     )
     sdedit(pipe, image, PROMPT, strength=0.4, steps=5, mask=torch.ones(1, 1, 64, 64))
     assert seen == [400, 200, 0]  # start, then after the moves 400 -> 200 and 200 -> 0
@@ -71,8 +72,9 @@ def test_steps_and_their_end_are_the_models_own(pipe, image, monkeypatch):
     carries no noise.
     """
     seen = []
+    noised = Pipe.noised
     monkeypatch.setattr(
-        module, "q_sample", lambda sch, z, t, n: seen.append(t) or q_sample(sch, z, t, n)
+        Pipe, "noised", lambda self, z, t, n: seen.append(t) or noised(self, z, t, n)
     )
     sdedit(
         replace(pipe, spacing="leading", end=1),
@@ -82,7 +84,7 @@ def test_steps_and_their_end_are_the_models_own(pipe, image, monkeypatch):
         steps=5,
         mask=torch.ones(1, 1, 64, 64),
     )
-    assert seen == [202, 2, 0]
+    assert seen == [202, 2, 1]  # 1 is the end of this grid: `noised` returns the picture itself
 
 
 def test_pictures_of_another_size_are_edited_by_latent_unets(pipe):

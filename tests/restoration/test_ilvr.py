@@ -9,7 +9,8 @@ import torch
 import minidiff
 from minidiff.core.cfg import cfg_batched
 from minidiff.core.denoise import noise, noises
-from minidiff.core.process import ddim_step, q_sample
+from minidiff.core.process import ddim_step
+from minidiff.pipe.pipe import Pipe
 from minidiff.restoration import ilvr as module
 from minidiff.restoration.ilvr import ilvr, low_band, refine
 
@@ -87,8 +88,9 @@ def test_without_noise_and_stop_1_it_is_generation(pipe, image):
 
 def test_the_reference_is_noised_to_the_time_the_state_is_at(pipe, image, monkeypatch):
     seen = []
+    noised = Pipe.noised
     monkeypatch.setattr(
-        module, "q_sample", lambda sch, z, t, n: seen.append((t, n)) or q_sample(sch, z, t, n)
+        Pipe, "noised", lambda self, z, t, n: seen.append((t, n)) or noised(self, z, t, n)
     )
     ilvr(pipe, image, PROMPT, steps=4)
     assert [t for t, _ in seen] == [750, 500, 250, 0]  # after the moves from 1000, 750, 500, 250
@@ -100,8 +102,9 @@ def test_the_reference_is_noised_to_the_time_the_state_is_at(pipe, image, monkey
 
 def test_noise_of_the_reference_is_not_the_noise_of_the_move(pipe, image, monkeypatch):
     used, moved = [], []
+    noised = Pipe.noised
     monkeypatch.setattr(
-        module, "q_sample", lambda sch, z, t, n: used.append(n) or q_sample(sch, z, t, n)
+        Pipe, "noised", lambda self, z, t, n: used.append(n) or noised(self, z, t, n)
     )
     monkeypatch.setattr(module, "ddim_step", lambda *a: moved.append(a[-1]) or ddim_step(*a))
     ilvr(pipe, image, PROMPT, steps=2)

@@ -1,0 +1,208 @@
+"""The door of the techniques: every kind of picture comes in, everything else is one sentence."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import minidiff
+from minidiff.core import schedule
+from minidiff.data import shapes
+from minidiff.editing.sdedit import sdedit
+from minidiff.inversion.edict import edict
+from minidiff.io import to_pil
+from minidiff.pipe.checks import door, prompt_each, prompts_of
+
+A, B = "a red circle on a blue background", "a green circle on a blue background"
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return minidiff.build("tiny", seed=0)
+
+
+@pytest.fixture(scope="module")
+def image():
+    return shapes.render([shapes.scene(np.random.default_rng(1))])
+
+
+@pytest.fixture(scope="module")
+def mask():
+    m = torch.zeros(1, 1, 64, 64)
+    m[:, :, 16:48, 16:48] = 1
+    return m
+
+
+def bytes_of(image):
+    return ((image + 1) * 127.5).round().to(torch.uint8)
+
+
+def kinds(image, folder):
+    """The same picture as users hold it."""
+    to_pil(image).save(folder / "scene.png")
+    first = bytes_of(image)
+    hwc = first[0].permute(1, 2, 0)
+    opaque = torch.full_like(hwc[..., :1], 255)
+    return {
+        "path": str(folder / "scene.png"),
+        "Path": Path(folder / "scene.png"),
+        "PIL": to_pil(image),
+        "uint8 b c h w": first,
+        "uint8 c h w": first[0],
+        "uint8 h w c": hwc,
+        "uint8 numpy": hwc.numpy(),
+        "uint8 numpy batch": hwc.numpy()[None],
+        "with alpha": torch.cat([hwc, opaque], -1).numpy(),
+        "list": [to_pil(image)],
+        "wants a gradient": image.clone().requires_grad_(),
+    }
+
+
+def test_every_kind_of_picture_gives_the_edit_of_the_float_tensor(pipe, image, tmp_path):
+    wanted = sdedit(pipe, image, A, steps=2)
+    for name, given in kinds(image, tmp_path).items():
+        out = sdedit(pipe, given, A, steps=2)
+        assert out.dtype == torch.float32 and not out.requires_grad, name
+        assert (out - wanted).abs().max() < 0.05, name  # eight bits
+
+
+def test_a_byte_picture_with_a_mask_comes_back_as_floats_and_keeps_its_pixels(pipe, image, mask):
+    out = sdedit(pipe, bytes_of(image), A, steps=2, mask=mask)
+    outside = (mask == 0).expand_as(out)
+    assert out.dtype == torch.float32
+    assert (out - image)[outside].abs().max() < 0.005 and (out - image)[~outside].abs().max() > 0.01
+
+
+@pytest.mark.parametrize(
+    "bad, said",
+    [
+        (lambda x: (x + 1) / 2, "looks like 0..1"),
+        (lambda x: (x + 1) * 127.5, "outside|0 to 255"),
+        (lambda x: x[0].permute(1, 2, 0), "torch.float32 of shape"),
+        (lambda x: x[:0], "an empty batch"),
+        (lambda x: x * float("nan"), "NaN"),
+        (lambda x: x.long(), "torch.int64"),
+        (lambda x: x[:, :2], r"\(1, 2, 64, 64\)"),
+        (lambda x: [], "empty list"),
+        (lambda x: 7, "got int"),
+        (lambda x: "nowhere.png", "no picture at"),
+        (lambda x: [x, x[:, :, :32]], "one size"),
+    ],
+)
+def test_a_picture_that_is_none_is_one_sentence(pipe, image, bad, said):
+    with pytest.raises((ValueError, FileNotFoundError), match=said) as told:
+        sdedit(pipe, bad(image), A, steps=2)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "bad, said",
+    [
+        (dict(prompt=[]), "empty list"),
+        (dict(prompt=[A, B]), "2 texts as prompt for 1 picture"),
+        (dict(prompt=7), "a text"),
+        (dict(prompt=None), "a text"),
+        (dict(seed=None), "seed=None"),
+        (dict(seed=1.5), "seed=1.5"),
+        (dict(seed=-1), "seed=-1"),
+        (dict(seed=True), "seed=True"),
+        (dict(steps=2.0), "steps=2.0"),
+        (dict(scale=None), "scale=None"),
+        (dict(scale=float("nan")), "scale=nan"),
+        (dict(scale=float("inf")), "scale=inf"),
+        (dict(scale=-1.0), "negative"),
+        (dict(strength="half"), "strength='half'"),
+        (dict(strength=float("nan")), "strength=nan"),
+        (dict(strength=0.01), "less than one step"),
+        (dict(repeats=1.5), "repeats=1.5"),
+    ],
+)
+def test_everything_else_that_is_wrong_is_one_sentence(pipe, image, bad, said):
+    with pytest.raises(ValueError, match=said) as told:
+        sdedit(pipe, image, **{"prompt": A, "steps": 2} | bad)
+    assert "\n" not in str(told.value)
+
+
+def test_every_technique_has_the_door():
+    from minidiff.techniques import TECHNIQUES
+
+    for technique in TECHNIQUES.values():
+        assert hasattr(technique.load(), "__wrapped__"), technique.name
+
+
+def test_behind_the_door_none_stays_where_a_parameter_takes_it():
+    @door
+    def technique(pipe, *, cross: float | None = 0.3, side: int | None = None):
+        return cross, side
+
+    assert technique(None, cross=None) == (None, None)
+    with pytest.raises(ValueError, match="cross='x'"):
+        technique(None, cross="x")
+
+
+def test_a_prompt_is_given_to_each_picture_or_there_are_as_many():
+    assert prompt_each("a", 3) == ["a"] * 3 and prompt_each(["a", "b"], 2) == ["a", "b"]
+    with pytest.raises(ValueError, match="2 texts"):
+        prompt_each(["a", "b"], 3)
+    with pytest.raises(ValueError, match='"" is the empty prompt'):
+        prompts_of([])
+
+
+def test_a_list_of_another_length_is_refused_by_source_and_target_alike(pipe, image):
+    for told in (dict(source=[A, B], target=B), dict(source=A, target=[A, B])):
+        with pytest.raises(ValueError, match="2 texts"):
+            edict(pipe, image, **told, steps=2)
+
+
+def test_generate_asks_the_same_questions(pipe):
+    for bad, said in (
+        (dict(prompts=[]), "empty list"),
+        (dict(prompts=A, scale=float("nan")), "scale=nan"),
+        (dict(prompts=A, seed=-1), "seed=-1"),
+        (dict(prompts=A, steps=2.0), "steps=2.0"),
+        (dict(prompts=A, height=0), "0 x 64"),
+        (dict(prompts=A, height=10**6, width=10**5), "million"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            pipe.generate(**{"steps": 2} | bad)
+
+
+def test_tables_that_explode_start_at_sigma_T(pipe):
+    from dataclasses import replace
+
+    exploding = replace(pipe, schedule=schedule.ve(sigma_max=30.0), prediction="eps")
+    assert exploding.start_std == pytest.approx(30)
+    assert (exploding.start(2, 5) - 30 * pipe.noise(2, 5)).abs().max() < 1e-4
+    assert torch.equal(pipe.start(2, 5), pipe.noise(2, 5))  # VP: as published, unit noise
+    seen = []
+    exploding.eps = lambda x, t, c: seen.append(x) or torch.zeros_like(x)
+    exploding.generate(A, steps=1, scale=1.0, seed=5)
+    assert (seen[0] - 30 * pipe.noise(1, 5)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("time, told", [("index", 499), ("sigma", None), ("log_snr", None)])
+def test_the_network_is_told_the_time_that_its_pipe_says(pipe, time, told):
+    from dataclasses import replace
+
+    other = replace(pipe, time=time)
+    x = pipe.noise(2)
+    found = other.clock(500, x)
+    alpha, sigma = pipe.schedule.at(500)
+    wanted = {"index": 499, "sigma": sigma / alpha, "log_snr": 2 * np.log(alpha / sigma)}[time]
+    assert found.shape == (2,) and found[0].item() == pytest.approx(wanted, rel=1e-6)
+    each = other.clock(torch.tensor([1, 500]), x)
+    assert each[1].item() == pytest.approx(wanted, rel=1e-6)
+    with pytest.raises(ValueError, match="time='hour'"):
+        replace(pipe, time="hour").clock(500, x)
+
+
+def test_at_the_end_of_the_models_grid_a_picture_is_clean(pipe):
+    from dataclasses import replace
+
+    z, n = pipe.noise(1, 1), pipe.noise(1, 2)
+    literal = replace(pipe, end=1)
+    assert torch.equal(literal.noised(z, 1, n), z) and torch.equal(pipe.noised(z, 0, n), z)
+    assert (pipe.noised(z, 1, n) - z).abs().max() > 0
+    alpha, sigma = pipe.schedule.at(500)
+    assert torch.allclose(literal.noised(z, 500, n), alpha * z + sigma * n)
