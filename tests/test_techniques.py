@@ -142,3 +142,42 @@ def test_foreign_pictures_and_prompts_of_other_lengths_are_edited_without_compla
         **told,
     )
     assert out.isfinite().all() and out.shape[1:] == (3, 64, 64)
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize("name", ["asyrp", "boundary", "diffusion-clip"])
+def test_what_learns_does_not_learn_from_a_neighbour(name):
+    """Two edits in one batch: each is the edit that its picture gets alone."""
+    pipe = minidiff.load("tiny")
+    its = items("dev", 2, ("recolour",))
+    fn, cheap = TECHNIQUES[name].load(), TECHNIQUES[name].cheap | {"steps": 4}
+    both = fn(pipe, **given(fn, its) | cheap | {"seed": 7})
+    alone = fn(pipe, **given(fn, its[1]) | cheap | {"seed": 8})
+    assert both.shape == (2, 3, 64, 64) and (both[1:] - alone).abs().max() < 1e-4
+
+
+GRID = (
+    "prompt-to-prompt plug-and-play masactrl pix2pix-zero null-text direct-inversion "
+    "negative-prompt ddib edict edit-friendly sdedit ddib flowedit diffedit inpaint ilvr"
+).split()
+
+
+@pytest.mark.parametrize("name", sorted(set(GRID)))
+def test_every_time_asked_is_of_the_models_own_grid(sd15, name):
+    """On Stable Diffusion's settings 4 steps are the network times 751, 501, 251, 1."""
+    asked = set()
+    hook = sd15.net.register_forward_hook(lambda net, args, out: asked.update(args[1].tolist()))
+    try:
+        call(sd15, name)
+    finally:
+        hook.remove()
+    mask = {499}  # where DiffEdit compares its prompts
+    assert asked and asked <= {t - 1 for t in sd15.timesteps(4)} | mask
+
+
+def test_prompt_to_prompt_without_injection_is_generation_on_stable_diffusions_settings(sd15):
+    a, b = "a red circle on a blue background", "a green circle on a blue background"
+    pair = TECHNIQUES["prompt-to-prompt"].load()(sd15, a, b, cross=0, self_=0, steps=4, seed=3)
+    plain = sd15.generate([a, b], steps=4, scale=5, seed=3)
+    assert (pair[:1] - plain[:1]).abs().max() < 1e-3
+    assert (pair[1:] - sd15.generate(b, steps=4, scale=5, seed=3)).abs().max() < 1e-3

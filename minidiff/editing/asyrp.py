@@ -42,7 +42,7 @@ from minidiff.core.process import ddim_step, eps_to_x0, q_sample
 from minidiff.core.taps import tap, tap_names
 from minidiff.inversion.ddim import invert
 from minidiff.models.blocks import timestep_embedding
-from minidiff.pipe.checks import door
+from minidiff.pipe.checks import door, one_by_one
 from minidiff.pipe.pipe import Pipe
 
 H = r"^h$"  # the tap at the bottleneck
@@ -291,7 +291,8 @@ def asyrp(
     pictures   that the model draws for each prompt where means are asked for
 
     `delta`: a ready shift (h, t) -> dh, such as `mean_shift` of pictures of your own; it serves
-    pictures it was not made from. All rows share the shift. Identical prompts: no shift, the
+    pictures it was not made from, and all rows share it. Without one every picture learns its own.
+    Identical prompts: no shift, the
     picture is rebuilt. ValueError: options out of range, a network without a bottleneck.
     """
     for name, value in (("until", until), ("boost", boost)):
@@ -305,6 +306,20 @@ def asyrp(
             "picture, 0 or more "
             "rounds, and prompt or clip"
         )
+    if delta is None and len(image) > 1:
+        options = dict(
+            strength=strength,
+            until=until,
+            symmetric=symmetric,
+            boost=boost,
+            row=row,
+            pictures=pictures,
+            learn=learn,
+            teacher=teacher,
+            steps=steps,
+            progress=progress,
+        )
+        return one_by_one(asyrp, pipe, image, source, target, seed=seed, **options)
     sch, ts = pipe.schedule, pipe.timesteps(steps)
     cond, x = inverted(pipe, image, source, row, steps)
     edited = [t for t in ts[:-1] if t > until * sch.T]

@@ -39,7 +39,7 @@ from minidiff.core.process import ddim_step
 from minidiff.core.taps import tap
 from minidiff.editing.asyrp import H, bottleneck, check_bottleneck, drawn
 from minidiff.inversion.ddim import invert_step
-from minidiff.pipe.checks import door
+from minidiff.pipe.checks import door, one_by_one
 from minidiff.pipe.pipe import Pipe
 
 SHARES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # mixing steps that the search tries
@@ -204,9 +204,9 @@ def boundary(
     pictures  the model draws so many of each kind to find the planes by
 
     `planes`: those of `boundaries` for pictures of your own with labels of your own; then no prompt
-    is used. The network is told nothing (the empty prompt), so no word speaks against the push.
-    Identical prompts: the picture is rebuilt. Warns if the two kinds cannot be told apart.
-    ValueError: options out of range, a network without a bottleneck.
+    is used. Without them every picture has its own. The network is told nothing (the empty prompt),
+    so no word speaks against the push. Identical prompts: the picture is rebuilt. Warns if the two
+    kinds cannot be told apart. ValueError: options out of range, a network without a bottleneck.
     """
     if (
         not 0 < (0.5 if mix is None else mix) <= 1
@@ -219,6 +219,18 @@ def boundary(
             "0..1, both, z "
             "or h, and 1 step or more"
         )
+    if planes is None and len(image) > 1:
+        options = dict(
+            distance=distance,
+            space=space,
+            mix=mix,
+            hold=hold,
+            eta=eta,
+            pictures=pictures,
+            steps=steps,
+            progress=progress,
+        )
+        return one_by_one(boundary, pipe, image, source, target, seed=seed, **options)
     check_bottleneck(pipe)
     ts = pipe.timesteps(steps)
     near = lambda share: min(ts[:-1], key=lambda t: abs(t - share * pipe.schedule.T))  # noqa: E731

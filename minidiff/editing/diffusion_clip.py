@@ -35,7 +35,7 @@ from minidiff.core.cond import Cond
 from minidiff.core.denoise import Denoise, sample, step_pairs
 from minidiff.inversion.ddim import invert_step
 from minidiff.models.clip import CLIP
-from minidiff.pipe.checks import door
+from minidiff.pipe.checks import door, needs_text, one_by_one
 from minidiff.pipe.pipe import Pipe
 from minidiff.samplers.differentiable import sample_with_gradients
 from minidiff.train.finetune import tuned
@@ -216,8 +216,8 @@ def diffusion_clip(
     """Change pictures `image` (b 3 H W) in [-1, 1] as the words change from `source` to `target`;
     returns (b 3 H W).
 
-    examples     pictures (n 3 H W) of `source` to learn the change from; default: the pictures
-                 themselves, together
+    examples     pictures (n 3 H W) of `source` to learn the change from, once for all; default:
+                 every picture learns from itself
     updates      of the network's weights; 0 gives the copy that inversion and sampling give
     train_steps  sampling steps the loss is sent back through; memory does not grow with them
     strength     how far to noise pictures are taken; more lets more change
@@ -231,21 +231,28 @@ def diffusion_clip(
     Identical prompts name no direction: no update is made. ValueError: a model without text,
     options out of range.
     """
-    if pipe.text is None:
-        raise ValueError(
-            f"{pipe.name or 'this model'} reads no text: DiffusionCLIP here needs the words "
-            "of a text model"
-        )
+    needs_text(pipe, "DiffusionCLIP")
     if updates < 0 or not 0 <= degree <= 1:
         raise ValueError(
             f"updates={updates}, degree={degree}: expected 0 or more updates and a degree in 0..1"
         )
-    pupils = image if examples is None else examples
-    if not isinstance(source, str) and len(source) != len(pupils):
-        raise ValueError(
-            f"{len(pupils)} picture(s) to learn from, {len(source)} prompts: give one each, "
-            "or one for all"
+    if examples is None and len(image) > 1:
+        options = dict(
+            updates=updates,
+            train_steps=train_steps,
+            strength=strength,
+            degree=degree,
+            lr=lr,
+            clip=clip,
+            keep=keep,
+            batch=batch,
+            steps=steps,
+            progress=progress,
         )
+        return one_by_one(diffusion_clip, pipe, image, source, target, seed=seed, **options)
+    pupils = image if examples is None else examples
+    if examples is not None and not (isinstance(source, str) and isinstance(target, str)):
+        raise ValueError("with examples one edit is learned: give one source and one target prompt")
     times(pipe, strength, steps)
     style = tune(
         pipe,

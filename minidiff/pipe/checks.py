@@ -16,6 +16,7 @@ from functools import wraps
 from numbers import Integral, Real
 from typing import get_args
 
+import torch
 from torch import Tensor
 
 from minidiff.io import as_mask, as_pictures
@@ -79,6 +80,21 @@ def prompt_each(prompts, b: int, name: str = "prompts") -> list[str]:
             f"{len(texts)} texts as {name} for {b} picture(s): give one each, or one for all"
         )
     return texts * b if len(texts) == 1 else texts
+
+
+def one_by_one(
+    technique: Callable, pipe, image: Tensor, source, target, *, seed: int, **options
+) -> Tensor:
+    """A technique that learns from what it is given, on every picture by itself, so that no result
+    depends on its neighbours: picture i with its own prompts and seed + i.
+    """
+    sources = prompt_each(source, len(image), "source")
+    targets = prompt_each(target, len(image), "target")
+    out = [
+        technique(pipe, image[i : i + 1], sources[i], targets[i], seed=seed + i, **options)
+        for i in range(len(image))
+    ]
+    return torch.cat(out)
 
 
 def needs_text(pipe, technique: str) -> None:

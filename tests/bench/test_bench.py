@@ -290,6 +290,16 @@ def test_evaluations_are_counted_by_rows_and_a_backward_pass_is_two_more():
     assert cost.nfe == 9 and not pipe.net._forward_hooks
 
 
+def test_a_gradient_that_enters_by_a_map_inside_is_counted_too():
+    """Pix2pix-zero pulls on attention maps: that backward pass never crosses the output."""
+    pipe = minidiff.build("tiny", seed=0)
+    item = items("dev", 1, ("recolour",))[0]
+    with Cost(pipe) as cost:
+        pix2pix_zero(pipe, item.image, item.source, item.target, steps=2)
+    # inversion 2; each step: source maps 1, the edit's maps 1 with a backward pass of 2, guided 2
+    assert cost.nfe == 2 + 2 * (1 + 3 + 2)
+
+
 def test_settings_come_from_the_file_by_kind_and_the_name_overrides_them(tmp_path):
     known = {
         "sdedit": {"chosen": {"move": {"strength": 0.7}}, "per_kind": True},
