@@ -90,13 +90,23 @@ def picture(pipe, **kw):
     return pipe.generate("a red circle", steps=3, height=64, width=64, seed=1, **kw)
 
 
+def close(got, want):
+    """Equal up to rounding: equal weights at other addresses in memory, where kernels round
+    otherwise.
+    """
+    return (got - want).abs().max() <= 1e-4 * want.std()
+
+
+STEP = 2 / 255 + 1e-6  # one level of a picture's file, in [-1, 1]
+
+
 def test_every_layout_gives_the_same_picture(files):
     folder, parts = files
     want = picture(load(folder / "one.safetensors"))
     assert want.shape == (1, 3, 64, 64) and want.isfinite().all() and want.std() > 0.01
     for name in ("one.ckpt", "sd", "mini.safetensors"):
         pipe = load(folder / name)
-        assert torch.equal(picture(pipe), want), name
+        assert close(picture(pipe), want), name
         for part, module in (("unet", pipe.net), ("vae", pipe.vae), ("text", pipe.text)):
             assert all(
                 torch.equal(v, parts[part].state_dict()[k]) for k, v in module.state_dict().items()
@@ -161,7 +171,7 @@ def test_a_denoiser_alone_asks_for_what_is_missing(files, tmp_path):
     ):
         load(unet)
     both = folder / "one.safetensors"
-    assert torch.equal(picture(load(unet, vae=both, text=both)), picture(load(both)))
+    assert close(picture(load(unet, vae=both, text=both)), picture(load(both)))
 
 
 def test_what_stable_diffusion_2_predicts_is_asked_for_and_never_guessed(files, tmp_path):
@@ -174,7 +184,7 @@ def test_what_stable_diffusion_2_predicts_is_asked_for_and_never_guessed(files, 
         load(path)
     eps, v = (load(path, prediction=p) for p in ("eps", "v"))
     assert (v.prediction, v.image_size, eps.image_size) == ("v", (768, 768), (512, 512))
-    assert not torch.equal(picture(eps), picture(v))
+    assert (picture(eps) - picture(v)).abs().max() > 1e-3
 
 
 def test_the_scheduler_config_says_how_to_sample(files, tmp_path):
@@ -237,7 +247,7 @@ def test_an_official_dit_draws_with_an_autoencoder(files, tmp_path):
     assert (
         image.shape == (2, 3, 64, 64)
         and image.isfinite().all()
-        and not torch.equal(image[0], image[1])
+        and (image[0] - image[1]).abs().max() > 1e-3
     )
 
 
@@ -291,14 +301,17 @@ def test_files_that_go_with_a_model_change_what_the_command_draws(command, tmp_p
     )
     save_file({"<cat>": torch.randn(768)}, tmp_path / "cat.safetensors")
     plain, again, offloaded = command(), command(), command("--offload")
-    assert plain[0] == 0 and torch.equal(plain[1], again[1]) and torch.equal(plain[1], offloaded[1])
+    assert plain[0] == 0
+    assert (again[1] - plain[1]).abs().max() <= STEP
+    assert (offloaded[1] - plain[1]).abs().max() <= STEP
     for options in (
         ("--lora", tmp_path / "lora.safetensors"),
         ("--lora", f"{tmp_path / 'lora.safetensors'}=0.5"),
     ):
         code, image = command(*options)
-        assert code == 0 and not torch.equal(image, plain[1]), options
-    assert torch.equal(command("--lora", f"{tmp_path / 'lora.safetensors'}=0")[1], plain[1])
+        assert code == 0 and (image - plain[1]).abs().max() > 2 * STEP, options
+    _, off = command("--lora", f"{tmp_path / 'lora.safetensors'}=0")
+    assert (off - plain[1]).abs().max() <= STEP
     assert command("--embedding", tmp_path / "cat.safetensors")[0] == 0
     assert command("--lora", f"{tmp_path / 'lora.safetensors'}=much")[0] == 2
 
@@ -321,13 +334,11 @@ def test_a_control_file_and_its_hint_steer_the_command(command, files, tmp_path)
     write_image(torch.rand(1, 3, 64, 64) * 2 - 1, tmp_path / "hint.png")
     plain = command()[1]
     code, image = command("--control", tmp_path / "control", "--hint", tmp_path / "hint.png")
-    assert code == 0 and not torch.equal(image, plain)
-    assert torch.equal(
-        command(
-            "--control", tmp_path / "control", "--hint", tmp_path / "hint.png", "--control-scale", 0
-        )[1],
-        plain,
+    assert code == 0 and (image - plain).abs().max() > 2 * STEP
+    _, off = command(
+        "--control", tmp_path / "control", "--hint", tmp_path / "hint.png", "--control-scale", 0
     )
+    assert (off - plain).abs().max() <= STEP
     assert command("--control", tmp_path / "control") == (2, None)
     assert command("--control", files[0] / "one.safetensors", "--hint", tmp_path / "hint.png") == (
         2,
