@@ -81,6 +81,17 @@ def parser(
             "--vae", metavar="PATH", help="its autoencoder, from another file or folder"
         )
         of.add_argument(
+            "--text", metavar="PATH", help="its text tower, from another file or folder"
+        )
+        of.add_argument("--ema", action="store_true", help="the running average of its UNet")
+        heads_option(of)
+        of.add_argument(
+            "--drop",
+            nargs="+",
+            metavar="PATTERN",
+            help="names of tensors to leave out, such as '*.scaled_fp8'",
+        )
+        of.add_argument(
             "--tokenizer", metavar="PATH", help="a tokenizer/ folder or CLIP's merge list"
         )
     if out:
@@ -90,6 +101,23 @@ def parser(
     if json:
         p.add_argument("--json", metavar="FILE", help="write what was measured as JSON")
     return p
+
+
+def heads_option(group) -> None:
+    group.add_argument(
+        "--heads",
+        nargs="+",
+        type=part_heads,
+        metavar="PART=INT[,INT]",
+        help="number of heads, if no file can tell: unet=8, or one for each level: unet=5,10,20,20",
+    )
+
+
+def part_heads(text: str) -> tuple[str, int | tuple[int, ...]]:
+    """`unet=8` -> ("unet", 8); `unet=5,10` -> ("unet", (5, 10))."""
+    part, _, numbers = text.partition("=")
+    several = tuple(int(n) for n in numbers.split(","))
+    return part, several if len(several) > 1 else several[0]
 
 
 def given(args, names: list[str]) -> dict:
@@ -132,9 +160,13 @@ def load(args):
 
     said = {
         name: value
-        for name in ("prediction", "vae", "tokenizer")
+        for name in ("prediction", "vae", "text", "tokenizer", "drop")
         if (value := getattr(args, name)) is not None
     }
+    if args.heads:
+        said["heads"] = dict(args.heads)
+    if args.ema:
+        said["ema"] = True
     return minidiff.load(
         args.model, device=device(args.device), dtype=getattr(torch, args.dtype), **said
     )
@@ -186,7 +218,11 @@ def generate(rest: list[str]) -> int:
         help="LoRA files, each with its strength",
     )
     of.add_argument(
-        "--embedding", nargs="+", default=[], metavar="FILE", help="textual inversion: new words"
+        "--embedding",
+        nargs="+",
+        default=[],
+        metavar="FILE[=WORD]",
+        help="textual inversion: new words; WORD names the one of a file without its own",
     )
     of.add_argument(
         "--control", metavar="PATH", help="a ControlNet or T2I-Adapter, which needs a --hint"
@@ -225,8 +261,9 @@ def dressed(pipe, args):
     from minidiff.formats.textual_inversion import load_embedding
     from minidiff.pipe.offload import offload
 
-    for path in args.embedding:
-        print("new words:", *load_embedding(path, pipe), file=sys.stderr)
+    for text in args.embedding:
+        path, _, word = (text, "", "") if Path(text).exists() else text.partition("=")
+        print("new words:", *load_embedding(path, pipe, word or None), file=sys.stderr)
     with ExitStack() as stack:
         for text in args.lora:
             path, _, strength = text.rpartition("=") if "=" in text else (text, "", "1")
@@ -234,7 +271,7 @@ def dressed(pipe, args):
                 strength = float(strength)
             except ValueError:
                 raise ValueError(f"--lora {text}: expected FILE or FILE=STRENGTH") from None
-            stack.enter_context(lora(pipe, path, strength=strength))
+            stack.enter_context(lora(pipe, path, strength=strength, drop=args.drop or ()))
         if args.offload:
             stack.enter_context(offload(pipe))
         yield
@@ -247,7 +284,12 @@ def steered(pipe, args):
     from minidiff.io import read_image
     from minidiff.weights.real import load_control
 
-    control = load_control(args.control, dtype=pipe.dtype).to(pipe.device)
+    control = load_control(
+        args.control,
+        dtype=pipe.dtype,
+        heads=dict(args.heads or ()),
+        drop=tuple(args.drop or ()),
+    ).to(pipe.device)
     height, width = pipe.image_size
     hint = (read_image(args.hint, (args.height or height, args.width or width)) + 1) / 2
     channels = 3 if isinstance(control, ControlNet) else control.in_channels
@@ -453,9 +495,12 @@ def convert(rest: list[str]) -> int:
     p = parser("convert", model="", json=True)
     p.add_argument("src", metavar="SRC", help="a file, or a folder in the diffusers layout")
     p.add_argument("dst", metavar="DST", help="a .safetensors file; with --to diffusers a folder")
-    names = arguments(p, rewrite, skip=("src", "dst", "progress"))
+    names = arguments(p, rewrite, skip=("src", "dst", "progress", "heads"))
+    heads_option(p)
     args = parse(p, rest)
-    facts = rewrite(args.src, args.dst, **given(args, names), progress=sys.stderr.isatty())
+    heads = dict(args.heads or ())
+    progress = sys.stderr.isatty()
+    facts = rewrite(args.src, args.dst, **given(args, names), heads=heads, progress=progress)
     if args.json:
         from minidiff.io import write_json
 

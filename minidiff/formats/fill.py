@@ -24,7 +24,7 @@ from minidiff.control.controlnet import ControlNet
 from minidiff.control.t2i_adapter import T2IAdapter
 from minidiff.formats.family import Family, dropped, part_names
 from minidiff.formats.keymaps import Theirs, alias, ema_name, source_names
-from minidiff.formats.mapped import TensorFile, finite, short
+from minidiff.formats.mapped import TensorFile, ends, finite, short
 from minidiff.formats.ops import gather
 from minidiff.models.dit import DiT, position_embedding
 from minidiff.models.text import CLIPText
@@ -186,7 +186,8 @@ def take(
     except ValueError as e:
         raise ValueError(f"{file.path}: {first}: {e}") from e
     y = x.to(dtype).contiguous()
-    if not all(end.isfinite() for end in torch.aminmax(y)):
+    low, high = ends(y)
+    if not (low.isfinite() and high.isfinite()):
         finite(x, names(theirs)[0], file.path)
         raise ValueError(
             f"{file.path}: {first} reaches {x.abs().max().item():.3g}, more than {dtype} can hold"

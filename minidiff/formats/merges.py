@@ -24,7 +24,7 @@ import sys
 from pathlib import Path
 
 from minidiff.data.download import download
-from minidiff.formats.layouts import read_json
+from minidiff.formats.fields import read_json
 from minidiff.formats.mapped import LIMIT, refusing, short
 from minidiff.models.tokenizer import PAD, START, STOP, Tokenizer, clean
 

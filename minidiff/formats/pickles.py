@@ -1,8 +1,8 @@
 """Torch's own files (.ckpt .pt .pth .bin), read without running anything that is in them.
 
-Each holds a pickle, which `machine.py` follows, and the numbers as raw bytes, which stay where they
-are: the pickle is read for a table of places, and tensors are mapped from there. Three layouts
-occur.
+Each holds a pickle, which `pickle_machine.py` follows, and the numbers as raw bytes, which stay
+where they are: the pickle is read for a table of places, and tensors are mapped from there. Three
+layouts occur.
 
 | layout | the pickle | the numbers | | --- | --- | --- | | zip, since torch 1.6 (2020) |
 `<root>/data.pkl` | `<root>/data/<key>`, stored without compression | | before | the fourth of five:
@@ -72,13 +72,18 @@ def open_pickle(path: str | Path) -> TensorFile:
     """
     path = Path(path)
     obj, metadata, ignored = _unwrap(path, _unpickle(path, lambda entry: entry))
+    if isinstance(obj, Entry):
+        obj = {"(no name)": obj}
     if not isinstance(obj, dict):
         what = (
             f"class {short(obj.name)}, whose code is not run: save its state_dict()"
             if isinstance(obj, Inert)
-            else f"type {'tensor' if isinstance(obj, Entry) else type(obj).__name__}"
+            else f"type {type(obj).__name__}"
         )
         raise ValueError(f"{path} holds an object of {what}; expected a dictionary of tensors")
+    if not _has_tensors(obj):
+        metadata = _told(obj) | metadata
+        obj = _flat(obj)
     entries = {name: e for name, e in obj.items() if isinstance(e, Entry) and isinstance(name, str)}
     ignored += [_label(k) for k in obj if k not in entries]
     if not entries:
@@ -92,6 +97,29 @@ def open_pickle(path: str | Path) -> TensorFile:
 
 def _label(key: object) -> str:
     return key if isinstance(key, str) else getattr(key, "name", None) or short(key)
+
+
+def _told(obj: dict) -> dict[str, str]:
+    """The numbers and short texts of a dictionary, as texts."""
+    plain = {}
+    for key, value in obj.items():
+        number = isinstance(value, float) or (isinstance(value, int) and abs(value) < 1 << 63)
+        if isinstance(key, str) and (number or (isinstance(value, str) and len(value) < 1000)):
+            plain[key] = str(value)
+    return plain
+
+
+def _flat(obj: dict) -> dict:
+    """Dictionaries of tensors one level further in, as "unet.conv_in.weight": a file may hold
+    {"unet": {...}, "vae": {...}}, or the words of a textual inversion.
+    """
+    found = {}
+    for key, inner in obj.items():
+        if isinstance(key, str) and _has_tensors(inner):
+            found |= {f"{key}.{name}": x for name, x in inner.items() if isinstance(name, str)}
+        else:
+            found[key] = inner
+    return found
 
 
 def _has_tensors(obj: object) -> bool:
@@ -123,12 +151,9 @@ def _unwrap(path: Path, obj: object) -> tuple[object, dict[str, str], list[str]]
                 f"({', '.join(short(_label(k)) for k in [inner, *rivals[:4]])})"
                 "; save the one you want in a file of its own"
             )
-        for k, v in obj.items():
-            plain = isinstance(v, (float, bool)) or (isinstance(v, int) and abs(v) < 1 << 63)
-            if isinstance(k, str) and (plain or (isinstance(v, str) and len(v) < 1000)):
-                metadata[k] = str(v)
-            elif k != inner:
-                ignored.append(_label(k))
+        told = _told(obj)
+        metadata |= told
+        ignored += [_label(k) for k in obj if k not in told and k != inner]
         way, obj = [*way, inner], obj[inner]
     return obj, metadata | ({"unwrapped": ".".join(way)} if way else {}), sorted(ignored)
 

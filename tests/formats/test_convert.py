@@ -556,7 +556,7 @@ def contradiction(path):
             lambda p: save_file({"lora_unet_a.lora_down.weight": torch.ones(1, 2)}, p),
             "is a file of kind lora, no network",
         ),
-        (lambda p: save_file({"conditioner.embedders.0.x": torch.ones(1)}, p), "sdxl"),
+        (lambda p: save_file({"conditioner.embedders.1.x": torch.ones(1)}, p), "sdxl"),
         (lambda p: save_file({"what.ever": torch.ones(1, 2, 3)}, p), "no known family"),
         (lambda p: p.write_text("<!DOCTYPE html><p>404"), "HTML page"),
         (lambda p: saved(p), r"number of heads of this UNet of width 32"),

@@ -181,9 +181,6 @@ def test_a_lora_tells_rank_alpha_and_base(tmp_path):
         and "\nwidth        768 (Stable Diffusion 1)" in text
         and "prediction" not in text
     )
-    torch.save([torch.ones(320, 8), torch.ones(8, 768)] * 2, tmp_path / "l.pt")
-    r = inspect(tmp_path / "l.pt")
-    assert (r["family"], r["variant"], r["rank"], r["tensors"]) == ("lora", "cloneofsimo", [8], 4)
 
 
 def test_an_embedding_tells_the_width_of_its_vectors(tmp_path):
@@ -192,7 +189,7 @@ def test_an_embedding_tells_the_width_of_its_vectors(tmp_path):
     assert (r["family"], r["context"], r["base"]) == ("embedding", 1024, "Stable Diffusion 2")
     torch.save(
         {
-            "string_to_token": {"*": 265},
+            "string_to_token": {"*": torch.tensor(265)},
             "string_to_param": {"*": torch.ones(3, 768)},
             "name": "cat",
             "step": 5,
@@ -207,7 +204,7 @@ def test_an_embedding_tells_the_width_of_its_vectors(tmp_path):
 @pytest.mark.parametrize(
     "names, kind",
     [
-        (["conditioner.embedders.0.transformer.x", "model.diffusion_model.out.2.weight"], "sdxl"),
+        (["conditioner.embedders.1.model.x", "model.diffusion_model.out.2.weight"], "sdxl"),
         (["joint_blocks.0.x_block.attn.qkv.weight"], "sd3"),
         (["double_blocks.0.img_attn.qkv.weight"], "flux"),
     ],

@@ -11,6 +11,7 @@ from minidiff.core import schedule
 from minidiff.data import shapes
 from minidiff.editing.sdedit import sdedit
 from minidiff.formats.convert import convert
+from minidiff.formats.inspect import inspect
 from minidiff.formats.layouts import destination
 from minidiff.models.dit import DiT
 from minidiff.models.text import CLIPText
@@ -174,6 +175,103 @@ def test_a_denoiser_alone_asks_for_what_is_missing(files, tmp_path):
     assert close(picture(load(unet, vae=both, text=both)), picture(load(both)))
 
 
+def edited(path, source, change):
+    """A copy of a safetensors file whose dictionary of tensors was changed."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(source)
+    change(tensors)
+    save_file(tensors, path)
+    return path
+
+
+STRAY = {"scaled_fp8": torch.zeros(1)}
+
+
+def test_every_file_that_is_opened_must_be_used_up_or_have_its_rest_dropped(files, tmp_path):
+    folder, parts = files
+    one = folder / "one.safetensors"
+    alone = save(tmp_path / "vae.safetensors", {"vae": parts["vae"]})
+    vae = edited(tmp_path / "stray.safetensors", alone, lambda t: t.update(STRAY))
+    tower = save(tmp_path / "tower.safetensors", {"text": parts["text"]})
+    text = edited(tmp_path / "text.safetensors", tower, lambda t: t.update(STRAY))
+    whole = edited(tmp_path / "whole.safetensors", one, lambda t: t.update(STRAY))
+    for path, options in ((one, {"vae": vae}), (one, {"text": text}), (whole, {})):
+        with pytest.raises(ValueError, match=r"1 of .* have no place .*scaled_fp8"):
+            load(path, **options)
+    pipe = load(whole, vae=vae, text=text, drop=("scaled*",))
+    assert torch.equal(pipe.vae.decoder.conv_out.bias, parts["vae"].decoder.conv_out.bias)
+
+
+def test_a_controlnet_with_what_nobody_knows_is_refused(files, tmp_path):
+    from minidiff.control.controlnet import ControlNet
+    from minidiff.weights.real import load_control
+
+    net = ControlNet.from_unet(files[1]["unet"])
+    path = save(tmp_path / "control.safetensors", {"controlnet": net})
+    heads = {"controlnet": 4}
+    assert load_control(path, heads=heads).factor == 8
+    stray = edited(tmp_path / "stray.safetensors", path, lambda t: t.update(STRAY))
+    with pytest.raises(ValueError, match=r"have no place .*scaled_fp8"):
+        load_control(stray, heads=heads)
+    assert load_control(stray, heads=heads, drop=("scaled_fp8",)).factor == 8
+    mark = edited(
+        tmp_path / "mark.safetensors", path, lambda t: t.update(difference=torch.zeros(0))
+    )
+    with pytest.raises(ValueError, match="stored as its difference from a base model"):
+        load_control(mark, heads=heads)
+
+
+def test_parts_wrapped_in_one_pickle_and_names_of_a_compiled_network_are_loaded(files, tmp_path):
+    folder, parts = files
+    wrapped = {
+        "unet": {f"_orig_mod.{k}": v for k, v in parts["unet"].state_dict().items()},
+        "vae": parts["vae"].state_dict(),
+        "text_encoder": {f"text_model.{k}": v for k, v in parts["text"].state_dict().items()},
+        "step": 3,
+    }
+    torch.save(wrapped, tmp_path / "one.CKPT")
+    pipe = load(tmp_path / "one.CKPT")
+    assert close(picture(pipe), picture(load(folder / "one.safetensors")))
+    report = inspect(tmp_path / "one.CKPT")
+    assert report["family"] == "sd1" and set(report["parts"]) == {"unet", "vae", "text"}
+
+
+def test_tensors_of_eight_bits_are_told_and_widened(files, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(files[0] / "one.safetensors")
+    small = {k: v.to(torch.float8_e4m3fn) if v.ndim > 1 else v for k, v in tensors.items()}
+    save_file(small, tmp_path / "one.sft")
+    assert "float8_e4m3fn" in inspect(tmp_path / "one.sft")["dtypes"]
+    pipe = load(tmp_path / "one.sft")
+    want = files[1]["unet"].conv_in.weight.to(torch.float8_e4m3fn).float()
+    assert torch.equal(pipe.net.conv_in.weight, want)
+
+
+@pytest.mark.parametrize(
+    "new", [dict(trained_betas=[0.1, 0.2]), dict(num_train_timesteps=500)], ids=["betas", "times"]
+)
+def test_inspecting_tells_of_a_scheduler_that_loading_refuses(files, tmp_path, new):
+    import shutil
+
+    shutil.copytree(files[0] / "sd", tmp_path / "sd")
+    path = tmp_path / "sd/scheduler/scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | new))
+    with pytest.raises(ValueError, match="scheduler config") as e:
+        load(tmp_path / "sd")
+    assert inspect(tmp_path / "sd")["problem"] == str(e.value)
+
+
+def test_latents_of_a_config_need_not_be_square(files, tmp_path):
+    import shutil
+
+    shutil.copytree(files[0] / "sd", tmp_path / "sd")
+    path = tmp_path / "sd/unet/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"sample_size": [12, 8]}))
+    assert load(tmp_path / "sd").image_size == (96, 64)
+
+
 def test_what_stable_diffusion_2_predicts_is_asked_for_and_never_guessed(files, tmp_path):
     path = save(
         tmp_path / "two.safetensors", {p: network(p, **a) for p, a in TWO.items()}, args=TWO
@@ -218,10 +316,19 @@ def test_the_scheduler_config_says_how_to_sample(files, tmp_path):
     for kind, (spacing, end) in {
         "DDIMScheduler": ("leading", 0),
         "PNDMScheduler": ("leading", 1),
-        "DPMSolverMultistepScheduler": ("linspace", 0),
     }.items():
         pipe = told(_class_name=kind)  # defaults belong to the class
-        assert (pipe.spacing, pipe.end) == (spacing, end), kind
+        assert (pipe.spacing, pipe.end, pipe.literal) == (spacing, end, True), kind
+    for kind, words in {
+        "DPMSolverMultistepScheduler": "--sampler dpm",
+        "EulerDiscreteScheduler": "the same steps in other symbols",
+        "LCMScheduler": "more than its 1 to 8 steps",
+        "SomeScheduler": "another method on the same grid",
+    }.items():  # without the departures from the papers that other classes do not have
+        with pytest.warns(UserWarning, match=f"names {kind}; DDIM is used: .*{words}"):
+            pipe = told(_class_name=kind)
+        spacing = "leading" if kind == "LCMScheduler" else "linspace"
+        assert (pipe.spacing, pipe.end, pipe.literal) == (spacing, 0, False), kind
     for new, what in (
         (dict(rescale_betas_zero_snr=True), "rescale_betas_zero_snr is True; only False"),
         (dict(beta_schedule="sigmoid"), "beta_schedule 'sigmoid'"),
