@@ -278,17 +278,13 @@ def _unet(file: Mapping[str, Entry], part: str, found: dict) -> Family:
         file, part, "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight", found
     )
     proj, _ = _shape(file, part, "mid_block.attentions.0.proj_in.weight", found)
-    channels, context = (first[1] if len(first) == 4 else None), (key[1] if len(key) == 2 else None)
-    extra = f"{found['parts'][part]}label_emb.0.0.weight" in file
-    base = (
-        "sdxl"
-        if context in (1280, 2048)
-        else "unclip"
-        if extra
-        else "sd2"
-        if len(proj) == 2
-        else "sd1"
-    )
+    channels = first[1] if len(first) == 4 else None
+    context = key[1] if len(key) == 2 else None
+    base = "sd2" if len(proj) == 2 else "sd1"
+    if f"{found['parts'][part]}label_emb.0.0.weight" in file:
+        base = "unclip"
+    if context in (1280, 2048):
+        base = "sdxl"
     kind = (
         base
         if base in FOREIGN

@@ -235,12 +235,12 @@ def open_shards(index: str | Path) -> TensorFile:
             f"{index.name} names); fetch it"
         )
     parts = {shard: _open(index.parent / shard) for shard in shards}
-    lost = [(name, shard) for name, shard in where.items() if name not in parts[shard]]
+    lost = [name for name, shard in where.items() if name not in parts[shard]]
     if lost:
+        name = lost[0]
         raise ValueError(
-            f"{index.parent / lost[0][1]} lacks tensor {short(lost[0][0])}, which {index.name} "
-            "says is there "
-            f"({len(lost)} such tensor(s)); the shards do not belong together"
+            f"{index.parent / where[name]} lacks tensor {short(name)}, which {index.name} says is "
+            f"there ({len(lost)} such tensor(s)); the shards do not belong together"
         )
     metadata = {k: v for part in parts.values() for k, v in part.metadata.items()}
     unlisted = tuple(

@@ -185,8 +185,10 @@ def table(report: dict) -> str:
 
 def size(n: int) -> str:
     """Bytes as people say them."""
-    units = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
-    return next((f"{n / one:.2f} {unit}" for unit, one in units if n >= one), f"{n} bytes")
+    for unit, one in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n >= one:
+            return f"{n / one:.2f} {unit}"
+    return f"{n} bytes"
 
 
 def _count(dtypes: dict[str, int]) -> str:

@@ -22,7 +22,6 @@ Source: torch/serialization.py; the zip format's APPNOTE 4.3. Try: `zipfile -l` 
 """
 
 import io
-import math
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -293,15 +292,12 @@ def _place(
         raise ValueError(
             f"a tensor of a dtype that no weights have; expected one of: {', '.join(NAMED)}"
         )
-    (begin, nbytes), unit, dtype = (
-        places[storage.key],
-        storage.dtype.itemsize,
-        dtype or storage.dtype,
-    )
-    dense = all(
-        n == 1 or s == math.prod(size[i + 1 :]) for i, (n, s) in enumerate(zip(size, stride))
-    )
-    start, room = storage.start * unit + offset * dtype.itemsize, storage.numel * unit
+    begin, nbytes = places[storage.key]
+    unit = storage.dtype.itemsize
+    dtype = dtype or storage.dtype
+    dense = _dense(size, stride)
+    start = storage.start * unit + offset * dtype.itemsize
+    room = storage.numel * unit
     entry = Entry(tuple(size), dtype, path, begin + start, None if dense else tuple(stride))
     if (
         storage.start * unit + room > nbytes
@@ -313,6 +309,16 @@ def _place(
             f"{short(storage.key)}, {nbytes} bytes"
         )
     return entry
+
+
+def _dense(size: tuple, stride: tuple) -> bool:
+    """Do the rows of a tensor lie one behind the other, the last index fastest?"""
+    expected = 1
+    for n, step in zip(reversed(size), reversed(stride)):
+        if n != 1 and step != expected:
+            return False
+        expected *= n
+    return True
 
 
 def _attributes(module: Inert) -> dict[str, object]:

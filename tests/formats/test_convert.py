@@ -593,8 +593,8 @@ def test_what_cannot_be_converted_is_refused_in_one_line_that_names_the_file(tmp
         (dict(to="onnx"), "to='onnx' is unknown; choose one of: minidiff, original, diffusers"),
         (dict(dtype="int8"), "dtype='int8'"),
         (dict(prediction="noise"), "prediction='noise'"),
-        (dict(heads={"unett": 4.0}), "heads: unett=4"),
-        (dict(heads={"vae": 2.5}), "heads: vae=2.5 is no whole number for one of: vae"),
+        (dict(heads={"unett": 4.0}), "heads: unett is no part of"),
+        (dict(heads={"vae": 2.5}), "vae is 2.5, expected a whole number above 0"),
     ],
 )
 def test_options_that_mean_nothing_are_refused(tmp_path, options, words):

@@ -6,6 +6,7 @@ import re
 import resource
 import sys
 import time
+from functools import cache
 
 import pytest
 import torch
@@ -40,6 +41,7 @@ def sparse(path, entries, metadata=None):
     return path
 
 
+@cache
 def stable_diffusion():
     found = {n: e for part, args in PARTS.items() for n, e in shapes(part, **args).items()}
     return found | {

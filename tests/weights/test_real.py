@@ -374,6 +374,27 @@ def test_what_cannot_be_loaded_is_said_in_one_line(tmp_path, name, what):
         minidiff.load("tiny", vae="x")
 
 
+def test_what_a_message_asks_for_the_command_line_can_say(monkeypatch, files, tmp_path):
+    from minidiff import __main__ as cli
+
+    said = {}
+
+    def load(name, **options):
+        said.update(options)
+        raise ValueError("heard")
+
+    monkeypatch.setattr(minidiff, "load", load)
+    options = "--text t --vae v --ema --heads unet=5,10 text=2 --drop ztsnr *.fp8 --prediction v"
+    assert cli.main(["generate", "a fox", "--model", "x", *options.split()]) == 2
+    assert said["heads"] == {"unet": (5, 10), "text": 2} and said["drop"] == ["ztsnr", "*.fp8"]
+    assert (said["text"], said["vae"], said["ema"], said["prediction"]) == ("t", "v", True, "v")
+    one, sd = files[0] / "one.safetensors", tmp_path / "sd"
+    to = ["convert", str(one), str(sd), "--to", "diffusers", "--heads"]
+    assert cli.main([*to, "unet=4,2,4,4"]) == 0
+    assert json.loads((sd / "unet/config.json").read_text())["attention_head_dim"] == [4, 2, 4, 4]
+    assert cli.main([*to, "unet=four"]) == 2 and cli.main([*to, "net=4"]) == 2
+
+
 @pytest.fixture
 def command(files, monkeypatch, tmp_path):
     """`minidiff generate` with the small model: a function of further options -> (exit code, the
@@ -419,7 +440,10 @@ def test_files_that_go_with_a_model_change_what_the_command_draws(command, tmp_p
         assert code == 0 and (image - plain[1]).abs().max() > 2 * STEP, options
     _, off = command("--lora", f"{tmp_path / 'lora.safetensors'}=0")
     assert (off - plain[1]).abs().max() <= STEP
-    assert command("--embedding", tmp_path / "cat.safetensors")[0] == 0
+    torch.save(torch.randn(768), tmp_path / "bare.pt")
+    assert command("--embedding", tmp_path / "bare.pt")[0] == 2
+    words = tmp_path / "cat.safetensors", f"{tmp_path / 'bare.pt'}=<dog>"
+    assert command("--embedding", *words)[0] == 0
     assert command("--lora", f"{tmp_path / 'lora.safetensors'}=much")[0] == 2
 
 
