@@ -76,7 +76,7 @@ def build(part: str, args: dict) -> nn.Module:
     try:
         with torch.device("meta"), Blank():
             return CLASSES[part](**args)
-    except (TypeError, ArithmeticError, RuntimeError) as e:
+    except (TypeError, ValueError, KeyError, ArithmeticError, RuntimeError) as e:
         raise ValueError(f"no {part} can be built of {args} ({str(e).splitlines()[0]})") from e
 
 

@@ -43,7 +43,8 @@ BESIDE = ("tokenizer", "scheduler")  # folders that hold no weights and are read
 WHOLE = ("diffusion_pytorch_model", "pytorch_model", "model")
 MINE = ("eps", "v", "x0", "flow")
 # arguments that no tensor shows
-UNSEEN = ("heads", "groups", "eps", "scale", "act", "eos_id", "factor")
+TOLD = {"groups": int, "eps": float, "scale": float, "act": str, "eos_id": int, "factor": int}
+UNSEEN = ("heads", *TOLD)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +78,9 @@ class Source:
             if "factor" in args
         }
         with naming(self.path):
+            for args in told.values():
+                for name, kind in TOLD.items():
+                    field(args, name, kind, above=None if kind is str else 0)
             seen = networks(
                 self.file, self.family, self.configs | folded, heads=known | dict(heads or {})
             )
@@ -171,9 +175,7 @@ def open_model(path: str | Path, drop: Iterable[str] = ()) -> Source:
                 or not facts["args"].keys() <= family.parts.keys()
             ):
                 raise ValueError("its metadata are not those that minidiff writes")
-            configs = (
-                {"unet": {"sample_size": facts["side"]}} if type(facts.get("side")) is int else {}
-            )
+            configs = {"unet": {"sample_size": facts.get("side")}}
     return Source(path, file, family, configs, facts.get("scheduler") or {}, facts)
 
 

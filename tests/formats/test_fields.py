@@ -58,9 +58,9 @@ def stored(part):
 def test_no_type_in_a_networks_config_ends_in_anything_but_a_sentence(part):
     entries, plain = stored(part)
     assert network_args(part, entries, "diffusers", plain)
-    chance, answers = random.Random(0), 0
+    chance, answers, built = random.Random(0), 0, []
     for name in (*plain, "text_config", "num_attention_heads", "eos_token_id"):
-        for value in chance.sample(WRONG, 6):
+        for value in chance.sample(WRONG, 5):
             try:
                 args = network_args(part, entries, "diffusers", plain | {name: value})
             except ValueError as e:
@@ -69,6 +69,9 @@ def test_no_type_in_a_networks_config_ends_in_anything_but_a_sentence(part):
             answers += 1
             for x in args.values():
                 assert not (isinstance(x, float) and not 0 < x < 2**31), (name, value)
+            if args in built:
+                continue
+            built.append(args)
             try:
                 build(part, args)
             except ValueError as e:
@@ -115,6 +118,33 @@ def test_no_type_in_a_schedulers_config_ends_in_anything_but_a_sentence(unet):
 def test_a_scheduler_field_of_the_wrong_type_is_told_by_name(unet, new, words):
     with pytest.raises(ValueError, match=words):
         sampling(replace(unet, scheduler=SD | new), "eps")
+
+
+def test_no_type_in_what_a_file_says_of_itself_ends_in_anything_but_a_sentence(tmp_path):
+    make, args = NETWORKS["vae"]
+    own = make(**args).state_dict()
+    facts = {"args": {"vae": {"scale": 0.5, "groups": 32}}, "scheduler": None, "prediction": None}
+    chance, answers = random.Random(0), 0
+    for where in ((), ("args",), ("args", "vae")):
+        names = {(): ["args", "scheduler", "prediction", "side"], ("args",): ["vae", "unet"]}
+        for name in names.get(where, ["scale", "groups", "eps", "act", "heads", "layers"]):
+            for value in chance.sample(WRONG, 5):
+                told = json.loads(json.dumps(facts))
+                inner = told
+                for key in where:
+                    inner = inner[key]
+                inner[name] = value
+                path = tmp_path / "a.safetensors"
+                save_file(
+                    {f"vae.{k}": v for k, v in own.items()}, path, {"minidiff": json.dumps(told)}
+                )
+                try:
+                    source = open_model(path)
+                    build("vae", source.args()["vae"])
+                    answers += 1
+                except ValueError as e:
+                    assert str(path) in str(e) or "no vae can be built" in str(e), e
+    assert answers >= 5
 
 
 def test_null_is_the_default(unet):
