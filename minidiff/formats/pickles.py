@@ -10,9 +10,10 @@ magic, version, sizes of types, object, list of keys | at the end, each after it
 TorchScript (OpenAI's CLIP) | as zip; the object is the module | as zip; the code in `<root>/code`
 is not read |
 
-Why not `torch.load(weights_only=True)`: it refuses checkpoints with foreign classes (what training
-frameworks write), reads old files whole, and grants a file of 200 bytes any amount of memory. What
-both read, they read alike: the tests compare.
+Why not `torch.load(weights_only=True)`, with inert stand-ins for foreign classes: tried, it refuses
+TorchScript files, pickles of protocol 4 and 5, and the calls by which numpy's numbers, defaultdicts
+and many trainers' objects are rebuilt; it cannot map old files, and grants a file of 200 bytes any
+amount of memory. What both read, they read alike: the tests compare.
 
 Real files wrap their tensors: {"state_dict": ..., "global_step": ...}, or {"model": ..., "ema":
 ..., "opt": ...}, where the average ("ema") is the one to sample from. The wrapping is taken off and

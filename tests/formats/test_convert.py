@@ -104,7 +104,7 @@ def snapshot(folder: Path) -> dict:
     "name, dtype",
     [
         *((name, torch.float32) for name in MODELS),
-        *((name, torch.float16) for name in ("sd2", "dit")),
+        ("dit", torch.float16),
     ],
     ids=str,
 )

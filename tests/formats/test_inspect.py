@@ -162,6 +162,14 @@ def test_a_controlnet_is_told_from_the_model_it_is_for(tmp_path):
     assert r["problem"] is None and r["parts"]["unet"]["tensors"] == 686
 
 
+def test_what_is_dropped_on_request_is_no_problem_any_more(tmp_path):
+    stray = stable_diffusion() | {"ztsnr": Entry((1,), torch.float32)}
+    path = sparse(tmp_path / "a.safetensors", stray)
+    assert "ztsnr" in inspect(path)["problem"]
+    r = inspect(path, drop=("zt*",))
+    assert r["problem"] is None and r["ignored"] == ["'ztsnr'"]
+
+
 def test_a_lora_tells_rank_alpha_and_base(tmp_path):
     name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
     lora = {

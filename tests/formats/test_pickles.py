@@ -15,6 +15,7 @@ import zipfile
 from argparse import Namespace
 from collections import OrderedDict, defaultdict
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -667,6 +668,19 @@ def test_one_storage_claimed_many_times_is_mapped_or_refused_but_never_copied_ma
             refused(path, "larger than the file", read=load_pickle)
             outcomes.append("refused")
     assert sorted(outcomes, key=str) == [100, "refused", "refused", "refused"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_torchs_guarded_reader_refuses_files_that_people_have(tmp_path):
+    """The other reason: a pickle of a newer protocol, a scripted module, a number of numpy's."""
+    weights = {"w": torch.ones(2)}
+    torch.save(weights, tmp_path / "newer.pt", pickle_protocol=4)
+    torch.jit.save(torch.jit.script(Block()), tmp_path / "script.pt")
+    torch.save(weights | {"best": np.float64(3.5)}, tmp_path / "numpy.pt")
+    for path in tmp_path.iterdir():
+        with pytest.raises((pickle.UnpicklingError, ValueError, RuntimeError)):
+            torch.load(path, weights_only=True)
+        assert len(open_tensors(path))
 
 
 def test_torchs_guarded_reader_would_grant_the_memory(tmp_path):
