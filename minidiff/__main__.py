@@ -9,6 +9,7 @@ that Ctrl-C was pressed. `--debug` shows the whole traceback.
 import importlib
 import os
 import sys
+from argparse import ArgumentTypeError
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -116,7 +117,10 @@ def heads_option(group) -> None:
 def part_heads(text: str) -> tuple[str, int | tuple[int, ...]]:
     """`unet=8` -> ("unet", 8); `unet=5,10` -> ("unet", (5, 10))."""
     part, _, numbers = text.partition("=")
-    several = tuple(int(n) for n in numbers.split(","))
+    try:
+        several = tuple(int(n) for n in numbers.split(","))
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} is not of the form unet=8 or unet=5,10,20,20") from None
     return part, several if len(several) > 1 else several[0]
 
 

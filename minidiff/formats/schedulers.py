@@ -27,6 +27,7 @@ SOLVER = "the same method is sampler='dpm++' (--sampler dpm++)"
 INSTEAD = {  # class: how our DDIM differs from it
     "EulerDiscreteScheduler": "the same steps in other symbols, to about 1% of the latents' spread",
     "EulerAncestralDiscreteScheduler": "without the noise on the way; eta=1 (--eta 1) is close",
+    "DDPMScheduler": "without the noise on the way; eta=1 (--eta 1) is close",
     "DPMSolverMultistepScheduler": SOLVER,
     "LCMScheduler": "which needs more than its 1 to 8 steps",
     "TCDScheduler": "which needs more than its 1 to 8 steps",
