@@ -33,7 +33,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from minidiff.formats.fields import field, fits
+from minidiff.formats.fields import field, fits, read_json
 from minidiff.formats.files import open_tensors
 from minidiff.formats.keymaps import source_names
 from minidiff.formats.mapped import TensorFile, finite, short
@@ -227,23 +227,26 @@ def _configure(file: TensorFile, found: dict[str, Factors]) -> None:
 
 
 def _settings(file: TensorFile) -> dict:
-    beside = file.path.parent / "adapter_config.json"
+    """PEFT's settings of a file, from its metadata or from adapter_config.json beside it; {}."""
     text = file.metadata.get("lora_adapter_metadata")
-    if text is None and file.path.stem == "adapter_model" and beside.is_file():
-        text = beside.read_text()
     try:
-        settings = {k: v for k, v in json.loads(text or "{}").items() if v is not None}
+        if text is not None:
+            settings = json.loads(text)
+        elif file.path.stem == "adapter_model":
+            settings = read_json(file.path.parent / "adapter_config.json")
+        else:
+            settings = {}
         for name in settings:
             if name.endswith("lora_alpha"):
                 field(settings, name, float)
             elif name.endswith("use_rslora"):
                 field(settings, name, bool)
             elif name.endswith("alpha_pattern"):
-                alphas = field(settings, name, dict)
+                alphas = field(settings, name, dict, {})
                 if not all(fits(alpha, float) for alpha in alphas.values()):
                     raise ValueError("an alpha that is no number")
-    except (ValueError, AttributeError, RecursionError) as e:
+        return {name: value for name, value in settings.items() if value is not None}
+    except (ValueError, AttributeError, TypeError, RecursionError) as e:
         raise ValueError(
             f"{file.path}: PEFT's settings that belong to it are not readable ({e})"
         ) from e
-    return settings
