@@ -1,6 +1,7 @@
 """What the commands share: their options, the model they load, and how they say what they found."""
 
 import importlib
+from argparse import ArgumentTypeError
 
 from minidiff.cli.options import Parser
 
@@ -59,6 +60,17 @@ def parser(
             "--vae", metavar="PATH", help="its autoencoder, from another file or folder"
         )
         of.add_argument(
+            "--text", metavar="PATH", help="its text tower, from another file or folder"
+        )
+        of.add_argument("--ema", action="store_true", help="the running average of its UNet")
+        heads_option(of)
+        of.add_argument(
+            "--drop",
+            nargs="+",
+            metavar="PATTERN",
+            help="names of tensors to leave out, such as '*.scaled_fp8'",
+        )
+        of.add_argument(
             "--tokenizer", metavar="PATH", help="a tokenizer/ folder or CLIP's merge list"
         )
     if out:
@@ -68,6 +80,26 @@ def parser(
     if json:
         p.add_argument("--json", metavar="FILE", help="write what was measured as JSON")
     return p
+
+
+def heads_option(group) -> None:
+    group.add_argument(
+        "--heads",
+        nargs="+",
+        type=part_heads,
+        metavar="PART=INT[,INT]",
+        help="number of heads, if no file can tell: unet=8, or one for each level: unet=5,10,20,20",
+    )
+
+
+def part_heads(text: str) -> tuple[str, int | tuple[int, ...]]:
+    """`unet=8` -> ("unet", 8); `unet=5,10` -> ("unet", (5, 10))."""
+    part, _, numbers = text.partition("=")
+    try:
+        several = tuple(int(n) for n in numbers.split(","))
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} is not of the form unet=8 or unet=5,10,20,20") from None
+    return part, several if len(several) > 1 else several[0]
 
 
 def given(args, names: list[str]) -> dict:
@@ -108,13 +140,14 @@ def load(args):
 
     import minidiff
 
-    said = {
-        name: value
-        for name in ("prediction", "vae", "tokenizer")
-        if (value := getattr(args, name)) is not None
-    }
+    names = ("prediction", "vae", "text", "tokenizer", "drop")
+    options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if args.heads:
+        options["heads"] = dict(args.heads)
+    if args.ema:
+        options["ema"] = True
     return minidiff.load(
-        args.model, device=device(args.device), dtype=getattr(torch, args.dtype), **said
+        args.model, device=device(args.device), dtype=getattr(torch, args.dtype), **options
     )
 
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from minidiff.cli.common import given, parse, parser, write_facts
+from minidiff.cli.common import given, heads_option, parse, parser, write_facts
 from minidiff.cli.options import arguments
 
 
@@ -44,9 +44,12 @@ def convert(rest: list[str]) -> int:
     p = parser("convert", model="", json=True)
     p.add_argument("src", metavar="SRC", help="a file, or a folder in the diffusers layout")
     p.add_argument("dst", metavar="DST", help="a .safetensors file; with --to diffusers a folder")
-    names = arguments(p, rewrite, skip=("src", "dst", "progress"))
+    names = arguments(p, rewrite, skip=("src", "dst", "progress", "heads"))
+    heads_option(p)
     args = parse(p, rest)
-    facts = rewrite(args.src, args.dst, **given(args, names), progress=sys.stderr.isatty())
+    heads = dict(args.heads or ())
+    progress = sys.stderr.isatty()
+    facts = rewrite(args.src, args.dst, **given(args, names), heads=heads, progress=progress)
     write_facts(facts, args.json)
     print(words(facts))
     return 0

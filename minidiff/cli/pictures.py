@@ -34,7 +34,11 @@ def generate(rest: list[str]) -> int:
         help="LoRA files, each with its strength",
     )
     of.add_argument(
-        "--embedding", nargs="+", default=[], metavar="FILE", help="textual inversion: new words"
+        "--embedding",
+        nargs="+",
+        default=[],
+        metavar="FILE[=WORD]",
+        help="textual inversion: new words; WORD names the one of a file without its own",
     )
     of.add_argument(
         "--control", metavar="PATH", help="a ControlNet or T2I-Adapter, which needs a --hint"
@@ -73,8 +77,9 @@ def dressed(pipe, args):
     from minidiff.formats.textual_inversion import load_embedding
     from minidiff.pipe.offload import offload
 
-    for path in args.embedding:
-        print("new words:", *load_embedding(path, pipe), file=sys.stderr)
+    for text in args.embedding:
+        path, _, word = (text, "", "") if Path(text).exists() else text.partition("=")
+        print("new words:", *load_embedding(path, pipe, word or None), file=sys.stderr)
     with ExitStack() as stack:
         for text in args.lora:
             path, _, strength = text.rpartition("=") if "=" in text else (text, "", "1")
@@ -82,7 +87,7 @@ def dressed(pipe, args):
                 strength = float(strength)
             except ValueError:
                 raise ValueError(f"--lora {text}: expected FILE or FILE=STRENGTH") from None
-            stack.enter_context(lora(pipe, path, strength=strength))
+            stack.enter_context(lora(pipe, path, strength=strength, drop=args.drop or ()))
         if args.offload:
             stack.enter_context(offload(pipe))
         yield
@@ -95,7 +100,12 @@ def steered(pipe, args):
     from minidiff.io import read_image
     from minidiff.weights.real import load_control
 
-    control = load_control(args.control, dtype=pipe.dtype).to(pipe.device)
+    control = load_control(
+        args.control,
+        dtype=pipe.dtype,
+        heads=dict(args.heads or ()),
+        drop=tuple(args.drop or ()),
+    ).to(pipe.device)
     hint = (read_image(args.hint, working_size(pipe, args)) + 1) / 2
     channels = 3 if isinstance(control, ControlNet) else control.in_channels
     hint = hint.mean(1, keepdim=True) if channels == 1 else hint

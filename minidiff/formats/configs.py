@@ -9,6 +9,7 @@ NUMBER of heads.
 """
 
 from minidiff.formats.family import Family
+from minidiff.formats.fields import field
 
 FOLDERS = {"unet": "unet", "dit": "transformer", "vae": "vae", "text": "text_encoder"}
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
@@ -55,7 +56,7 @@ def facts(
     """What a minidiff file says of itself. `schedule` names a builder in `core/schedule.py`, None
     without a denoiser; `side` is that of the latents trained on, if the `unet`'s config has it.
     """
-    name = "flow" if prediction == "flow" else SCHEDULES.get(scheduler.get("beta_schedule"))
+    name = "flow" if prediction == "flow" else SCHEDULES.get(field(scheduler, "beta_schedule", str))
     scheduler = scheduler if prediction else None  # whose prediction would otherwise be read as eps
     return dict(
         kind=family.kind,

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from minidiff.formats.fields import numbers
 from minidiff.formats.fill import Coverage, build, coverage, meta, read, sources, take, used
 from minidiff.formats.layouts import Source, contents, destination, naming, open_model
 from minidiff.formats.mapped import Entry, short
@@ -45,7 +46,8 @@ def convert(
     dtype: Literal["float32", "float16", "bfloat16"] | None = None,
     prediction: Literal["eps", "v", "x0", "flow"] | None = None,
     ema: bool = False,
-    heads: dict[str, float] | None = None,
+    heads: dict[str, int | tuple[int, ...]] | None = None,
+    drop: tuple[str, ...] = (),
     force: bool = False,
     progress: bool = False,
 ) -> dict:
@@ -56,7 +58,9 @@ def convert(
     dtype       of what is written; without it every tensor keeps its own
     prediction  what the model predicts, where the source cannot tell (Stable Diffusion 2)
     ema         take the running average of the UNet, out of a training checkpoint
-    heads       their number in a part of a width that was never released, such as unet=4
+    heads       their number in a part of a width that was never released, such as unet=4; of a
+                UNet one number, or one for each level
+    drop        patterns of names to leave out: tensors that belong to no network
     force       overwrite what is there
 
     Nothing is written unless everything is. ValueError, FileNotFoundError, OSError: one line that
@@ -68,7 +72,7 @@ def convert(
                 f"{name}={value!r} is unknown; choose one of: "
                 f"{', '.join(filter(None, CHOICES[name]))}"
             )
-    source = open_model(src)
+    source = open_model(src, drop)
     if not source.family.parts:
         raise ValueError(
             f"{src} is a file of kind {source.family.kind}, no network "
@@ -78,19 +82,13 @@ def convert(
         raise ValueError(f"cannot write {dst}: the name must end in .safetensors")
     if Path(dst).resolve() in Path(src).resolve().parents:
         raise ValueError(f"cannot write {dst}: {src} is inside it; choose another name")
-    heads = {
-        part: int(n) if isinstance(n, float) and n % 1 == 0 else n
-        for part, n in (heads or {}).items()
-    }
-    if bad := [
-        part
-        for part, n in heads.items()
-        if part not in source.family.parts or not isinstance(n, (int, tuple))
-    ]:
-        raise ValueError(
-            f"heads: {bad[0]}={heads[bad[0]]} is no whole number for one of: "
-            f"{', '.join(source.family.parts)}"
-        )
+    heads = heads or {}
+    for part in heads:
+        if part not in source.family.parts:
+            raise ValueError(
+                f"heads: {part} is no part of {src}; there are: {', '.join(source.family.parts)}"
+            )
+        numbers(heads, part)
     args = source.args(heads)
     # the file may hold the model it is for too
     if (kind := source.family.kind) in ("controlnet", "t2i"):

@@ -58,7 +58,15 @@ PLACES = {  # part: (prefixes, {layout: telling names}); first find counts
         },
     ),
     "text": (
-        ("cond_stage_model.transformer.", "cond_stage_model.model.", "text_encoder.", "text.", ""),
+        (
+            "cond_stage_model.transformer.",
+            "cond_stage_model.model.",
+            "conditioner.embedders.0.transformer.",
+            "conditioner.embedders.0.model.",
+            "text_encoder.",
+            "text.",
+            "",
+        ),
         {
             "diffusers": ["embeddings.token_embedding.weight"],
             "original": ["token_embedding.weight"],
@@ -66,6 +74,8 @@ PLACES = {  # part: (prefixes, {layout: telling names}); first find counts
     ),
 }
 LEADS = ("", "text_model.", "adapter.", "module.", "module.adapter.")  # what `alias` takes away
+# the text tower of SD 1 and 2 in files that newer training code wrote: the older name
+RENAMED = ("conditioner.embedders.0.", "cond_stage_model.")
 VARIANTS = {4: "text-to-image", 5: "depth", 7: "upscaler", 8: "instruct-pix2pix", 9: "inpainting"}
 LORA = {  # dialect: how its names look
     "loha": r".*\.hada_w1_[ab]$",
@@ -73,7 +83,7 @@ LORA = {  # dialect: how its names look
     "kohya": r"lora_(unet|te\d?)_.*\.lora_(up|down)\.weight$",
     "peft": r".*\.lora_[AB]\.",
     "diffusers": r".*(\.lora|_lora|\.lora_linear_layer)\.(up|down)\.weight$",
-    "cloneofsimo": r"(unet|text_encoder):\d+:(up|down)$",
+    "numbered": r"(unet|text_encoder):\d+:(up|down)$",
 }
 FOREIGN = {  # kind: (how its names look, why it is refused)
     "flux": (
@@ -85,7 +95,7 @@ FOREIGN = {  # kind: (how its names look, why it is refused)
         "SD 3 is a transformer of two streams",
     ),
     "sdxl": (
-        r"conditioner\.embedders\.|(.*\.)?add_embedding\.linear_1\.|lora_te2_|clip_g$",
+        r"conditioner\.embedders\.[1-9]|(.*\.)?add_embedding\.linear_1\.|lora_te2_|clip_g$",
         "SDXL reads two text towers and the picture's size",
     ),
     "pixart": (
@@ -103,6 +113,10 @@ FOREIGN = {  # kind: (how its names look, why it is refused)
         r"(.*\.)?quantize\.embedding\.",
         "this autoencoder has a codebook, ours has a Gaussian posterior",
     ),
+    "difference": (
+        r"difference$",
+        "this ControlNet is stored as its difference from a base model, which must be added first",
+    ),
 }
 SUPPORTED = "minidiff loads SD 1 and 2, DiT, their autoencoders, text towers and adapters"
 SCHEDULE = """
@@ -112,6 +126,8 @@ SCHEDULE = """
 """
 DROPPED = {  # names known and not needed (shell patterns): why
     **dict.fromkeys(SCHEDULE.split(), "a table of the noise schedule, which a formula gives"),
+    "denoiser.sigmas": "a table of the noise schedule, which a formula gives",
+    "v_pred": "a mark that the model predicts v, which is read",
     "scale_factor": "the scale of latents, 0.18215 in every SD 1 and 2",
     "logvar": "a training weight for each time, constant",
     "model_ema.decay": "bookkeeping of the running average",
@@ -144,23 +160,25 @@ PREDICTS = {
     "sd1": (
         "eps",
         (
-            "every release of SD 1 predicts noise; a model retrained otherwise needs prediction= "
-            "to say so"
+            "every release of SD 1 predicts noise; a model retrained otherwise needs "
+            "prediction= (--prediction)"
         ),
     ),
     "sd2": (
         None,
         "SD 2's base model (eps) and its 768-pixel model (v) have the same names and shapes: give "
-        "its scheduler "
-        "config or prediction= (a .ckpt's global_step is a hint: 875000 for 2.0 base, 110000 for "
-        "2.1 at 768)",
+        "its scheduler config or prediction= (--prediction; a .ckpt's global_step is a hint: "
+        "875000 for 2.0 base, 110000 for 2.1 at 768)",
     ),
-    "other": (None, "no released model has this width: give its scheduler config or prediction="),
+    "other": (
+        None,
+        "no released model has this width: give its scheduler config or prediction= (--prediction)",
+    ),
     "dit": (
         "eps",
         (
             "the released DiT predicts noise and its variance; a SiT of the same shapes needs "
-            'prediction="flow"'
+            'prediction="flow" (--prediction flow)'
         ),
     ),
 }
@@ -215,6 +233,9 @@ def detect(file: Mapping[str, Entry]) -> Family:
             "lora", f"it holds {short(hit[1])}", "diffusers", variant=hit[0], context=down
         )
     found = {part: place for part in PLACES if (place := _place(file, part))}
+    average = _match(file, {"ema": r"model_ema\.diffusion_model"})
+    if average and "unet" not in found:
+        return Family("ema", f"it holds {short(average[1])} and no plain weights")
     if found:
         main = next(iter(found))
         return TELL[main](
@@ -226,14 +247,15 @@ def detect(file: Mapping[str, Entry]) -> Family:
                 names={p: layout for p, (_, layout) in found.items()},
             ),
         )
+    vectors = [n for n in file if not n.startswith("string_to_token")]
     tables = {
-        n: e
-        for n, e in file.items()
-        if len(e.shape) in (1, 2) and not re.search(r"(^|\.)(weight|bias)$", n)
+        n: file[n]
+        for n in vectors
+        if len(file[n].shape) in (1, 2) and not re.search(r"(^|\.)(weight|bias)$", n)
     }
     widths = {e.shape[-1] for e in tables.values()}
-    if len(widths) == 1 and len(tables) == len(file) <= 16 and not dropped(file):
-        name = next(iter(file))
+    if len(widths) == 1 and len(tables) == len(vectors) <= 16 and not dropped(vectors):
+        name = vectors[0]
         style = "a1111" if name.startswith(("emb_params", "string_to_param")) else "diffusers"
         return Family(
             "embedding",
@@ -256,17 +278,13 @@ def _unet(file: Mapping[str, Entry], part: str, found: dict) -> Family:
         file, part, "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight", found
     )
     proj, _ = _shape(file, part, "mid_block.attentions.0.proj_in.weight", found)
-    channels, context = (first[1] if len(first) == 4 else None), (key[1] if len(key) == 2 else None)
-    extra = f"{found['parts'][part]}label_emb.0.0.weight" in file
-    base = (
-        "sdxl"
-        if context in (1280, 2048)
-        else "unclip"
-        if extra
-        else "sd2"
-        if len(proj) == 2
-        else "sd1"
-    )
+    channels = first[1] if len(first) == 4 else None
+    context = key[1] if len(key) == 2 else None
+    base = "sd2" if len(proj) == 2 else "sd1"
+    if f"{found['parts'][part]}label_emb.0.0.weight" in file:
+        base = "unclip"
+    if context in (1280, 2048):
+        base = "sdxl"
     kind = (
         base
         if base in FOREIGN
@@ -283,6 +301,8 @@ def _unet(file: Mapping[str, Entry], part: str, found: dict) -> Family:
     )
     known = base if context == {"sd1": 768, "sd2": 1024}.get(base) else "other"
     prediction, why = PREDICTS[known] if part == "unet" and base not in FOREIGN else (None, NOTHING)
+    if part == "unet" and "v_pred" in file:
+        prediction, why = "v", "the file holds the mark v_pred"
     return Family(
         kind,
         what,
@@ -304,7 +324,9 @@ def _dit(file: Mapping[str, Entry], part: str, found: dict) -> Family:
     # classes, and a learned variance
     released = table and last and channels and last[0] == 2 * channels * first[2] ** 2
     prediction, why = (
-        PREDICTS["dit"] if released else (None, "this is not the released DiT; say prediction=")
+        PREDICTS["dit"]
+        if released
+        else (None, "this is not the released DiT; say prediction= (--prediction)")
     )
     what = f"{short(name)} is {first}, so patches have {channels} channels" + (
         f"; {table[0] - 1} classes" if table else ""
@@ -358,6 +380,11 @@ TELL = {"controlnet": _unet, "t2i": _t2i, "unet": _unet, "dit": _dit, "vae": _to
 
 def unsupported(family: Family) -> str | None:
     """Why a file that was recognised cannot be loaded, in one line; None if it can."""
+    if family.kind == "ema":
+        return (
+            "only the running average of a UNet is in it, under names without dots; take a file "
+            "that has the plain weights too"
+        )
     if family.kind in FOREIGN:
         return f"{family.kind} is not supported: {FOREIGN[family.kind][1]}; {SUPPORTED}"
     if family.kind in ("lora", "embedding") and family.context in (1280, 2048):
@@ -365,6 +392,8 @@ def unsupported(family: Family) -> str | None:
             f"this {family.kind} is for SDXL (width {family.context}), which is not supported; "
             f"{SUPPORTED}"
         )
+    if family.variant == "numbered":
+        return "a LoRA whose layers are numbered, as in files of early 2023, is not supported"
     if family.variant == "upscaler":
         return (
             "the x4 upscaler is not supported: its UNet reads a noise level and its autoencoder "
@@ -382,15 +411,12 @@ def unsupported(family: Family) -> str | None:
 
 def dropped(names: Iterable[str]) -> dict[str, str]:
     """{name: reason} of all names in a file that are known and not needed."""
-    names = list(names)
+    known = {n: re.sub("^" + re.escape(RENAMED[0]), RENAMED[1], n) for n in names}
     tower = "cond_stage_model.model."
-    blocks = {
-        int(m[1])
-        for n in names
-        if (m := re.match(re.escape(tower) + r"transformer\.resblocks\.(\d+)\.", n))
-    }
+    block = re.compile(re.escape(tower) + r"transformer\.resblocks\.(\d+)\.")
+    blocks = {int(m[1]) for m in map(block.match, known.values()) if m}
     # some writers leave the unused block out already
-    whole = len(blocks) == 24 or tower + "text_projection" in names
+    whole = len(blocks) == 24 or tower + "text_projection" in known.values()
     rows = {
         re.compile(translate(p.format(last=max(blocks, default=0)))): why
         for p, why in DROPPED.items()
@@ -398,9 +424,11 @@ def dropped(names: Iterable[str]) -> dict[str, str]:
     }
     # most names match none: asked once, not 40 times
     every = re.compile("|".join(row.pattern for row in rows))
-    return {
-        n: next(why for row, why in rows.items() if row.match(n)) for n in names if every.match(n)
-    }
+    gone = {}
+    for name, older in known.items():
+        if every.match(older):
+            gone[name] = next(why for row, why in rows.items() if row.match(older))
+    return gone
 
 
 def part_names(file: Mapping[str, Entry], family: Family, part: str) -> dict[str, str]:

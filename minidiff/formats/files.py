@@ -4,8 +4,8 @@ pickles.
 `open_tensors(path)` answers from headers alone which tensors there are; `.tensor(name)` maps one of
 them (`mapped.py`).
 
-    a file     .safetensors, or .ckpt .pt .pth .bin, which hold a pickle (`pickles.py`: read, never
-               run)
+    a file     .safetensors, .sft, or .ckpt .pt .pth .bin, which hold a pickle (`pickles.py`: read,
+               never run)
     shards     an index, `{"weight_map": {tensor: file}}`, beside the files it names
     a folder   one of these; `.safetensors` rather than `.bin`, plain rather than a variant such as
                `.fp16.safetensors`
@@ -20,6 +20,7 @@ Source: the safetensors format, github.com/huggingface/safetensors; file names a
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from minidiff.formats.mapped import (
@@ -49,11 +50,16 @@ __all__ = [
 ]
 
 # in the order of preference in a folder
-SUFFIXES = (".safetensors", ".bin", ".ckpt", ".pt", ".pth")
+SUFFIXES = (".safetensors", ".sft", ".bin", ".ckpt", ".pt", ".pth")
+PICKLES = SUFFIXES[2:]
 NAMES = re.compile(
-    r"(?P<base>.+?)(\.(?P<variant>[a-z]\w*))?(?P<suffix>\.(safetensors|bin|ckpt|pt|pth))"
-    r"(?P<index>\.index(\.(?P<of>[a-z]\w*))?\.json)?"
+    r"(?P<base>.+?)(\.(?P<variant>[a-z]\w*))?(?P<suffix>\.(safetensors|sft|bin|ckpt|pt|pth))"
+    r"(?P<index>\.index(\.(?P<of>[a-z]\w*))?\.json)?",
+    re.IGNORECASE,
 )
+# what torch.compile and data-parallel training put before the names of a network
+WRAPPED = re.compile(r"(^|(?<=\.))_orig_mod\.")
+PARALLEL = "module."
 SHARD = re.compile(r"-\d+-of-\d+")
 
 
@@ -68,14 +74,38 @@ def open_tensors(path: str | Path, variant: str | None = None) -> TensorFile:
     than one.
     """
     path = _choose(Path(path), variant) if Path(path).is_dir() else Path(path)
+    return _unwrapped(_open(path))
+
+
+def is_pickle(path: str | Path) -> bool:
+    """Is a file torch's own, by its name?"""
+    return Path(path).suffix.lower() in PICKLES
+
+
+def _open(path: Path) -> TensorFile:
     impostor(path)
-    if path.suffix == ".json":
+    suffix = path.suffix.lower()
+    if suffix == ".json":
         return open_shards(path)
-    if path.suffix not in SUFFIXES:
+    if suffix not in SUFFIXES:
         raise ValueError(
             f"{path} is no weights file by its name; expected one ending in {', '.join(SUFFIXES)}"
         )
-    return open_safetensors(path) if path.suffix == ".safetensors" else open_pickle(path)
+    return open_pickle(path) if is_pickle(path) else open_safetensors(path)
+
+
+def _unwrapped(file: TensorFile) -> TensorFile:
+    """The file under the names that its network has without torch.compile and parallel training.
+    ValueError: two names become one.
+    """
+    parallel = bool(file) and all(name.startswith(PARALLEL) for name in file)
+    plain = {}
+    for name, entry in file.items():
+        inner = WRAPPED.sub("", name.removeprefix(PARALLEL) if parallel else name)
+        if inner in plain:
+            raise ValueError(f"{file.path}: {short(inner)} occurs twice, once as {short(name)}")
+        plain[inner] = entry
+    return replace(file, entries=plain)
 
 
 # ---- safetensors ---------------------------------------------------------------------------------
@@ -188,7 +218,7 @@ def open_shards(index: str | Path) -> TensorFile:
             if (
                 not isinstance(shard, str)
                 or Path(shard).name != shard
-                or Path(shard).suffix not in SUFFIXES
+                or Path(shard).suffix.lower() not in SUFFIXES
             ):
                 raise ValueError(
                     f"tensor {short(name)} is said to be in {short(shard)}, expected a file "
@@ -204,13 +234,13 @@ def open_shards(index: str | Path) -> TensorFile:
             "that "
             f"{index.name} names); fetch it"
         )
-    parts = {shard: open_tensors(index.parent / shard) for shard in shards}
-    lost = [(name, shard) for name, shard in where.items() if name not in parts[shard]]
+    parts = {shard: _open(index.parent / shard) for shard in shards}
+    lost = [name for name, shard in where.items() if name not in parts[shard]]
     if lost:
+        name = lost[0]
         raise ValueError(
-            f"{index.parent / lost[0][1]} lacks tensor {short(lost[0][0])}, which {index.name} "
-            "says is there "
-            f"({len(lost)} such tensor(s)); the shards do not belong together"
+            f"{index.parent / where[name]} lacks tensor {short(name)}, which {index.name} says is "
+            f"there ({len(lost)} such tensor(s)); the shards do not belong together"
         )
     metadata = {k: v for part in parts.values() for k, v in part.metadata.items()}
     unlisted = tuple(
@@ -227,11 +257,12 @@ def open_shards(index: str | Path) -> TensorFile:
 
 def _choose(folder: Path, variant: str | None) -> Path:
     """The one file of weights in a folder, or the index of its shards."""
-    found = [
-        (m["variant"] or m["of"], (SUFFIXES.index(m["suffix"]), bool(m["index"])), path)
-        for path in folder.iterdir()
-        if (m := NAMES.fullmatch(path.name)) and not SHARD.search(path.name) and path.is_file()
-    ]
+    found = []
+    for path in folder.iterdir():
+        m = NAMES.fullmatch(path.name)
+        if m and not SHARD.search(path.name) and path.is_file():
+            rank = SUFFIXES.index(m["suffix"].lower()), bool(m["index"])
+            found.append((m["variant"] or m["of"], rank, path))
     variants = {v for v, _, _ in found}
     if not found:
         hint = (

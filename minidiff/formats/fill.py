@@ -24,7 +24,7 @@ from minidiff.control.controlnet import ControlNet
 from minidiff.control.t2i_adapter import T2IAdapter
 from minidiff.formats.family import Family, dropped, part_names
 from minidiff.formats.keymaps import Theirs, alias, ema_name, source_names
-from minidiff.formats.mapped import TensorFile, finite, short
+from minidiff.formats.mapped import TensorFile, ends, finite, short
 from minidiff.formats.ops import gather
 from minidiff.models.dit import DiT, position_embedding
 from minidiff.models.text import CLIPText
@@ -76,7 +76,7 @@ def build(part: str, args: dict) -> nn.Module:
     try:
         with torch.device("meta"), Blank():
             return CLASSES[part](**args)
-    except (TypeError, ArithmeticError, RuntimeError) as e:
+    except (TypeError, ValueError, KeyError, ArithmeticError, RuntimeError) as e:
         raise ValueError(f"no {part} can be built of {args} ({str(e).splitlines()[0]})") from e
 
 
@@ -145,19 +145,21 @@ def sources(
     """{our name: (name or names in the file, op)}, all of them there, floats, and of the shapes of
     `own`, a state dict.
     """
-    have, rows, missing, wrong = part_names(file, family, part), {}, [], []
+    have = part_names(file, family, part)
+    rows, missing, wrong = {}, [], []
     if ema and not family.has_ema:
         raise ValueError(
             f"{file.path} holds no running average (model_ema.*); load its plain weights"
         )
     for name, (theirs, op) in source_names(part, own, layout=family.names[part]).items():
-        full = {n: have.get(alias(n), family.parts[part] + n) for n in names(theirs)}
-        full = {n: ema_name(f) if ema and part == "unet" else f for n, f in full.items()}
-        rows[name] = (full[theirs] if isinstance(theirs, str) else tuple(full.values()), op)
-        missing += (lost := [short(f) for f in full.values() if f not in file])
-        wrong += (
-            [] if lost or op == "computed" else _wrong(file, rows[name], tuple(own[name].shape))
-        )
+        full = tuple(have.get(alias(n), family.parts[part] + n) for n in names(theirs))
+        if ema and part == "unet":
+            full = tuple(map(ema_name, full))
+        rows[name] = (full[0] if isinstance(theirs, str) else full, op)
+        lost = [short(n) for n in full if n not in file]
+        missing += lost
+        if not lost and op != "computed":
+            wrong += _wrong(file, rows[name], tuple(own[name].shape))
     for label, found in (("missing", missing), ("not as expected", wrong)):
         if found:
             raise ValueError(
@@ -186,7 +188,8 @@ def take(
     except ValueError as e:
         raise ValueError(f"{file.path}: {first}: {e}") from e
     y = x.to(dtype).contiguous()
-    if not all(end.isfinite() for end in torch.aminmax(y)):
+    low, high = ends(y)
+    if not (low.isfinite() and high.isfinite()):
         finite(x, names(theirs)[0], file.path)
         raise ValueError(
             f"{file.path}: {first} reaches {x.abs().max().item():.3g}, more than {dtype} can hold"

@@ -16,18 +16,15 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from torch import Tensor
-
 from minidiff.formats.convert import reasons
-from minidiff.formats.family import Family, detect, dropped, part_names, unsupported
-from minidiff.formats.files import load_pickle, memory_file
+from minidiff.formats.family import Family, dropped, part_names, unsupported
 from minidiff.formats.files import sha256 as digest
 from minidiff.formats.fill import build, coverage
-from minidiff.formats.layouts import Source, open_model
+from minidiff.formats.layouts import Source, naming, open_model
 from minidiff.formats.lora import BASES
 from minidiff.formats.mapped import TensorFile, short
+from minidiff.formats.schedulers import instead, sampling
 
-PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 RANK = re.compile(
     r".*(lora_down\.weight|lora_A(\.\w+)?\.weight|lora(_linear_layer)?\.down\.weight|:down|hada_w1_b|"
     r"lokr_w[12]_b)"
@@ -38,16 +35,17 @@ TELLING = re.compile(
 )
 
 
-def inspect(path: str | Path, *, sha256: bool = False) -> dict:
+def inspect(path: str | Path, *, sha256: bool = False, drop: tuple[str, ...] = ()) -> dict:
     """Everything that headers tell about a file or folder, as a dictionary that JSON can hold;
     `table` puts it in words.
 
     sha256   also the hash of every file, which reads all of it
+    drop     patterns of names to leave out, as loading can
 
     A family that is recognised and not supported is an answer, under `unsupported`. ValueError,
     FileNotFoundError: no weights file, damaged, or of no known family.
     """
-    source = _open(Path(path))
+    source = open_model(path, drop)
     file, family = source.file, source.family
     files = sorted({e.path for e in file.values() if e.path} or {source.path})
     prediction, why = source.prediction()
@@ -67,6 +65,7 @@ def inspect(path: str | Path, *, sha256: bool = False) -> dict:
         base=BASES.get(family.context),
         prediction=prediction,
         prediction_why=why,
+        sampler=instead(source),
         dropped=reasons(dropped(file)),
         parts={part: _part(file, family, part) for part in family.parts},
         ignored=[short(n) for n in file.ignored],
@@ -81,61 +80,6 @@ def inspect(path: str | Path, *, sha256: bool = False) -> dict:
     if sha256:
         report["sha256"] = {str(f): digest(f) for f in files}
     return report
-
-
-def _open(path: Path) -> Source:
-    """A file as `open_model` sees it; of a pickle without tensors at its top (lists, embeddings),
-    those further in.
-    """
-    try:
-        return open_model(path)
-    except ValueError:
-        if path.suffix not in PICKLES:
-            raise
-        inner = _flat(found := load_pickle(path))
-        if not inner:
-            raise
-    plain = (
-        {k: str(v) for k, v in found.items() if isinstance(v, (str, int, float))}
-        if isinstance(found, dict)
-        else {}
-    )
-    file = memory_file(inner, plain)
-    file.path, file.kind = path, "pickle"
-    pairs = isinstance(found, list) and len(found) % 2 == 0
-    return Source(
-        path,
-        file,
-        Family(
-            "lora",
-            f"a bare list of {len(found)} matrices: up, down, up, down, ...",
-            "diffusers",
-            variant="cloneofsimo",
-        )
-        if pairs
-        else detect(file),
-    )
-
-
-def _flat(found: object, name: str = "", depth: int = 0) -> dict[str, Tensor]:
-    """{name.name...: tensor} of nested dictionaries; the entries of a list are called as
-    cloneofsimo numbers them.
-    """
-    if isinstance(found, Tensor):
-        return {name or "(no name)": found}
-    if isinstance(found, list):
-        return {
-            f"{name}{i // 2}:{('up', 'down')[i % 2]}": x
-            for i, x in enumerate(found)
-            if isinstance(x, Tensor)
-        }
-    rows = found.items() if isinstance(found, dict) and depth < 3 else ()
-    return {
-        n: x
-        for key, value in rows
-        if isinstance(key, str)
-        for n, x in _flat(value, f"{name}.{key}" if name else key, depth + 1).items()
-    }
 
 
 def _part(file: TensorFile, family: Family, part: str) -> dict:
@@ -179,11 +123,11 @@ def _problem(source: Source) -> str | None:
 
     def trial(heads: dict[str, int] | None) -> str | None:
         try:
-            coverage(
-                source.file,
-                source.family,
-                {part: build(part, a) for part, a in source.args(heads).items()},
-            )
+            with naming(source.path):
+                modules = {part: build(part, a) for part, a in source.args(heads).items()}
+                coverage(source.file, source.family, modules)
+                if {"unet", "dit"} & modules.keys():
+                    sampling(source, source.prediction()[0] or "eps")
         except ValueError as e:
             return str(e)
 
@@ -227,6 +171,7 @@ def table(report: dict) -> str:
             f"{r['prediction'] or 'unknown'}: {r['prediction_why']}" if r["parts"] else None,
         )
     ]
+    rows += [("sampler", r["sampler"])]
     rows += [
         ("dropped", f"{row['tensors']} such as {row['like']}: {why}")
         for why, row in r["dropped"].items()
@@ -240,8 +185,10 @@ def table(report: dict) -> str:
 
 def size(n: int) -> str:
     """Bytes as people say them."""
-    units = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
-    return next((f"{n / one:.2f} {unit}" for unit, one in units if n >= one), f"{n} bytes")
+    for unit, one in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n >= one:
+            return f"{n / one:.2f} {unit}"
+    return f"{n} bytes"
 
 
 def _count(dtypes: dict[str, int]) -> str:

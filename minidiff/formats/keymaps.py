@@ -175,8 +175,19 @@ WORDS = {
 
 @cache
 def _pattern(row: str) -> re.Pattern:
-    named = re.sub(r"\\\{(\w+)\\\}", lambda m: f"(?P<{m[1]}>{WORDS[m[1]]})", re.escape(row))
+    named = re.escape(row)
+    for word, look in WORDS.items():
+        named = named.replace(re.escape("{" + word + "}"), f"(?P<{word}>{look})")
     return re.compile(named + r"(?P<rest>\..+)?")
+
+
+def _first_row(key: str, table: dict) -> tuple[dict[str, str | None], str | tuple[str, str]]:
+    """(the words of a name, what stands in the first row that fits it)."""
+    for ours, row in table.items():
+        found = _pattern(ours).fullmatch(key)
+        if found:
+            return found.groupdict(), row
+    raise ValueError(f"{key} is no name that this layout has a place for")
 
 
 def rename(
@@ -190,17 +201,14 @@ def rename(
 
     ValueError: no row fits, or the name lies outside a network of that many levels and layers.
     """
-    found, row = next(
-        ((m, theirs) for ours, theirs in table.items() if (m := _pattern(ours).fullmatch(key))),
-        (None, ""),
-    )
-    if not found:
-        raise ValueError(f"{key} is no name that this layout has a place for")
+    words, row = _first_row(key, table)
     theirs, op = row if isinstance(row, tuple) else (row, "same")
-    words = found.groupdict()
-    rest, b, l = words.pop("rest") or "", int(words.get("b") or 0), int(words.get("l") or layers)
-    # one more on the way up
-    most = layers if re.search(r"\{(up|flip)\}", theirs) or "l" not in words else layers - 1
+    rest = words.pop("rest") or ""
+    b = int(words.get("b") or 0)
+    l = int(words.get("l") or layers)
+    most = layers - 1 if "l" in words else layers
+    if re.search(r"\{(up|flip)\}", theirs):  # one more on the way up
+        most = layers
     if re.search(r"\{(down|up|flip|flat|first)\}", theirs) and (b >= levels or l > most):
         raise ValueError(
             f"{key} is outside a network of {levels} levels with {layers} ResBlocks each"
@@ -215,11 +223,14 @@ def rename(
         first=b * layers,
     )
     if "{last}" in theirs:
-        words["last"] = 2 if (attention or (True,) * (levels - 1) + (False,))[levels - 1 - b] else 1
+        having = attention or (True,) * (levels - 1) + (False,)
+        words["last"] = 2 if having[levels - 1 - b] else 1
     if op in EACH:
         each = range(layers) if EACH[op] is None else EACH[op]
         return tuple(theirs.format(**words, each=e) + rest for e in each), op
-    return theirs.format(**words) + rest, op + str("qkv".index(words["q"])) if op == "third" else op
+    if op == "third":
+        op += str("qkv".index(words["q"]))
+    return theirs.format(**words) + rest, op
 
 
 def unet_original(
@@ -300,14 +311,17 @@ def plan_of(keys: Iterable[str]) -> dict:
 
     def seen(*patterns: str) -> list[tuple[int, ...]]:
         """The numbers in the names that begin like the first pattern to match any."""
-        hits = (
-            {tuple(map(int, m.groups())) for k in keys if (m := re.match(p, k))} for p in patterns
-        )
-        return sorted(next(filter(None, hits), ()))
+        for look in map(re.compile, patterns):
+            hits = [m for m in map(look.match, keys) if m]
+            if hits:
+                return sorted({tuple(map(int, m.groups())) for m in hits})
+        return []
 
     if blocks := seen(r"input_blocks\.(\d+)\.(\d+)\."):
-        downs, rows = seen(r"input_blocks\.(\d+)\.0\.op\."), sorted({i for i, _ in blocks})
-        layers, levels = (rows.index(downs[0][0]) if downs else len(rows)) - 1, len(downs) + 1
+        rows = sorted({i for i, _ in blocks})
+        downs = seen(r"input_blocks\.(\d+)\.0\.op\.")
+        layers = (rows.index(downs[0][0]) if downs else len(rows)) - 1
+        levels = len(downs) + 1
         having = [b for b in range(levels) if (1 + b * (layers + 1), 1) in blocks]
     elif blocks := seen(
         r"(?:encoder\.)?down_blocks\.(\d+)\.resnets\.(\d+)\.",

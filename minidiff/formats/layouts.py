@@ -18,15 +18,17 @@ number in its unet/config.json.
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import field as attribute
 from pathlib import Path
 
 from minidiff.formats import configs
 from minidiff.formats.configs import FOLDERS, PREDICTIONS
 from minidiff.formats.family import Family, detect, dropped, unsupported
+from minidiff.formats.fields import field, read_json
 from minidiff.formats.files import open_tensors
 from minidiff.formats.keymaps import Theirs, source_names
-from minidiff.formats.mapped import LIMIT, Entry, TensorFile, refusing, short
+from minidiff.formats.mapped import Entry, TensorFile, refusing, short
 from minidiff.formats.plans import networks
 
 ORIGINAL = {
@@ -41,10 +43,11 @@ BESIDE = ("tokenizer", "scheduler")  # folders that hold no weights and are read
 WHOLE = ("diffusion_pytorch_model", "pytorch_model", "model")
 MINE = ("eps", "v", "x0", "flow")
 # arguments that no tensor shows
-UNSEEN = ("heads", "groups", "eps", "scale", "act", "eos_id", "factor")
+TOLD = {"groups": int, "eps": float, "scale": float, "act": str, "eos_id": int, "factor": int}
+UNSEEN = ("heads", *TOLD)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Source:
     """A model that was opened: `file` has all tensors, `family` says what it is; `configs` by part,
     `scheduler` the scheduler's config, `facts` what a minidiff file says of itself; each empty
@@ -54,9 +57,9 @@ class Source:
     path: Path
     file: TensorFile
     family: Family
-    configs: dict[str, dict] = field(default_factory=dict)
-    scheduler: dict = field(default_factory=dict)
-    facts: dict = field(default_factory=dict)
+    configs: dict[str, dict] = attribute(default_factory=dict)
+    scheduler: dict = attribute(default_factory=dict)
+    facts: dict = attribute(default_factory=dict)
 
     def args(self, heads: Mapping[str, int | tuple[int, ...]] | None = None) -> dict[str, dict]:
         """{part: arguments of its class}. `heads` by part, where neither file nor config nor a
@@ -75,6 +78,9 @@ class Source:
             if "factor" in args
         }
         with naming(self.path):
+            for args in told.values():
+                for name, kind in TOLD.items():
+                    field(args, name, kind, above=None if kind is str else 0)
             seen = networks(
                 self.file, self.family, self.configs | folded, heads=known | dict(heads or {})
             )
@@ -101,7 +107,8 @@ class Source:
             return self.facts["prediction"], "the file's metadata say so"
         if self.scheduler:
             # older configs have only one kind
-            kind = self.scheduler.get("prediction_type", "epsilon")
+            with naming(self.path):
+                kind = field(self.scheduler, "prediction_type", str, "epsilon")
             flow = str(self.scheduler.get("_class_name")).startswith("FlowMatch")
             if not flow and kind not in PREDICTIONS:
                 raise ValueError(
@@ -130,9 +137,9 @@ def naming(path: str | Path) -> Iterator[None]:
 # ---- reading -------------------------------------------------------------------------------------
 
 
-def open_model(path: str | Path) -> Source:
-    """A file or folder of any layout, from headers alone. ValueError, FileNotFoundError: one line
-    that names the file.
+def open_model(path: str | Path, drop: Iterable[str] = ()) -> Source:
+    """A file or folder of any layout, from headers alone, less the tensors whose names match a
+    pattern of `drop`. ValueError, FileNotFoundError: one line that names the file.
     """
     path = Path(path)
     index = read_json(path / "model_index.json")
@@ -146,14 +153,11 @@ def open_model(path: str | Path) -> Source:
             f"{path / lost[0]} is missing, which model_index.json names; fetch it"
         )
     if parts:
-        file, configs = (
-            _merge(path, parts),
-            {part: read_json(path / FOLDERS[part] / "config.json") for part in parts},
-        )
-        return Source(
-            path, file, detect(file), configs, read_json(path / "scheduler/scheduler_config.json")
-        )
-    file = open_tensors(path)
+        file = _merge(path, parts).without(drop)
+        configs = {part: read_json(path / FOLDERS[part] / "config.json") for part in parts}
+        scheduler = read_json(path / "scheduler/scheduler_config.json")
+        return Source(path, file, detect(file), configs, scheduler)
+    file = open_tensors(path).without(drop)
     family, facts, configs = detect(file), {}, {}
     if (path.is_dir() or path.name.startswith(WHOLE)) and len(family.parts) == 1:
         configs = {
@@ -171,9 +175,7 @@ def open_model(path: str | Path) -> Source:
                 or not facts["args"].keys() <= family.parts.keys()
             ):
                 raise ValueError("its metadata are not those that minidiff writes")
-            configs = (
-                {"unet": {"sample_size": facts["side"]}} if type(facts.get("side")) is int else {}
-            )
+            configs = {"unet": {"sample_size": facts.get("side")}}
     return Source(path, file, family, configs, facts.get("scheduler") or {}, facts)
 
 
@@ -187,19 +189,6 @@ def _merge(path: Path, parts: list[str]) -> TensorFile:
         f"{sub}.{name}": entry for sub, file in files.items() for name, entry in file.items()
     }
     return TensorFile(path, "folder", entries, ignored=tuple(sorted(others)))
-
-
-def read_json(path: Path) -> dict:
-    """A JSON object out of a file; {} if the file is not there."""
-    if not path.is_file():
-        return {}
-    with refusing(path, "JSON file"):
-        if path.stat().st_size > LIMIT:
-            raise ValueError(f"it has {path.stat().st_size} bytes; at most {LIMIT} are read")
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError(f"a {type(found).__name__}, expected an object")
-    return found
 
 
 # ---- writing -------------------------------------------------------------------------------------
@@ -289,7 +278,7 @@ def contents(
         why = (
             f"{prediction} has none here"
             if prediction
-            else "nothing tells what the model predicts (prediction=)"
+            else "nothing tells what the model predicts (prediction=, --prediction)"
         )
         notes += [] if scheduler else [f"no scheduler is written: {why}"]
     return weights, texts

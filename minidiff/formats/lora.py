@@ -28,7 +28,7 @@ In half precision small changes are rounded away: load in float32, merge, then c
 for each column besides) is refused.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite, prod
@@ -165,15 +165,17 @@ def _rank(f: Factors) -> int | None:
 # ---- reading -------------------------------------------------------------------------------------
 
 
-def read_lora(source: str | Path | TensorFile, pipe: Pipe) -> dict[str, Delta]:
+def read_lora(
+    source: str | Path | TensorFile, pipe: Pipe, drop: Iterable[str] = ()
+) -> dict[str, Delta]:
     """{our layer ("net.down_blocks.0....to_q", "text.encoder....q_proj"): its Delta} of a LoRA file
-    in any dialect.
+    in any dialect, less the tensors whose names match a pattern of `drop`.
 
     Only shapes of `pipe` are looked at: it may live on the device "meta". ValueError, one line with
     the file's name: a tensor without a home in this model, a file made for another base model, an
     incomplete or ill-shaped set of factors, NaN or infinite numbers, DoRA. FileNotFoundError.
     """
-    path, found, homeless = collect(source, pipe)
+    path, found, homeless = collect(source, pipe, drop)
     deltas = {layer: _delta(path, layer, factors) for layer, factors in found.items()}
     wrong = []
     for layer, delta in deltas.items():
@@ -215,6 +217,8 @@ def _delta(path: Path, layer: str, factors: Factors) -> Delta:
             f"{', '.join(str(tuple(v.shape)) for v in f.values())}; "
             "expected matrices or kernels"
         )
+    if any(v.numel() == 0 for v in f.values()):
+        raise ValueError(f"{path}: {layer} has factors without numbers (rank 0)")
     if family == "plain" and f["down"][0, 0].numel() > 1:
         family = "conv"
     alpha, rank = factors.get("alpha"), _rank(f)
@@ -236,11 +240,16 @@ def _base(layer: str, delta: Delta, shape: tuple[int, ...]) -> int | None:
 
 
 @contextmanager
-def lora(pipe: Pipe, path: str | Path | TensorFile, strength: float = 1.0) -> Iterator[Pipe]:
+def lora(
+    pipe: Pipe,
+    path: str | Path | TensorFile,
+    strength: float = 1.0,
+    drop: Iterable[str] = (),
+) -> Iterator[Pipe]:
     """`with lora(pipe, path, strength=.8):` the pipe has the LoRA merged; after it, the weights
     from before, bit by bit.
     """
-    with apply_lora(pipe, read_lora(path, pipe), strength):
+    with apply_lora(pipe, read_lora(path, pipe, drop), strength):
         yield pipe
 
 
@@ -258,11 +267,16 @@ def apply_lora(pipe: Pipe, deltas: dict[str, Delta], strength: float = 1.0) -> I
             weight.data = numbers
 
 
-def merge_lora(pipe: Pipe, path: str | Path | TensorFile, strength: float = 1.0) -> Pipe:
+def merge_lora(
+    pipe: Pipe,
+    path: str | Path | TensorFile,
+    strength: float = 1.0,
+    drop: Iterable[str] = (),
+) -> Pipe:
     """Merge for good, into the pipe's own weights; returns the pipe. Errors: those of `read_lora`,
     nothing half merged.
     """
-    _merge(pipe, read_lora(path, pipe), strength)
+    _merge(pipe, read_lora(path, pipe, drop), strength)
     return pipe
 
 

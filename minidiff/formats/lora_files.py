@@ -12,8 +12,9 @@ OUR network and spelling every layer in every dialect; nobody ever turns `to_out
 `text_encoder....self_attn.to_q` | `_lora.down.weight` | | diffusers | `unet....to_q`,
 `text_encoder....q_proj` | `.lora.down.weight`, `.lora_linear_layer.down.weight` | | PEFT |
 `[unet.][base_model.model.]....to_q`, `text_encoder....q_proj` | `.lora_A.weight` (down),
-`.lora_B.weight` | | cloneofsimo | `unet:17`: number 17 in the order of diffusers' own modules;
-`.pt`: a bare list in that order | `:down` |
+`.lora_B.weight` |
+
+Files of early 2023 that number their layers (`unet:17:down`, or a bare list) are refused by name.
 
 PEFT and diffusers write alpha beside the tensors: in `adapter_config.json` or in the metadata entry
 `lora_adapter_metadata`. "Rank-stabilised" files (Kalajdzievski 2023, arXiv 2312.03732) divide alpha
@@ -25,19 +26,17 @@ name (there are none).
 
 import json
 import re
+from collections.abc import Iterable
 from itertools import product
-from math import isfinite
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from minidiff.formats.files import load_pickle, memory_file, open_tensors
+from minidiff.formats.fields import field, fits, read_json
+from minidiff.formats.files import open_tensors
 from minidiff.formats.keymaps import source_names
 from minidiff.formats.mapped import TensorFile, finite, short
-from minidiff.models.attention import GEGLU, Attention
-from minidiff.models.blocks import ResBlock
-from minidiff.models.text import SelfAttention
 from minidiff.models.unet import UNet
 from minidiff.pipe.pipe import Pipe
 
@@ -55,18 +54,10 @@ FACTOR = re.compile(
     re.VERBOSE,
 )
 PEFT = {"A": "down", "B": "up"}
-TARGETS = {
-    "CrossAttention": Attention,
-    "Attention": Attention,
-    "GEGLU": GEGLU,
-    "ResnetBlock2D": ResBlock,
-    "CLIPAttention": SelfAttention,
-}  # cloneofsimo: their class -> ours
-KVQO = ["k_proj", "v_proj", "q_proj", "out_proj"]  # transformers' order
-DEFAULTS = {"net": ["CrossAttention", "Attention", "GEGLU"], "text": ["CLIPAttention"]}
+NUMBERED = re.compile(r"\w+:\d+:(up|down)")
 NOTES = (  # of names without a home: what they suggest
     (
-        r"lora_te[12]_|text_encoder_2\.|.*down_blocks.*transformer_blocks[._][1-9]|.*input_blocks.*transformer_blocks_[1-9]",
+        r"lora_te2_|text_encoder_2\.|.*down_blocks.*transformer_blocks[._][1-9]|.*input_blocks.*transformer_blocks_[1-9]",
         "the file was made for SDXL",
     ),
     (
@@ -81,34 +72,34 @@ NOTES = (  # of names without a home: what they suggest
 
 
 def collect(
-    source: str | Path | TensorFile, pipe: Pipe
+    source: str | Path | TensorFile, pipe: Pipe, drop: Iterable[str] = ()
 ) -> tuple[Path, dict[str, Factors], list[str]]:
     """(path, {our layer: its factors}, the names in the file that belong to no layer of ours).
 
-    ValueError: no LoRA in it, a factor given twice, NaN or infinite numbers, DoRA, words of its own
-    not yet loaded.
+    ValueError: no LoRA in it, a factor given twice, NaN or infinite numbers, DoRA, numbered layers.
     """
-    file = source if isinstance(source, TensorFile) else _open(Path(source))
-    found, homeless = {}, []
-    if any(re.fullmatch(r"\w+:\d+:(up|down)", k) for k in file):
-        named, homeless = _numbered(file, pipe)
-    else:
-        named, where = [], homes(pipe)
-        for key in [*file, *(k for k in file.ignored if FACTOR.fullmatch(k))]:
-            hit = FACTOR.fullmatch(key)
-            layer = where.get(hit["layer"].replace("base_model.model.", "", 1)) if hit else None
-            if hit and hit["dora"] is not None:
-                raise ValueError(
-                    f"{file.path}: {short(key)} belongs to DoRA, which is not implemented; "
-                    "take a plain LoRA"
-                )
-            if layer is None or key not in file:
-                homeless.append(key)
-            else:
-                role = PEFT.get(hit["peft"]) or next(
-                    hit[g] for g in ("kohya", "diffusers", "alpha", "lycoris") if hit[g]
-                )
-                named.append((key, layer, role))
+    file = source if isinstance(source, TensorFile) else open_tensors(source)
+    odd = [k for k in file.ignored if FACTOR.fullmatch(k)]  # factors that are no tensors
+    file = file.without(drop)
+    if numbered := next((k for k in file if NUMBERED.fullmatch(k)), None):
+        raise ValueError(
+            f"{file.path}: {short(numbered)} numbers its layer, as files of early 2023 do, which "
+            "is not supported; convert it to names with the program that wrote it"
+        )
+    found, named, homeless, where = {}, [], [], homes(pipe)
+    for key in [*file, *odd]:
+        hit = FACTOR.fullmatch(key)
+        layer = where.get(hit["layer"].replace("base_model.model.", "", 1)) if hit else None
+        if hit and hit["dora"] is not None:
+            raise ValueError(
+                f"{file.path}: {short(key)} belongs to DoRA, which is not implemented; "
+                "take a plain LoRA"
+            )
+        if layer is None or key not in file:
+            homeless.append(key)
+            continue
+        role = next(hit[g] for g in ("kohya", "diffusers", "peft", "alpha", "lycoris") if hit[g])
+        named.append((key, layer, PEFT.get(role, role)))
     for key, layer, role in named:
         if role in found.setdefault(layer, {}):
             raise ValueError(
@@ -189,107 +180,10 @@ def _spellings(part: str, name: str, original: str | None, prefixes: tuple[str, 
         if part == "net"
         else {re.sub(r"self_attn\.(q|k|v|out)_proj$", r"self_attn.to_\1", n) for n in own}
     )
-    kohya = "lora_unet_" if part == "net" else "lora_te_"
-    return {p + n for p, n in product(prefixes, own | old)} | {
-        kohya + n.replace(".", "_") for n in (*own, *([original] if original else []))
-    }
-
-
-# ---- layers by number (cloneofsimo) --------------------------------------------------------------
-
-
-def _open(path: Path) -> TensorFile:
-    """A file by `open_tensors`; a bare list [up, down, up, down, ...] as if it had been saved with
-    its numbers.
-    """
-    if path.suffix not in (".pt", ".pth", ".bin", ".ckpt") or not isinstance(
-        pairs := load_pickle(path), list
-    ):
-        return open_tensors(path)
-    if (
-        len(pairs) % 2
-        or not pairs
-        or not all(isinstance(x, Tensor) and x.dim() in (2, 4) for x in pairs)
-    ):
-        raise ValueError(
-            f"{path} is a list of {len(pairs)} things; expected matrices up, down, up, down, ..."
-        )
-    file = memory_file(
-        {f"list:{i // 2}:{'down' if i % 2 else 'up'}": x for i, x in enumerate(pairs)}
-    )
-    file.path = path
-    return file
-
-
-def _numbered(file: TensorFile, pipe: Pipe) -> tuple[list[tuple[str, str, str]], list[str]]:
-    """[(name in the file, our layer, "up" or "down")], and the names that are of another kind."""
-    words = [k for k in file if file.metadata.get(k) == "<embed>"]
-    special = getattr(getattr(pipe.tokenizer, "speller", None), "special", ())
-    if missing := [short(w) for w in words if w.lower() not in special]:
-        raise ValueError(
-            f"{file.path} brings words of its own ({', '.join(missing)}); load_embedding() it first"
-        )
-    rows = []
-    for name in ("unet", "text_encoder", "list"):
-        shapes = []
-        while {
-            up := f"{name}:{len(shapes)}:up",
-            down := f"{name}:{len(shapes)}:down",
-        } <= file.keys():
-            shapes.append(file[up].shape[:1] + file[down].shape[1:2])
-        for i, layer in enumerate(_match(file, name, shapes, pipe) if shapes else ()):
-            rows += [(f"{name}:{i}:{role}", layer, role) for role in ("up", "down")]
-    return rows, sorted(set(file) - set(words) - {r[0] for r in rows})
-
-
-def _match(file: TensorFile, name: str, shapes: list[tuple[int, ...]], pipe: Pipe) -> list[str]:
-    """Our layers in the order of the file: of the possible orders, the one whose (rows, columns)
-    are those of the file.
-    """
-    seen = []
-    for part in {"unet": ("net",), "text_encoder": ("text",)}.get(name, ("net", "text")):
-        if (module := getattr(pipe, part)) is None:
-            continue
-        try:
-            classes = json.loads(file.metadata[name]) if name in file.metadata else DEFAULTS[part]
-            types = tuple(TARGETS[c] for c in classes)
-        except (ValueError, KeyError, TypeError) as e:
-            raise ValueError(
-                f"{file.path}: metadata {name!r} is {short(file.metadata[name])}; expected a list "
-                "of "
-                f"some of: {', '.join(TARGETS)}"
-            ) from e
-        for feed_last in (True, False):
-            layers = layer_order(module, types, feed_last)
-            if [tuple(module.get_submodule(n).weight.shape[:2]) for n in layers] == shapes:
-                return [f"{part}.{n}" for n in layers]
-        seen.append(f"{len(layers)} in its {'UNet' if part == 'net' else 'text tower'}")
-    raise ValueError(
-        f"{file.path} has numbered pairs for {len(shapes)} layers, which do not fit those of "
-        f"{pipe.name or 'this model'} in number or shape: "
-        f"{', '.join(seen) or 'it has no such part'}"
-    )
-
-
-def layer_order(module: nn.Module, types: tuple[type, ...], feed_last: bool = True) -> list[str]:
-    """Names of the layers inside modules of some types, in the order in which diffusers and
-    transformers register them.
-
-    The middle block comes last, attentions before ResBlocks, keys and values of the text tower
-    before queries. Before 2023 the feed-forward layer stood between self- and cross-attention
-    (`feed_last=False`).
-    """
-
-    def place(name: str) -> list:
-        # the alphabet's order, but for these
-        stand = {"mid_block": "~", "ff": "ff" if feed_last else "attn1 ff"}
-        return [int(w) if w.isdigit() else stand.get(w, w) for w in name.split(".")]
-
-    found = []
-    for name in sorted((n for n, m in module.named_modules() if isinstance(m, types)), key=place):
-        inner = [n for n, m in module.get_submodule(name).named_modules() if isinstance(m, LAYERS)]
-        found += [f"{name}.{n}" for n in (KVQO if "q_proj" in inner else inner)]
-    return found
+    kohya = {"net": ("lora_unet_",), "text": ("lora_te_", "lora_te1_")}[part]
+    flat = {n.replace(".", "_") for n in own | ({original} if original else set())}
+    dotted = {p + n for p, n in product(prefixes, own | old)}
+    return dotted | {p + n for p, n in product(kohya, flat)}
 
 
 # ---- alpha beside the tensors (PEFT) -------------------------------------------------------------
@@ -333,18 +227,26 @@ def _configure(file: TensorFile, found: dict[str, Factors]) -> None:
 
 
 def _settings(file: TensorFile) -> dict:
-    beside = file.path.parent / "adapter_config.json"
+    """PEFT's settings of a file, from its metadata or from adapter_config.json beside it; {}."""
     text = file.metadata.get("lora_adapter_metadata")
-    if text is None and file.path.stem == "adapter_model" and beside.is_file():
-        text = beside.read_text()
     try:
-        settings = {k: v for k, v in json.loads(text or "{}").items() if v is not None}
-        alphas = [settings[k] for k in settings if k.endswith("lora_alpha")]
-        alphas += [a for k in settings if k.endswith("alpha_pattern") for a in settings[k].values()]
-        if not all(isinstance(a, (int, float)) and isfinite(a) for a in alphas):
-            raise ValueError("an alpha that is no number")
-    except (ValueError, AttributeError, RecursionError) as e:
+        if text is not None:
+            settings = json.loads(text)
+        elif file.path.stem == "adapter_model":
+            settings = read_json(file.path.parent / "adapter_config.json")
+        else:
+            settings = {}
+        for name in settings:
+            if name.endswith("lora_alpha"):
+                field(settings, name, float)
+            elif name.endswith("use_rslora"):
+                field(settings, name, bool)
+            elif name.endswith("alpha_pattern"):
+                alphas = field(settings, name, dict, {})
+                if not all(fits(alpha, float) for alpha in alphas.values()):
+                    raise ValueError("an alpha that is no number")
+        return {name: value for name, value in settings.items() if value is not None}
+    except (ValueError, AttributeError, TypeError, RecursionError) as e:
         raise ValueError(
             f"{file.path}: PEFT's settings that belong to it are not readable ({e})"
         ) from e
-    return settings

@@ -24,7 +24,7 @@ import sys
 from pathlib import Path
 
 from minidiff.data.download import download
-from minidiff.formats.layouts import read_json
+from minidiff.formats.fields import read_json
 from minidiff.formats.mapped import LIMIT, refusing, short
 from minidiff.models.tokenizer import PAD, START, STOP, Tokenizer, clean
 
@@ -111,35 +111,29 @@ def frame(config: dict, whole: dict) -> tuple[str, set[str]]:
     """(padding "eos" or "zero", names of the frame that count in a prompt however they are
     written).
     """
-    tokens = [
-        config.get(f"{key}_token", usual)
-        for key, usual in (("bos", START), ("eos", STOP), ("unk", STOP), ("pad", STOP))
-    ]
-    tokens = [t if isinstance(t, dict) else {"content": t} for t in tokens]
-    if tokens[0]["content"] != START or tokens[1]["content"] != STOP:
-        raise ValueError(
-            f"it frames with {short(tokens[0]['content'])} and "
-            f"{short(tokens[1]['content'])}, CLIP does not"
-        )
-    pad = next((kind for kind, name in PAD.items() if name == tokens[3]["content"]), None)
+    tokens = {}
+    for role, usual in (("bos", START), ("eos", STOP), ("unk", STOP), ("pad", STOP)):
+        token = config.get(f"{role}_token", usual)
+        tokens[role] = token if isinstance(token, dict) else {"content": token}
+    start, stop, padding = (tokens[role]["content"] for role in ("bos", "eos", "pad"))
+    if start != START or stop != STOP:
+        raise ValueError(f"it frames with {short(start)} and {short(stop)}, CLIP does not")
+    pad = next((kind for kind, name in PAD.items() if name == padding), None)
     if pad is None:
         raise ValueError(
-            f"it pads with {short(tokens[3]['content'])}; Stable Diffusion 1 does with "
-            f"{STOP}, 2 with !"
+            f"it pads with {short(padding)}; Stable Diffusion 1 does with {STOP}, 2 with !"
         )
-    anycase = {
-        t["content"]: t.get("normalized", False)
-        for t in [*tokens, *(t for _, t in listed(config, whole))]
-    }
-    # a name met twice: the last word counts
+    anycase = {}  # a name met twice: the last word counts
+    for token in [*tokens.values(), *(token for _, token in listed(config, whole))]:
+        anycase[token["content"]] = token.get("normalized", False)
     return pad, {name for name in (START, STOP, PAD[pad]) if anycase[name]}
 
 
 def listed(config: dict, whole: dict) -> list[tuple[int, dict]]:
     """(id, token) of the lists that newer versions of the settings hold."""
-    return [(int(i), t) for i, t in config.get("added_tokens_decoder", {}).items()] + [
-        (t["id"], t) for t in whole.get("added_tokens", [])
-    ]
+    decoder = config.get("added_tokens_decoder", {})
+    settings = [(int(i), token) for i, token in decoder.items()]
+    return settings + [(token["id"], token) for token in whole.get("added_tokens", [])]
 
 
 def check_vocabulary(tokenizer: Tokenizer, vocab: dict[str, int] | None) -> None:
@@ -154,10 +148,8 @@ def check_vocabulary(tokenizer: Tokenizer, vocab: dict[str, int] | None) -> None
                 "another size"
             )
     elif vocab != own:
-        name = min(
-            vocab.keys() ^ own.keys() or {n for n in own if vocab[n] != own[n]},
-            key=lambda n: own.get(n, len(own)),
-        )
+        odd = vocab.keys() ^ own.keys() or {n for n in own if vocab[n] != own[n]}
+        name = min(odd, key=lambda n: own.get(n, len(own)))
         raise ValueError(
             f"its vocabulary has {len(vocab)} tokens, its merges make {len(own)}; they differ at "
             f"{short(name)}: id {vocab.get(name)}, expected {own.get(name)}"
@@ -168,14 +160,15 @@ def add_words(tokenizer: Tokenizer, words: dict[str, int]) -> None:
     """Add the words whose ids come after CLIP's. "<cat>", "<cat>_1", ... are one word of several
     tokens.
     """
-    names = sorted((name for name, i in words.items() if i >= len(tokenizer)), key=words.get)
-    if [words[n] for n in names] != [*range(len(tokenizer), len(tokenizer) + len(names))]:
-        raise ValueError(
-            "the ids of its added words have gaps: "
-            f"{', '.join(f'{short(n)} {words[n]}' for n in names[:3])}"
-        )
+    first = len(tokenizer)
+    names = sorted((name for name, i in words.items() if i >= first), key=words.get)
+    if [words[name] for name in names] != list(range(first, first + len(names))):
+        few = ", ".join(f"{short(name)} {words[name]}" for name in names[:3])
+        raise ValueError(f"the ids of its added words have gaps: {few}")
     while names:
-        count = next((i for i, n in enumerate(names) if i and n != f"{names[0]}_{i}"), len(names))
+        count = 1
+        while names[count:] and names[count] == f"{names[0]}_{count}":
+            count += 1
         tokenizer.add(clean(names[0]), count)
         del names[:count]
 

@@ -67,18 +67,38 @@ def _nothing(parts: list[Tensor]) -> Tensor:
     )
 
 
-# op: (their tensors -> ours, ours and the number of their names -> theirs)
-OPS: dict[str, tuple[Callable[[list[Tensor]], Tensor], Callable[[Tensor, int], list[Tensor]]]] = {
-    "same": (_first, lambda x, n: [x]),
-    "flat": (_squeezed, lambda x, n: [x]),  # linear; old files may hold a 1x1 convolution
-    "squeeze": (_squeezed, lambda x, n: [x[:, :, None, None]]),
-    "transpose": (_transposed, lambda x, n: [x.T.contiguous()]),
-    # `scatter` puts the three together
-    **{f"third{i}": (_third(i), lambda x, n: [x]) for i in range(3)},
-    "join": (_joined, lambda x, n: list(x.chunk(n))),
-    "copies": (_equal, lambda x, n: [x.clone() for _ in range(n)]),
-    "computed": (_nothing, lambda x, n: []),
+Reading = Callable[[list[Tensor]], Tensor]  # their tensors -> ours
+READ: dict[str, Reading] = {
+    "same": _first,
+    "flat": _squeezed,  # linear; old files may hold a 1x1 convolution
+    "squeeze": _squeezed,
+    "transpose": _transposed,
+    "third0": _third(0),
+    "third1": _third(1),
+    "third2": _third(2),
+    "join": _joined,
+    "copies": _equal,
+    "computed": _nothing,
 }
+
+
+def write(op: str, ours: Tensor, n: int) -> list[Tensor]:
+    """Their n tensors from ours; of a "third" the one piece, which `scatter` puts beside the
+    others.
+    """
+    match op:
+        case "squeeze":
+            return [ours[:, :, None, None]]
+        case "transpose":
+            return [ours.T.contiguous()]
+        case "join":
+            return list(ours.chunk(n))
+        case "copies":
+            return [ours.clone() for _ in range(n)]
+        case "computed":
+            return []
+        case _:
+            return [ours]
 
 
 def gather(theirs: Theirs, op: str, tensor: Callable[[str], Tensor]) -> Tensor:
@@ -87,7 +107,7 @@ def gather(theirs: Theirs, op: str, tensor: Callable[[str], Tensor]) -> Tensor:
     ValueError: rows that are no three thirds, copies that differ, a tensor they do not store
     ("computed").
     """
-    return OPS[op][0]([tensor(name) for name in _names(theirs)])
+    return READ[op]([tensor(name) for name in _names(theirs)])
 
 
 def scatter(plan: dict[str, tuple[Theirs, str]], tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -98,19 +118,18 @@ def scatter(plan: dict[str, tuple[Theirs, str]], tensors: dict[str, Tensor]) -> 
     """
     pieces: dict[str, dict[str, Tensor]] = {}
     for ours, (theirs, op) in plan.items():
-        for name, piece in zip(
-            _names(theirs), OPS[op][1](tensors[ours], len(_names(theirs))), strict=True
-        ):
+        names = _names(theirs)
+        for name, piece in zip(names, write(op, tensors[ours], len(names)), strict=True):
             pieces.setdefault(name, {})[op] = piece
+    whole = {}
     for name, found in pieces.items():
-        if len(found) != (3 if min(found).startswith("third") else 1):
+        ops = sorted(found)
+        if len(ops) != (3 if ops[0].startswith("third") else 1):
             raise ValueError(
-                f"{name} is made of q, k and v in that order; only {', '.join(sorted(found))} given"
+                f"{name} is made of q, k and v in that order; only {', '.join(ops)} given"
             )
-    return {
-        name: _joined([p[op] for op in sorted(p)]) if len(p) > 1 else next(iter(p.values()))
-        for name, p in pieces.items()
-    }
+        whole[name] = found[ops[0]] if len(ops) == 1 else _joined([found[op] for op in ops])
+    return whole
 
 
 def _names(theirs: Theirs) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
 """Torch's own files (.ckpt .pt .pth .bin), read without running anything that is in them.
 
-Each holds a pickle, which `machine.py` follows, and the numbers as raw bytes, which stay where they
-are: the pickle is read for a table of places, and tensors are mapped from there. Three layouts
-occur.
+Each holds a pickle, which `pickle_machine.py` follows, and the numbers as raw bytes, which stay
+where they are: the pickle is read for a table of places, and tensors are mapped from there. Three
+layouts occur.
 
 | layout | the pickle | the numbers | | --- | --- | --- | | zip, since torch 1.6 (2020) |
 `<root>/data.pkl` | `<root>/data/<key>`, stored without compression | | before | the fourth of five:
@@ -10,9 +10,10 @@ magic, version, sizes of types, object, list of keys | at the end, each after it
 TorchScript (OpenAI's CLIP) | as zip; the object is the module | as zip; the code in `<root>/code`
 is not read |
 
-Why not `torch.load(weights_only=True)`: it refuses checkpoints with foreign classes (what training
-frameworks write), reads old files whole, and grants a file of 200 bytes any amount of memory. What
-both read, they read alike: the tests compare.
+Why not `torch.load(weights_only=True)`, with inert stand-ins for foreign classes: tried, it refuses
+TorchScript files, pickles of protocol 4 and 5, and the calls by which numpy's numbers, defaultdicts
+and many trainers' objects are rebuilt; it cannot map old files, and grants a file of 200 bytes any
+amount of memory. What both read, they read alike: the tests compare.
 
 Real files wrap their tensors: {"state_dict": ..., "global_step": ...}, or {"model": ..., "ema":
 ..., "opt": ...}, where the average ("ema") is the one to sample from. The wrapping is taken off and
@@ -22,7 +23,6 @@ Source: torch/serialization.py; the zip format's APPNOTE 4.3. Try: `zipfile -l` 
 """
 
 import io
-import math
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -72,13 +72,18 @@ def open_pickle(path: str | Path) -> TensorFile:
     """
     path = Path(path)
     obj, metadata, ignored = _unwrap(path, _unpickle(path, lambda entry: entry))
+    if isinstance(obj, Entry):
+        obj = {"(no name)": obj}
     if not isinstance(obj, dict):
         what = (
             f"class {short(obj.name)}, whose code is not run: save its state_dict()"
             if isinstance(obj, Inert)
-            else f"type {'tensor' if isinstance(obj, Entry) else type(obj).__name__}"
+            else f"type {type(obj).__name__}"
         )
         raise ValueError(f"{path} holds an object of {what}; expected a dictionary of tensors")
+    if not _has_tensors(obj):
+        metadata = _told(obj) | metadata
+        obj = _flat(obj)
     entries = {name: e for name, e in obj.items() if isinstance(e, Entry) and isinstance(name, str)}
     ignored += [_label(k) for k in obj if k not in entries]
     if not entries:
@@ -92,6 +97,29 @@ def open_pickle(path: str | Path) -> TensorFile:
 
 def _label(key: object) -> str:
     return key if isinstance(key, str) else getattr(key, "name", None) or short(key)
+
+
+def _told(obj: dict) -> dict[str, str]:
+    """The numbers and short texts of a dictionary, as texts."""
+    plain = {}
+    for key, value in obj.items():
+        number = isinstance(value, float) or (isinstance(value, int) and abs(value) < 1 << 63)
+        if isinstance(key, str) and (number or (isinstance(value, str) and len(value) < 1000)):
+            plain[key] = str(value)
+    return plain
+
+
+def _flat(obj: dict) -> dict:
+    """Dictionaries of tensors one level further in, as "unet.conv_in.weight": a file may hold
+    {"unet": {...}, "vae": {...}}, or the words of a textual inversion.
+    """
+    found = {}
+    for key, inner in obj.items():
+        if isinstance(key, str) and _has_tensors(inner):
+            found |= {f"{key}.{name}": x for name, x in inner.items() if isinstance(name, str)}
+        else:
+            found[key] = inner
+    return found
 
 
 def _has_tensors(obj: object) -> bool:
@@ -123,12 +151,9 @@ def _unwrap(path: Path, obj: object) -> tuple[object, dict[str, str], list[str]]
                 f"({', '.join(short(_label(k)) for k in [inner, *rivals[:4]])})"
                 "; save the one you want in a file of its own"
             )
-        for k, v in obj.items():
-            plain = isinstance(v, (float, bool)) or (isinstance(v, int) and abs(v) < 1 << 63)
-            if isinstance(k, str) and (plain or (isinstance(v, str) and len(v) < 1000)):
-                metadata[k] = str(v)
-            elif k != inner:
-                ignored.append(_label(k))
+        told = _told(obj)
+        metadata |= told
+        ignored += [_label(k) for k in obj if k not in told and k != inner]
         way, obj = [*way, inner], obj[inner]
     return obj, metadata | ({"unwrapped": ".".join(way)} if way else {}), sorted(ignored)
 
@@ -268,15 +293,12 @@ def _place(
         raise ValueError(
             f"a tensor of a dtype that no weights have; expected one of: {', '.join(NAMED)}"
         )
-    (begin, nbytes), unit, dtype = (
-        places[storage.key],
-        storage.dtype.itemsize,
-        dtype or storage.dtype,
-    )
-    dense = all(
-        n == 1 or s == math.prod(size[i + 1 :]) for i, (n, s) in enumerate(zip(size, stride))
-    )
-    start, room = storage.start * unit + offset * dtype.itemsize, storage.numel * unit
+    begin, nbytes = places[storage.key]
+    unit = storage.dtype.itemsize
+    dtype = dtype or storage.dtype
+    dense = _dense(size, stride)
+    start = storage.start * unit + offset * dtype.itemsize
+    room = storage.numel * unit
     entry = Entry(tuple(size), dtype, path, begin + start, None if dense else tuple(stride))
     if (
         storage.start * unit + room > nbytes
@@ -288,6 +310,16 @@ def _place(
             f"{short(storage.key)}, {nbytes} bytes"
         )
     return entry
+
+
+def _dense(size: tuple, stride: tuple) -> bool:
+    """Do the rows of a tensor lie one behind the other, the last index fastest?"""
+    expected = 1
+    for n, step in zip(reversed(size), reversed(stride)):
+        if n != 1 and step != expected:
+            return False
+        expected *= n
+    return True
 
 
 def _attributes(module: Inert) -> dict[str, object]:

@@ -23,8 +23,9 @@ from math import isqrt
 import torch
 
 from minidiff.formats.family import Family, part_names
+from minidiff.formats.fields import field, numbers
 from minidiff.formats.keymaps import alias, plan_of, source_names
-from minidiff.formats.mapped import Entry
+from minidiff.formats.mapped import Entry, short
 from minidiff.formats.ops import gather
 
 MUST: dict[str, dict[str, tuple]] = {  # part: {config field: the values that our class computes}
@@ -152,8 +153,10 @@ def network_args(
             return ()
 
     # a whole CLIP's config holds its text tower's
-    config = (config or {}).get("text_config", config or {})
-    act = act or config.get("hidden_act") or ("quick_gelu" if layout == "diffusers" else "gelu")
+    config = config or {}
+    config = field(config, "text_config", dict, config)
+    usual = "quick_gelu" if layout == "diffusers" else "gelu"
+    act = act or field(config, "hidden_act", str, usual)
     args, shown = READERS[part](shape, plan, config, heads, act)
     check(part, config, shown)
     return args
@@ -163,26 +166,33 @@ def check(part: str, config: Mapping, shown: dict) -> None:
     """Refuse a config that contradicts the tensors (`shown`: field -> what they show), or that our
     class cannot follow.
     """
-    for field, value in config.items():
+    for name, value in config.items():
         values = value if isinstance(value, (list, tuple)) and value else [value]
-        if field in shown and value is not None:
-            if not (tuple(values) == shown[field] or all(v == shown[field] for v in values)):
+        if value is None:
+            continue
+        if name in shown:
+            if not (tuple(values) == shown[name] or all(same(v, shown[name]) for v in values)):
                 raise ValueError(
-                    f"{part} config: {field} is {value!r}, but the tensors have {shown[field]!r}"
+                    f"{part} config: {name} is {short(value)}, but the tensors have {shown[name]!r}"
                 )
-        elif field in MUST[part] and value is not None:
-            if not all(v in MUST[part][field] for v in values):
-                known = " or ".join(map(repr, MUST[part][field]))
+        elif name in MUST[part]:
+            if not all(any(same(v, known) for known in MUST[part][name]) for v in values):
+                known = " or ".join(map(repr, MUST[part][name]))
                 raise ValueError(
-                    f"{part} config: {field} is {value!r}, which is not implemented; "
+                    f"{part} config: {name} is {short(value)}, which is not implemented; "
                     f"expected {known}"
                 )
-        elif not (
-            value in (None, False) or field.startswith("_") or field in READ_OFF or part == "text"
-        ):
+        elif name.startswith("_") or name in READ_OFF or part == "text":
+            continue
+        elif not all(v is None or v is False for v in values):
             raise ValueError(
-                f"{part} config: {field} is {value!r}, which is not implemented; expected none"
+                f"{part} config: {name} is {short(value)}, which is not implemented; expected none"
             )
+
+
+def same(a: object, b: object) -> bool:
+    """Equal as JSON has it, where true is not 1."""
+    return a == b and isinstance(a, bool) == isinstance(b, bool)
 
 
 def _need(shape: Shape, ours: str, dims: int) -> tuple[int, ...]:
@@ -194,27 +204,20 @@ def _need(shape: Shape, ours: str, dims: int) -> tuple[int, ...]:
     return found
 
 
-def _number(config: Mapping, field: str, default: float | None) -> float | None:
-    value = default if config.get(field) is None else config[field]
-    if value is not None and not (isinstance(value, (int, float)) and value > 0):
-        raise ValueError(f"config: {field} is {value!r}, expected a number above 0")
-    return value
-
-
 def _heads(part: str, width: int, *choices) -> int | tuple[int, ...]:
     """The first choice that is known."""
     known = next((c for c in choices if c is not None), None)
     if known is None:
         raise ValueError(
             f"nothing tells the number of heads of this {part} of width {width}: give heads= "
-            "or a config.json"
+            "(--heads) or a config.json"
         )
-    several = tuple(known) if isinstance(known, (list, tuple)) else (known,)
-    if not all(isinstance(n, int) and n > 0 for n in several):
+    try:
+        return numbers({"heads": known}, "heads")
+    except ValueError as e:
         raise ValueError(
-            f"{part}: the number of heads is {known!r}, expected a whole number above 0"
-        )
-    return known if isinstance(known, int) else several
+            f"{part}: the number of heads is {short(known)}, expected a whole number above 0"
+        ) from e
 
 
 def _unet(shape: Shape, plan: dict, config: Mapping, heads, act) -> tuple[dict, dict]:
@@ -237,12 +240,9 @@ def _unet(shape: Shape, plan: dict, config: Mapping, heads, act) -> tuple[dict, 
         _need(shape, f"down_blocks.{b}.resnets.0.conv1.weight", 4)[0] for b in range(levels)
     )
     released = None if channels[0] != 320 else tuple(c // 64 for c in channels) if linear else 8
-    named = (
-        (config.get("num_attention_heads") or config.get("attention_head_dim") or 8)
-        if config
-        else None
-    )
-    heads = _heads("UNet", channels[0], heads, named, released)
+    # two names of one thing; a config that has neither means 8
+    named = numbers(config, "num_attention_heads") or numbers(config, "attention_head_dim")
+    heads = _heads("UNet", channels[0], heads, named, 8 if config else None, released)
     if isinstance(heads, tuple) and len(heads) != levels:
         raise ValueError(
             f"heads are {heads}, but the UNet has {levels} levels; expected a number for "
@@ -257,8 +257,8 @@ def _unet(shape: Shape, plan: dict, config: Mapping, heads, act) -> tuple[dict, 
         heads=heads,
         context=context,
         linear=linear,
-        groups=_number(config, "norm_num_groups", 32),
-        eps=_number(config, "norm_eps", 1e-5),
+        groups=field(config, "norm_num_groups", int, 32, above=0),
+        eps=field(config, "norm_eps", float, 1e-5, above=0),
     )
     down = ["CrossAttnDownBlock2D" if kind == "cross" else "DownBlock2D" for kind in kinds[:-1]]
     shown = dict(
@@ -296,8 +296,8 @@ def _vae(shape: Shape, plan: dict, config: Mapping, heads, act) -> tuple[dict, d
         latent=latent,
         channels=channels,
         layers=plan["layers"],
-        groups=_number(config, "norm_num_groups", 32),
-        scale=_number(config, "scaling_factor", 0.18215),
+        groups=field(config, "norm_num_groups", int, 32, above=0),
+        scale=field(config, "scaling_factor", float, 0.18215, above=0),
     )
     shown = dict(
         in_channels=colors,
@@ -311,18 +311,18 @@ def _text(shape: Shape, plan: dict, config: Mapping, heads, act) -> tuple[dict, 
     vocabulary, width = _need(shape, "embeddings.token_embedding.weight", 2)
     inner = _need(shape, "encoder.layers.0.mlp.fc1.weight", 2)[0]
     layers = next(i for i in count(1) if not shape(f"encoder.layers.{i}.layer_norm1.weight"))
-    context, project = (
-        _need(shape, "embeddings.position_embedding.weight", 2)[0],
-        shape("text_projection.weight"),
-    )
-    end, released = config.get("eos_token_id"), width // 64 if width in TEXT_WIDTHS else None
+    context, _ = _need(shape, "embeddings.position_embedding.weight", 2)
+    project = shape("text_projection.weight")
+    end = field(config, "eos_token_id", int, None, above=-1)
+    named = field(config, "num_attention_heads", int, None, above=0)
+    released = width // 64 if width in TEXT_WIDTHS else None
     args = dict(
         vocab_size=vocabulary,
         width=width,
         layers=layers,
         context=context,
         mlp_ratio=inner // width,
-        heads=_heads("text tower", width, heads, config.get("num_attention_heads"), released),
+        heads=_heads("text tower", width, heads, named, released),
         act=act,
         # 2: an old config's mistake
         eos_id=min(49407, vocabulary - 1) if end in (None, 2) else end,
@@ -341,10 +341,8 @@ def _text(shape: Shape, plan: dict, config: Mapping, heads, act) -> tuple[dict, 
 def _t2i(shape: Shape, plan: dict, config: Mapping, heads, act) -> tuple[dict, dict]:
     light, levels = bool(shape("body.0.out_conv.weight")), range(plan["levels"])
     last = "body.{}.out_conv.weight" if light else "body.{}.resnets.0.block1.weight"
-    first, factor = (
-        "body.0.in_conv.weight" if light else "conv_in.weight",
-        _number(config, "downscale_factor", 8),
-    )
+    first = "body.0.in_conv.weight" if light else "conv_in.weight"
+    factor = field(config, "downscale_factor", int, 8, above=0)
     folded = _need(shape, first, 4)[1]
     if folded % factor**2:
         raise ValueError(
@@ -375,13 +373,18 @@ def _dit(shape: Shape, plan: dict, config: Mapping, heads, act) -> tuple[dict, d
         shape("pos_embed"),
     )
     out = _need(shape, "final_layer.linear.weight", 2)[0] // patch**2
-    size = isqrt(places[1]) * patch if len(places) == 3 else _number(config, "sample_size", None)
+    size = field(config, "sample_size", int, None, above=0)
+    if len(places) == 3:
+        size = isqrt(places[1]) * patch
     if size is None:
         raise ValueError(
             "nothing tells the size of this DiT's latents, its positions are not stored: "
             "give its config.json"
         )
-    heads = _heads("DiT", dim, heads, config.get("num_attention_heads"), DIT_HEADS.get(dim))
+    named = field(config, "num_attention_heads", int, None, above=0)
+    heads = _heads("DiT", dim, heads, named, DIT_HEADS.get(dim))
+    if not isinstance(heads, int) or dim % heads:
+        raise ValueError(f"a DiT of width {dim} cannot have {heads} heads; expected a divisor")
     args = dict(
         size=size,
         patch=patch,

@@ -15,9 +15,8 @@ occur:
 | file | content | | --- | --- | | diffusers `learned_embeds.bin`, `.safetensors` | {"<cat>": d or n
 d} | | the authors' `.pt` | {"string_to_token": ..., "string_to_param": {"*": n d}}; the word is the
 file's name | | web user interface `.pt` | the same, with "name": the word | | web user interface
-`.safetensors` | {"emb_params": n d}; the word is the file's name | | cloneofsimo `.safetensors` |
-among LoRA factors, marked `<embed>` in the metadata | | a bare tensor | d or n d; the word must be
-told |
+`.safetensors` | {"emb_params": n d}; the word is the file's name | | a bare tensor | d or n d; the
+word must be told |
 
 Try: `load_embedding("learned_embeds.bin", pipe)`, then prompts "a photo of <cat>", "<cat> in the
 style of <cat>". Weakness: a vector means something to one text tower only, and only its width (768,
@@ -29,7 +28,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from minidiff.formats.files import load_pickle, open_tensors
+from minidiff.formats.files import is_pickle, load_pickle, open_tensors
 from minidiff.formats.lora import BASES
 from minidiff.formats.mapped import finite, short
 from minidiff.models.tokenizer import clean
@@ -74,7 +73,7 @@ def load_embedding(path: str | Path, pipe: Pipe, token: str | None = None) -> li
         for name in names:
             pipe.tokenizer.check_new(name)
     except ValueError as e:
-        raise ValueError(f"{path}: {e} (token=...)") from e
+        raise ValueError(f"{path}: {e} (token=, --embedding FILE=WORD)") from e
     for word, vectors in words.items():
         pipe.tokenizer.add(word, len(vectors))
     with torch.no_grad():
@@ -87,7 +86,7 @@ def load_embedding(path: str | Path, pipe: Pipe, token: str | None = None) -> li
 
 def _words(path: Path, token: str | None) -> dict[str, Tensor]:
     """{word: its vectors, d or n d} of a file in any of the layouts."""
-    if path.suffix in (".pt", ".bin", ".pth", ".ckpt"):
+    if is_pickle(path):
         found = load_pickle(path)
         if isinstance(found, dict) and isinstance(found.get("string_to_param"), dict):
             name = (
@@ -96,12 +95,12 @@ def _words(path: Path, token: str | None) -> dict[str, Tensor]:
             found = {name if k == "*" else k: v for k, v in found["string_to_param"].items()}
     else:
         file = open_tensors(path)
-        keys = [k for k in file if file.metadata.get(k) == "<embed>"] or list(file)
-        found = {path.stem if k == "emb_params" else k: file.tensor(k) for k in keys}
+        found = {path.stem if k == "emb_params" else k: file.tensor(k) for k in file}
     if isinstance(found, Tensor):
         if token is None:
             raise ValueError(
-                f"{path} is a bare tensor without a word; name one, such as token='<my-cat>'"
+                f"{path} is a bare tensor without a word; name one, such as "
+                "token='<my-cat>' (--embedding FILE=WORD)"
             )
         found = {token: found}
     if (

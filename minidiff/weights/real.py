@@ -8,33 +8,28 @@ changing a line.
 What the file is, is read off its names and shapes (`family.py`, `plans.py`); weights are mapped,
 not copied (`fill.py`). What is left for this page is how the model wants to be sampled: the noise
 schedule, what the network predicts, which times a sampler visits and where it stops, from the
-scheduler's config if there is one, else as the released models are.
+scheduler's config if there is one (`schedulers.py`), else as the released models are.
 
-Public format: diffusers' `scheduler_config.json`, whose defaults depend on the class that wrote it
-(ENDS_CLEAN). Try: the same seed with `pipe.spacing` "leading", "linspace" and "trailing" at 10
+Try: the same seed with `pipe.spacing` "leading", "linspace" and "trailing" at 10
 steps.
 """
 
+import warnings
 from math import isqrt
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from minidiff.core import schedule
-from minidiff.core.schedule import Schedule
-from minidiff.formats.configs import SCHEDULES, scheduler_config
+from minidiff.formats.family import unsupported
+from minidiff.formats.fields import numbers
 from minidiff.formats.fill import build, coverage, read
 from minidiff.formats.layouts import Source, naming, open_model
+from minidiff.formats.schedulers import instead, sampling
 from minidiff.models.tokenizer import Tokenizer
 from minidiff.pipe.pipe import Pipe
 
 SCALE = {"unet": 7.5, "dit": 4.0}  # guidance as in the papers' figures
-# other values: not implemented
-MUST = {"trained_betas": None, "rescale_betas_zero_snr": False, "thresholding": False}
-ENDS_CLEAN = {"PNDMScheduler": False}  # class: its default of set_alpha_to_one; True for all others
-# by default; all others: linspace
-LEADING = ("DDIMScheduler", "PNDMScheduler", "DDPMScheduler", None)
 
 
 def load_model(
@@ -47,7 +42,8 @@ def load_model(
     text: str | Path | None = None,
     tokenizer: str | Path | Tokenizer | None = None,
     ema: bool = False,
-    heads: dict[str, int] | None = None,
+    heads: dict[str, int | tuple[int, ...]] | None = None,
+    drop: tuple[str, ...] = (),
 ) -> Pipe:
     """A file or folder with a denoiser -> Pipe, ready for inference.
 
@@ -58,139 +54,114 @@ def load_model(
     tokenizer   a Tokenizer, a tokenizer/ folder or CLIP's merge list; default: the model's, else a
                 fetched merge list
     ema         take the running average of the UNet, where a training checkpoint has one
-    heads       number of heads by part, for models of a width that was never released
+    heads       number of heads by part, for models of a width that was never released; of a UNet
+                one number, or one for each level
+    drop        shell patterns of names to leave out, such as "ztsnr" or "*.scaled_fp8": tensors
+                that belong to no network, for which the file would be refused
+
+    A scheduler's config that names another sampler than DDIM is followed as far as its noise
+    schedule and grid go, with a warning that says what is used instead.
 
     ValueError, FileNotFoundError: one line that names the file and says what was expected.
     """
-    source = open_model(path)
+    source = open_model(path, drop)
     net = next((part for part in ("unet", "dit") if part in source.family.parts), None)
     if net is None:
         source.args(heads)  # says so if the family is not supported
         raise ValueError(
             f"{path} holds no denoiser but is of kind {source.family.kind} ({source.family.why}): "
-            "use it "
-            "beside a model (vae=, text=, --lora, --embedding, --control)"
+            "use it beside a model (--vae, --text, --lora, --embedding, --control)"
         )
-    parts = {net: source} | {
-        part: source if other is None else open_model(other)
-        for part, other in (("vae", vae), ("text", text))
-        if other is not None or part in source.family.parts
-    }
+    parts = {net: source}
+    for part, other in (("vae", vae), ("text", text)):
+        if other is not None:
+            parts[part] = open_model(other, drop)
+        elif part in source.family.parts:
+            parts[part] = source
     needs = [part for part in (("vae", "text") if net == "unet" else ("vae",)) if part not in parts]
     if needs:
         raise ValueError(
             f"{path} is a {source.family.kind} without {' and '.join(needs)}: name a file or "
-            "folder that has "
-            f"it ({', '.join(f'{part}=' for part in needs)})"
+            f"folder that has it ({', '.join(f'{part}=, --{part}' for part in needs)})"
         )
     predicts, why = source.prediction(prediction)
     if predicts is None:
         raise ValueError(f"{path}: what it predicts is unknown ({why})")
-    modules = {
-        part: _module(s, part, dtype, ema and part == net, heads) for part, s in parts.items()
-    }
     with naming(path):
-        coverage(
-            source.file,
-            source.family,
-            {p: modules[p] for p, s in parts.items() if s is source},
-            ema,
-        )
         settings = sampling(source, predicts)
+        note = instead(source)
+        side = _side(source, predicts)
+    modules = _filled(parts, dtype, heads, net if ema else None)
+    if note:
+        warnings.warn(f"{path}: {note}", stacklevel=2)
     if "text" in parts:
         settings |= {"tokenizer": find_tokenizer(parts["text"], tokenizer, modules["text"])}
-    side = _side(modules[net], source, predicts)
     pipe = Pipe(
         net=modules[net],
         vae=modules["vae"],
         text=modules.get("text"),
         prediction=predicts,
         name=source.path.name,
-        shape=(modules["vae"].latent, side, side),
+        shape=(modules["vae"].latent, *(_places(modules[net]) or side)),
         scale=SCALE[net],
-        literal=net == "unet",
         classes=tuple(map(str, range(getattr(modules[net], "classes", 0) or 0))),
         **settings,
     )
     return pipe.to(device) if device else pipe
 
 
-def _module(
-    source: Source, part: str, dtype: torch.dtype | None, ema: bool, heads: dict[str, int] | None
+def _filled(
+    parts: dict[str, Source],
+    dtype: torch.dtype | None,
+    heads: dict[str, int | tuple[int, ...]] | None,
+    average: str | None = None,
+) -> dict[str, nn.Module]:
+    """{part: its network, filled}, each from its own source. Of every source, every tensor must be
+    used or dropped by name, which is settled before a number is read. `average`: the part to take
+    the running average of.
+    """
+    modules = {}
+    for part, source in parts.items():
+        args = source.args(heads)
+        if part not in args:
+            raise ValueError(
+                f"{source.path} has no {part}: it is of kind {source.family.kind} "
+                f"({source.family.why})"
+            )
+        with naming(source.path):
+            modules[part] = build(part, args[part])
+    for source in dict.fromkeys(parts.values()):
+        own = {part: modules[part] for part, s in parts.items() if s is source}
+        with naming(source.path):
+            coverage(source.file, source.family, own, average in own)
+    for part, source in parts.items():
+        read(source.file, source.family, part, modules[part], dtype, part == average)
+    return modules
+
+
+def load_control(
+    path: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    heads: dict[str, int | tuple[int, ...]] | None = None,
+    drop: tuple[str, ...] = (),
 ) -> nn.Module:
-    """One part of a model, filled."""
-    args = source.args(heads)
-    if part not in args:
-        raise ValueError(
-            f"{source.path} has no {part}: it is of kind {source.family.kind} ({source.family.why})"
-        )
-    module = build(part, args[part])
-    read(source.file, source.family, part, module, dtype, ema)
-    return module
-
-
-def load_control(path: str | Path, *, dtype: torch.dtype | None = None) -> nn.Module:
     """A ControlNet or a T2I-Adapter from a file or folder, for `control.controlnet.controlled` or
-    `t2i_adapter.adapted`.
+    `t2i_adapter.adapted`; `heads` and `drop` as in `load_model`.
 
     A file may hold the whole model around a ControlNet, as the first ones did; that is left.
     ValueError: of another kind.
     """
-    source = open_model(path)
+    source = open_model(path, drop)
+    if why := unsupported(source.family):
+        raise ValueError(f"{path}: {why}")
     part = next((part for part in ("controlnet", "t2i") if part in source.family.parts), None)
     if part is None:
         raise ValueError(
             f"{path} is neither a ControlNet nor a T2I-Adapter but of kind {source.family.kind} "
             f"({source.family.why})"
         )
-    return _module(source, part, dtype, False, None)
-
-
-def sampling(source: Source, prediction: str) -> dict:
-    """{"schedule", "spacing", "end"} of a Pipe. ValueError: a scheduler's config asks for what is
-    not implemented.
-
-    A UNet's first step is always 1 (`steps_offset`): some configs still say 0, and diffusers
-    corrects them too.
-    """
-    config = scheduler_config(source.scheduler, source.family, prediction)
-    if prediction == "flow":
-        return dict(schedule=schedule.flow(), spacing="trailing", end=0)
-    for name, value in MUST.items():
-        if config.get(name) not in (value, None):
-            raise ValueError(
-                f"scheduler config: {name} is {config[name]!r}; only {value!r} is implemented"
-            )
-    clean = config.get("set_alpha_to_one", ENDS_CLEAN.get(config.get("_class_name"), True))
-    spacing = config.get(
-        "timestep_spacing", "leading" if config.get("_class_name") in LEADING else "linspace"
-    )
-    if spacing not in schedule.SPACINGS:
-        raise ValueError(
-            f"scheduler config: timestep_spacing is {spacing!r}; expected "
-            f"{', '.join(schedule.SPACINGS)}"
-        )
-    return dict(
-        schedule=betas(config),
-        spacing=spacing if "unet" in source.family.parts else "linspace",
-        end=0 if clean else 1,
-    )
-
-
-def betas(config: dict) -> Schedule:
-    """The noise schedule of a scheduler's config."""
-    kind, T = config.get("beta_schedule", "linear"), config.get("num_train_timesteps", 1000)
-    if kind not in SCHEDULES or T != 1000:
-        raise ValueError(
-            f"scheduler config: beta_schedule {kind!r} with {T} times; expected 1000 times and "
-            "one of "
-            f"{', '.join(SCHEDULES)}"
-        )
-    if SCHEDULES[kind] == "cosine":
-        return schedule.cosine(T)
-    return getattr(schedule, SCHEDULES[kind])(
-        T, config.get("beta_start", 1e-4), config.get("beta_end", 0.02)
-    )
+    return _filled({part: source}, dtype, heads)[part]
 
 
 def find_tokenizer(
@@ -210,11 +181,21 @@ def find_tokenizer(
     return clip_tokenizer(given, pad="zero" if openclip else "eos", context=text.context)
 
 
-def _side(net: nn.Module, source: Source, prediction: str) -> int:
-    """Latents' side that a denoiser was trained on: a transformer's places, a UNet's config, else
-    the released models'.
-    """
-    if hasattr(net, "pos_embed"):
-        return isqrt(net.pos_embed.shape[1]) * net.patch
-    usual = 96 if source.family.kind == "sd2" and prediction == "v" else 64
-    return source.configs.get("unet", {}).get("sample_size") or usual
+def _places(net: nn.Module) -> tuple[int, int] | None:
+    """(height, width) of the latents that a transformer's positions are for; None for a UNet."""
+    if not hasattr(net, "pos_embed"):
+        return None
+    side = isqrt(net.pos_embed.shape[1]) * net.patch
+    return side, side
+
+
+def _side(source: Source, prediction: str) -> tuple[int, int]:
+    """(height, width) of the latents that a UNet was trained on, from its config or as released."""
+    size = numbers(source.configs.get("unet", {}), "sample_size")
+    if size is None:
+        size = 96 if source.family.kind == "sd2" and prediction == "v" else 64
+    if isinstance(size, int):
+        return size, size
+    if len(size) != 2:
+        raise ValueError(f"unet config: sample_size is {list(size)}, expected one number or two")
+    return size

@@ -11,13 +11,14 @@ import os
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from minidiff.core import schedule
 from minidiff.core.process import PREDICTIONS
 from minidiff.data import shapes
+from minidiff.formats.fields import field, read_json
+from minidiff.formats.files import open_safetensors
 from minidiff.formats.mapped import sha256
 from minidiff.models.clip import CLIP
 from minidiff.models.dit import DiT
@@ -143,14 +144,17 @@ def keep(pipe: Pipe, folder: Path, **facts) -> Path:
 
 def _as_trained(folder: Path) -> Pipe:
     """An empty pipe as the manifest of a trained model describes it."""
-    found = [row for row in manifest(folder).values() if row.get("size") in PARTS]
+    found = [row for row in manifest(folder).values() if field(row, "size", str) in PARTS]
     if len(found) != 1:
         raise ValueError(
             f"{folder} names {len(found)} denoisers in its manifest.json; expected one folder per "
             "model, as "
             "`minidiff train` makes it"
         )
-    row, predicts, tables = found[0], found[0].get("prediction"), found[0].get("schedule")
+    row = found[0]
+    predicts = field(row, "prediction", str)
+    tables = field(row, "schedule", str)
+    classes = tuple(field(row, "classes", list, []))
     if predicts not in PREDICTIONS or tables not in SCHEDULES:
         raise ValueError(
             f"{folder}: prediction {predicts!r} with schedule {tables!r} is not known; expected "
@@ -158,11 +162,10 @@ def _as_trained(folder: Path) -> Pipe:
             f"{', '.join(PREDICTIONS)} with one of {', '.join(SCHEDULES)}"
         )
     pipe = build(row["size"])
-    pipe.prediction, pipe.schedule, classes = (
-        predicts,
-        getattr(schedule, tables)(),
-        tuple(row.get("classes", ())),
-    )
+    if not all(isinstance(name, str) for name in classes):
+        raise ValueError(f"{folder}: the classes in its manifest.json are not all texts")
+    pipe.prediction = predicts
+    pipe.schedule = getattr(schedule, tables)()
     if classes != pipe.classes:
         pipe.net, pipe.classes = (
             UNet(**SIZES[row["size"]]["unet"] | {"classes": len(classes)}).eval(),
@@ -214,26 +217,19 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
     """Tensors of a file, with one-line errors for what is missing, empty, cut off or no safetensors
     file at all.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no weights file at {path}" + (" (it is a folder)" if path.is_dir() else "")
-        )
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty (0 bytes); fetch or train it again")
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as e:
-        raise ValueError(
-            f"{path} is no readable safetensors file ({str(e).splitlines()[0]})"
-        ) from e
+    file = open_safetensors(path)
+    return {name: file.tensor(name, copy=True) for name in file}
 
 
 def manifest(folder: Path | None = None) -> dict[str, dict]:
     """{name: {"sha256", "recipe", "seed", "cpu_minutes", ...}} of the files in a folder (default:
     the shipped ones).
     """
-    return json.loads(((folder or TINY) / "manifest.json").read_text())
+    path = (folder or TINY) / "manifest.json"
+    rows = read_json(path)
+    for name in rows:
+        field(rows, name, dict)
+    return rows
 
 
 def load_weights(name: str, folder: Path = TINY) -> dict[str, Tensor]:
@@ -242,7 +238,7 @@ def load_weights(name: str, folder: Path = TINY) -> dict[str, Tensor]:
     if name not in known:
         raise ValueError(f"no shipped weights called {name!r}; there are: {', '.join(known)}")
     tensors = read_safetensors(path)
-    if sha256(path) != known[name]["sha256"]:
+    if sha256(path) != known[name].get("sha256"):
         raise ValueError(
             f"{path} is not the file that was shipped (its SHA-256 differs from manifest.json); "
             + ("reinstall" if folder == TINY else "train it again, or make the manifest anew")

@@ -19,6 +19,7 @@ from minidiff.bench.cost import Cost
 from minidiff.bench.items import KINDS, given, items
 from minidiff.cli.main import main
 from minidiff.data import shapes
+from minidiff.editing.pix2pix_zero import pix2pix_zero
 from minidiff.evaluate.find_objects import see
 from minidiff.models.attribute_net import canonical
 from minidiff.techniques import ALL

@@ -308,7 +308,7 @@ def test_inspect_and_convert_print_and_write_what_they_found(here, capsys):
 def test_an_unsupported_family_is_an_answer_to_inspect_and_an_error_to_convert(here, capsys):
     from safetensors.torch import save_file
 
-    save_file({"conditioner.embedders.0.x": torch.ones(1)}, "xl.safetensors")
+    save_file({"conditioner.embedders.1.x": torch.ones(1)}, "xl.safetensors")
     assert run("inspect xl.safetensors") == 0 and "sdxl is not supported" in capsys.readouterr().out
     assert run("convert xl.safetensors b.safetensors") == 2
     assert "xl.safetensors" in capsys.readouterr().err and not Path("b.safetensors").exists()

@@ -302,11 +302,11 @@ def test_averages_are_noticed_and_dropped_with_their_reason():
             None,
         ),
         ({"unet.x.to_q.lora.down.weight": (4, 320)}, "lora", "diffusers", None),
-        ({"unet:0:up": (320, 4), "unet:0:down": (4, 320)}, "lora", "cloneofsimo", None),
         ({"<cat>": (768,)}, "embedding", "diffusers", 768),
         ({"my.cat-toy": (3, 1024)}, "embedding", "diffusers", 1024),
         ({"emb_params": (8, 768)}, "embedding", "a1111", 768),
         ({"string_to_param.*": (2, 768)}, "embedding", "a1111", 768),
+        ({"string_to_token.*": (), "string_to_param.*": (2, 768)}, "embedding", "a1111", 768),
     ],
 )
 def test_adapters_are_told_by_dialect_and_width(names, kind, variant, context):
@@ -394,6 +394,15 @@ def test_families_we_do_not_load_are_recognised_and_refused_in_one_line(kind, fi
             "lora is for SDXL (width 2048)",
         ),
         (entries(**{"<cat>": (1, 1280)}), "embedding is for SDXL (width 1280)"),
+        (entries(**{"unet:0:up": (320, 4), "unet:0:down": (4, 320)}), "layers are numbered"),
+        (
+            entries(**{"model_ema.diffusion_modelout2bias": (4,), "model_ema.decay": ()}),
+            "only the running average of a UNet",
+        ),
+        (
+            stored("controlnet", "original") | entries(difference=()),
+            "stored as its difference from a base model",
+        ),
     ],
 )
 def test_variants_we_do_not_load_are_refused_in_one_line(file, words):
@@ -479,6 +488,25 @@ def test_every_tensor_of_a_release_is_used_or_dropped_with_a_reason(file):
     assert leftovers(file | entries(**{LDM + "extra.weight": (3,)})) == {LDM + "extra.weight"}
 
 
+@pytest.mark.parametrize(
+    "name, text, inner", [("1", "text 1", "transformer."), ("2", "text 24", "model.")]
+)
+def test_newer_names_of_the_text_tower_are_read_like_the_older(name, text, inner):
+    older = sd(f"unet {name}", text) | entries(**{"denoiser.sigmas": (1000,)})
+    newer = {
+        k.replace("cond_stage_model.", "conditioner.embedders.0."): v for k, v in older.items()
+    }
+    found = detect(newer)
+    assert (found.kind, found.parts["text"]) == (f"sd{name}", f"conditioner.embedders.0.{inner}")
+    assert networks(newer, found) == networks(older, detect(older))
+    assert sorted(dropped(newer).values()) == sorted(dropped(older).values())
+
+
+def test_a_mark_in_the_file_says_that_it_predicts_v():
+    found = detect(sd("unet 1") | entries(v_pred=(0,)))
+    assert found.prediction == "v" and "v_pred" in found.prediction_why
+
+
 def test_the_last_block_of_sd2s_tower_is_dropped_only_where_it_is_the_unused_24th():
     last = "cond_stage_model.model.transformer.resblocks.{}.ln_1.bias"
     whole, short = dropped(sd("unet 2", "text 24")), dropped(sd("unet 2", "text 23"))
@@ -535,7 +563,8 @@ def test_shapes_alone_rebuild_the_network(name, layout):
 )
 def test_a_width_that_was_never_released_needs_its_heads_and_keeps_its_plan(name, plan, layout):
     with pytest.raises(
-        ValueError, match="number of heads of this UNet of width 32: give heads= or a config"
+        ValueError,
+        match="number of heads of this UNet of width 32: give heads= \\(--heads\\) or a config",
     ):
         network_args("unet", stored(name, layout), layout)
     args = network_args("unet", stored(name, layout), layout, heads=4)
@@ -623,9 +652,9 @@ def test_configs_give_what_no_tensor_shows():
         ),
         ("unet 1", dict(quantization_config={"bits": 4}), "quantization_config"),
         ("unet 1", dict(_class_name="UNet2DModel"), "_class_name is 'UNet2DModel'"),
-        ("unet 1", dict(attention_head_dim="8"), "number of heads is '8', expected"),
-        ("unet 1", dict(attention_head_dim=[8, 8, None, 8]), "number of heads is"),
-        ("dit", dict(sample_size=32, num_attention_heads=0), "number of heads is 0"),
+        ("unet 1", dict(attention_head_dim="8"), "attention_head_dim is '8', expected"),
+        ("unet 1", dict(attention_head_dim=[8, 8, None, 8]), "attention_head_dim is"),
+        ("dit", dict(sample_size=32, num_attention_heads=0), "num_attention_heads is 0"),
         ("vae", dict(scaling_factor="big"), "scaling_factor is 'big', expected a number above 0"),
         (
             "unet 1",

@@ -152,15 +152,15 @@ def test_a_tensor_that_is_not_there_and_a_file_that_shrank_are_told(tmp_path):
         ),
         ({"w": row(end=20)}, 20, "its data_offsets say 20"),
         ({"w": row(begin=24, end=0)}, 24, "its data_offsets say -24"),
-        ({"w": row(begin=-4, end=20)}, 24, "data_offsets '[-4, 20]'"),
-        ({"w": row(begin=0.0, end=24.0)}, 24, "data_offsets '[0.0, 24.0]'"),
-        ({"w": row((2, -3))}, 24, "has shape '[2, -3]'"),
-        ({"w": row((2, 3.0))}, 24, "has shape '[2, 3.0]'"),
-        ({"w": row((True, 6))}, 24, "has shape '[True, 6]'"),
+        ({"w": row(begin=-4, end=20)}, 24, "data_offsets [-4, 20]"),
+        ({"w": row(begin=0.0, end=24.0)}, 24, "data_offsets [0.0, 24.0]"),
+        ({"w": row((2, -3))}, 24, "has shape [2, -3]"),
+        ({"w": row((2, 3.0))}, 24, "has shape [2, 3.0]"),
+        ({"w": row((True, 6))}, 24, "has shape [True, 6]"),
         ({"w": row((1 << 60, 1 << 60))}, 24, "has shape"),
         ({"w": row((2,) * 5_000)}, 24, "expected up to 8 whole numbers"),
         ({"w": row("6")}, 24, "has shape '6'"),
-        ({"w": row(dtype="F8_E4M3")}, 24, "'w' is of dtype 'F8_E4M3'; known are F64, F32"),
+        ({"w": row(dtype="F8_E8M0")}, 24, "'w' is of dtype 'F8_E8M0'; known are F64, F32"),
         ({"w": row(dtype=["F32"])}, 24, "is of dtype"),
         ({"w": {"dtype": "F32", "shape": [6]}}, 24, "'w' lacks dtype, shape or data_offsets"),
         ({"w": [1, 2]}, 24, "'w' lacks"),
@@ -258,8 +258,34 @@ def test_a_pickle_and_a_safetensors_file_under_each_others_names_are_told(tmp_pa
     save_file({"w": torch.ones(2)}, tmp_path / "x.ckpt")
     refused(tmp_path / "x.ckpt", "it looks like a safetensors file")
     (tmp_path / "x.onnx").write_bytes(b"weights")
-    refused(tmp_path / "x.onnx", "expected one ending in .safetensors, .bin, .ckpt")
+    refused(tmp_path / "x.onnx", "expected one ending in .safetensors, .sft, .bin, .ckpt")
     refused(tmp_path / "none.ckpt", "no weights file at", kind=FileNotFoundError)
+
+
+@pytest.mark.parametrize("name", ["x.SAFETENSORS", "x.sft", "x.CKPT"])
+def test_names_end_as_people_write_them(tmp_path, name):
+    path = tmp_path / name
+    weights = {"w": torch.ones(2)}
+    torch.save(weights, path) if name.endswith("CKPT") else save_file(weights, path)
+    assert open_tensors(path).tensor("w").tolist() == [1, 1]
+    assert list(open_tensors(tmp_path)) == ["w"]
+
+
+def test_names_are_those_of_the_network_that_was_compiled_or_trained_in_parallel(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_file({"module._orig_mod.a.w": torch.ones(1), "module.b._orig_mod.w": torch.ones(1)}, path)
+    assert sorted(open_tensors(path)) == ["a.w", "b.w"]
+    save_file({"_orig_mod.w": torch.ones(1), "w": torch.ones(1)}, path)
+    refused(path, "'w' occurs twice")
+    save_file({"module.w": torch.ones(1), "b": torch.ones(1)}, path)
+    assert sorted(open_tensors(path)) == ["b", "module.w"]  # not what parallel training writes
+
+
+def test_tensors_are_left_out_by_pattern(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_file({"w": torch.ones(1), "w.scaled_fp8": torch.ones(1), "v_pred": torch.ones(1)}, path)
+    file = open_tensors(path).without(["*.scaled_fp8", "v_p*", "no such name"])
+    assert list(file) == ["w"] and sorted(file.ignored) == ["v_pred", "w.scaled_fp8"]
 
 
 # ---- nothing is read until it is looked at -------------------------------------------------------

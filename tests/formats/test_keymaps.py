@@ -24,7 +24,7 @@ from minidiff.formats.keymaps import (
     unet_original,
     vae_original,
 )
-from minidiff.formats.ops import OPS, gather, scatter
+from minidiff.formats.ops import READ, gather, scatter
 from minidiff.models.dit import DiT
 from minidiff.models.sizes import SIZES
 from minidiff.models.text import CLIPText
@@ -398,7 +398,7 @@ def test_rows_that_are_no_three_thirds_are_refused():
 
 def test_a_3x3_convolution_is_not_squeezed_to_a_linear_layer():
     # so its shape will not fit
-    assert OPS["squeeze"][0]([torch.zeros(4, 4, 3, 3)]).shape == (4, 4, 3, 3)
+    assert READ["squeeze"]([torch.zeros(4, 4, 3, 3)]).shape == (4, 4, 3, 3)
 
 
 def test_the_embedders_of_a_diffusers_dit_are_written_to_every_block_and_read_if_all_are_equal():

@@ -8,15 +8,13 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
-from torch import nn
+from safetensors.torch import load_file, save_file
 
 from minidiff.core.cond import Cond
 from minidiff.core.schedule import scaled_linear
 from minidiff.formats.files import memory_file
 from minidiff.formats.lora import Delta, apply_lora, lora, merge_lora, read_lora
-from minidiff.formats.lora_files import DEFAULTS, TARGETS, homes, layer_order
-from minidiff.formats.textual_inversion import load_embedding
+from minidiff.formats.lora_files import homes
 from minidiff.models.text import CLIPText
 from minidiff.models.tokenizer import Tokenizer
 from minidiff.models.unet import UNet
@@ -54,15 +52,21 @@ def weights(pipe):
     }
 
 
+INSIDE = {
+    "net": re.compile(r".*\.(attn\d\.(to_[qkv]|to_out\.0)|ff\.net\.0\.proj)"),
+    "text": re.compile(r".*\.self_attn\.(q|k|v|out)_proj"),
+}
+
+
 def attention_layers(pipe, part):
-    types = tuple(TARGETS[c] for c in DEFAULTS[part])
-    return [f"{part}.{n}" for n in layer_order(getattr(pipe, part), types)]
+    names = [name for name, _ in getattr(pipe, part).named_modules()]
+    return [f"{part}.{name}" for name in names if INSIDE[part].fullmatch(name)]
 
 
 @pytest.fixture(scope="module")
 def factors():
-    """{layer: (down, up)} for everything that a cloneofsimo file changes: 144 layers of the UNet, 8
-    of the text tower.
+    """{layer: (down, up)} for the layers that LoRA files usually change: 144 of the UNet, 8 of the
+    text tower.
     """
     gen, pipe, found = torch.Generator().manual_seed(1), small(), {}
     for layer in attention_layers(pipe, "net") + attention_layers(pipe, "text"):
@@ -238,55 +242,6 @@ def peft_folder(f, folder):
     return folder / "adapter_model.safetensors"
 
 
-def simo_safetensors(f, folder):
-    tensors, metadata, up_scaled = {}, {}, scaled(f)
-    for part, theirs in (("net", "unet"), ("text", "text_encoder")):
-        metadata[theirs] = json.dumps(
-            {"net": ["CrossAttention", "Attention", "GEGLU"], "text": ["CLIPAttention"]}[part]
-        )
-        for i, layer in enumerate(k for k in f if k.startswith(part + ".")):
-            a, b = up_scaled[layer]
-            tensors |= {f"{theirs}:{i}:up": b, f"{theirs}:{i}:down": a}
-            metadata[f"{theirs}:{i}:rank"] = str(RANK)
-    save_file(tensors, folder / "x.safetensors", metadata)
-    return folder / "x.safetensors"
-
-
-def simo_list(f, folder, part="net"):
-    torch.save(
-        [
-            x
-            for k, (a, b) in scaled(f).items()
-            if k.startswith(part)
-            for x in (nn.Parameter(b), nn.Parameter(a))
-        ],
-        folder / f"{part}.pt",
-    )
-    return folder / f"{part}.pt"
-
-
-def simo_text_list(f, folder):
-    return simo_list(f, folder, "text")
-
-
-def before_2023(f):
-    """The order of old diffusers: feed-forward between self- and cross-attention."""
-    blocks = {}
-    for k, v in f.items():
-        blocks.setdefault(k.split(".attn")[0].split(".ff")[0], {})[k] = v
-    return {
-        k: v
-        for b in blocks.values()
-        for where in ("attn1", "ff", "attn2")
-        for k, v in b.items()
-        if where in k
-    }
-
-
-def simo_old_order(f, folder):
-    return simo_list(before_2023({k: v for k, v in f.items() if k.startswith("net.")}), folder)
-
-
 DIALECTS = [
     kohya,
     kohya_original,
@@ -296,36 +251,31 @@ DIALECTS = [
     peft_metadata,
     peft_stabilised,
     peft_folder,
-    simo_safetensors,
-    simo_list,
-    simo_text_list,
-    simo_old_order,
 ]
 
 
 @pytest.mark.parametrize("write", DIALECTS, ids=lambda w: w.__name__)
-def test_one_lora_in_every_dialect_gives_the_same_weights_to_the_last_bit(
-    write, pipe, factors, tmp_path
-):
+def test_one_lora_in_every_dialect_gives_the_same_weights(write, pipe, factors, tmp_path):
     first, here = kohya(factors, tmp_path), tmp_path / "here"
     here.mkdir()
     reference, before = small(), weights(pipe)
     merge_lora(reference, first, STRENGTH)
     path = write(factors, here)
     covered = {k + ".weight" for k in read_lora(path, pipe)}
-    attn, text = write in (diffusers_old, diffusers_old_bare), write in (simo_text_list,)
-    alone = write in (diffusers_old_bare, peft_folder, simo_list, simo_old_order)
+    attn = write in (diffusers_old, diffusers_old_bare)
+    alone = write in (diffusers_old_bare, peft_folder)
     assert covered == {
         k + ".weight"
         for k in factors
-        if not (attn and "ff." in k)
-        and not (alone and k.startswith("text"))
-        and not (text and k.startswith("net"))
+        if not (attn and "ff." in k) and not (alone and k.startswith("text"))
     }
     merge_lora(pipe, path, STRENGTH)
     want = weights(reference)
     for k, v in weights(pipe).items():
-        assert torch.equal(v, want[k] if k in covered else before[k]), k
+        if k in covered:  # a product of factors that lie elsewhere in each file: rounded anew
+            assert (v - want[k]).abs().max() <= 1e-6 * want[k].abs().max(), k
+        else:
+            assert torch.equal(v, before[k]), k
 
 
 def test_merged_weights_are_the_formula(pipe, factors, tmp_path):
@@ -389,46 +339,6 @@ def test_the_names_in_real_files_are_found():
         if re.fullmatch(r"lora_unet_(down|mid|up)_.*attentions_\d_(proj|transformer)_.*", k)
     ]
     assert len({where[k] for k in usual}) == len(usual) == 192  # the default set of kohya's trainer
-
-
-@pytest.mark.oracle
-def test_numbered_layers_stand_in_the_order_of_diffusers_and_transformers():
-    diffusers = pytest.importorskip(
-        "diffusers", reason="diffusers is not installed (development extra)"
-    )
-    transformers = pytest.importorskip(
-        "transformers", reason="transformers is not installed (development extra)"
-    )
-    unet = diffusers.UNet2DConditionModel(
-        block_out_channels=(32, 64, 128, 128), cross_attention_dim=32, attention_head_dim=4
-    )
-    text = transformers.CLIPTextModel(
-        transformers.CLIPTextConfig(
-            vocab_size=50,
-            hidden_size=32,
-            intermediate_size=128,
-            num_hidden_layers=12,
-            num_attention_heads=4,
-        )
-    )
-
-    def walk(model, classes):  # "the n-th layer", as that program counts
-        parents = [(n, m) for n, m in model.named_modules() if type(m).__name__ in classes]
-        return [
-            f"{n}.{k}".replace("text_model.", "")
-            for n, m in parents
-            for k, c in m.named_modules()
-            if isinstance(c, (nn.Linear, nn.Conv2d))
-        ]
-
-    for part, model, classes in (
-        ("net", unet, DEFAULTS["net"]),
-        ("net", unet, [*DEFAULTS["net"], "ResnetBlock2D"]),
-        ("text", text, DEFAULTS["text"]),
-    ):
-        own = small().net if part == "net" else CLIPText(50, 32, 12, 4, 12)
-        types = tuple(TARGETS[c] for c in classes)
-        assert layer_order(own, types) == walk(model, classes)
 
 
 # ---- families ------------------------------------------------------------------------------------
@@ -845,7 +755,7 @@ def test_the_two_halves_of_loha_are_never_stretched_to_fit(pipe):
     [
         ("{", "not readable"),
         ("[]", "not readable"),
-        ('{"lora_alpha": "8"}', "no number"),
+        ('{"lora_alpha": "8"}', "expected a number"),
         ('{"alpha_pattern": {"nowhere.to_q": 8}}', "'nowhere.to_q' names no layer"),
         ('{"peft_type": "VERA"}', "'VERA' is not implemented"),
         ('{"unet.use_dora": true}', "DoRA is not implemented"),
@@ -856,38 +766,42 @@ def test_settings_of_peft_that_cannot_be_followed_are_refused(pipe, settings, wo
     refused(memory_file(pair, {"lora_adapter_metadata": settings}), pipe, words)
 
 
+def test_a_rank_of_zero_is_refused(pipe):
+    pair = {DOWN: torch.zeros(0, 128), UP: torch.zeros(128, 0)}
+    refused(memory_file(pair), pipe, "rank 0")
+
+
+def test_the_text_tower_of_stable_diffusion_1_may_be_called_the_first(pipe, factors, tmp_path):
+    path = kohya(factors, tmp_path)
+    tensors = load_file(path)
+    numbered = {k.replace("lora_te_", "lora_te1_"): v for k, v in tensors.items()}
+    assert read_lora(memory_file(numbered), pipe).keys() == read_lora(path, pipe).keys()
+
+
+def test_names_from_a_compiled_network_and_a_stray_tensor_that_is_dropped(pipe, factors, tmp_path):
+    path = peft_folder(factors, tmp_path)
+    tensors = load_file(path)
+    compiled = {k.replace("down_blocks.", "_orig_mod.down_blocks."): v for k, v in tensors.items()}
+    save_file(compiled | {"left.over": torch.ones(1)}, path)
+    refused(path, pipe, "1 name(s) have no home", "left.over")
+    assert len(read_lora(path, pipe, drop=["left.*"])) == len(tensors) // 2
+
+
 def test_settings_beside_another_file_are_not_its_own(pipe, tmp_path):
     (tmp_path / "adapter_config.json").write_text('{"lora_alpha": 64}')
     save_file({DOWN: torch.zeros(2, 128), UP: torch.zeros(128, 2)}, tmp_path / "style.safetensors")
     assert [d.scale for d in read_lora(tmp_path / "style.safetensors", pipe).values()] == [1]
 
 
-def test_numbered_files_that_do_not_fit_are_refused(pipe, factors, tmp_path):
-    path = simo_safetensors(factors, tmp_path)
-    refused(path, small(context=48), "144 layers, which do not fit")
-    hundred = simo_list(dict(list(factors.items())[:100]), tmp_path)
-    refused(hundred, pipe, "100 layers", "144 in its UNet", "8 in its text tower")
-    torch.save([torch.zeros(3, 3)] * 3, tmp_path / "odd.pt")
-    refused(tmp_path / "odd.pt", pipe, "a list of 3 things")
-    pair = {"unet:0:up": torch.zeros(2, 2), "unet:0:down": torch.zeros(2, 2)}
-    refused(memory_file(pair, {"unet": '["Transformer"]'}), pipe, "expected a list of some of")
-    refused(memory_file({**pair, "unet:999999999:up": torch.zeros(2, 2)}), pipe, "1 layers")
-
-
-def test_words_that_come_with_a_numbered_file_must_be_loaded_first(pipe, factors, tmp_path):
-    from safetensors import safe_open
-
-    path = simo_safetensors(factors, tmp_path)
-    with safe_open(path, "pt") as f:
-        tensors, metadata = {k: f.get_tensor(k) for k in f.keys()}, f.metadata()
-    save_file(
-        tensors | {"<s1>": torch.ones(32)},
-        tmp_path / "with_word.safetensors",
-        metadata | {"<s1>": "<embed>"},
-    )
-    refused(tmp_path / "with_word.safetensors", pipe, "'<s1>'", "load_embedding")
-    assert load_embedding(tmp_path / "with_word.safetensors", pipe) == ["<s1>"]
-    assert len(read_lora(tmp_path / "with_word.safetensors", pipe)) == 152
+@pytest.mark.parametrize("save_as", ["x.safetensors", "x.pt"])
+def test_layers_by_number_are_refused_by_name(pipe, save_as, tmp_path):
+    path = tmp_path / save_as
+    if path.suffix == ".pt":
+        torch.save([torch.zeros(3, 2), torch.zeros(2, 3)], path)
+        refused(path, pipe, "type list; expected a dictionary of tensors")
+    else:
+        save_file({"unet:0:up": torch.zeros(3, 2), "unet:0:down": torch.zeros(2, 3)}, path)
+        refused(path, pipe, "'unet:0:", "numbers its layer")
 
 
 def test_a_strength_that_is_no_number_is_refused(pipe, factors, tmp_path):

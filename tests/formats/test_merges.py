@@ -209,7 +209,7 @@ def test_damaged_and_foreign_folders_are_refused_in_one_line(make, tmp_path):
         ({"merges": LIST + "a b c\n"}, "'a b c' is no pair"),
         ({"special_tokens_map": {"pad_token": "<pad>"}}, "pads with '<pad>'"),
         ({"special_tokens_map": {"bos_token": "<s>"}}, "frames with '<s>'"),
-        ({"special_tokens_map": {"pad_token": 3}}, "pads with '3'"),
+        ({"special_tokens_map": {"pad_token": 3}}, "pads with 3"),
         ({"special_tokens_map": {"pad_token": {}}}, "content"),
         ({"added_tokens": {"<cat>": 519}}, "gaps: '<cat>' 519"),
         ({"added_tokens": {"<cat>": 518, "<dog>": 518}}, "gaps"),

@@ -101,15 +101,6 @@ def web_safetensors(v, folder):
     return folder / "<thing>.safetensors"
 
 
-def simo(v, folder):
-    save_file(
-        {"<thing>": v, "unet:0:up": torch.zeros(2, 2), "unet:0:down": torch.zeros(2, 2)},
-        folder / "x.safetensors",
-        {"<thing>": "<embed>", "unet": "[]"},
-    )
-    return folder / "x.safetensors"
-
-
 LAYOUTS = [
     diffusers_bin,
     diffusers_safetensors,
@@ -117,7 +108,6 @@ LAYOUTS = [
     authors,
     web_pt,
     web_safetensors,
-    simo,
 ]
 
 

@@ -79,7 +79,7 @@ def test_the_penultimate_state_is_that_of_a_tower_without_its_last_block(ids):
     """How Stable Diffusion 2 ships 23 of OpenCLIP-H's 24 blocks."""
     full, short = tiny(), tiny(layers=2)
     short.load_state_dict({k: v for k, v in full.state_dict().items() if ".layers.2." not in k})
-    assert torch.equal(full(ids, layer=-2), short(ids))
+    assert (full(ids, layer=-2) - short(ids)).abs().max() <= 1e-5
     assert (full(ids, layer=-2) - full(ids)).abs().max() > 1e-2
 
 

@@ -11,6 +11,7 @@ from minidiff.core import schedule
 from minidiff.data import shapes
 from minidiff.editing.sdedit import sdedit
 from minidiff.formats.convert import convert
+from minidiff.formats.inspect import inspect
 from minidiff.formats.layouts import destination
 from minidiff.models.dit import DiT
 from minidiff.models.text import CLIPText
@@ -90,13 +91,23 @@ def picture(pipe, **kw):
     return pipe.generate("a red circle", steps=3, height=64, width=64, seed=1, **kw)
 
 
+def close(got, want):
+    """Equal up to rounding: equal weights at other addresses in memory, where kernels round
+    otherwise.
+    """
+    return (got - want).abs().max() <= 1e-4 * want.std()
+
+
+STEP = 2 / 255 + 1e-6  # one level of a picture's file, in [-1, 1]
+
+
 def test_every_layout_gives_the_same_picture(files):
     folder, parts = files
     want = picture(load(folder / "one.safetensors"))
     assert want.shape == (1, 3, 64, 64) and want.isfinite().all() and want.std() > 0.01
     for name in ("one.ckpt", "sd", "mini.safetensors"):
         pipe = load(folder / name)
-        assert torch.equal(picture(pipe), want), name
+        assert close(picture(pipe), want), name
         for part, module in (("unet", pipe.net), ("vae", pipe.vae), ("text", pipe.text)):
             assert all(
                 torch.equal(v, parts[part].state_dict()[k]) for k, v in module.state_dict().items()
@@ -161,7 +172,104 @@ def test_a_denoiser_alone_asks_for_what_is_missing(files, tmp_path):
     ):
         load(unet)
     both = folder / "one.safetensors"
-    assert torch.equal(picture(load(unet, vae=both, text=both)), picture(load(both)))
+    assert close(picture(load(unet, vae=both, text=both)), picture(load(both)))
+
+
+def edited(path, source, change):
+    """A copy of a safetensors file whose dictionary of tensors was changed."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(source)
+    change(tensors)
+    save_file(tensors, path)
+    return path
+
+
+STRAY = {"scaled_fp8": torch.zeros(1)}
+
+
+def test_every_file_that_is_opened_must_be_used_up_or_have_its_rest_dropped(files, tmp_path):
+    folder, parts = files
+    one = folder / "one.safetensors"
+    alone = save(tmp_path / "vae.safetensors", {"vae": parts["vae"]})
+    vae = edited(tmp_path / "stray.safetensors", alone, lambda t: t.update(STRAY))
+    tower = save(tmp_path / "tower.safetensors", {"text": parts["text"]})
+    text = edited(tmp_path / "text.safetensors", tower, lambda t: t.update(STRAY))
+    whole = edited(tmp_path / "whole.safetensors", one, lambda t: t.update(STRAY))
+    for path, options in ((one, {"vae": vae}), (one, {"text": text}), (whole, {})):
+        with pytest.raises(ValueError, match=r"1 of .* have no place .*scaled_fp8"):
+            load(path, **options)
+    pipe = load(whole, vae=vae, text=text, drop=("scaled*",))
+    assert torch.equal(pipe.vae.decoder.conv_out.bias, parts["vae"].decoder.conv_out.bias)
+
+
+def test_a_controlnet_with_what_nobody_knows_is_refused(files, tmp_path):
+    from minidiff.control.controlnet import ControlNet
+    from minidiff.weights.real import load_control
+
+    net = ControlNet.from_unet(files[1]["unet"])
+    path = save(tmp_path / "control.safetensors", {"controlnet": net})
+    heads = {"controlnet": 4}
+    assert load_control(path, heads=heads).factor == 8
+    stray = edited(tmp_path / "stray.safetensors", path, lambda t: t.update(STRAY))
+    with pytest.raises(ValueError, match=r"have no place .*scaled_fp8"):
+        load_control(stray, heads=heads)
+    assert load_control(stray, heads=heads, drop=("scaled_fp8",)).factor == 8
+    mark = edited(
+        tmp_path / "mark.safetensors", path, lambda t: t.update(difference=torch.zeros(0))
+    )
+    with pytest.raises(ValueError, match="stored as its difference from a base model"):
+        load_control(mark, heads=heads)
+
+
+def test_parts_wrapped_in_one_pickle_and_names_of_a_compiled_network_are_loaded(files, tmp_path):
+    folder, parts = files
+    wrapped = {
+        "unet": {f"_orig_mod.{k}": v for k, v in parts["unet"].state_dict().items()},
+        "vae": parts["vae"].state_dict(),
+        "text_encoder": {f"text_model.{k}": v for k, v in parts["text"].state_dict().items()},
+        "step": 3,
+    }
+    torch.save(wrapped, tmp_path / "one.CKPT")
+    pipe = load(tmp_path / "one.CKPT")
+    assert close(picture(pipe), picture(load(folder / "one.safetensors")))
+    report = inspect(tmp_path / "one.CKPT")
+    assert report["family"] == "sd1" and set(report["parts"]) == {"unet", "vae", "text"}
+
+
+def test_tensors_of_eight_bits_are_told_and_widened(files, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(files[0] / "one.safetensors")
+    small = {k: v.to(torch.float8_e4m3fn) if v.ndim > 1 else v for k, v in tensors.items()}
+    save_file(small, tmp_path / "one.sft")
+    assert "float8_e4m3fn" in inspect(tmp_path / "one.sft")["dtypes"]
+    pipe = load(tmp_path / "one.sft")
+    want = files[1]["unet"].conv_in.weight.to(torch.float8_e4m3fn).float()
+    assert torch.equal(pipe.net.conv_in.weight, want)
+
+
+@pytest.mark.parametrize(
+    "new", [dict(trained_betas=[0.1, 0.2]), dict(num_train_timesteps=500)], ids=["betas", "times"]
+)
+def test_inspecting_tells_of_a_scheduler_that_loading_refuses(files, tmp_path, new):
+    import shutil
+
+    shutil.copytree(files[0] / "sd", tmp_path / "sd")
+    path = tmp_path / "sd/scheduler/scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | new))
+    with pytest.raises(ValueError, match="scheduler config") as e:
+        load(tmp_path / "sd")
+    assert inspect(tmp_path / "sd")["problem"] == str(e.value)
+
+
+def test_latents_of_a_config_need_not_be_square(files, tmp_path):
+    import shutil
+
+    shutil.copytree(files[0] / "sd", tmp_path / "sd")
+    path = tmp_path / "sd/unet/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"sample_size": [12, 8]}))
+    assert load(tmp_path / "sd").image_size == (96, 64)
 
 
 def test_what_stable_diffusion_2_predicts_is_asked_for_and_never_guessed(files, tmp_path):
@@ -174,7 +282,7 @@ def test_what_stable_diffusion_2_predicts_is_asked_for_and_never_guessed(files, 
         load(path)
     eps, v = (load(path, prediction=p) for p in ("eps", "v"))
     assert (v.prediction, v.image_size, eps.image_size) == ("v", (768, 768), (512, 512))
-    assert not torch.equal(picture(eps), picture(v))
+    assert (picture(eps) - picture(v)).abs().max() > 1e-3
 
 
 def test_the_scheduler_config_says_how_to_sample(files, tmp_path):
@@ -208,10 +316,19 @@ def test_the_scheduler_config_says_how_to_sample(files, tmp_path):
     for kind, (spacing, end) in {
         "DDIMScheduler": ("leading", 0),
         "PNDMScheduler": ("leading", 1),
-        "DPMSolverMultistepScheduler": ("linspace", 0),
     }.items():
         pipe = told(_class_name=kind)  # defaults belong to the class
-        assert (pipe.spacing, pipe.end) == (spacing, end), kind
+        assert (pipe.spacing, pipe.end, pipe.literal) == (spacing, end, True), kind
+    for kind, words in {
+        "DPMSolverMultistepScheduler": "--sampler dpm",
+        "EulerDiscreteScheduler": "the same steps in other symbols",
+        "LCMScheduler": "more than its 1 to 8 steps",
+        "SomeScheduler": "another method on the same grid",
+    }.items():  # without the departures from the papers that other classes do not have
+        with pytest.warns(UserWarning, match=f"names {kind}; DDIM is used: .*{words}"):
+            pipe = told(_class_name=kind)
+        spacing = "leading" if kind == "LCMScheduler" else "linspace"
+        assert (pipe.spacing, pipe.end, pipe.literal) == (spacing, 0, False), kind
     for new, what in (
         (dict(rescale_betas_zero_snr=True), "rescale_betas_zero_snr is True; only False"),
         (dict(beta_schedule="sigmoid"), "beta_schedule 'sigmoid'"),
@@ -237,7 +354,7 @@ def test_an_official_dit_draws_with_an_autoencoder(files, tmp_path):
     assert (
         image.shape == (2, 3, 64, 64)
         and image.isfinite().all()
-        and not torch.equal(image[0], image[1])
+        and (image[0] - image[1]).abs().max() > 1e-3
     )
 
 
@@ -255,6 +372,27 @@ def test_what_cannot_be_loaded_is_said_in_one_line(tmp_path, name, what):
     assert "\n" not in str(e.value)
     with pytest.raises(ValueError, match="vae: for public models; tiny is a shipped one"):
         minidiff.load("tiny", vae="x")
+
+
+def test_what_a_message_asks_for_the_command_line_can_say(monkeypatch, files, tmp_path):
+    from minidiff import __main__ as cli
+
+    said = {}
+
+    def load(name, **options):
+        said.update(options)
+        raise ValueError("heard")
+
+    monkeypatch.setattr(minidiff, "load", load)
+    options = "--text t --vae v --ema --heads unet=5,10 text=2 --drop ztsnr *.fp8 --prediction v"
+    assert cli.main(["generate", "a fox", "--model", "x", *options.split()]) == 2
+    assert said["heads"] == {"unet": (5, 10), "text": 2} and said["drop"] == ["ztsnr", "*.fp8"]
+    assert (said["text"], said["vae"], said["ema"], said["prediction"]) == ("t", "v", True, "v")
+    one, sd = files[0] / "one.safetensors", tmp_path / "sd"
+    to = ["convert", str(one), str(sd), "--to", "diffusers", "--heads"]
+    assert cli.main([*to, "unet=4,2,4,4"]) == 0
+    assert json.loads((sd / "unet/config.json").read_text())["attention_head_dim"] == [4, 2, 4, 4]
+    assert cli.main([*to, "unet=four"]) == 2 and cli.main([*to, "net=4"]) == 2
 
 
 @pytest.fixture
@@ -291,15 +429,21 @@ def test_files_that_go_with_a_model_change_what_the_command_draws(command, tmp_p
     )
     save_file({"<cat>": torch.randn(768)}, tmp_path / "cat.safetensors")
     plain, again, offloaded = command(), command(), command("--offload")
-    assert plain[0] == 0 and torch.equal(plain[1], again[1]) and torch.equal(plain[1], offloaded[1])
+    assert plain[0] == 0
+    assert (again[1] - plain[1]).abs().max() <= STEP
+    assert (offloaded[1] - plain[1]).abs().max() <= STEP
     for options in (
         ("--lora", tmp_path / "lora.safetensors"),
         ("--lora", f"{tmp_path / 'lora.safetensors'}=0.5"),
     ):
         code, image = command(*options)
-        assert code == 0 and not torch.equal(image, plain[1]), options
-    assert torch.equal(command("--lora", f"{tmp_path / 'lora.safetensors'}=0")[1], plain[1])
-    assert command("--embedding", tmp_path / "cat.safetensors")[0] == 0
+        assert code == 0 and (image - plain[1]).abs().max() > 2 * STEP, options
+    _, off = command("--lora", f"{tmp_path / 'lora.safetensors'}=0")
+    assert (off - plain[1]).abs().max() <= STEP
+    torch.save(torch.randn(768), tmp_path / "bare.pt")
+    assert command("--embedding", tmp_path / "bare.pt")[0] == 2
+    words = tmp_path / "cat.safetensors", f"{tmp_path / 'bare.pt'}=<dog>"
+    assert command("--embedding", *words)[0] == 0
     assert command("--lora", f"{tmp_path / 'lora.safetensors'}=much")[0] == 2
 
 
@@ -321,13 +465,11 @@ def test_a_control_file_and_its_hint_steer_the_command(command, files, tmp_path)
     write_image(torch.rand(1, 3, 64, 64) * 2 - 1, tmp_path / "hint.png")
     plain = command()[1]
     code, image = command("--control", tmp_path / "control", "--hint", tmp_path / "hint.png")
-    assert code == 0 and not torch.equal(image, plain)
-    assert torch.equal(
-        command(
-            "--control", tmp_path / "control", "--hint", tmp_path / "hint.png", "--control-scale", 0
-        )[1],
-        plain,
+    assert code == 0 and (image - plain).abs().max() > 2 * STEP
+    _, off = command(
+        "--control", tmp_path / "control", "--hint", tmp_path / "hint.png", "--control-scale", 0
     )
+    assert (off - plain).abs().max() <= STEP
     assert command("--control", tmp_path / "control") == (2, None)
     assert command("--control", files[0] / "one.safetensors", "--hint", tmp_path / "hint.png") == (
         2,
