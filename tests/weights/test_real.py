@@ -375,7 +375,7 @@ def test_what_cannot_be_loaded_is_said_in_one_line(tmp_path, name, what):
 
 
 def test_what_a_message_asks_for_the_command_line_can_say(monkeypatch, files, tmp_path):
-    from minidiff import __main__ as cli
+    from minidiff.cli import main as cli
 
     said = {}
 
