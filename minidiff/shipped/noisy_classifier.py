@@ -176,7 +176,7 @@ def train_noisy_classifier(
     """
     torch.manual_seed(seed)
     net, T = NoisyClassifier(pipe.shape[0]), pipe.schedule.T
-    drawn, z = encoded_scenes(pipe.vae, scenes, seed + 1, Path(out) / "latents.pt")
+    drawn, z = encoded_scenes(pipe.vae, scenes, seed + 1, Path(out) / "latents.safetensors")
     test, zt = drawn[-512:], z[-512:]
 
     def peek(model, step):

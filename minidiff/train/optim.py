@@ -16,6 +16,7 @@ from collections import defaultdict
 import torch
 from torch import Tensor, nn
 
+KINDS = ("muon", "adamw")
 FIRST_AND_LAST = ("conv_in.", "conv_out.", "x_embedder.", "final_layer.", "patch_embedding.")
 CONDITIONING = (
     "time_embedding.",
@@ -107,7 +108,7 @@ def optimisers(
     weight_decay: float = 0.0,
 ):
     """[AdamW] or [AdamW, Muon] over the trainable parameters of `net`, split by `sections`."""
-    if kind not in ("muon", "adamw"):
+    if kind not in KINDS:
         raise ValueError(f"optimiser {kind!r}: expected 'muon' or 'adamw'")
     where = sections(net)
     chosen = {
