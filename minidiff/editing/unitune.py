@@ -27,7 +27,7 @@ from torch import Tensor
 
 from minidiff.editing.sdedit import sdedit
 from minidiff.pipe.pipe import Pipe
-from minidiff.train.finetune import fit_picture, tuned
+from minidiff.train.finetune import fit_picture, in_float32, tuned
 
 
 def unitune(
@@ -70,7 +70,7 @@ def unitune(
         )
     out = []
     for i, prompt in enumerate(targets):
-        with tuned(pipe.net) as weights:
+        with in_float32(pipe), tuned(pipe.net) as weights:
             fit_picture(
                 pipe,
                 pipe.encode(image[i : i + 1]),
@@ -94,4 +94,4 @@ def unitune(
                     progress=progress,
                 )
             )  # C06.2
-    return torch.cat(out)
+    return torch.cat(out).to(pipe.dtype)

@@ -33,6 +33,7 @@ from minidiff.core.process import ddim_step
 from minidiff.inversion.ddim import Inverted, invert
 from minidiff.inversion.direct import edit_each
 from minidiff.pipe.pipe import Pipe
+from minidiff.train.finetune import in_float32
 
 
 def learn_null(
@@ -111,23 +112,28 @@ def learn_nulls(
             f"{pipe.name or 'this model'} reads no text: there is no null text to learn"
         )
     b, steps = len(states[0]), len(states) - 1
-    cond, x, nulls = pipe.embed(source).expand(b), states[-1], []
-    text = pipe.null(b).text
-    for i, (t, s) in enumerate(moves(pipe.schedule.timesteps(steps, spacing="trailing"), progress)):
-        text, x, _ = learn_null(
-            pipe,
-            x,
-            states[-2 - i],
-            t,
-            s,
-            cond,
-            text,
-            scale=scale,
-            inner=inner if scale != 1 else 0,
-            lr=lr * (1 - i / (2 * steps)),
-            enough=tolerance * (1 + 2 * i),
-        )
-        nulls.append(Cond(text=text))
+    with in_float32(pipe):
+        exact = [x.to(pipe.dtype) for x in states]
+        cond, x, nulls = pipe.embed(source).expand(b), exact[-1], []
+        text = pipe.null(b).text
+        for i, (t, s) in enumerate(
+            moves(pipe.schedule.timesteps(steps, spacing="trailing"), progress)
+        ):
+            text, x, _ = learn_null(
+                pipe,
+                x,
+                exact[-2 - i],
+                t,
+                s,
+                cond,
+                text,
+                scale=scale,
+                inner=inner if scale != 1 else 0,
+                lr=lr * (1 - i / (2 * steps)),
+                enough=tolerance * (1 + 2 * i),
+            )
+            nulls.append(Cond(text=text))
+    nulls = [Cond(text=null.text.to(pipe.dtype)) for null in nulls]
     return Inverted(states, nulls)
 
 
@@ -160,26 +166,28 @@ def null_text(
     nulls, close to the picture. ValueError: a model without text, a negative number of updates,
     unequal numbers of pictures and prompts.
     """
-    states = invert(pipe, image, source, steps=steps, progress=progress)
-    learned = learn_nulls(
-        pipe,
-        states,
-        source,
-        scale=scale,
-        inner=inner,
-        lr=lr,
-        tolerance=tolerance,
-        progress=progress,
-    )
-    return edit_each(
-        pipe,
-        learned,
-        source,
-        target,
-        cross=cross,
-        self_=self_,
-        steps=steps,
-        scale=scale,
-        progress=progress,
-        **knobs,
-    )
+    with in_float32(pipe):
+        states = invert(pipe, image, source, steps=steps, progress=progress)
+        learned = learn_nulls(
+            pipe,
+            states,
+            source,
+            scale=scale,
+            inner=inner,
+            lr=lr,
+            tolerance=tolerance,
+            progress=progress,
+        )
+        out = edit_each(
+            pipe,
+            learned,
+            source,
+            target,
+            cross=cross,
+            self_=self_,
+            steps=steps,
+            scale=scale,
+            progress=progress,
+            **knobs,
+        )
+    return out.to(pipe.dtype)

@@ -33,16 +33,17 @@ only.
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from minidiff.core.cfg import cfg_batched
 from minidiff.core.cond import Cond
-from minidiff.core.denoise import moves, noise
+from minidiff.core.denoise import noise
 from minidiff.core.process import q_sample
 from minidiff.core.schedule import Schedule
 from minidiff.editing.prompt_to_prompt import prompt_to_prompt
 from minidiff.inversion.ddim import Inverted, invert
 from minidiff.pipe.pipe import Pipe
-from minidiff.train.finetune import READS_TEXT, picture_batch, tuned
+from minidiff.train.finetune import READS_TEXT, in_float32, picture_batch, tuned
 
 BANK = 24  # points around the pivot
 
@@ -130,7 +131,7 @@ def tune(
             pipe, states[0], cond, reach, noise((BANK, *states[0].shape[1:]), seed).to(states[0]), g
         )
     optimizer = torch.optim.Adam(weights, lr=lr)
-    for _ in moves(list(range(updates + 1)), progress):
+    for _ in tqdm(range(updates), disable=not progress, leave=False):
         rows = ((torch.arange(batch) + torch.rand(batch, generator=g)) * steps / batch).long()
         pivot = pivot_loss(pipe, denoise, states, ts, rows, cond)
         kept = (
@@ -194,34 +195,36 @@ def pivotal_tuning(
             "one each, or "
             "one for all"
         )
-    states, out = invert(pipe, image, sources, steps=steps), []
-    for i in range(b):
-        own = Inverted([x[i : i + 1] for x in states])  # C25.1, by the untuned network
-        with tuned(pipe.net, READS_TEXT) as weights:
-            tune(
-                pipe,
-                weights,
-                own.states,
-                sources[i],
-                updates=updates,
-                lr=lr,
-                locality=locality,
-                reach=reach,
-                scale=scale,
-                seed=seed + i,
-                progress=progress,
-            )
-            out.append(
-                prompt_to_prompt(
+    out = []
+    with in_float32(pipe):
+        states = invert(pipe, image, sources, steps=steps)
+        for i in range(b):
+            own = Inverted([x[i : i + 1] for x in states])  # C25.1, by the untuned network
+            with tuned(pipe.net, READS_TEXT) as weights:
+                tune(
                     pipe,
+                    weights,
+                    own.states,
                     sources[i],
-                    targets[i],
-                    inverted=own,
-                    cross=cross,
-                    self_=self_,
-                    steps=steps,
+                    updates=updates,
+                    lr=lr,
+                    locality=locality,
+                    reach=reach,
                     scale=scale,
+                    seed=seed + i,
                     progress=progress,
-                )[1:]
-            )
-    return torch.cat(out)
+                )
+                out.append(
+                    prompt_to_prompt(
+                        pipe,
+                        sources[i],
+                        targets[i],
+                        inverted=own,
+                        cross=cross,
+                        self_=self_,
+                        steps=steps,
+                        scale=scale,
+                        progress=progress,
+                    )[1:]
+                )
+    return torch.cat(out).to(pipe.dtype)
