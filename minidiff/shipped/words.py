@@ -71,8 +71,9 @@ def _phrases(words: list[str]) -> list[tuple[int, int]]:
     nouns = [i for i, word in enumerate(words) if word in shapes.SHAPES]
     ons = [i for i, word in enumerate(words) if word == "on"]
     ground = max(ons, default=0)
-    if len(nouns) == 1:
-        return [(0, ground), (ground, len(words))]
+    if len(nouns) < 2:
+        objects = [(0, ground)] * len(nouns)
+        return [*objects, (ground, len(words))]
     second = max(i for i in range(nouns[1]) if words[i] == "a")
     return [(0, second), (second, ground), (ground, len(words))]
 
