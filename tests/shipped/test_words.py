@@ -56,6 +56,7 @@ def test_a_batch_labels_words_only_and_is_a_function_of_seed_and_step():
     assert all(torch.equal(v, b[k]) for k, v in a.items()) and not torch.equal(
         a["ids"], word_batch(TOK, 16, 3, 8)["ids"]
     )
+    assert not torch.equal(a["ids"], word_batch(TOK, 16, 4, 7)["ids"])
     for name in SAYS:
         labelled = a[name] != UNSAID
         assert labelled.any() and (a["ids"][labelled] > 2).all() and a[name].max() < len(SAYS[name])

@@ -308,6 +308,22 @@ def test_the_learning_rate_warms_up_stays_and_falls_to_zero():
     assert [schedule_lr(k, 50, 0, 0.0) for k in range(50)] == [1.0] * 50
 
 
+def test_both_optimisers_follow_the_schedule_of_the_learning_rate(monkeypatch):
+    rates = {torch.optim.AdamW: [], Muon: []}
+    for kind, seen in rates.items():
+
+        def watched(self, *args, step=kind.step, seen=seen):
+            seen.append(self.param_groups[0]["lr"])
+            return step(self, *args)
+
+        monkeypatch.setattr(kind, "step", watched)
+    train(steps=10)
+    factors = [schedule_lr(k, 10, 5, 0.3) for k in range(10)]
+    assert len(set(factors)) > 5
+    assert rates[torch.optim.AdamW] == pytest.approx([1e-2 * f for f in factors])
+    assert rates[Muon] == pytest.approx([2e-2 * f for f in factors])
+
+
 def test_fit_is_the_loop_written_out():
     """AdamW with warm-up, decay, clipping, and an average whose memory grows as (1 + k) / (10 + k)
     up to its limit.
