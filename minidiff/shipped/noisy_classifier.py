@@ -43,6 +43,7 @@ HEADS = {
     "color": tuple(COLORS),
     "size": tuple(SIZES),
 }
+OF_AN_OBJECT = ("shape", "color", "size")
 NOTHING = -100  # label of a head without a right answer (cross_entropy's own)
 
 
@@ -57,7 +58,8 @@ class NoisyClassifier(nn.Module):
         groups: int = 8,
     ):
         super().__init__()
-        self.time, (a, b, c) = time, width
+        self.time = time
+        a, b, c = width
         sizes = ((channels, a, 1), (a, b, 2), (b, b, 1), (b, c, 2))  # 16 -> 16 -> 8 -> 8 -> 4
         self.convs = nn.ModuleList([nn.Conv2d(i, o, 3, stride=s, padding=1) for i, o, s in sizes])
         self.norms = nn.ModuleList([nn.GroupNorm(groups, o) for _, o, _ in sizes])
@@ -66,22 +68,17 @@ class NoisyClassifier(nn.Module):
 
     def features(self, x: Tensor, t: int | Tensor) -> Tensor:
         """What is in x at time t, wherever it is: (b, 2c)."""
-        temb = timestep_embedding(torch.as_tensor(t, device=x.device).expand(len(x)), self.time).to(
-            x
-        )
+        times = torch.as_tensor(t, device=x.device).expand(len(x))
+        embedded = timestep_embedding(times, self.time).to(x)
         for conv, norm, time in zip(self.convs, self.norms, self.times):
-            x = F.silu(norm(conv(x)) + time(temb)[:, :, None, None])  # b c h w
+            when = time(embedded)[:, :, None, None]
+            x = F.silu(norm(conv(x)) + when)  # b c h w
         return torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1)
 
     def forward(self, x: Tensor, t: int | Tensor) -> dict[str, Tensor]:
-        return dict(
-            zip(
-                HEADS,
-                self.final_layer(self.features(x, t)).split(
-                    [len(v) for v in HEADS.values()], dim=1
-                ),
-            )
-        )
+        logits = self.final_layer(self.features(x, t))
+        sizes = [len(choices) for choices in HEADS.values()]
+        return dict(zip(HEADS, logits.split(sizes, dim=1)))
 
 
 def labels(scenes: list[Scene]) -> Tensor:
@@ -89,16 +86,15 @@ def labels(scenes: list[Scene]) -> Tensor:
     answers.
     """
     rows = []
-    for s in scenes:
-        row = [
-            len(s.objects) - 1,
-            HEADS["background"].index(s.background),
-            HEADS["texture"].index(s.texture),
-        ]
-        for head in ("shape", "color", "size"):
-            row.append(
-                HEADS[head].index(getattr(s.objects[0], head)) if len(s.objects) == 1 else NOTHING
-            )
+    for scene in scenes:
+        background = HEADS["background"].index(scene.background)
+        texture = HEADS["texture"].index(scene.texture)
+        row = [len(scene.objects) - 1, background, texture]
+        for head in OF_AN_OBJECT:
+            answer = NOTHING
+            if len(scene.objects) == 1:
+                answer = HEADS[head].index(getattr(scene.objects[0], head))
+            row.append(answer)
         rows.append(row)
     return torch.tensor(rows)
 
@@ -109,33 +105,39 @@ def named(text: str) -> dict[str, int]:
 
     ValueError if there are none, or two of one head.
     """
-    words, found = text.lower().split(), {}
+    words = text.lower().split()
+    found = {}
     for i, word in enumerate(words):
         ground = word in BACKGROUNDS and words[i + 1 : i + 2] == ["background"]
-        for head in ("background",) if ground else ("texture", "shape", "color", "size"):
-            if word in HEADS[head]:
-                if head in found:
-                    raise ValueError(
-                        f"{text!r} names {HEADS[head][found[head]]} and {word}: give one "
-                        f"{head} at most"
-                    )
-                found[head] = HEADS[head].index(word)
+        heads = ("background",) if ground else ("texture", *OF_AN_OBJECT)
+        for head in heads:
+            if word not in HEADS[head]:
+                continue
+            if head in found:
+                before = HEADS[head][found[head]]
+                raise ValueError(f"{text!r} names {before} and {word}: give one {head} at most")
+            found[head] = HEADS[head].index(word)
     if not found:
-        known = "; ".join(f"{h}: {', '.join(v)}" for h, v in HEADS.items() if h != "count")
+        choices = [f"{head}: {', '.join(v)}" for head, v in HEADS.items() if head != "count"]
+        known = "; ".join(choices)
         raise ValueError(
             f"{text!r} names no class. Colours of the ground are said as 'red background'. "
             f"There are {known}"
         )
-    return found | ({"count": 0} if found.keys() & {"shape", "color", "size"} else {})
+    if found.keys() & set(OF_AN_OBJECT):
+        found["count"] = 0  # one object
+    return found
 
 
 def classifier_loss(net: NoisyClassifier, batch: dict[str, Tensor], sch: Schedule) -> Tensor:
     """Scalar loss of {"x0", "eps": b c h w, "t": b, "label": b 6}."""
-    out = net(q_sample(sch, batch["x0"], batch["t"], batch["eps"]), batch["t"])
-    return sum(
-        F.cross_entropy(out[h], batch["label"][:, i], ignore_index=NOTHING, reduction="sum")
-        for i, h in enumerate(HEADS)
-    ) / len(out["count"])
+    t = batch["t"]
+    out = net(q_sample(sch, batch["x0"], t, batch["eps"]), t)
+    label = batch["label"]
+    total = 0.0
+    for i, head in enumerate(HEADS):
+        total += F.cross_entropy(out[head], label[:, i], ignore_index=NOTHING, reduction="sum")
+    return total / len(label)
 
 
 def classifier_batches(z: Tensor, label: Tensor, size: int, seed: int, T: int):
@@ -161,11 +163,13 @@ def accuracy(
 ) -> dict[str, float]:
     """Share of right answers of each head at time t."""
     eps = torch.randn(z.shape, generator=torch.Generator().manual_seed(seed))
-    out, asked = net(q_sample(sch, z.float(), t, eps), t), label != NOTHING
-    return {
-        h: (out[h].argmax(1) == label[:, i])[asked[:, i]].float().mean().item()
-        for i, h in enumerate(HEADS)
-    }
+    out = net(q_sample(sch, z.float(), t, eps), t)
+    shares = {}
+    for i, head in enumerate(HEADS):
+        right = out[head].argmax(1) == label[:, i]
+        asked = label[:, i] != NOTHING
+        shares[head] = right[asked].float().mean().item()
+    return shares
 
 
 def train_noisy_classifier(
@@ -175,20 +179,19 @@ def train_noisy_classifier(
     folder `out`.
     """
     torch.manual_seed(seed)
-    net, T = NoisyClassifier(pipe.shape[0]), pipe.schedule.T
+    net = NoisyClassifier(pipe.shape[0])
     drawn, z = encoded_scenes(pipe.vae, scenes, seed + 1, Path(out) / "latents.safetensors")
-    test, zt = drawn[-512:], z[-512:]
+    answers = labels(drawn)
+    test = (z[-512:], answers[-512:])
 
     def peek(model, step):
-        return {
-            f"t{t}": {
-                h: round(v, 3)
-                for h, v in accuracy(model, pipe.schedule, zt, labels(test), t).items()
-            }
-            for t in (50, 400, 700)
-        }
+        figures = {}
+        for t in (50, 400, 700):
+            shares = accuracy(model, pipe.schedule, *test, t)
+            figures[f"t{t}"] = {head: round(share, 3) for head, share in shares.items()}
+        return figures
 
-    data = classifier_batches(z[:-512], labels(drawn[:-512]), batch, seed, T)
+    data = classifier_batches(z[:-512], answers[:-512], batch, seed, pipe.schedule.T)
     return fit(
         net,
         lambda m, b: classifier_loss(m, b, pipe.schedule),
