@@ -145,10 +145,9 @@ def test_a_run_killed_at_an_arbitrary_moment_resumes_to_the_same_bits(whole, tmp
     assert same(train(tmp_path), whole)
 
 
-@pytest.mark.parametrize("stops", [[1], [7, 8, 31], [39]], ids=str)
 @pytest.mark.parametrize("kind", ["muon", "adamw"])
-def test_stopping_anywhere_and_going_on_changes_no_bit(tmp_path, stops, kind):
-    for stop in stops:
+def test_stopping_anywhere_and_going_on_changes_no_bit(tmp_path, kind):
+    for stop in (1, 7, 8, 31, 39):
         train(tmp_path, optimiser=kind, stop_at=stop)
         assert step_of(tmp_path) == stop
     assert same(train(tmp_path, optimiser=kind), train(optimiser=kind).state_dict())
@@ -410,27 +409,29 @@ def test_a_peek_that_fails_puts_the_raw_weights_back(tmp_path):
     assert same(net, raw_weights(tmp_path)) and net.training
 
 
-def test_the_log_has_every_hundredth_step_once_whatever_happened(tmp_path):
+def test_the_log_has_every_tenth_step_once_whatever_happened(tmp_path, monkeypatch):
+    assert module.LOG_EVERY == 100
+    monkeypatch.setattr(module, "LOG_EVERY", 10)
+
     def interrupted(step):
-        if step == 205:
+        if step == 21:
             raise RuntimeError("power cut")
         return batch(step)
 
-    setup = dict(steps=250, save_every=70, warmup=5)
+    def steps_in(log):
+        return [json.loads(row)["step"] for row in log.read_text().splitlines()]
+
+    setup = dict(steps=25, save_every=14, warmup=5)
     with pytest.raises(RuntimeError, match="power cut"):
         train(tmp_path, batch=interrupted, **setup)
     log = tmp_path / "log.jsonl"
-    assert [json.loads(r)["step"] for r in log.read_text().splitlines()] == [100, 200] and step_of(
-        tmp_path
-    ) == 140
-    log.write_text(log.read_text() + '{"step": 20')  # torn in the middle of a line
+    assert steps_in(log) == [10, 20] and step_of(tmp_path) == 14
+    log.write_text(log.read_text() + '{"step": 2')  # torn in the middle of a line
     train(tmp_path, **setup)
-    rows = [json.loads(r) for r in log.read_text().splitlines()]
-    assert [r["step"] for r in rows] == [100, 200, 250]
-    assert (
-        all(set(r) == {"step", "loss", "lr", "cpu_seconds"} for r in rows)
-        and rows[1]["lr"] < rows[0]["lr"] == 1e-2
-    )
+    rows = [json.loads(row) for row in log.read_text().splitlines()]
+    assert [row["step"] for row in rows] == [10, 20, 25]
+    assert all(set(row) == {"step", "loss", "lr", "cpu_seconds"} for row in rows)
+    assert rows[1]["lr"] < rows[0]["lr"] == 1e-2
     assert rows[0]["cpu_seconds"] <= rows[1]["cpu_seconds"] <= rows[2]["cpu_seconds"]
 
 
