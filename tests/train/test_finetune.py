@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import minidiff
+import minidiff.editing.delta_denoising as walk
 from minidiff.editing.asyrp import asyrp
 from minidiff.editing.blended_latent import tune_decoder
 from minidiff.editing.diffusion_clip import mixed, restyle, tune
@@ -191,3 +192,13 @@ def test_what_learns_learns_the_same_in_a_float16_model(edit, awake):
     assert got.dtype == torch.float16 and got.isfinite().all()
     learned = (want - idle).abs().mean()
     assert (got.float() - want).abs().mean() < 0.3 * learned and learned > 1e-3
+
+
+def test_small_steps_add_up_in_a_float16_model(monkeypatch):
+    """A hundred steps of a ten-thousandth, each less than float16 can add to 1."""
+    half = minidiff.build("tiny", seed=0, dtype=torch.float16)
+    half.encode = lambda image: torch.ones(1, 4, 16, 16, dtype=torch.float16)
+    half.decode = lambda z: z
+    monkeypatch.setattr(walk, "score_gradient", lambda *args: torch.ones(1, 4, 16, 16).half())
+    out = walk.delta_denoising(half, PICTURE, SOURCE, TARGET, iterations=100, rate=1e-4)
+    assert out.dtype == torch.float16 and (out - 0.99).abs().max() < 1e-3
