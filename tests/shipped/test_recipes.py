@@ -256,12 +256,17 @@ def test_the_denoiser_hands_its_options_to_the_batches_and_the_loop(run, tmp_pat
     def batches(*args, **options):
         asked.append(options)
 
+    def encoded(vae, n, seed, path, pairs):
+        asked.append((n, seed, path.name, pairs))
+        return (None, None)
+
+    monkeypatch.setattr(recipes, "encoded_scenes", encoded)
     monkeypatch.setattr(recipes, "latent_batches", batches)
     monkeypatch.setattr(recipes, "fit", reach)
-    options = dict(pairs=(7, 0.25), optimiser="adamw", lr=0.5, muon_lr=0.25, seed=5)
+    options = dict(pairs=(7, 0.25), stock=0.6, optimiser="adamw", lr=0.5, muon_lr=0.25, seed=5)
     with pytest.raises(Reached) as e:
         train_denoiser("tiny", tmp_path, vae, text, steps=2, scenes=16, batch=4, **options)
-    assert asked == [{"pairs": (7, 0.25)}]
+    assert asked == [(16, 16, "latents_60.safetensors", 0.6), {"pairs": (7, 0.25)}]
     told = e.value.args[0]
     assert {k: told[k] for k in ("optimiser", "lr", "muon_lr", "seed", "steps")} == {
         "optimiser": "adamw",
