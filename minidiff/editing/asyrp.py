@@ -35,6 +35,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from minidiff.core.cond import Cond
 from minidiff.core.denoise import noise, noises, step_pairs
@@ -44,6 +45,7 @@ from minidiff.inversion.ddim import invert
 from minidiff.models.blocks import timestep_embedding
 from minidiff.pipe.checks import door, one_by_one
 from minidiff.pipe.pipe import Pipe
+from minidiff.train.finetune import in_float32
 
 H = r"^h$"  # the tap at the bottleneck
 Shift = Callable[[Tensor, int], Tensor]  # (h (b c y x), t) -> what is added to it
@@ -215,25 +217,26 @@ def learned_shift(
     Every step is a lesson of its own: the states it starts from carry no gradient. `teacher`:
     `by_clip` or `by_prompt`.
     """
-    sch, ts = pipe.schedule, pipe.timesteps(steps)
-    cond, x_T = inverted(pipe, image, source, row, steps)
-    loss = (by_clip if teacher == "clip" else by_prompt)(pipe, image, source, target)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        f = DeltaBlock(bottleneck(pipe, x_T[:1], ts[0], cond[0]).shape[1]).to(pipe.device)
-    optimizer = torch.optim.Adam(f.parameters(), lr=lr)
-    for _ in step_pairs(list(range(rounds + 1)), progress):
-        x = x_T
-        for t, s in step_pairs(ts):
-            if t <= until * sch.T:
-                break
-            eps, edited = both_eps(pipe, x, t, cond, f)
-            old, new = eps_to_x0(sch, x, eps.detach(), t), eps_to_x0(sch, x, edited, t)
-            optimizer.zero_grad()
-            loss(x, t, old, new).backward()
-            optimizer.step()
-            x = ddim_step(sch, x, edited.detach(), t, s, eps_dir=eps.detach())
-    return f.requires_grad_(False)
+    with in_float32(pipe):
+        sch, ts = pipe.schedule, pipe.timesteps(steps)
+        cond, x_T = inverted(pipe, image, source, row, steps)
+        loss = (by_clip if teacher == "clip" else by_prompt)(pipe, image, source, target)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            f = DeltaBlock(bottleneck(pipe, x_T[:1], ts[0], cond[0]).shape[1]).to(pipe.device)
+        optimizer = torch.optim.Adam(f.parameters(), lr=lr)
+        for _ in tqdm(range(rounds), disable=not progress, leave=False):
+            x = x_T
+            for t, s in step_pairs(ts):
+                if t <= until * sch.T:
+                    break
+                eps, edited = both_eps(pipe, x, t, cond, f)
+                old, new = eps_to_x0(sch, x, eps.detach(), t), eps_to_x0(sch, x, edited, t)
+                optimizer.zero_grad()
+                loss(x, t, old, new).backward()
+                optimizer.step()
+                x = ddim_step(sch, x, edited.detach(), t, s, eps_dir=eps.detach())
+    return f.to(pipe.dtype).requires_grad_(False)
 
 
 # ---- the edit ------------------------------------------------------------------------------------

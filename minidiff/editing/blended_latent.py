@@ -37,7 +37,7 @@ from minidiff.core.process import ddim_step
 from minidiff.pipe.checks import door
 from minidiff.pipe.masks import check_mask, paste, to_latent_mask
 from minidiff.pipe.pipe import Pipe
-from minidiff.train.finetune import tuned
+from minidiff.train.finetune import in_float32, tuned
 
 
 def shrinking(m: Tensor, grow: int, n: int) -> list[Tensor]:
@@ -64,27 +64,26 @@ def tune_decoder(
     The weights are those of the pipe again afterwards.
     """
     out = []
-    for i in range(len(z)):
-        zi, x, m = (
-            z[i : i + 1] / pipe.vae.scale,
-            image[i : i + 1].to(z),
-            mask[i % len(mask)][None].to(z),
-        )
-        with torch.no_grad():
-            first = pipe.vae.decode(zi)
-        with tuned(pipe.vae, r"^(post_quant_conv|decoder)\.") as weights, torch.enable_grad():
-            optimizer = torch.optim.Adam(weights, lr=lr)
-            for _ in range(iterations):
-                y = pipe.vae.decode(zi)
-                loss = (m * (y - first)).square().mean() + weight * (
-                    (1 - m) * (y - x)
-                ).square().mean()
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
+    with in_float32(pipe):
+        for i in range(len(z)):
+            zi = z[i : i + 1].to(pipe.dtype) / pipe.vae.scale
+            x = image[i : i + 1].to(zi)
+            m = mask[i % len(mask)][None].to(zi)
             with torch.no_grad():
-                out.append(pipe.vae.decode(zi).clamp(-1, 1))
-    return torch.cat(out)
+                first = pipe.vae.decode(zi)
+            with tuned(pipe.vae, r"^(post_quant_conv|decoder)\.") as weights, torch.enable_grad():
+                optimizer = torch.optim.Adam(weights, lr=lr)
+                for _ in range(iterations):
+                    y = pipe.vae.decode(zi)
+                    loss = (m * (y - first)).square().mean() + weight * (
+                        (1 - m) * (y - x)
+                    ).square().mean()
+                    optimizer.zero_grad()
+                    loss.backward()
+                    optimizer.step()
+                with torch.no_grad():
+                    out.append(pipe.vae.decode(zi).clamp(-1, 1))
+    return torch.cat(out).to(pipe.dtype)
 
 
 @door

@@ -114,10 +114,10 @@ def delta_denoising(
     given = None if kind == "sds" else pipe.embed(source).expand(b)
     # of the times; noises has its own
     streams = [torch.Generator().manual_seed(seed + i) for i in range(b)]
-    z = z0.clone()
+    z = z0.to(torch.promote_types(z0.dtype, torch.float32))  # float16 would lose small steps
     for _, n in zip(trange(iterations, disable=not progress, leave=False), noises(z0, seed)):
         u = torch.cat([torch.rand(1, generator=g) for g in streams])
         t = ((lo + (hi - lo) * u) * T).round().long().clamp(1, T).to(z.device)
-        z = z - rate * m * score_gradient(denoise, pipe, z, z0, wanted, given, t, n)
-    out = pipe.decode(z)
+        z = z - rate * m * score_gradient(denoise, pipe, z.to(z0), z0, wanted, given, t, n)
+    out = pipe.decode(z.to(z0))
     return out if mask is None else paste(out, image, mask)

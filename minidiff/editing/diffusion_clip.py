@@ -30,6 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
+from tqdm import tqdm
 
 from minidiff.core.cond import Cond
 from minidiff.core.denoise import Denoise, sample, step_pairs
@@ -38,7 +39,7 @@ from minidiff.models.clip import CLIP
 from minidiff.pipe.checks import door, needs_text, one_by_one
 from minidiff.pipe.pipe import Pipe
 from minidiff.samplers.differentiable import sample_with_gradients
-from minidiff.train.finetune import tuned
+from minidiff.train.finetune import in_float32, tuned
 from minidiff.weights.store import load_clip
 
 Style = dict[str, Tensor]  # tuned weights by name; {}: the network as it is
@@ -107,28 +108,32 @@ def tune(
     The options are those of `diffusion_clip`; `weights` is a pattern of those that learn, `judge`
     the CLIP that grades.
     """
-    judge, sch = (judge or load_clip()).to(pipe.device), pipe.schedule
-    ts, cond = times(pipe, strength, train_steps), pipe.embed(source).expand(len(image))
-    x = invert_to(pipe, image, cond, times(pipe, strength, 25))
-    image = image.to(pipe.device, pipe.dtype)
-    before, way = (
-        judge.embed_image(image),
-        direction(judge, pipe.tokenizer, source, target).expand(len(image), -1),
-    )
-    g = torch.Generator().manual_seed(seed)
-    with tuned(pipe.net, weights) as chosen:
-        optimizer = torch.optim.Adam(chosen, lr=lr)
-        for _ in step_pairs(list(range(updates + 1)), progress):
-            i = torch.randperm(len(image), generator=g)[:batch]
-            z = sample_with_gradients(pipe.eps, sch, x[i], ts, cond[i], chosen)
-            out = pipe.vae.to_image(z) if pipe.vae else z  # `decode` has no gradient
-            loss = clip * clip_loss(judge, out, before[i], way[i]) + keep * (
-                out - image[i]
-            ).abs().mean((1, 2, 3))
-            optimizer.zero_grad()
-            loss.mean().backward()  # through decoder and all steps
-            optimizer.step()
-        return {n: p.detach().clone() for n, p in pipe.net.named_parameters() if p.requires_grad}
+    with in_float32(pipe):
+        judge, sch = (judge or load_clip()).to(pipe.device), pipe.schedule
+        ts, cond = times(pipe, strength, train_steps), pipe.embed(source).expand(len(image))
+        x = invert_to(pipe, image, cond, times(pipe, strength, 25))
+        image = image.to(pipe.device, pipe.dtype)
+        before, way = (
+            judge.embed_image(image),
+            direction(judge, pipe.tokenizer, source, target).expand(len(image), -1),
+        )
+        g = torch.Generator().manual_seed(seed)
+        with tuned(pipe.net, weights) as chosen:
+            optimizer = torch.optim.Adam(chosen, lr=lr)
+            for _ in tqdm(range(updates), disable=not progress, leave=False):
+                i = torch.randperm(len(image), generator=g)[:batch]
+                z = sample_with_gradients(pipe.eps, sch, x[i], ts, cond[i], chosen)
+                out = pipe.vae.to_image(z) if pipe.vae else z  # `decode` has no gradient
+                loss = clip * clip_loss(judge, out, before[i], way[i]) + keep * (
+                    out - image[i]
+                ).abs().mean((1, 2, 3))
+                optimizer.zero_grad()
+                loss.mean().backward()  # through decoder and all steps
+                optimizer.step()
+            style = {
+                n: p.detach().clone() for n, p in pipe.net.named_parameters() if p.requires_grad
+            }
+    return {name: learned.to(pipe.dtype) for name, learned in style.items()}
 
 
 # ---- drawing with what was learned ---------------------------------------------------------------

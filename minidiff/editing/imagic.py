@@ -39,7 +39,7 @@ from minidiff.inversion.ddim import ddim_invert
 from minidiff.models.clip import CLIP
 from minidiff.pipe.checks import door
 from minidiff.pipe.pipe import Pipe
-from minidiff.train.finetune import READS_TEXT, fit_picture, tuned
+from minidiff.train.finetune import READS_TEXT, fit_picture, in_float32, tuned
 from minidiff.weights.store import load_clip
 
 GOLDEN = (5**0.5 - 1) / 2
@@ -98,22 +98,23 @@ def learned(
     """Stages A and B for one picture (1 3 H W): the `Walk`, valid inside the block; then the
     network is as it was.
     """
-    z, e_target, sch = pipe.encode(image), pipe.embed(target).text, pipe.schedule
-    # the same times and noises in both stages
-    run = dict(batch=batch, seed=seed, progress=progress)
-    e_opt = e_target.clone().requires_grad_()
-    # stage A: the vector that says this picture
-    loss_a = fit_picture(pipe, z, e_opt, [e_opt], updates=text_updates, lr=text_lr, **run)
-    e_opt = e_opt.detach()
-    with tuned(pipe.net, READS_TEXT) as weights:
-        # stage B: the network that takes it for this picture
-        loss_b = fit_picture(pipe, z, e_opt, weights, updates=net_updates, lr=lr, **run)
-        x = (
-            ddim_invert(pipe.eps, sch, z, Cond(text=e_opt), steps=steps)[-1]
-            if inverted
-            else pipe.start(1, seed)
-        )
-        yield Walk(pipe, x, e_opt, e_target, steps, scale, (loss_a, loss_b))
+    with in_float32(pipe):
+        z, e_target, sch = pipe.encode(image), pipe.embed(target).text, pipe.schedule
+        # the same times and noises in both stages
+        run = dict(batch=batch, seed=seed, progress=progress)
+        e_opt = e_target.clone().requires_grad_()
+        # stage A: the vector that says this picture
+        loss_a = fit_picture(pipe, z, e_opt, [e_opt], updates=text_updates, lr=text_lr, **run)
+        e_opt = e_opt.detach()
+        with tuned(pipe.net, READS_TEXT) as weights:
+            # stage B: the network that takes it for this picture
+            loss_b = fit_picture(pipe, z, e_opt, weights, updates=net_updates, lr=lr, **run)
+            x = (
+                ddim_invert(pipe.eps, sch, z, Cond(text=e_opt), steps=steps)[-1]
+                if inverted
+                else pipe.start(1, seed)
+            )
+            yield Walk(pipe, x, e_opt, e_target, steps, scale, (loss_a, loss_b))
 
 
 def said_and_moved(
@@ -233,4 +234,4 @@ def imagic(
                         stacklevel=2,
                     )
             out.append(walk([own]))
-    return torch.cat(out)
+    return torch.cat(out).to(pipe.dtype)

@@ -37,7 +37,7 @@ from minidiff.inversion.null_text import learn_nulls
 from minidiff.inversion.pivotal_tuning import tune
 from minidiff.pipe.checks import check_share, door, needs_text, prompt_each
 from minidiff.pipe.pipe import Pipe
-from minidiff.train.finetune import READS_TEXT, tuned
+from minidiff.train.finetune import READS_TEXT, in_float32, tuned
 
 
 def edit_each(
@@ -165,29 +165,31 @@ def null_text(
     nulls, close to the picture. ValueError: a model without text, a negative number of updates,
     unequal numbers of pictures and prompts.
     """
-    states = invert(pipe, image, source, steps=steps, progress=progress)
-    learned = learn_nulls(
-        pipe,
-        states,
-        source,
-        scale=scale,
-        inner=inner,
-        lr=lr,
-        tolerance=tolerance,
-        progress=progress,
-    )
-    return edit_each(
-        pipe,
-        learned,
-        source,
-        target,
-        cross=cross,
-        self_=self_,
-        steps=steps,
-        scale=scale,
-        progress=progress,
-        **knobs,
-    )
+    with in_float32(pipe):
+        states = invert(pipe, image, source, steps=steps, progress=progress)
+        learned = learn_nulls(
+            pipe,
+            states,
+            source,
+            scale=scale,
+            inner=inner,
+            lr=lr,
+            tolerance=tolerance,
+            progress=progress,
+        )
+        out = edit_each(
+            pipe,
+            learned,
+            source,
+            target,
+            cross=cross,
+            self_=self_,
+            steps=steps,
+            scale=scale,
+            progress=progress,
+            **knobs,
+        )
+    return out.to(pipe.dtype)
 
 
 @door
@@ -232,26 +234,26 @@ def pivotal_tuning(
     b = len(image)
     sources = prompt_each(source, b, "source")
     targets = prompt_each(target, b, "target")
-    states = invert(pipe, image, sources, steps=steps)  # by the untuned network
     out = []
-    for i in range(b):
-        own = Inverted([x[i : i + 1] for x in states])
-        with tuned(pipe.net, READS_TEXT) as weights:
-            tune(
-                pipe,
-                weights,
-                own.states,
-                sources[i],
-                updates=updates,
-                lr=lr,
-                locality=locality,
-                reach=reach,
-                scale=scale,
-                seed=seed + i,
-                progress=progress,
-            )
-            out.append(
-                prompt_to_prompt(
+    with in_float32(pipe):
+        states = invert(pipe, image, sources, steps=steps)  # by the untuned network
+        for i in range(b):
+            own = Inverted([x[i : i + 1] for x in states])
+            with tuned(pipe.net, READS_TEXT) as weights:
+                tune(
+                    pipe,
+                    weights,
+                    own.states,
+                    sources[i],
+                    updates=updates,
+                    lr=lr,
+                    locality=locality,
+                    reach=reach,
+                    scale=scale,
+                    seed=seed + i,
+                    progress=progress,
+                )
+                pair = prompt_to_prompt(
                     pipe,
                     sources[i],
                     targets[i],
@@ -261,6 +263,6 @@ def pivotal_tuning(
                     steps=steps,
                     scale=scale,
                     progress=progress,
-                )[1:]
-            )
-    return torch.cat(out)
+                )
+            out.append(pair[1:])
+    return torch.cat(out).to(pipe.dtype)

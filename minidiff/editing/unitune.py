@@ -27,7 +27,7 @@ from torch import Tensor
 from minidiff.editing.sdedit import sdedit
 from minidiff.pipe.checks import door
 from minidiff.pipe.pipe import Pipe
-from minidiff.train.finetune import fit_picture, tuned
+from minidiff.train.finetune import fit_picture, in_float32, tuned
 
 
 @door
@@ -71,7 +71,7 @@ def unitune(
         )
     out = []
     for i, prompt in enumerate(targets):
-        with tuned(pipe.net) as weights:
+        with in_float32(pipe), tuned(pipe.net) as weights:
             fit_picture(
                 pipe,
                 pipe.encode(image[i : i + 1]),
@@ -95,4 +95,4 @@ def unitune(
                     progress=progress,
                 )
             )
-    return torch.cat(out)
+    return torch.cat(out).to(pipe.dtype)

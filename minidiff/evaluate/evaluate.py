@@ -34,6 +34,7 @@ from minidiff.evaluate.oracle import ATTRIBUTES, FULL, NAME, SHORT, oracle, stat
 from minidiff.evaluate.synthesis import silhouettes
 from minidiff.io import check_target, write_bytes, write_json
 from minidiff.pipe.pipe import Pipe
+from minidiff.train.checkpoint import CHECKPOINT, averaged_weights
 
 SETS = {
     "one seen": (1, "train"),
@@ -294,15 +295,13 @@ def table(result: dict) -> str:
 
 
 def _state(path: str | Path) -> dict[str, Tensor]:
-    """Weights of a snapshot: safetensors, a plain state dict, or a training checkpoint (its
-    averaged weights).
-    """
-    if str(path).endswith(".safetensors"):
-        from minidiff.weights.store import read_safetensors
+    """Weights of a snapshot: plain safetensors, or a training checkpoint (its averaged weights)."""
+    from minidiff.weights.store import read_safetensors
 
-        return read_safetensors(path)
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    return state["net"] | state["ema"] if "ema" in state else state
+    path = Path(path)
+    if path.name == CHECKPOINT:
+        return averaged_weights(path.parent)
+    return read_safetensors(path)
 
 
 def learning_curve(

@@ -21,33 +21,31 @@ from minidiff.foundations.latent_diffusion import draw_times
 def _batch(
     rng: np.random.Generator, x0: Tensor, label: Tensor, classes: int, T: int, drop: float
 ) -> dict[str, Tensor]:
-    g = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    label = torch.where(torch.from_numpy(rng.random(len(x0)) < drop), classes, label)
-    return {
-        "x0": x0,
-        "label": label,
-        "t": draw_times(rng, len(x0), T, mean=0.2),
-        "eps": torch.randn(x0.shape, generator=g),
-    }
+    stream = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    dropped = torch.from_numpy(rng.random(len(x0)) < drop)
+    label = torch.where(dropped, classes, label)  # one more than the last: no class
+    t = draw_times(rng, len(x0), T, mean=0.2)
+    eps = torch.randn(x0.shape, generator=stream)
+    return {"x0": x0, "label": label, "t": t, "eps": eps}
 
 
 def class_of(s: shapes.Scene) -> int:
     """Index of a one-object scene's "colour shape" class."""
-    return shapes.SHAPES.index(s.objects[0].shape) * len(shapes.COLORS) + list(shapes.COLORS).index(
-        s.objects[0].color
-    )
+    thing = s.objects[0]
+    color = list(shapes.COLORS).index(thing.color)
+    return shapes.SHAPES.index(thing.shape) * len(shapes.COLORS) + color
 
 
 def shape_batches(size: int, seed: int, T: int, drop: float = 0.1):
     """batch(step): fresh 32x32 renders of one-object training scenes with their class."""
 
+    classes = len(shapes.SHAPES) * len(shapes.COLORS)
+
     def batch(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([seed, step])
         scenes = [shapes.scene(rng, objects=1, split="train") for _ in range(size)]
         label = torch.tensor([class_of(s) for s in scenes])
-        return _batch(
-            rng, shapes.render(scenes, 32), label, len(shapes.SHAPES) * len(shapes.COLORS), T, drop
-        )
+        return _batch(rng, shapes.render(scenes, 32), label, classes, T, drop)
 
     return batch
 
@@ -63,9 +61,8 @@ def picture_batches(
         rng = np.random.default_rng([seed, step])
         rows = torch.from_numpy(rng.integers(len(images), size=size))
         x = images[rows].float() / 127.5 - 1
-        x = torch.where(
-            torch.from_numpy(rng.random(size) < 0.5)[:, None, None, None], x.flip(-1), x
-        )
+        flipped = torch.from_numpy(rng.random(size) < 0.5)
+        x = torch.where(flipped[:, None, None, None], x.flip(-1), x)
         return _batch(rng, x, labels[rows].long(), classes, T, drop)
 
     return batch

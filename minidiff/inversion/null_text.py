@@ -33,6 +33,7 @@ from minidiff.core.process import ddim_step
 from minidiff.inversion.ddim import Inverted
 from minidiff.pipe.checks import needs_text
 from minidiff.pipe.pipe import Pipe
+from minidiff.train.finetune import in_float32
 
 
 def learn_null(
@@ -109,23 +110,26 @@ def learn_nulls(
     needs_text(pipe, "null-text inversion")
     b = len(states[0])
     steps = len(states) - 1
-    cond = pipe.embed(source).expand(b)
-    x = states[-1]
-    nulls = []
-    text = pipe.null(b).text
-    for i, (t, s) in enumerate(step_pairs(pipe.timesteps(steps), progress)):
-        text, x, _ = learn_null(
-            pipe,
-            x,
-            states[-2 - i],
-            t,
-            s,
-            cond,
-            text,
-            scale=scale,
-            inner=inner if scale != 1 else 0,
-            lr=lr * (1 - i / (2 * steps)),
-            enough=tolerance * (1 + 2 * i),
-        )
-        nulls.append(Cond(text=text))
+    learned = []
+    with in_float32(pipe):
+        exact = [x.to(pipe.dtype) for x in states]
+        cond = pipe.embed(source).expand(b)
+        x = exact[-1]
+        text = pipe.null(b).text
+        for i, (t, s) in enumerate(step_pairs(pipe.timesteps(steps), progress)):
+            text, x, _ = learn_null(
+                pipe,
+                x,
+                exact[-2 - i],
+                t,
+                s,
+                cond,
+                text,
+                scale=scale,
+                inner=inner if scale != 1 else 0,
+                lr=lr * (1 - i / (2 * steps)),
+                enough=tolerance * (1 + 2 * i),
+            )
+            learned.append(text)
+    nulls = [Cond(text=text.to(pipe.dtype)) for text in learned]
     return Inverted(states, nulls)

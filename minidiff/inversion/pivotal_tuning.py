@@ -29,10 +29,11 @@ only.
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from minidiff.core.cfg import cfg_batched
 from minidiff.core.cond import Cond
-from minidiff.core.denoise import noise, step_pairs
+from minidiff.core.denoise import noise
 from minidiff.core.process import q_sample
 from minidiff.core.schedule import Schedule
 from minidiff.pipe.pipe import Pipe
@@ -123,7 +124,7 @@ def tune(
             pipe, states[0], cond, reach, noise((BANK, *states[0].shape[1:]), seed).to(states[0]), g
         )
     optimizer = torch.optim.Adam(weights, lr=lr)
-    for _ in step_pairs(list(range(updates + 1)), progress):
+    for _ in tqdm(range(updates), disable=not progress, leave=False):
         rows = ((torch.arange(batch) + torch.rand(batch, generator=g)) * steps / batch).long()
         pivot = pivot_loss(pipe, denoise, states, ts, rows, cond)
         kept = (

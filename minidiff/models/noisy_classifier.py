@@ -20,6 +20,7 @@ HEADS = {
     "color": tuple(COLORS),
     "size": tuple(SIZES),
 }
+OF_AN_OBJECT = ("shape", "color", "size")
 NOTHING = -100  # label of a head without a right answer (cross_entropy's own)
 
 
@@ -34,7 +35,8 @@ class NoisyClassifier(nn.Module):
         groups: int = 8,
     ):
         super().__init__()
-        self.time, (a, b, c) = time, width
+        self.time = time
+        a, b, c = width
         sizes = ((channels, a, 1), (a, b, 2), (b, b, 1), (b, c, 2))  # 16 -> 16 -> 8 -> 8 -> 4
         self.convs = nn.ModuleList([nn.Conv2d(i, o, 3, stride=s, padding=1) for i, o, s in sizes])
         self.norms = nn.ModuleList([nn.GroupNorm(groups, o) for _, o, _ in sizes])
@@ -43,22 +45,17 @@ class NoisyClassifier(nn.Module):
 
     def features(self, x: Tensor, t: int | Tensor) -> Tensor:
         """What is in x at time t, wherever it is: (b, 2c)."""
-        temb = timestep_embedding(torch.as_tensor(t, device=x.device).expand(len(x)), self.time).to(
-            x
-        )
+        times = torch.as_tensor(t, device=x.device).expand(len(x))
+        embedded = timestep_embedding(times, self.time).to(x)
         for conv, norm, time in zip(self.convs, self.norms, self.times):
-            x = F.silu(norm(conv(x)) + time(temb)[:, :, None, None])  # b c h w
+            when = time(embedded)[:, :, None, None]
+            x = F.silu(norm(conv(x)) + when)  # b c h w
         return torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1)
 
     def forward(self, x: Tensor, t: int | Tensor) -> dict[str, Tensor]:
-        return dict(
-            zip(
-                HEADS,
-                self.final_layer(self.features(x, t)).split(
-                    [len(v) for v in HEADS.values()], dim=1
-                ),
-            )
-        )
+        logits = self.final_layer(self.features(x, t))
+        sizes = [len(choices) for choices in HEADS.values()]
+        return dict(zip(HEADS, logits.split(sizes, dim=1)))
 
 
 def labels(scenes: list[Scene]) -> Tensor:
@@ -66,16 +63,15 @@ def labels(scenes: list[Scene]) -> Tensor:
     answers.
     """
     rows = []
-    for s in scenes:
-        row = [
-            len(s.objects) - 1,
-            HEADS["background"].index(s.background),
-            HEADS["texture"].index(s.texture),
-        ]
-        for head in ("shape", "color", "size"):
-            row.append(
-                HEADS[head].index(getattr(s.objects[0], head)) if len(s.objects) == 1 else NOTHING
-            )
+    for scene in scenes:
+        background = HEADS["background"].index(scene.background)
+        texture = HEADS["texture"].index(scene.texture)
+        row = [len(scene.objects) - 1, background, texture]
+        for head in OF_AN_OBJECT:
+            answer = NOTHING
+            if len(scene.objects) == 1:
+                answer = HEADS[head].index(getattr(scene.objects[0], head))
+            row.append(answer)
         rows.append(row)
     return torch.tensor(rows)
 
@@ -86,21 +82,25 @@ def named(text: str) -> dict[str, int]:
 
     ValueError if there are none, or two of one head.
     """
-    words, found = text.lower().split(), {}
+    words = text.lower().split()
+    found = {}
     for i, word in enumerate(words):
         ground = word in BACKGROUNDS and words[i + 1 : i + 2] == ["background"]
-        for head in ("background",) if ground else ("texture", "shape", "color", "size"):
-            if word in HEADS[head]:
-                if head in found:
-                    raise ValueError(
-                        f"{text!r} names {HEADS[head][found[head]]} and {word}: give one "
-                        f"{head} at most"
-                    )
-                found[head] = HEADS[head].index(word)
+        heads = ("background",) if ground else ("texture", *OF_AN_OBJECT)
+        for head in heads:
+            if word not in HEADS[head]:
+                continue
+            if head in found:
+                before = HEADS[head][found[head]]
+                raise ValueError(f"{text!r} names {before} and {word}: give one {head} at most")
+            found[head] = HEADS[head].index(word)
     if not found:
-        known = "; ".join(f"{h}: {', '.join(v)}" for h, v in HEADS.items() if h != "count")
+        choices = [f"{head}: {', '.join(v)}" for head, v in HEADS.items() if head != "count"]
+        known = "; ".join(choices)
         raise ValueError(
             f"{text!r} names no class. Colours of the ground are said as 'red background'. "
             f"There are {known}"
         )
-    return found | ({"count": 0} if found.keys() & {"shape", "color", "size"} else {})
+    if found.keys() & set(OF_AN_OBJECT):
+        found["count"] = 0  # one object
+    return found

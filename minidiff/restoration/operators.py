@@ -245,7 +245,8 @@ def measure(
         return op, x if task == "blur" else op.A(x)
     y = op.A(x)
     # not the sampler's noise
-    return op, y + sigma_y * noise(y.shape, seed + 2**32, y.device, y.dtype)
+    # not the noise that sampling starts from; a generator reads 32 bits of a seed
+    return op, y + sigma_y * noise(y.shape, seed + 2**31, y.device, y.dtype)
 
 
 def finish(

@@ -74,7 +74,7 @@ def repaint(
         return image
     z, m = pipe.encode(image), to_latent_mask(mask, pipe)  # b c h w
     x = pipe.start_std * noise(z.shape, seed, z.device, z.dtype)
-    zs, outside = noises(x, seed), noises(x, seed + 2**32)
+    zs, outside = noises(x, seed), noises(x, seed + 2**31)
     for t, s in step_pairs(way, progress):
         if s > t:  # back up: the paper's resampling
             x = renoise(sch, x, t, s, next(zs))

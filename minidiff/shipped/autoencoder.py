@@ -20,11 +20,14 @@ from minidiff.models.vae import VAE
 
 def autoencoder_loss(vae: VAE, batch: dict[str, Tensor], beta: float = 1e-3) -> Tensor:
     """Scalar loss of one batch {"image": b 3 h w in [-1, 1], "noise": b c h/f w/f}."""
-    x = batch["image"]
-    q = vae.encode(x)
-    e = vae.decode(q.sample(batch["noise"])) - x
-    grad = (e[..., 1:] - e[..., :-1]).abs().mean() + (e[..., 1:, :] - e[..., :-1, :]).abs().mean()
-    return e.abs().mean() + (e**2).mean() + 0.5 * grad + beta * q.kl()
+    image = batch["image"]
+    latents = vae.encode(image)
+    copy = vae.decode(latents.sample(batch["noise"]))
+    error = copy - image
+    along_rows = error.diff(dim=-1).abs().mean()
+    along_columns = error.diff(dim=-2).abs().mean()
+    edges = along_rows + along_columns
+    return error.abs().mean() + (error**2).mean() + 0.5 * edges + beta * latents.kl()
 
 
 def image_batches(size: int, seed: int, latent: tuple[int, int, int], split: str = "train"):
@@ -32,11 +35,10 @@ def image_batches(size: int, seed: int, latent: tuple[int, int, int], split: str
 
     def batch(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([seed, step])
-        g = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        return {
-            "image": shapes.render([shapes.scene(rng, split=split) for _ in range(size)]),
-            "noise": torch.randn(size, *latent, generator=g),
-        }
+        stream = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        scenes = [shapes.scene(rng, split=split) for _ in range(size)]
+        noise = torch.randn(size, *latent, generator=stream)
+        return {"image": shapes.render(scenes), "noise": noise}
 
     return batch
 
@@ -48,14 +50,17 @@ def standardise(vae: VAE, images: Tensor) -> VAE:
 
     z' = (z - m) / s on the way in, z = s z' + m on the way out: reconstructions are unchanged.
     """
-    z = torch.cat([vae.encode(x).mean for x in images.split(64)])  # b c h w
-    m, s = z.mean(dim=(0, 2, 3)), z.std(dim=(0, 2, 3))
-    w, b = vae.quant_conv.weight, vae.quant_conv.bias
-    w[: len(m)] /= s[:, None, None, None]
-    b[: len(m)] = (b[: len(m)] - m) / s
-    b[len(m) :] -= 2 * s.log()  # logvar of z'
-    post = vae.post_quant_conv
-    post.bias += post.weight[:, :, 0, 0] @ m
-    post.weight *= s[None, :, None, None]
+    latents = torch.cat([vae.encode(x).mean for x in images.split(64)])  # b c h w
+    mean = latents.mean(dim=(0, 2, 3))
+    deviation = latents.std(dim=(0, 2, 3))
+    channels = len(mean)
+    before = vae.quant_conv  # its first channels give the mean, the others the log variance
+    before.weight[:channels] /= deviation[:, None, None, None]
+    before.bias[:channels] -= mean
+    before.bias[:channels] /= deviation
+    before.bias[channels:] -= 2 * deviation.log()
+    after = vae.post_quant_conv
+    after.bias += after.weight[:, :, 0, 0] @ mean
+    after.weight *= deviation[None, :, None, None]
     vae.scale = 1.0
     return vae

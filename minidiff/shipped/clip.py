@@ -26,54 +26,69 @@ from torch import Tensor
 
 from minidiff.data import shapes
 from minidiff.models.clip import CLIP, contrastive_loss
+from minidiff.train.processes import gathered
 
 # drawn evenly
 TWINS = ("shape", "shape", "shape", "color", "size", "position", "background", "texture")
+MAY_BE_LEFT_OUT = ("size", "position", "texture")  # of a caption
 
 
-def twin(s: shapes.Scene, rng: np.random.Generator) -> tuple[shapes.Scene, str]:
+def twin(scene: shapes.Scene, rng: np.random.Generator) -> tuple[shapes.Scene, str]:
     """(a copy with one attribute changed, which one): shapes most often."""
     what = TWINS[rng.integers(len(TWINS))]
-    i = int(rng.integers(len(s.objects)))
-    pool, now = {
-        "shape": (shapes.SHAPES, s.objects[i].shape),
-        "color": (tuple(shapes.COLORS), s.objects[i].color),
-        "size": (tuple(shapes.SIZES), s.objects[i].size),
-        "background": (tuple(shapes.BACKGROUNDS), s.background),
-        "position": (tuple(shapes.PAIRS if len(s.objects) == 2 else shapes.POSITIONS), s.position),
-        "texture": (shapes.TEXTURES, s.texture),
+    index = int(rng.integers(len(scene.objects)))
+    changed = scene.objects[index]
+    places = shapes.PAIRS if len(scene.objects) == 2 else shapes.POSITIONS
+    choices, now = {
+        "shape": (shapes.SHAPES, changed.shape),
+        "color": (shapes.COLORS, changed.color),
+        "size": (shapes.SIZES, changed.size),
+        "background": (shapes.BACKGROUNDS, scene.background),
+        "position": (places, scene.position),
+        "texture": (shapes.TEXTURES, scene.texture),
     }[what]
-    value = [v for v in pool if v != now][rng.integers(len(pool) - 1)]
-    return shapes.edit(s, what, value, index=i), what
+    others = [value for value in choices if value != now]
+    value = others[rng.integers(len(others))]
+    return shapes.edit(scene, what, value, index=index), what
 
 
 def clip_batches(tokenizer, size: int, seed: int, split: str = "train"):
     """batch(step) -> {"image": b 3 64 64, "ids": b n}: rows 2i and 2i+1 are twins."""
 
     def batch(step: int) -> dict[str, Tensor]:
-        rng, scenes, captions = np.random.default_rng([seed, step]), [], []
+        rng = np.random.default_rng([seed, step])
+        scenes = []
+        captions = []
         for _ in range(size // 2):
-            a = shapes.scene(rng, split=split)
-            b, what = twin(a, rng)
-            keep = {
-                w: bool(rng.random() < 0.6) or w == what for w in ("size", "position", "texture")
-            }
-            scenes += [a, b]
-            captions += [shapes.caption(a, **keep), shapes.caption(b, **keep)]
+            one = shapes.scene(rng, split=split)
+            other, changed = twin(one, rng)
+            said = {}
+            for word in MAY_BE_LEFT_OUT:
+                drawn = bool(rng.random() < 0.6)
+                said[word] = drawn or word == changed
+            for scene in (one, other):
+                scenes.append(scene)
+                captions.append(shapes.caption(scene, **said))
         return {"image": shapes.render(scenes), "ids": tokenizer(captions)}
 
     return batch
 
 
 def clip_loss(clip: CLIP, batch: dict[str, Tensor], identity: float = 0.5) -> Tensor:
-    """batch: {"image": b 3 64 64, "ids": b n}."""
-    ids, text = batch["ids"], clip.text
-    h = text(ids)  # b n d
-    u, v = F.normalize(text.pooled(h, ids), dim=-1), clip.embed_image(batch["image"])  # b e
-    words = (ids != 0) & (ids != text.eos_id)
-    logits = h[words] @ text.embeddings["token_embedding"].weight.T  # words vocab
+    """batch: {"image": b 3 64 64, "ids": b n}. Every row is compared with every other, so rows of
+    other processes are gathered.
+    """
+    text = clip.text
+    ids = gathered(batch["ids"])
+    states = gathered(text(batch["ids"]))  # b n d
+    pictures = gathered(clip.embed_image(batch["image"]))  # b e
+    captions = F.normalize(text.pooled(states, ids), dim=-1)  # b e
     scale = clip.logit_scale.exp().clamp(max=100.0)
-    return contrastive_loss(scale * v @ u.T) + identity * F.cross_entropy(logits, ids[words])
+    matching = contrastive_loss(scale * pictures @ captions.T)
+    words = (ids != 0) & (ids != text.eos_id)
+    table = text.embeddings["token_embedding"].weight  # vocab d
+    naming = F.cross_entropy(states[words] @ table.T, ids[words])
+    return matching + identity * naming
 
 
 @torch.no_grad()
@@ -84,12 +99,14 @@ def word_distances(
     square norm.
     """
     slot = template.split().index("{}") + 1
-    h = text(tokenizer([template.format(w) for w in words]))[:, slot]  # w d
-    unit = h.norm(dim=-1).pow(2).mean().sqrt()
-    return {
-        (words[i], words[j]): ((h[i] - h[j]).norm() / unit).item()
-        for i, j in combinations(range(len(words)), 2)
-    }
+    captions = [template.format(word) for word in words]
+    states = text(tokenizer(captions))[:, slot]  # w d
+    unit = states.norm(dim=-1).pow(2).mean().sqrt()
+    distances = {}
+    for i, j in combinations(range(len(words)), 2):
+        apart = (states[i] - states[j]).norm()
+        distances[words[i], words[j]] = (apart / unit).item()
+    return distances
 
 
 @torch.no_grad()
@@ -98,8 +115,8 @@ def retrieval(clip: CLIP, batch: dict[str, Tensor]) -> dict[str, float]:
     twin's.
     """
     logits = clip(batch["image"], batch["ids"])  # b b
-    me = torch.arange(len(logits))
-    return {
-        "top1": (logits.argmax(1) == me).float().mean().item(),
-        "twin": (logits[me, me] > logits[me, me ^ 1]).float().mean().item(),
-    }
+    own = torch.arange(len(logits))
+    twins = own ^ 1
+    first = logits.argmax(1) == own
+    preferred = logits[own, own] > logits[own, twins]
+    return {"top1": first.float().mean().item(), "twin": preferred.float().mean().item()}

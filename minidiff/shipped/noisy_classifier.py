@@ -36,11 +36,13 @@ from minidiff.train.fit import fit
 
 def classifier_loss(net: NoisyClassifier, batch: dict[str, Tensor], sch: Schedule) -> Tensor:
     """Scalar loss of {"x0", "eps": b c h w, "t": b, "label": b 6}."""
-    out = net(q_sample(sch, batch["x0"], batch["t"], batch["eps"]), batch["t"])
-    return sum(
-        F.cross_entropy(out[h], batch["label"][:, i], ignore_index=NOTHING, reduction="sum")
-        for i, h in enumerate(HEADS)
-    ) / len(out["count"])
+    t = batch["t"]
+    out = net(q_sample(sch, batch["x0"], t, batch["eps"]), t)
+    label = batch["label"]
+    total = 0.0
+    for i, head in enumerate(HEADS):
+        total += F.cross_entropy(out[head], label[:, i], ignore_index=NOTHING, reduction="sum")
+    return total / len(label)
 
 
 def classifier_batches(z: Tensor, label: Tensor, size: int, seed: int, T: int):
@@ -66,11 +68,13 @@ def accuracy(
 ) -> dict[str, float]:
     """Share of right answers of each head at time t."""
     eps = torch.randn(z.shape, generator=torch.Generator().manual_seed(seed))
-    out, asked = net(q_sample(sch, z.float(), t, eps), t), label != NOTHING
-    return {
-        h: (out[h].argmax(1) == label[:, i])[asked[:, i]].float().mean().item()
-        for i, h in enumerate(HEADS)
-    }
+    out = net(q_sample(sch, z.float(), t, eps), t)
+    shares = {}
+    for i, head in enumerate(HEADS):
+        right = out[head].argmax(1) == label[:, i]
+        asked = label[:, i] != NOTHING
+        shares[head] = right[asked].float().mean().item()
+    return shares
 
 
 def train_noisy_classifier(
@@ -80,20 +84,19 @@ def train_noisy_classifier(
     folder `out`.
     """
     torch.manual_seed(seed)
-    net, T = NoisyClassifier(pipe.shape[0]), pipe.schedule.T
-    drawn, z = encoded_scenes(pipe.vae, scenes, seed + 1, Path(out) / "latents.pt")
-    test, zt = drawn[-512:], z[-512:]
+    net = NoisyClassifier(pipe.shape[0])
+    drawn, z = encoded_scenes(pipe.vae, scenes, seed + 1, Path(out) / "latents.safetensors")
+    answers = labels(drawn)
+    test = (z[-512:], answers[-512:])
 
     def peek(model, step):
-        return {
-            f"t{t}": {
-                h: round(v, 3)
-                for h, v in accuracy(model, pipe.schedule, zt, labels(test), t).items()
-            }
-            for t in (50, 400, 700)
-        }
+        figures = {}
+        for t in (50, 400, 700):
+            shares = accuracy(model, pipe.schedule, *test, t)
+            figures[f"t{t}"] = {head: round(share, 3) for head, share in shares.items()}
+        return figures
 
-    data = classifier_batches(z[:-512], labels(drawn[:-512]), batch, seed, T)
+    data = classifier_batches(z[:-512], answers[:-512], batch, seed, pipe.schedule.T)
     return fit(
         net,
         lambda m, b: classifier_loss(m, b, pipe.schedule),

@@ -29,43 +29,55 @@ from minidiff.train.fit import fit
 
 def oracle_loss(net: AttributeNet, batch: dict[str, Tensor]) -> Tensor:
     """Scalar loss of {"image": b 3 64 64, "label": b 10}."""
-    out, label = net(batch["image"]), batch["label"]
-    return sum(
-        F.cross_entropy(out[h], label[:, i], ignore_index=NOTHING, reduction="sum")
-        for i, h in enumerate(HEADS)
-    ) / len(label)
+    out = net(batch["image"])
+    label = batch["label"]
+    total = 0.0
+    for i, head in enumerate(HEADS):
+        total += F.cross_entropy(out[head], label[:, i], ignore_index=NOTHING, reduction="sum")
+    return total / len(label)
 
 
 def drawn(rng: np.random.Generator) -> shapes.Scene:
     """A scene of any split, a quarter of them changed as an edit would: objects deleted, or two
     made alike.
     """
-    s, u = shapes.scene(rng, pairs=0.4), rng.random()
-    if u < 0.04:
-        return replace(s, objects=(), position="center")
-    if len(s.objects) == 2 and u < 0.2:
-        return shapes.edit(s, "delete", index=int(rng.integers(2)))
-    if len(s.objects) == 2 and u < 0.35:
+    scene = shapes.scene(rng, pairs=0.4)
+    two = len(scene.objects) == 2
+    lot = rng.random()
+    if lot < 0.04:
+        return replace(scene, objects=(), position="center")
+    if two and lot < 0.2:
+        return shapes.edit(scene, "delete", index=int(rng.integers(2)))
+    if two and lot < 0.35:
         what = ("shape", "color")[rng.integers(2)]
-        return shapes.edit(s, what, getattr(s.objects[1], what))
-    return s
+        return shapes.edit(scene, what, getattr(scene.objects[1], what))
+    return scene
 
 
 def augment(x: Tensor, rng: np.random.Generator) -> Tensor:
     """Blur, tint, contrast and noise, drawn per picture and each well below the distance of two
     classes.
     """
-    draw = lambda lo, hi, *shape: torch.from_numpy(rng.uniform(lo, hi, (len(x), *shape))).float()  # noqa: E731
-    kernel = torch.tensor([1.0, 2.0, 1.0]) / 4
-    blurred = F.conv2d(
-        F.pad(x, (1, 1, 1, 1), mode="replicate"),
-        (kernel[:, None] * kernel).expand(3, 1, 3, 3),
-        groups=3,
-    )
-    x = x + draw(-0.3, 1, 1, 1, 1) * (blurred - x)  # below 0 sharpens
-    x = x * draw(0.94, 1.04, 1, 1, 1) + draw(-0.05, 0.05, 3, 1, 1)
+
+    def draw(low: float, high: float, channels: int = 1) -> Tensor:
+        drawn = rng.uniform(low, high, (len(x), channels, 1, 1))
+        return torch.from_numpy(drawn).float()
+
+    blurred = _blur(x)
+    x = x + draw(-0.3, 1) * (blurred - x)  # below 0 sharpens
+    contrast = draw(0.94, 1.04)
+    tint = draw(-0.05, 0.05, channels=3)
+    x = x * contrast + tint
     noise = torch.from_numpy(rng.standard_normal(x.shape, dtype=np.float32))
-    return (x + draw(0, 0.1, 1, 1, 1) * noise).clamp(-1, 1)
+    return (x + draw(0, 0.1) * noise).clamp(-1, 1)
+
+
+def _blur(x: Tensor) -> Tensor:
+    """The mean of every pixel and its eight neighbours, weighted 1 2 1 both ways."""
+    row = torch.tensor([1.0, 2.0, 1.0]) / 4
+    kernel = (row[:, None] * row).expand(3, 1, 3, 3)
+    framed = F.pad(x, (1, 1, 1, 1), mode="replicate")
+    return F.conv2d(framed, kernel, groups=3)
 
 
 @torch.no_grad()
@@ -82,13 +94,14 @@ def oracle_batches(size: int, seed: int, vae: VAE | None = None, share: float = 
     def batch(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([seed, step])
         scenes = [drawn(rng) for _ in range(size)]
-        image, n = shapes.render(scenes), round(share * size) if vae else 0
-        if n:
-            z = torch.from_numpy(
-                rng.standard_normal((n, *vae.to_latent(image[:1]).shape[1:]), dtype=np.float32)
-            )
-            level = torch.from_numpy(rng.uniform(0, 0.15, (n, 1, 1, 1))).float()
-            image = torch.cat([round_trip(vae, image[:n], level * z), image[n:]])
+        image = shapes.render(scenes)
+        count = round(share * size) if vae else 0
+        if count:
+            latent = vae.to_latent(image[:1]).shape[1:]
+            noise = torch.from_numpy(rng.standard_normal((count, *latent), dtype=np.float32))
+            level = torch.from_numpy(rng.uniform(0, 0.15, (count, 1, 1, 1))).float()
+            copies = round_trip(vae, image[:count], level * noise)
+            image = torch.cat([copies, image[count:]])
         return {"image": augment(image, rng), "label": labels(scenes)}
 
     return batch
@@ -97,17 +110,16 @@ def oracle_batches(size: int, seed: int, vae: VAE | None = None, share: float = 
 @torch.no_grad()
 def accuracy(net: AttributeNet, images: Tensor, scenes: list[shapes.Scene]) -> dict[str, float]:
     """Share of pictures for which each head, and all of them together ("joint"), are right."""
-    label, was = labels(scenes), net.training
+    label = labels(scenes)
+    was_training = net.training
     out = [net.eval()(x) for x in images.split(64)]
-    net.train(was)
-    hit = {
-        h: (torch.cat([o[h] for o in out]).argmax(1) == label[:, i]) | (label[:, i] == NOTHING)
-        for i, h in enumerate(HEADS)
-    }
-    return {
-        h: v.float().mean().item()
-        for h, v in (hit | {"joint": torch.stack([*hit.values()]).all(0)}).items()
-    }
+    net.train(was_training)
+    right = {}
+    for i, head in enumerate(HEADS):
+        answers = torch.cat([part[head] for part in out]).argmax(1)
+        right[head] = (answers == label[:, i]) | (label[:, i] == NOTHING)
+    right["joint"] = torch.stack(list(right.values())).all(0)
+    return {head: hits.float().mean().item() for head, hits in right.items()}
 
 
 def train_oracle(
@@ -124,7 +136,8 @@ def train_oracle(
     third of each batch through it. Both resume from their folders under `out`.
     """
     torch.manual_seed(seed)
-    net, rng = AttributeNet(), np.random.default_rng(seed + 1)
+    net = AttributeNet()
+    rng = np.random.default_rng(seed + 1)
     test = [shapes.scene(rng, split="test") for _ in range(256)]
     clean = shapes.render(test)
 

@@ -3,17 +3,20 @@ train tiny`.
 
 Each stage trains in its own folder under `out` (resumable at any moment) and returns the finished
 network. `budget` multiplies every number of steps: 1 is the recipe of the README's figures for
-`tiny`, smaller ones are for the curious. (The order is latent diffusion's: Rombach et al. 2022,
-arXiv 2112.10752.)
+`tiny`, smaller ones are for the curious. What a chain needs is checked before its first stage, and
+a folder that holds a stage made with other settings is refused. (The order is latent diffusion's:
+Rombach et al. 2022, arXiv 2112.10752.)
 """
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import save as to_bytes
 
-from minidiff.core import schedule
+from minidiff.core.process import PREDICTIONS
 from minidiff.data import shapes
 from minidiff.data.cifar import cifar10
 from minidiff.evaluate.metrics import psnr
@@ -26,7 +29,7 @@ from minidiff.foundations.latent_diffusion import (
     shape_gain,
     standardise_text,
 )
-from minidiff.io import grid
+from minidiff.io import grid, write_bytes
 from minidiff.models.clip import CLIP
 from minidiff.models.image_encoder import CLIPImage
 from minidiff.models.sizes import SIZES
@@ -37,8 +40,21 @@ from minidiff.models.vae import VAE
 from minidiff.shipped.autoencoder import autoencoder_loss, image_batches, standardise
 from minidiff.shipped.clip import clip_batches, clip_loss, retrieval, word_distances
 from minidiff.shipped.words import Taught, told, word_batch, word_loss
-from minidiff.train.fit import fit, process_group, save_atomic
-from minidiff.weights.store import PARTS, TINY, build, fill, keep, load_weights, ship
+from minidiff.train.checkpoint import check_free, check_settings, read_facts
+from minidiff.train.fit import LOG, fit
+from minidiff.train.optim import KINDS
+from minidiff.train.processes import process_group
+from minidiff.weights.store import (
+    PARTS,
+    SCHEDULES,
+    TINY,
+    build,
+    described,
+    fill,
+    keep,
+    load_weights,
+    ship,
+)
 
 LATENT = (4, 16, 16)
 STEPS = {
@@ -67,10 +83,58 @@ def held_out_images(n: int, seed: int = 10**6, size: int = 64, **kw) -> torch.Te
     return shapes.render([shapes.scene(rng, split="test", **kw) for _ in range(n)], size)
 
 
+def check_options(
+    *,
+    steps: int = 1,
+    batch: int = 1,
+    seed: int = 0,
+    device: str = "cpu",
+    optimiser: str = "muon",
+    prediction: str | None = None,
+    tables: str | None = None,
+    start: str | None = None,
+) -> None:
+    """ValueError in one line for an option that no stage could use, before any of them begins."""
+    if steps < 1:
+        raise ValueError(f"steps={steps}: training needs at least one step")
+    if batch < 1:
+        raise ValueError(f"batch={batch}: a batch needs at least one picture")
+    if not 0 <= seed < 2**62:
+        raise ValueError(f"seed={seed} is outside 0..2**62")
+    _check_choice("optimiser", optimiser, KINDS)
+    if prediction is not None:
+        _check_choice("prediction", prediction, PREDICTIONS)
+    if tables is not None:
+        _check_choice("tables", tables, SCHEDULES)
+    if start is not None:
+        _check_choice("start", start, ("shipped",))
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as e:
+        raise ValueError(f"device={device!r} is not available here; cpu always is") from e
+
+
+def _check_choice(name: str, value: str, choices) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} is unknown; choose one of: {', '.join(choices)}")
+
+
+def check_run(folder: Path, **settings) -> None:
+    """ValueError if a training runs in the folder, or one made with other settings lies there."""
+    check_free(folder)
+    check_settings(folder, settings)
+
+
 def train_vae(out: Path, *, steps: int = STEPS["vae"], batch: int = 16, seed: int = 0, **kw) -> VAE:
     """Stage 1: encoder and decoder together, then latents standardised."""
     torch.manual_seed(seed)
-    vae, test = VAE(**SIZES["tiny"]["vae"]), held_out_images(64)
+    vae = VAE(**SIZES["tiny"]["vae"])
+    test = held_out_images(64)
+
+    def peek(net, step):
+        copies = net.to_image(net.to_latent(test))
+        return {"psnr": psnr(copies, test).mean().item()}
+
     fit(
         vae,
         autoencoder_loss,
@@ -82,9 +146,10 @@ def train_vae(out: Path, *, steps: int = STEPS["vae"], batch: int = 16, seed: in
         ema=0.995,
         decay=0.3,
         seed=seed,
+        settings={"batch": batch},
+        peek=peek,
         peek_every=200,
         **kw,
-        peek=lambda net, k: {"psnr": psnr(net.to_image(net.to_latent(test)), test).mean().item()},
     )
     return standardise(vae, image_batches(1024, seed + 1, LATENT)(0)["image"])
 
@@ -94,20 +159,21 @@ def train_clip(
 ) -> CLIP:
     """Stage 2: the text tower (and an image tower to teach it), on renders."""
     torch.manual_seed(seed)
-    tok = Tokenizer.words(shapes.VOCAB)
-    clip = CLIP(
-        CLIPText(**SIZES["tiny"]["text"] | {"causal": True}), CLIPImage(**SIZES["tiny"]["image"])
-    )
-    test = clip_batches(tok, 256, seed + 1, split="test")(0)
+    tokenizer = Tokenizer.words(shapes.VOCAB)
+    text = CLIPText(**SIZES["tiny"]["text"] | {"causal": True})
+    clip = CLIP(text, CLIPImage(**SIZES["tiny"]["image"]))
+    test = clip_batches(tokenizer, 256, seed + 1, split="test")(0)
 
     def peek(net, step):
-        near = min(word_distances(net.text, tok, shapes.SHAPES).items(), key=lambda kv: kv[1])
-        return retrieval(net, test) | {"nearest_shapes": "-".join(near[0]), "distance": near[1]}
+        distances = word_distances(net.text, tokenizer, shapes.SHAPES)
+        nearest = min(distances, key=distances.get)
+        told_apart = {"nearest_shapes": "-".join(nearest), "distance": distances[nearest]}
+        return retrieval(net, test) | told_apart
 
     return fit(
         clip,
         clip_loss,
-        clip_batches(tok, batch, seed),
+        clip_batches(tokenizer, batch, seed),
         steps=steps,
         out=out / "clip",
         lr=1e-3,
@@ -115,18 +181,49 @@ def train_clip(
         weight_decay=0.01,
         ema=0.995,
         seed=seed,
+        settings={"batch": batch},
         peek=peek,
         peek_every=250,
         **kw,
     )
 
 
+def text_tower(clip: CLIP) -> CLIPText:
+    """CLIP's text tower with standardised states and without projection."""
+    text = CLIPText(**SIZES["tiny"]["text"] | {"project_dim": None, "causal": True})
+    weights = clip.text.state_dict()
+    text.load_state_dict({k: v for k, v in weights.items() if "text_projection" not in k})
+    return standardise_text(text, Tokenizer.words(shapes.VOCAB)).eval().requires_grad_(False)
+
+
+def train_words(
+    out: Path, clip: CLIPText, *, steps: int = STEPS["words"], batch: int = 64, seed: int = 0, **kw
+) -> CLIPText:
+    """Stage 3: a copy of the tower that reads both ways and is told what belongs together;
+    frozen.
+    """
+    torch.manual_seed(seed)
+    tokenizer = Tokenizer.words(shapes.VOCAB)
+    text = CLIPText(**SIZES["tiny"]["text"] | {"project_dim": None})
+    text.load_state_dict(clip.state_dict())
+    fit(
+        Taught(text, len(tokenizer)),
+        lambda net, b: word_loss(net, b, clip),
+        lambda step: word_batch(tokenizer, batch, seed + 5, step),
+        steps=steps,
+        out=out / "words",
+        **dict(optimiser="adamw", lr=1e-3, decay=0.5, ema=0.99, seed=seed) | kw,
+        settings={"batch": batch},
+        peek=lambda net, step: told(net, word_batch(tokenizer, 256, seed + 6, 0)),
+        peek_every=100,
+    )
+    return text.eval().requires_grad_(False)
+
+
 def snapshots(net: torch.nn.Module, folder: Path, step: int, batch: int) -> None:
     """Keep the averaged weights by images seen, for the picture of the learning order."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_atomic(
-        {k: v.half() for k, v in net.state_dict().items()}, folder / f"{step * batch:08d}.pt"
-    )
+    weights = {name: v.half().cpu().contiguous() for name, v in net.state_dict().items()}
+    write_bytes(to_bytes(weights), folder / f"{step * batch:08d}.safetensors")
 
 
 def train_denoiser(
@@ -144,6 +241,7 @@ def train_denoiser(
     peek_every: int = 500,
     pairs: tuple[int, float] | None = (2500, 0.65),
     device: str = "cpu",
+    optimiser: str = "muon",
     prediction: str | None = None,
     tables: str | None = None,
     start: str | None = None,
@@ -154,32 +252,52 @@ def train_denoiser(
     the whole pipe.
 
     `stock`: the share of two-object scenes among the encoded ones, `pairs`: among those drawn,
-    later (see `latent_batches`). `prediction` and `tables` (a builder of core.schedule: "cosine",
+    later (see `latent_batches`). `prediction` and `tables` (the name of a schedule: "cosine",
     "flow", ...) replace those of the size. `start="shipped"` goes on from the shipped weights (with
-    a fresh optimiser) instead of from nothing.
+    a fresh optimiser) instead of from nothing. Its folder can be loaded from the first checkpoint
+    on.
     """
-    if start not in (None, "shipped"):
-        raise ValueError(f"start={start!r}: expected 'shipped' or nothing")
+    check_options(
+        steps=steps,
+        batch=batch,
+        seed=seed,
+        device=device,
+        optimiser=optimiser,
+        prediction=prediction,
+        tables=tables,
+        start=start,
+    )
+    folder = out / name
     pipe = build(name, seed=seed)
-    pipe.vae, pipe.text = vae.requires_grad_(False).eval(), text.requires_grad_(False).eval()
-    pipe = pipe.to(device)
+    pipe.vae = vae.requires_grad_(False).eval()
+    pipe.text = text.requires_grad_(False).eval()
     pipe.prediction = prediction or pipe.prediction
-    pipe.schedule = getattr(schedule, tables)() if tables else pipe.schedule
+    pipe.schedule = SCHEDULES[tables]() if tables else pipe.schedule
+    settings = described(pipe) | {
+        "batch": batch,
+        "scenes": scenes,
+        "stock": stock,
+        "pairs": pairs,
+        "start": start,
+    }
+    check_run(folder, steps=steps, seed=seed, **settings)
+    pipe = pipe.to(device)
     net = pipe.net.requires_grad_(True)
     if start:
         fill(net, load_weights(PARTS[name]["net"]), name)
     if hasattr(net, "pos_embed"):
         net.pos_embed.requires_grad_(False)
-    data = encoded_scenes(
-        pipe.vae, scenes, seed + 11, out / f"latents_{round(100 * stock)}.pt", stock
-    )
+    path = out / f"latents_{round(100 * stock)}.safetensors"
+    data = encoded_scenes(pipe.vae, scenes, seed + 11, path, stock)
     batches = latent_batches(
         *data, pipe.text, pipe.tokenizer, batch, seed + 2, pipe.schedule.T, pairs=pairs
     )
+    if _writes(pipe):
+        keep(pipe, folder, parts=("vae", "text"), steps=steps, seed=seed)
 
     def peek(net, step):
-        snapshots(net, out / name / "snapshots", step, batch)
-        draw(pipe, LOOK_AT, out / name / "samples" / f"{step * batch:08d}.png")
+        snapshots(net, folder / "snapshots", step, batch)
+        draw(pipe, LOOK_AT, folder / "samples" / f"{step * batch:08d}.png")
         return {"images": step * batch, "gain": shape_gain(pipe), "binding": binding_gain(pipe)}
 
     fit(
@@ -187,33 +305,43 @@ def train_denoiser(
         lambda n, b: diffusion_loss(n, b, pipe.schedule, pipe.prediction),
         batches,
         steps=steps,
-        out=out / name,
+        out=folder,
+        optimiser=optimiser,
         lr=lr,
         muon_lr=muon_lr,
         ema=0.9995,
         decay=0.2,
         seed=seed,
+        settings=settings,
         peek=peek,
         peek_every=peek_every,
         **kw,
     )
-    return finished(pipe, out / name, steps=steps, seed=seed)
+    return finished(pipe, folder, steps=steps, seed=seed)
+
+
+def _writes(pipe) -> bool:
+    """Is this the one process of several that writes?"""
+    rank, _ = process_group(pipe.device.type)
+    return rank == 0
 
 
 def finished(pipe, folder: Path, **facts):
     """Freeze the network and keep the pipe in its folder, so that `minidiff.load(folder)` gives it
-    back.
+    back. What was stopped early has its checkpoint there, and is not kept as finished.
     """
     pipe.net.requires_grad_(False)
-    if process_group(next(pipe.net.parameters()).device.type)[0] == 0:
+    training = read_facts(folder)
+    stopped = training is not None and training["step"] < training["settings"]["steps"]
+    if _writes(pipe) and not stopped:
         keep(pipe, folder, **facts)
     return pipe
 
 
 def draw(pipe, prompts: tuple[str, ...], path: Path) -> None:
     """A sheet of samples, 20 steps, always the same noise."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    grid(pipe.generate(list(prompts), steps=20, seed=0).cpu(), prompts, 4, path, side=128)
+    pictures = pipe.generate(list(prompts), steps=20, seed=0).cpu()
+    grid(pictures, prompts, 4, path, side=128)
 
 
 def train_tiny_pixel(
@@ -231,21 +359,22 @@ def train_tiny_pixel(
     """
     if data not in ("shapes", "cifar"):
         raise ValueError(f"data {data!r}: expected 'shapes' or 'cifar'")
+    check_options(steps=steps, batch=batch, seed=seed)
+    name = "tiny-pixel" if data == "shapes" else f"tiny-pixel-{data}"
+    folder = Path(out) / name
+    check_run(folder, steps=steps, batch=batch, seed=seed)
     pipe = build("tiny-pixel", seed=seed)
     if data == "cifar":
         images, labels, pipe.classes = cifar10(root)
-        net = SIZES["tiny-pixel"]["unet"] | {"classes": len(pipe.classes)}
-        pipe.net = UNet(**net)
-        batches = picture_batches(
-            images, labels, len(pipe.classes), batch, seed + 2, pipe.schedule.T
-        )
+        classes = len(pipe.classes)
+        pipe.net = UNet(**SIZES["tiny-pixel"]["unet"] | {"classes": classes})
+        batches = picture_batches(images, labels, classes, batch, seed + 2, pipe.schedule.T)
     else:
         batches = shape_batches(batch, seed + 2, pipe.schedule.T)
-    name = "tiny-pixel" if data == "shapes" else f"tiny-pixel-{data}"
     shown = pipe.classes[:: max(len(pipe.classes) // 8, 1)][:8]
 
     def peek(net, step):
-        draw(pipe, shown, Path(out) / name / "samples" / f"{step * batch:08d}.png")
+        draw(pipe, shown, folder / "samples" / f"{step * batch:08d}.png")
         return {"images": step * batch}
 
     fit(
@@ -253,56 +382,18 @@ def train_tiny_pixel(
         lambda n, b: diffusion_loss(n, b, pipe.schedule, pipe.prediction),
         batches,
         steps=steps,
-        out=Path(out) / name,
+        out=folder,
         lr=2e-3,
         muon_lr=4.5e-3,
         ema=0.9995,
         decay=0.2,
         seed=seed,
+        settings=described(pipe) | {"batch": batch, "data": data},
         peek=peek,
         peek_every=500,
         **kw,
     )
-    return finished(pipe, Path(out) / name, steps=steps, seed=seed)
-
-
-def text_tower(clip: CLIP) -> CLIPText:
-    """CLIP's text tower with standardised states and without projection."""
-    text = CLIPText(**SIZES["tiny"]["text"] | {"project_dim": None, "causal": True})
-    text.load_state_dict(
-        {k: v for k, v in clip.text.state_dict().items() if "text_projection" not in k}
-    )
-    return standardise_text(text, Tokenizer.words(shapes.VOCAB)).eval().requires_grad_(False)
-
-
-def train_words(
-    out: Path, clip: CLIPText, *, steps: int = STEPS["words"], batch: int = 64, seed: int = 0, **kw
-) -> CLIPText:
-    """Stage 3: a copy of the tower that reads both ways and is told what belongs together;
-    frozen.
-    """
-    torch.manual_seed(seed)
-    tok, text = (
-        Tokenizer.words(shapes.VOCAB),
-        CLIPText(**SIZES["tiny"]["text"] | {"project_dim": None}),
-    )
-    text.load_state_dict(clip.state_dict())
-    fit(
-        Taught(text, len(tok)),
-        lambda net, b: word_loss(net, b, clip),
-        lambda step: word_batch(tok, batch, seed + 5, step),
-        steps=steps,
-        out=out / "words",
-        optimiser="adamw",
-        lr=1e-3,
-        decay=0.5,
-        ema=0.99,
-        seed=seed,
-        peek_every=100,
-        **kw,
-        peek=lambda net, step: told(net, word_batch(tok, 256, seed + 6, 0)),
-    )
-    return text.eval().requires_grad_(False)
+    return finished(pipe, folder, steps=steps, seed=seed)
 
 
 def train_tiny(
@@ -323,21 +414,22 @@ def train_tiny(
     the denoiser. `start` "shipped" goes on from the shipped weights, mostly on scenes with two
     objects (take another `seed`: it also orders the data).
     """
+    steps = _share(STEPS["tiny"], budget)
+    chosen = {"optimiser": optimiser, "prediction": prediction, "tables": tables, "start": start}
+    check_options(seed=seed, device=device, **chosen)
+    check_run(
+        Path(out) / "tiny",
+        steps=steps,
+        seed=seed,
+        optimiser=optimiser,
+        prediction=prediction or SIZES["tiny"]["prediction"],
+        schedule=tables or SIZES["tiny"]["schedule"],
+        start=start,
+    )
     vae, text = _first_stages(Path(out), budget, seed, start)
     data = dict(scenes=60_000, stock=0.65, pairs=None) if start else {}
     return train_denoiser(
-        "tiny",
-        Path(out),
-        vae,
-        text,
-        steps=_share(STEPS["tiny"], budget),
-        seed=seed,
-        device=device,
-        optimiser=optimiser,
-        prediction=prediction,
-        tables=tables,
-        start=start,
-        **data,
+        "tiny", Path(out), vae, text, steps=steps, seed=seed, device=device, **chosen, **data
     )
 
 
@@ -352,13 +444,16 @@ def train_tiny_dit(
     """The transformer on the same latents and text; the first two stages are made if `out` does not
     hold them yet.
     """
+    steps = _share(STEPS["tiny-dit"], budget)
+    check_options(seed=seed, device=device, start=start)
+    check_run(Path(out) / "tiny-dit", steps=steps, seed=seed, start=start)
     vae, text = _first_stages(Path(out), budget, seed, start)
     return train_denoiser(
         "tiny-dit",
         Path(out),
         vae,
         text,
-        steps=_share(STEPS["tiny-dit"], budget),
+        steps=steps,
         seed=seed,
         start=start,
         device=device,
@@ -367,7 +462,7 @@ def train_tiny_dit(
 
 
 def _share(steps: int, budget: float) -> int:
-    if budget <= 0:
+    if not 0 < budget < math.inf:  # not a number is neither
         raise ValueError(f"budget={budget}: a positive factor on the number of steps was expected")
     return max(int(steps * budget), 1)
 
@@ -376,9 +471,12 @@ def _first_stages(out: Path, budget: float, seed: int, start: str | None) -> tup
     if start:  # a denoiser goes on in the latents and the words it was trained with
         pipe = build("tiny")
         return fill(pipe.vae, load_weights("vae")), fill(pipe.text, load_weights("text"))
-    vae = train_vae(out, steps=_share(STEPS["vae"], budget), seed=seed)
-    text = text_tower(train_clip(out, steps=_share(STEPS["clip"], budget), seed=seed))
-    return vae, train_words(out, text, steps=_share(STEPS["words"], budget), seed=seed)
+    steps = {stage: _share(STEPS[stage], budget) for stage in ("vae", "clip", "words")}
+    for stage, number in steps.items():
+        check_run(out / stage, steps=number, seed=seed)
+    vae = train_vae(out, steps=steps["vae"], seed=seed)
+    text = text_tower(train_clip(out, steps=steps["clip"], seed=seed))
+    return vae, train_words(out, text, steps=steps["words"], seed=seed)
 
 
 def ship_run(
@@ -387,16 +485,13 @@ def ship_run(
     """Put a finished training into the package: weights as fp16, a thinned log beside them, facts
     in the manifest.
     """
-    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    losses, peeks = [r for r in rows if "loss" in r], [r for r in rows if "loss" not in r]
-    keep = losses[:: max(len(losses) // 30, 1)] + peeks + losses[-1:]
-    text = "".join(json.dumps(r) + "\n" for r in sorted(keep, key=lambda r: r["step"]))
-    (TINY / f"{name}.log.jsonl").write_text(text)
-    ship(
-        name,
-        module,
-        recipe=recipe,
-        seed=seed,
-        steps=losses[-1]["step"],
-        **{"cpu_minutes": round(losses[-1]["cpu_seconds"] / 60, 1)} | facts,
-    )
+    rows = [json.loads(line) for line in (run / LOG).read_text().splitlines()]
+    losses = [row for row in rows if "loss" in row]
+    looks = [row for row in rows if "loss" not in row]
+    every = max(len(losses) // 30, 1)
+    kept = sorted(losses[::every] + looks + losses[-1:], key=lambda row: row["step"])
+    text = "".join(json.dumps(row) + "\n" for row in kept)
+    write_bytes(text.encode(), TINY / f"{name}.log.jsonl")
+    last = losses[-1]
+    measured = {"steps": last["step"], "cpu_minutes": round(last["cpu_seconds"] / 60, 1)}
+    ship(name, module, recipe=recipe, seed=seed, **measured | facts)

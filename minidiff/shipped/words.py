@@ -27,8 +27,10 @@ from torch import Tensor, nn
 from minidiff.data import shapes
 from minidiff.models.text import CLIPText
 from minidiff.models.tokenizer import Tokenizer
+from minidiff.train.processes import gathered
 
-PLACES, TURN = tuple(shapes.POSITIONS), {"above": "top", "below": "bottom"}
+PLACES = tuple(shapes.POSITIONS)
+TURN = {"above": "top", "below": "bottom"}
 SAYS = {
     "shape": shapes.SHAPES,
     "color": tuple(shapes.COLORS),
@@ -37,6 +39,8 @@ SAYS = {
     "background": tuple(shapes.BACKGROUNDS),
     "texture": shapes.TEXTURES,
 }
+OF_AN_OBJECT = ("shape", "color", "size")
+OF_THE_GROUND = ("background", "texture")
 OPPOSITE = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}
 UNSAID = -100  # cross_entropy's ignore_index
 
@@ -49,19 +53,39 @@ def belongings(caption: str) -> list[dict[str, str]]:
     top}, then ...
     """
     words = caption.split()
-    nouns = [i for i, w in enumerate(words) if w in shapes.SHAPES]
-    ground = max((i for i, w in enumerate(words) if w == "on"), default=0)
-    second = max(i for i in range(nouns[1]) if words[i] == "a") if len(nouns) == 2 else ground
-    spans = [(0, second), (second, ground)][: len(nouns)] + [(ground, len(words))]
-    ways = [TURN.get(w, w) for w in words[:ground] if w in TURN or w in PLACES]
-    out = []
-    for k, (a, b) in enumerate(spans):
-        kinds = ("background", "texture") if k == len(nouns) else ("shape", "color", "size")
-        said = {kind: w for kind in kinds for w in words[a:b] if w in SAYS[kind]}
-        if k < len(nouns) and ways:
-            said["place"] = OPPOSITE[ways[0]] if k == 1 else ways[0]
-        out += [said] * (b - a)
-    return out
+    phrases = _phrases(words)
+    sides = [TURN.get(word, word) for word in words[: phrases[-1][0]]]
+    place = next((side for side in sides if side in PLACES), None)
+    things = []
+    for number, (first, end) in enumerate(phrases):
+        ground = number == len(phrases) - 1
+        said = _said(words[first:end], OF_THE_GROUND if ground else OF_AN_OBJECT)
+        if place and not ground:
+            said["place"] = OPPOSITE[place] if number == 1 else place
+        things += [said] * (end - first)
+    return things
+
+
+def _phrases(words: list[str]) -> list[tuple[int, int]]:
+    """Where each thing's words begin and end: those of the objects, then those of the ground."""
+    nouns = [i for i, word in enumerate(words) if word in shapes.SHAPES]
+    ons = [i for i, word in enumerate(words) if word == "on"]
+    ground = max(ons, default=0)
+    if len(nouns) < 2:
+        objects = [(0, ground)] * len(nouns)
+        return [*objects, (ground, len(words))]
+    second = max(i for i in range(nouns[1]) if words[i] == "a")
+    return [(0, second), (second, ground), (ground, len(words))]
+
+
+def _said(words: list[str], kinds: tuple[str, ...]) -> dict[str, str]:
+    """Those of the words that name an attribute of these kinds."""
+    said = {}
+    for kind in kinds:
+        for word in words:
+            if word in SAYS[kind]:
+                said[kind] = word
+    return said
 
 
 def word_batch(tokenizer: Tokenizer, size: int, seed: int, step: int) -> dict[str, Tensor]:
@@ -69,17 +93,17 @@ def word_batch(tokenizer: Tokenizer, size: int, seed: int, step: int) -> dict[st
     UNSAID.
     """
     rng = np.random.default_rng([seed, step])
-    captions = [
-        shapes.random_caption(shapes.scene(rng, pairs=0.65, split="train"), rng)
-        for _ in range(size)
-    ]
+    captions = []
+    for _ in range(size):
+        scene = shapes.scene(rng, pairs=0.65, split="train")
+        captions.append(shapes.random_caption(scene, rng))
     ids = tokenizer(captions)
-    out = {a: torch.full(ids.shape, UNSAID) for a in SAYS}
+    answers = {kind: torch.full(ids.shape, UNSAID) for kind in SAYS}
     for row, caption in enumerate(captions):
         for i, said in enumerate(belongings(caption)):
-            for a, word in said.items():
-                out[a][row, i + 1] = SAYS[a].index(word)
-    return {"ids": ids} | out
+            for kind, word in said.items():
+                answers[kind][row, i + 1] = SAYS[kind].index(word)  # token 0 begins the text
+    return {"ids": ids} | answers
 
 
 class Taught(nn.Module):
@@ -93,28 +117,32 @@ class Taught(nn.Module):
 
 
 def word_loss(net: Taught, batch: dict[str, Tensor], clip: CLIPText, lam: float = 1.0) -> Tensor:
-    """The loss above; `clip` is the tower as it was."""
-    ids = batch["ids"]
-    h = net.text(ids)  # b n d
-    told = [
-        F.cross_entropy(head(h).flatten(0, 1), batch[a].flatten(), ignore_index=UNSAID)
-        for a, head in net.heads.items()
-    ]
-    words = ids != 0
+    """The loss above; `clip` is the tower as it was. Its means are over words, of which rows hold
+    unequal numbers, so rows of other processes are gathered.
+    """
+    ids = gathered(batch["ids"])
+    states = gathered(net.text(batch["ids"]))  # b n d
     with torch.no_grad():
         old = clip(ids)
-    return (
-        torch.stack(told).mean()
-        + F.cross_entropy(net.word(h[words]), ids[words])
-        + lam * (h - old).pow(2).mean()
-    )
+    losses = []
+    for kind, head in net.heads.items():
+        guesses = head(states).flatten(0, 1)  # b*n choices
+        answers = gathered(batch[kind]).flatten()
+        losses.append(F.cross_entropy(guesses, answers, ignore_index=UNSAID))
+    belonging = torch.stack(losses).mean()
+    words = ids != 0
+    naming = F.cross_entropy(net.word(states[words]), ids[words])
+    staying = (states - old).pow(2).mean()
+    return belonging + naming + lam * staying
 
 
 @torch.no_grad()
 def told(net: Taught, batch: dict[str, Tensor]) -> dict[str, float]:
     """Share of the tokens that give each attribute away."""
-    h = net.text(batch["ids"])
-    return {
-        a: (head(h).argmax(-1) == batch[a])[batch[a] != UNSAID].float().mean().item()
-        for a, head in net.heads.items()
-    }
+    states = net.text(batch["ids"])
+    shares = {}
+    for kind, head in net.heads.items():
+        right = head(states).argmax(-1) == batch[kind]
+        asked = batch[kind] != UNSAID
+        shares[kind] = right[asked].float().mean().item()
+    return shares

@@ -4,7 +4,7 @@ Imagic (arXiv 2210.09276), UniTune (2210.09477), pivotal tuning (2106.05744) and
 (2110.02711) all change a few weights for a while. Here a pattern says which, nothing else gets a
 gradient, and when the block is left, by whatever door, every weight is what it was.
 
-    with tuned(pipe.net, r"attn2\\.to_[kv]") as weights:
+    with in_float32(pipe), tuned(pipe.net, r"attn2\\.to_[kv]") as weights:
         optimizer = torch.optim.Adam(weights, lr=1e-3)
         ...
 
@@ -20,12 +20,34 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
-from minidiff.core.denoise import noises, step_pairs
+from minidiff.core.denoise import noises
 from minidiff.foundations.latent_diffusion import diffusion_loss
 from minidiff.pipe.pipe import Pipe
 
 READS_TEXT = r"attn2\.to_[kv]"  # the few weights that read the text, UNet and DiT
+
+
+@contextmanager
+def in_float32(pipe: Pipe) -> Iterator[None]:
+    """All of the pipe in float32, for a block in which something learns; then in its own types
+    again.
+
+    An optimiser's steps are smaller than float16 can add, and its squares of gradients are zero
+    there: it divides by them. Weights that did not learn come back as they were, to the bit. Takes
+    the memory of a float32 model meanwhile; nothing changes for one that is float32 already.
+    """
+    modules = [m for m in (pipe.net, pipe.vae, pipe.text) if m is not None]
+    tensors = [v for m in modules for v in (*m.parameters(), *m.buffers())]
+    halves = [(v, v.dtype) for v in tensors if v.dtype in (torch.float16, torch.bfloat16)]
+    try:
+        for values, _ in halves:
+            values.data = values.data.float()
+        yield
+    finally:
+        for values, dtype in halves:
+            values.data = values.data.to(dtype)
 
 
 @contextmanager
@@ -37,8 +59,8 @@ def tuned(net: nn.Module, pattern: str = "") -> Iterator[list[nn.Parameter]]:
     """
     chosen = {n: p for n, p in net.named_parameters() if re.search(pattern, n)}
     if not chosen:
-        some = ", ".join([n for n, _ in net.named_parameters()][:6])
-        raise KeyError(f"no weight matches {pattern!r}; some that exist: {some}")
+        names = [n for n, _ in net.named_parameters()]
+        raise KeyError(f"no weight matches {pattern!r}; some that exist: {', '.join(names[:6])}")
     wanted = {n: p.requires_grad for n, p in net.named_parameters()}
     before = {n: p.detach().clone() for n, p in chosen.items()}
     try:
@@ -58,9 +80,10 @@ def picture_batch(pipe: Pipe, z: Tensor, noise: Tensor, g: torch.Generator) -> d
     """Training rows of one picture's latent z (1 c h w), one for each noise (b c h w), times spread
     evenly over 1..T.
     """
-    # b, one a band
-    u = (torch.arange(len(noise)) + torch.rand(len(noise), generator=g)) / len(noise)
-    t = (u * pipe.schedule.T).ceil().long().clamp(1).to(z.device)
+    bands = len(noise)
+    within = torch.rand(bands, generator=g)
+    share = (torch.arange(bands) + within) / bands  # b, in 0..1
+    t = (share * pipe.schedule.T).ceil().long().clamp(1).to(z.device)
     return {"x0": z.expand_as(noise), "eps": noise, "t": t}
 
 
@@ -85,10 +108,18 @@ def fit_picture(
         raise ValueError(
             f"{updates} updates: expected 0 (nothing is tuned) or more; around 50 are usual here"
         )
-    optimizer, losses = torch.optim.Adam(params, lr=lr), []
-    g, stream = torch.Generator().manual_seed(seed), noises(z.expand(batch, -1, -1, -1), seed)
-    for _ in step_pairs(list(range(updates + 1)), progress):
-        rows = picture_batch(pipe, z, next(stream), g) | {"text": text.expand(batch, -1, -1)}
+    if any(p.dtype in (torch.float16, torch.bfloat16) for p in params):
+        raise ValueError(
+            f"what is to learn is {params[0].dtype}, too coarse for an optimiser: learn inside "
+            "`in_float32(pipe)`"
+        )
+    optimizer = torch.optim.Adam(params, lr=lr)
+    losses = []
+    g = torch.Generator().manual_seed(seed)
+    stream = noises(z.expand(batch, -1, -1, -1), seed)
+    for _ in tqdm(range(updates), disable=not progress, leave=False):
+        rows = picture_batch(pipe, z, next(stream), g)
+        rows["text"] = text.expand(batch, -1, -1)
         loss = diffusion_loss(pipe.net, rows, pipe.schedule, pipe.prediction)
         losses.append(loss.item())
         optimizer.zero_grad()

@@ -16,6 +16,7 @@ from collections import defaultdict
 import torch
 from torch import Tensor, nn
 
+KINDS = ("muon", "adamw")
 FIRST_AND_LAST = ("conv_in.", "conv_out.", "x_embedder.", "final_layer.", "patch_embedding.")
 CONDITIONING = (
     "time_embedding.",
@@ -84,19 +85,23 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure=None):
         for group in self.param_groups:
-            mu, shapes = group["momentum"], defaultdict(list)
+            mu = group["momentum"]
+            lr = group["lr"]
+            by_shape = defaultdict(list)
             for p in group["params"]:
-                if p.grad is not None:
-                    m = self.state[p].setdefault("momentum", torch.zeros_like(p))
-                    m.mul_(mu).add_(p.grad)
-                    # Nesterov
-                    shapes[(p.shape[0], p[0].numel())].append((p, p.grad.add(m, alpha=mu)))
-            for (r, c), items in shapes.items():
-                # n r c
-                u = orthogonalise(torch.stack([g.reshape(r, c) for _, g in items]), group["steps"])
-                for (p, _), update in zip(items, u):
-                    p.mul_(1 - group["lr"] * group["weight_decay"])
-                    p.add_(update.view_as(p), alpha=-group["lr"] * 0.2 * max(r, c) ** 0.5)
+                if p.grad is None:
+                    continue
+                momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                momentum.mul_(mu).add_(p.grad)
+                ahead = p.grad.add(momentum, alpha=mu)  # Nesterov
+                by_shape[p.shape[0], p[0].numel()].append((p, ahead))
+            for (rows, columns), items in by_shape.items():
+                matrices = torch.stack([ahead.reshape(rows, columns) for _, ahead in items])
+                updates = orthogonalise(matrices, group["steps"])  # n r c
+                size = 0.2 * max(rows, columns) ** 0.5
+                for (p, _), update in zip(items, updates):
+                    p.mul_(1 - lr * group["weight_decay"])
+                    p.add_(update.view_as(p), alpha=-lr * size)
 
 
 def optimisers(
@@ -107,16 +112,16 @@ def optimisers(
     weight_decay: float = 0.0,
 ):
     """[AdamW] or [AdamW, Muon] over the trainable parameters of `net`, split by `sections`."""
-    if kind not in ("muon", "adamw"):
+    if kind not in KINDS:
         raise ValueError(f"optimiser {kind!r}: expected 'muon' or 'adamw'")
     where = sections(net)
-    chosen = {
-        k: [p for n, p in net.named_parameters() if where.get(n) == k] for k in ("adamw", "muon")
-    }
-    if kind == "adamw":
-        chosen = {"adamw": [p for p in net.parameters() if p.requires_grad], "muon": []}
-    adamw = torch.optim.AdamW(
-        chosen["adamw"], lr=lr, betas=(0.9, 0.99), weight_decay=weight_decay, foreach=True
-    )
-    muon = [Muon(chosen["muon"], lr=muon_lr, weight_decay=weight_decay)] if chosen["muon"] else []
-    return [adamw, *muon]
+    matrices, others = [], []
+    for name, p in net.named_parameters():
+        if p.requires_grad:
+            to_muon = kind == "muon" and where[name] == "muon"
+            (matrices if to_muon else others).append(p)
+    betas = (0.9, 0.99)
+    found = [torch.optim.AdamW(others, lr, betas, weight_decay=weight_decay, foreach=True)]
+    if matrices:
+        found.append(Muon(matrices, lr=muon_lr, weight_decay=weight_decay))
+    return found

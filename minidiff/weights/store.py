@@ -7,11 +7,11 @@ and `load` and `--model` take that folder.
 """
 
 import json
-import os
+import warnings
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from minidiff.core import schedule
@@ -20,6 +20,7 @@ from minidiff.data import shapes
 from minidiff.formats.fields import field, read_json
 from minidiff.formats.files import open_safetensors
 from minidiff.formats.mapped import sha256
+from minidiff.io import write_bytes
 from minidiff.models.clip import CLIP
 from minidiff.models.dit import DiT
 from minidiff.models.image_encoder import CLIPImage
@@ -29,9 +30,16 @@ from minidiff.models.tokenizer import Tokenizer
 from minidiff.models.unet import UNet
 from minidiff.models.vae import VAE
 from minidiff.pipe.pipe import Pipe
+from minidiff.train.checkpoint import CHECKPOINT, averaged_weights, read_facts
 
 TINY = Path(__file__).parent / "tiny"
-SCHEDULES = ("linear", "scaled_linear", "cosine", "sigmoid", "flow")
+SCHEDULES = {
+    "linear": schedule.linear,
+    "scaled_linear": schedule.scaled_linear,
+    "cosine": schedule.cosine,
+    "sigmoid": schedule.sigmoid,
+    "flow": schedule.flow,
+}  # those a model can be trained and loaded with
 PIXEL_CLASSES = tuple(f"{color} {shape}" for shape in shapes.SHAPES for color in shapes.COLORS)
 PARTS = {
     "tiny": {"net": "unet", "vae": "vae", "text": "text"},
@@ -70,7 +78,7 @@ def build(
         shape=spec["shape"],
         prediction=spec["prediction"],
         name=size,
-        schedule=getattr(schedule, spec["schedule"])(),
+        schedule=SCHEDULES[spec["schedule"]](),
         classes=PIXEL_CLASSES if size == "tiny-pixel" else (),
         tokenizer=Tokenizer.words(shapes.VOCAB) if tiny and text is not None else None,
     )
@@ -97,7 +105,7 @@ def load(
     the folder of one that `minidiff train` made, or the path of a public model's file or folder,
     with the options of `weights.real.load_model`.
     """
-    trained = (Path(name) / "manifest.json").is_file()
+    trained = any((Path(name) / file).is_file() for file in ("manifest.json", CHECKPOINT))
     if str(name) not in PARTS and not trained:
         if not Path(name).exists():
             raise ValueError(
@@ -113,38 +121,60 @@ def load(
             f"{', '.join(options)}: for public models; {name} is "
             f"{'trained' if trained else 'a shipped one'}"
         )
-    pipe, folder = (_as_trained(Path(name)), Path(name)) if trained else (build(name), TINY)
-    for part, file in PARTS[pipe.name].items():
-        fill(getattr(pipe, part), load_weights(file, folder), file)
+    if trained:
+        pipe = _load_trained(Path(name))
+    else:
+        pipe = build(name)
+        for part, file in PARTS[pipe.name].items():
+            fill(getattr(pipe, part), load_weights(file, TINY), file)
     pipe.name = str(name)
     return pipe.to(device, dtype)
 
 
-def keep(pipe: Pipe, folder: Path, **facts) -> Path:
-    """Write a trained pipe of one of the tiny sizes, in full precision, into a folder that `load`
-    reads; the folder.
-    """
-    told = {
+def described(pipe: Pipe) -> dict:
+    """What a folder must say of a trained pipe, so that `load` can build it again."""
+    return {
         "size": pipe.name,
         "prediction": pipe.prediction,
         "schedule": pipe.schedule.name,
         "classes": list(pipe.classes),
     }
+
+
+def keep(pipe: Pipe, folder: Path, *, parts=("net", "vae", "text"), **facts) -> Path:
+    """Write a trained pipe of one of the tiny sizes, or some parts of it, in full precision, into a
+    folder that `load` reads; the folder.
+    """
     for part, file in PARTS[pipe.name].items():
-        ship(
-            file,
-            getattr(pipe, part),
-            dtype=torch.float32,
-            folder=folder,
-            **facts,
-            **told if part == "net" else {},
-        )
+        if part in parts:
+            told = facts | (described(pipe) if part == "net" else {})
+            ship(file, getattr(pipe, part), dtype=torch.float32, folder=folder, **told)
     return folder
 
 
-def _as_trained(folder: Path) -> Pipe:
-    """An empty pipe as the manifest of a trained model describes it."""
-    found = [row for row in manifest(folder).values() if field(row, "size", str) in PARTS]
+def _load_trained(folder: Path) -> Pipe:
+    """A finished training; or one that was interrupted, with the averaged weights so far."""
+    known = manifest(folder) if (folder / "manifest.json").is_file() else {}
+    found = [row for row in known.values() if field(row, "size", str) in PARTS]
+    facts = None if found else read_facts(folder)
+    if facts and facts["settings"].get("size") in PARTS:
+        found = [facts["settings"]]
+    pipe = _as_described(folder, found)
+    for part, file in PARTS[pipe.name].items():
+        unfinished = facts and part == "net"
+        weights = averaged_weights(folder) if unfinished else load_weights(file, folder)
+        fill(getattr(pipe, part), weights, file)
+    if facts:
+        warnings.warn(
+            f"{folder} is not finished: weights after {facts['step']} of "
+            f"{facts['settings']['steps']} steps",
+            stacklevel=3,
+        )
+    return pipe
+
+
+def _as_described(folder: Path, found: list[dict]) -> Pipe:
+    """An empty pipe as the folder of a trained model describes it."""
     if len(found) != 1:
         raise ValueError(
             f"{folder} names {len(found)} denoisers in its manifest.json; expected one folder per "
@@ -165,7 +195,7 @@ def _as_trained(folder: Path) -> Pipe:
     if not all(isinstance(name, str) for name in classes):
         raise ValueError(f"{folder}: the classes in its manifest.json are not all texts")
     pipe.prediction = predicts
-    pipe.schedule = getattr(schedule, tables)()
+    pipe.schedule = SCHEDULES[tables]()
     if classes != pipe.classes:
         pipe.net, pipe.classes = (
             UNet(**SIZES[row["size"]]["unet"] | {"classes": len(classes)}).eval(),
@@ -259,15 +289,10 @@ def ship(
     """
     state = module.state_dict() if isinstance(module, nn.Module) else module
     path, index = folder / f"{name}.safetensors", folder / "manifest.json"
-    part = path.with_suffix(".part")
-    try:
-        save_file({k: v.detach().to(dtype).contiguous().clone() for k, v in state.items()}, part)
-        part.chmod(0o644)  # safetensors writes for its owner only
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    tensors = {k: v.detach().to("cpu", dtype).contiguous().clone() for k, v in state.items()}
+    write_bytes(to_bytes(tensors), path)
     rows = json.loads(index.read_text()) if index.exists() else {}
     rows[name] = {"sha256": sha256(path), "bytes": path.stat().st_size, **facts}
-    index.with_suffix(".part").write_text(json.dumps(dict(sorted(rows.items())), indent=1) + "\n")
-    os.replace(index.with_suffix(".part"), index)
+    text = json.dumps(dict(sorted(rows.items())), indent=1) + "\n"
+    write_bytes(text.encode(), index)
     return path

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from minidiff.core import schedule
 from minidiff.data import shapes
@@ -151,14 +152,16 @@ def test_bad_requests_are_refused_before_any_sampling(tmp_path):
 
 
 def test_a_learning_curve_has_a_point_for_each_snapshot_and_leaves_the_pipe_alone(blind, tmp_path):
-    torch.save({"on": torch.tensor(1.0)}, tmp_path / "b.pt")
-    torch.save(
-        {"net": {"on": torch.tensor(5.0)}, "ema": {"on": torch.tensor(-1.0)}, "step": 3},
-        tmp_path / "a.pt",
+    save_file({"on": torch.tensor(1.0)}, tmp_path / "b.safetensors")
+    told = {"step": 3, "cpu_seconds": 0.0, "loss": 1.0, "settings": {}}
+    save_file(
+        {"net.on": torch.tensor(5.0), "ema.on": torch.tensor(-1.0)},
+        tmp_path / "checkpoint.safetensors",
+        {"training": json.dumps(told)},
     )
     pipe = painter(16, on=3.0)
     out = learning_curve(
-        [(200, tmp_path / "b.pt"), (100, tmp_path / "a.pt")],
+        [(200, tmp_path / "b.safetensors"), (100, tmp_path / "checkpoint.safetensors")],
         pipe,
         n=4,
         json=tmp_path / "c.json",

@@ -5,6 +5,7 @@ text.
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from minidiff.core import schedule
 from minidiff.core.cond import Cond
@@ -96,21 +97,22 @@ def test_a_variance_head_and_labels_pass_through_the_loss():
 
 
 def test_latents_of_scenes_are_encoded_once_and_kept(tmp_path):
-    vae, path = small_vae(), tmp_path / "deep" / "latents.pt"
+    vae, path = small_vae(), tmp_path / "deep" / "latents.safetensors"
     scenes, z = encoded_scenes(vae, 70, seed=3, path=path)
     assert len(scenes) == 70 and z.shape == (70, 4, 16, 16) and z.dtype == torch.float16
     assert not any(map(shapes.held_out, scenes)) and sorted(
         p.name for p in path.parent.iterdir()
-    ) == ["latents.pt"]
+    ) == ["latents.safetensors"]
     with torch.no_grad():
         assert (z[66].float() - vae.to_latent(shapes.render(scenes[66]))[0]).abs().max() < 2e-3
-    torch.save(z + 0.01, path)  # read back, not encoded again
+    save_file({"latents": z + 0.01}, path)  # read back, not encoded again
     again, kept = encoded_scenes(vae, 70, seed=3, path=path)
     assert again == scenes and torch.equal(kept, z + 0.01)
     assert encoded_scenes(vae, 4, seed=4)[0] != scenes[:4]
     for other in ((small_vae(1), 70, 3), (vae, 70, 4), (vae, 69, 3)):  # network, seed, number
         with pytest.raises(
-            ValueError, match=r"latents\.pt holds latents of other scenes or of another autoencoder"
+            ValueError,
+            match=r"latents\.safetensors holds latents of other scenes or of another autoencoder",
         ):
             encoded_scenes(*other, path=path)
 

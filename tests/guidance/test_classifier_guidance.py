@@ -10,6 +10,7 @@ from minidiff.core import schedule
 from minidiff.core.cfg import cfg
 from minidiff.core.cond import Cond
 from minidiff.core.denoise import Counted, noise
+from minidiff.core.process import q_sample
 from minidiff.data.toy2d import Mixture, energy_distance, gmm8
 from minidiff.guidance import classifier_guidance as module
 from minidiff.guidance.classifier_guidance import classifier_guidance, gradient, log_prob, pull
@@ -165,6 +166,17 @@ def test_the_picture_counts_below_strength_1_alone(pipe, image):
         and (run(image, 0.5) - run(-image, 0.5)).abs().max() > 0.1
     )
     assert torch.equal(run(image, 0.0), pipe.decode(pipe.encode(image)))
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5])
+def test_below_strength_1_the_picture_is_noised_to_the_first_time_and_carried_on(pipe, image, eta):
+    """Unguided, written out."""
+    ts, z = pipe.timesteps(4, 0.5), pipe.encode(image)
+    x = q_sample(pipe.schedule, z, ts[0], noise(z.shape, 7))
+    want = pipe.decode(module.ancestral(pipe.eps, pipe.schedule, x, ts, pipe.null(), eta, 7))
+    how = dict(strength=0.5, steps=4, scale=0.0, seed=7)
+    got = classifier_guidance(pipe, image, "red star", eta=eta, **how)
+    assert (got - want).abs().max() < 1e-5
 
 
 def test_the_classifier_is_asked_at_the_time_of_the_state(pipe, image, monkeypatch):

@@ -69,6 +69,34 @@ def test_the_shortcut_is_exact_for_data_of_unit_variance_and_only_there(t):
         )
 
 
+def test_the_shortcut_is_exact_on_tables_that_do_not_keep_the_variance_too():
+    """Flow: alpha^2 + sigma^2 is not 1."""
+    sch = schedule.flow(1000)
+    net = Mixture([[0.0, 0.0]], torch.eye(2)[None]).denoise(sch)
+    x = noise((5, 2), dtype=torch.float64)
+
+    def exact(x_t, t, cond):  # with a graph: E[x0 | x_t] of unit data
+        a, s = sch.at(t)
+        return x_t * s / (a * a + s * s)
+
+    assert (exact(x, 500, None) - net(x, 500)).abs().max() < 1e-9
+    score = lambda x0: (x0**3).sum(1)  # noqa: E731
+    short, through = (look_ahead(exact, sch, score, way)(x, 500, None) for way in (False, True))
+    assert (short - through).abs().max() < 1e-9 < (short - exact(x, 500, None)).abs().max()
+
+
+def test_structure_compares_the_patches_of_the_first_block(clip, image):
+    other = image.flip(3)
+    only = NONE | {"structure": 2.0}
+    score = wish(clip, words=None, reference=image, **only)
+    first, reference = (look(clip, picture)[1][0] for picture in (other, image))
+    assert (
+        (score(other) + 2 * apart(first, reference)).abs().max()
+        < 1e-5
+        < apart(first, reference).min()
+    )
+
+
 def test_through_is_the_gradient_of_finite_differences():
     net, x = toy(0.3)
     score, h, t = lambda x0: x0.sin().sum(1), 1e-5, 400

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from minidiff.core import schedule
+from minidiff.core.cfg import cfg_batched
 from minidiff.core.process import posterior, x0_to_eps
 from minidiff.inversion.edit_friendly import edit_friendly, noise_maps, replay_maps, scattered
 
@@ -42,6 +43,19 @@ def known():
 def test_the_same_prompt_returns_the_picture_exactly(pipe, image, scale):
     out = edit_friendly(pipe, image, A, A, source_scale=scale, scale=scale, steps=6, strength=1.0)
     assert (out - pipe.decode(pipe.encode(image))).abs().max() < 1e-9
+
+
+def test_the_noise_is_read_off_under_the_guidance_of_the_source(pipe, image):
+    """Written out: maps at `source_scale`, the replay at `scale`."""
+    ts, sch = pipe.timesteps(4), pipe.schedule
+    read, drawn = (cfg_batched(pipe.eps, pipe.null(), scale) for scale in (1.5, 5.0))
+    xs = scattered(sch, pipe.encode(image), ts, 2)
+    maps = noise_maps(read, sch, xs, ts, pipe.embed(A))
+    want = pipe.decode(replay_maps(drawn, sch, xs[0], maps, ts, pipe.embed(B)))
+    how = dict(strength=1.0, steps=4, seed=2)
+    got = edit_friendly(pipe, image, A, B, source_scale=1.5, scale=5.0, **how)
+    same = edit_friendly(pipe, image, A, B, source_scale=5.0, scale=5.0, **how)
+    assert (got - want).abs().max() < 1e-9 and (same - want).abs().max() > 1e-3
 
 
 def test_every_state_is_visited_again(pipe, image):

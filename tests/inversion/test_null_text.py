@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import minidiff
+import minidiff.inversion.null_text as module
 from minidiff.core.cond import Cond
 from minidiff.core.denoise import step_pairs
 from minidiff.core.process import ddim_step
@@ -134,6 +135,20 @@ def test_each_step_starts_from_the_null_of_the_step_before(pipe, states):
     learned = learn_nulls(pipe, states, [A, B], scale=3.0, inner=1, tolerance=0.0)
     moved = [(n.text - pipe.null(2).text).abs().max().item() for n in learned.nulls]
     assert moved[0] > 0 and max(moved) > 1.5 * 0.01  # further than one update reaches
+
+
+def test_the_rate_falls_to_half_and_the_tolerance_grows_step_by_step(pipe, states, monkeypatch):
+    asked = []
+
+    def watched(pipe, x, goal, t, s, cond, text, **knobs):
+        asked.append((knobs["lr"], knobs["enough"]))
+        return text, goal, None
+
+    monkeypatch.setattr(module, "learn_null", watched)
+    learn_nulls(pipe, states, "a red circle", lr=0.5, tolerance=0.1)
+    n = len(states) - 1
+    want = [(0.5 * (1 - i / (2 * n)), 0.1 * (1 + 2 * i)) for i in range(n)]
+    assert n > 1 and asked == [pytest.approx(pair) for pair in want]
 
 
 def test_weights_get_no_gradient(pipe, states):

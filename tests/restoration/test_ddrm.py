@@ -113,12 +113,13 @@ def test_the_noise_of_every_coefficient_adds_up_to_the_states(name, sigma_y):
     assert (c.std(0) / sigma - 1).abs().max() < 0.06
 
 
-def test_each_coefficient_gets_its_line():
+@pytest.mark.parametrize("eta_b", [1.0, 0.6])
+def test_each_coefficient_gets_its_line(eta_b):
     """Blur has singular values of every size. By hand, one coefficient of each kind."""
     op, a, sigma, sigma_y, eta = blur(8, 8, 1.0), 0.8, 0.2, 0.05, 0.6
     x0, eps, n = (noise((1, 3, 8, 8), k, dtype=torch.float64) for k in range(3))
     ybar = noise((1, 3, 8, 8), 3, dtype=torch.float64)
-    c = _mix(op, ybar, x0, eps, n, a, sigma, sigma_y, eta, 1.0)
+    c = _mix(op, ybar, x0, eps, n, a, sigma, sigma_y, eta, eta_b)
     h0, he, hn = op.Vt(x0), op.Vt(eps), op.Vt(n)
     kinds = {
         "unseen": op.s == 0,
@@ -132,7 +133,8 @@ def test_each_coefficient_gets_its_line():
         want = {
             "unseen": a * h0[k] + sigma * (0.8 * he[k] + eta * hn[k]),
             "noisy": a * h0[k] + sigma * (0.8 * (ybar[k] - h0[k]) * s / sigma_y + eta * hn[k]),
-            "clean": a * ybar[k] + (sigma**2 - (a * sigma_y / max(s, 1e-9)) ** 2) ** 0.5 * hn[k]
+            "clean": a * ((1 - eta_b) * h0[k] + eta_b * ybar[k])
+            + (sigma**2 - (eta_b * a * sigma_y / max(s, 1e-9)) ** 2) ** 0.5 * hn[k]
             if kind == "clean"
             else 0,
         }[kind]

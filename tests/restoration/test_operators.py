@@ -6,12 +6,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import minidiff
+from minidiff.core.denoise import noise, noises
 from minidiff.restoration.operators import (
     blur,
     grey,
     hartley,
     hole,
     lossy,
+    measure,
     mirror,
     superres,
     task_operator,
@@ -186,3 +189,12 @@ def test_tasks_by_name():
 def test_bad_input_is_refused(call, complaint):
     with pytest.raises(ValueError, match=complaint):
         call()
+
+
+def test_the_noise_of_a_measurement_is_not_the_noise_that_sampling_starts_from():
+    pixel = minidiff.build("tiny-pixel", seed=0)
+    image = torch.zeros(1, 3, 32, 32)
+    _, y = measure(pixel, image, "blur", sigma_y=1.0, seed=4)
+    for sampling in (noise(image.shape, 4), next(noises(image, 4))):
+        together = torch.corrcoef(torch.stack([y.flatten(), sampling.flatten()]))
+        assert together[0, 1].abs() < 0.1

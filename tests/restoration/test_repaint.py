@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import minidiff
+import minidiff.restoration.repaint as module
 from minidiff.core.denoise import noise, noises
 from minidiff.core.process import q_sample
 from minidiff.pipe.masks import to_latent_mask
@@ -97,7 +98,7 @@ def test_the_known_part_is_noised_to_the_time_of_the_state(latent, monkeypatch):
     repaint(pipe, x, mask=m, steps=6, length=2, repeats=1, seed=5)
     z, ns, outside = (
         latent.encode(x),
-        noises(torch.zeros(1, 4, 16, 16), 5 + 2**32),
+        noises(torch.zeros(1, 4, 16, 16), 5 + 2**31),
         1 - to_latent_mask(m, latent),
     )
     for t, state in seen[1:]:
@@ -162,3 +163,20 @@ def test_half_holes_cover_half_of_the_object():
     assert (
         share.min() > 0.3 and share.max() < 0.7 and half_holes(scenes, 32).shape == (12, 1, 32, 32)
     )
+
+
+def test_the_noise_around_the_hole_is_not_the_noise_in_it(pixel, monkeypatch):
+    """Two independent streams: else what is known would tell what is drawn."""
+    drawn = []
+    plain = module.noises
+
+    def watched(like, seed):
+        for n in plain(like, seed):
+            drawn.append(n)
+            yield n
+
+    monkeypatch.setattr(module, "noises", watched)
+    repaint(pixel, pictures(1, 32), mask=window(1, 32), steps=3, repeats=1)
+    assert len(drawn) == 6
+    rows = torch.stack(drawn).flatten(1)
+    assert (torch.corrcoef(rows) - torch.eye(6)).abs().max() < 0.1

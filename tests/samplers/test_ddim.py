@@ -178,3 +178,11 @@ def test_ending_at_1_leaves_the_noise_of_the_first_table_entry():
 def test_bad_options_are_refused(kw, complaint):
     with pytest.raises(ValueError, match=complaint):
         ddim(gmm8().denoise(SCH), SCH, start(2), **kw)
+
+
+def test_fixed_moves_of_a_leading_grid_end_where_the_grid_does():
+    """They are its own moves, also where it ends at 1."""
+    denoise = gauss_aniso().denoise(SCH)
+    how = dict(steps=10, spacing="leading", end=1)
+    plain, fixed = (ddim(denoise, SCH, start(), fixed=f, **how) for f in (False, True))
+    assert (plain - fixed).abs().max() < 1e-12

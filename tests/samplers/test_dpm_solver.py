@@ -143,3 +143,8 @@ def test_a_row_is_the_same_alone_and_in_a_batch():
 def test_bad_options_are_refused(kw, complaint):
     with pytest.raises(ValueError, match=complaint):
         dpm_solver(gmm8().denoise(SCH), SCH, start(2), **kw)
+
+
+def test_where_every_time_is_visited_none_is_dropped():
+    assert solver_times(SCH, 20, "linspace", start=20) == list(range(20, -1, -1))
+    assert len(solver_times(SCH, 19, "linspace", start=20)) == 20

@@ -94,6 +94,15 @@ def test_the_loss_is_the_contrastive_one_plus_half_the_naming_of_words():
     assert both.item() > 0.5 * math.log(6)
 
 
+def test_the_temperature_counts_up_to_a_hundred():
+    clip, batch = make(), clip_batches(TOK, 4, 0)(0)
+    found = []
+    for scale in (50.0, 100.0, 400.0):
+        clip.logit_scale.data.fill_(math.log(scale))
+        found.append(clip_loss(clip, batch).item())
+    assert abs(found[1] - found[2]) < 1e-4 < abs(found[0] - found[1])
+
+
 def test_the_loss_reaches_both_towers_and_the_temperature():
     clip = make()
     clip_loss(clip, clip_batches(TOK, 4, 0)(0)).backward()

