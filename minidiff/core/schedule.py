@@ -16,8 +16,10 @@ the curve is flat.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,7 +37,7 @@ class Schedule:
     sigma: Tensor
     name: str = "custom"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         a, s = self.alpha, self.sigma
         kinds = {(v.dtype, v.device.type) for v in (a, s)}
         if kinds != {(torch.float64, "cpu")} or a.ndim != 1 or a.shape != s.shape or len(a) < 2:
@@ -74,7 +76,7 @@ class Schedule:
     def _pairs(self) -> list[tuple[float, float]]:
         return list(zip(self.alpha.tolist(), self.sigma.tolist()))
 
-    def at(self, t: int | Tensor, like: Tensor | None = None):
+    def at(self, t: int | Tensor, like: Tensor | None = None) -> tuple[Any, Any]:
         """(alpha_t, sigma_t): floats for an int t; for a LongTensor (b,), b 1 1 .. in `like`'s
         dtype, on its device.
         """
@@ -85,12 +87,14 @@ class Schedule:
                     "is noise"
                 )
             return self._pairs[t]
+        if like is None:
+            raise ValueError("times in a tensor need `like`, the tensor they belong to")
         shape = (-1,) + (1,) * (like.ndim - 1)
         # cast first, then move: MPS has no float64
-        return tuple(
-            v.to(like.dtype).to(like.device)[t.to(like.device)].view(shape)
-            for v in (self.alpha, self.sigma)
-        )
+        index = t.to(like.device)
+        alpha = self.alpha.to(like.dtype).to(like.device)[index]
+        sigma = self.sigma.to(like.dtype).to(like.device)[index]
+        return alpha.view(shape), sigma.view(shape)
 
     def timesteps(
         self, n: int, start: int | None = None, spacing: str = "linspace", end: int = 0
@@ -164,7 +168,7 @@ def scaled_linear(T: int = 1000, beta0: float = 0.00085, beta1: float = 0.012) -
     return _betas_to_vp(_even(beta0**0.5, beta1**0.5, T) ** 2, "scaled_linear")
 
 
-def _curve_to_vp(f, T: int, max_beta: float, name: str) -> Schedule:
+def _curve_to_vp(f: Callable[[Tensor], Tensor], T: int, max_beta: float, name: str) -> Schedule:
     curve = f(_even(0, 1, T + 1))
     # keeps alpha > 0 where the curve itself reaches 0
     betas = (1 - curve[1:] / curve[:-1]).clamp(max=max_beta)

@@ -16,6 +16,7 @@ A new sampler is a file of this folder and a line of the table.
 
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 
@@ -36,7 +37,7 @@ SAMPLERS: dict[str, Callable[..., Tensor]] = {
 
 
 def solve(
-    name: str, denoise: Denoise, sch: Schedule, x: Tensor, cond: Cond | None, **settings
+    name: str, denoise: Denoise, sch: Schedule, x: Tensor, cond: Cond | None, **settings: Any
 ) -> Tensor:
     """Run the sampler of that name, handing it those of the settings that it takes.
 

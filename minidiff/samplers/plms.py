@@ -80,11 +80,12 @@ def plms(
             f'{sch.name!r}; use ddim or dpm++, or spacing="leading", which starts later'
         )
 
-    def look(x, t):  # what the network says, as the quantity that is extrapolated
+    # what the network says, as the quantity that is extrapolated
+    def look(x: Tensor, t: int) -> Tensor:
         eps = denoise(x, t, cond)
         return target(sch, eps_to_x0(sch, x, eps, t), eps, t, extrapolate)
 
-    def move(x, out, t, s):
+    def move(x: Tensor, out: Tensor, t: int, s: int) -> Tensor:
         # the paper's transfer, which is DDIM's move
         return ddim_step(sch, x, to_eps(sch, x, out, t, extrapolate), t, s)
 
@@ -99,6 +100,8 @@ def plms(
             x = move(x, mean, u + t - s, u)  # from t to s; from a little later if `literal`
         else:
             weights = WEIGHTS[len(old) - 1]
-            continued = sum(w * v for w, v in zip(weights, old))
+            continued = torch.zeros_like(old[0])
+            for weight, answer in zip(weights, old):
+                continued = continued + weight * answer
             x = move(x, continued, t, s)
     return x
