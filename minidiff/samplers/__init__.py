@@ -28,6 +28,8 @@ from minidiff.samplers.ddpm import ddpm
 from minidiff.samplers.dpm_solver import dpm_solver
 from minidiff.samplers.plms import plms
 
+__all__ = ["SAMPLERS", "ddim", "ddpm", "dpm_solver", "plms", "solve"]
+
 SAMPLERS: dict[str, Callable[..., Tensor]] = {
     "ddim": ddim,
     "plms": plms,
