@@ -275,7 +275,7 @@ def test_a_mask_is_cut_and_scaled_as_its_picture_was(tmp_path):
         and fitted[..., :15].max() == 0
         and fitted[..., 15:].min() == 1
     )
-    with pytest.raises(ValueError, match="60x120 pixels.*its picture 60x100"):
+    with pytest.raises(ValueError, match=r"60x120 pixels.*its picture 60x100"):
         read_mask(tmp_path / "m.png", 30, picture=(60, 100))
 
 

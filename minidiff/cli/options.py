@@ -40,11 +40,12 @@ def arguments(parser: argparse.ArgumentParser, fn, skip: tuple[str, ...] = ()) -
     """Give `parser` one option for every parameter of `fn` that is not in `skip`; returns their
     names.
 
-    Help texts are the lines `name   what it does` of the docstring. TypeError for a required
-    parameter of a type that cannot be typed in.
+    Help texts are the lines `name   what it does` of the docstring (`described`). TypeError for a
+    required parameter of a type that cannot be typed in.
     """
-    doc, names = inspect.getdoc(fn) or "", []
-    told = dict(re.findall(r"^ *(\w+) {2,}(\S.*)$", doc, re.M))
+    doc = inspect.getdoc(fn) or ""
+    texts = described(doc)
+    names = []
     parser.description = parser.description or doc.split("\n\n")[0]
     for p in inspect.signature(fn, eval_str=True).parameters.values():
         if p.name in skip or p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL):
@@ -62,7 +63,7 @@ def arguments(parser: argparse.ArgumentParser, fn, skip: tuple[str, ...] = ()) -
             continue
         plain = isinstance(p.default, bool) or p.default in (None, "", ())
         shown = "required" if required else "" if plain else f"default {p.default}"
-        text = "; ".join(t for t in (told.get(p.name, ""), shown) if t).replace("%", "%%")
+        text = "; ".join(t for t in (texts.get(p.name, ""), shown) if t).replace("%", "%%")
         parser.add_argument(
             flag(p.name),
             dest=p.name,
@@ -73,6 +74,27 @@ def arguments(parser: argparse.ArgumentParser, fn, skip: tuple[str, ...] = ()) -
         )
         names.append(p.name)
     return names
+
+
+def described(doc: str) -> dict[str, str]:
+    """{name: what it does} of the lines `name   what it does` of a docstring; lines indented as far
+    as the text above go on with it.
+    """
+    found = {}
+    name, column = "", 0
+    for line in doc.splitlines():
+        begins = re.match(r"^( *(\w+) {2,})\S", line)
+        if begins and len(begins[1]) != column:
+            name, column = begins[2], len(begins[1])
+            found[name] = line[column:]
+        elif begins and not line.startswith(" " * column):
+            name = begins[2]
+            found[name] = line[column:]
+        elif name and line.strip() and line.startswith(" " * column):
+            found[name] += " " + line.strip()
+        else:
+            name, column = "", 0
+    return found
 
 
 def flag(name: str) -> str:

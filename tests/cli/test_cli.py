@@ -13,7 +13,7 @@ from PIL import Image
 import minidiff
 from minidiff.cli import main as app
 from minidiff.cli import measuring, training
-from minidiff.cli.options import Parser, arguments
+from minidiff.cli.options import Parser, arguments, described
 from minidiff.data import shapes
 from minidiff.io import read_image, write_image
 from minidiff.weights import store
@@ -580,3 +580,24 @@ def test_help_repeats_the_docstring():
 def test_a_required_parameter_that_cannot_be_typed_in_is_a_programming_error():
     with pytest.raises(TypeError, match="parameter pipe"):
         arguments(Parser(), every_type)
+
+
+def test_help_goes_on_over_the_lines_of_the_docstring():
+    found = described(
+        """Title.
+
+        one    begins here
+               and ends here
+        other  alone
+
+        Prose after it.
+            x    a formula
+        """.replace("        ", "")
+    )
+    assert found["other"] == "alone" and found["one"].startswith("begins here")
+
+
+def test_every_option_of_every_technique_is_explained_to_its_end(capsys):
+    assert run("edit sdedit --help") == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "0 returns the autoencoder's copy, 1 starts from noise" in text
