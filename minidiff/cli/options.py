@@ -25,8 +25,8 @@ class Picture(str):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, but a mistake is a ValueError (one line, told by `main`), and options are never
-    abbreviated.
+    """argparse, but a mistake is a ValueError (one line,
+    told by `main`), and options are never abbreviated.
     """
 
     def __init__(self, *args, **kw):
@@ -37,8 +37,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def arguments(parser: argparse.ArgumentParser, fn, skip: tuple[str, ...] = ()) -> list[str]:
-    """Give `parser` one option for every parameter of `fn` that is not in `skip`; returns their
-    names.
+    """Give `parser` one option for every parameter of
+    `fn` that is not in `skip`; returns their names.
 
     Help texts are the lines `name   what it does` of the docstring (`described`). TypeError for a
     required parameter of a type that cannot be typed in.
@@ -57,8 +57,8 @@ def arguments(parser: argparse.ArgumentParser, fn, skip: tuple[str, ...] = ()) -
         if how is None:
             if required:
                 raise TypeError(
-                    f"{fn.__name__}: parameter {p.name} has no default and a type no option "
-                    "can give"
+                    f"{fn.__name__}: parameter {p.name} has no default and a type no option can "
+                    "give"
                 )
             continue
         plain = isinstance(p.default, bool) or p.default in (None, "", ())
@@ -81,11 +81,13 @@ def described(doc: str) -> dict[str, str]:
     as the text above go on with it.
     """
     found = {}
-    name, column = "", 0
+    name = ""
+    column = 0
     for line in doc.splitlines():
         begins = re.match(r"^( *(\w+) {2,})\S", line)
         if begins and len(begins[1]) != column:
-            name, column = begins[2], len(begins[1])
+            name = begins[2]
+            column = len(begins[1])
             found[name] = line[column:]
         elif begins and not line.startswith(" " * column):
             name = begins[2]
@@ -93,7 +95,8 @@ def described(doc: str) -> dict[str, str]:
         elif name and line.strip() and line.startswith(" " * column):
             found[name] += " " + line.strip()
         else:
-            name, column = "", 0
+            name = ""
+            column = 0
     return found
 
 
@@ -104,7 +107,8 @@ def flag(name: str) -> str:
 
 def spelling(kind) -> dict | None:
     """How argparse should read a value of that type; None if it cannot."""
-    origin, args = get_origin(kind), get_args(kind)
+    origin = get_origin(kind)
+    args = get_args(kind)
     if origin in (Union, types.UnionType):  # X | None; float holds every int
         kinds = [a for a in args if a is not type(None)]
         return spelling(float if float in kinds else kinds[0])

@@ -31,8 +31,8 @@ from minidiff.core.denoise import Denoise
 
 
 def guide(e_null: Tensor, e_cond: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance, eq. 6 with w = scale - 1: from the unconditional noise past the
-    conditional one.
+    """Classifier-free guidance, eq. 6 with w = scale - 1:
+    from the unconditional noise past the conditional one.
     """
     return e_null + scale * (e_cond - e_null)
 
@@ -45,8 +45,8 @@ def cfg(
     interval: tuple[float, float] | None = None,
     rescale: float = 0.0,
 ) -> Denoise:
-    """Guide a denoiser by `scale`, with two calls (one where guidance is off: scale 1 or t outside
-    the interval).
+    """Guide a denoiser by `scale`, with two calls (one where
+    guidance is off: scale 1 or t outside the interval).
 
     null: 1 or b rows. interval: (lo, hi] in schedule indices. rescale: Lin's phi, 0 (off) to 1.
     ValueError for a negative scale or a rescale outside 0..1.
@@ -66,8 +66,8 @@ def cfg_batched(
     interval: tuple[float, float] | None = None,
     rescale: float = 0.0,
 ) -> Denoise:
-    """As `cfg`, but one call on twice the rows; `null` must then have the same fields as the
-    condition.
+    """As `cfg`, but one call on twice the rows; `null`
+    must then have the same fields as the condition.
     """
 
     def one(x_t, t, cond):
@@ -82,16 +82,16 @@ def cfg_batched(
 def _guided(denoise, both, scale, interval, rescale) -> Denoise:
     if scale < 0:
         raise ValueError(
-            f"scale={scale} is negative; 1 is no guidance, 7.5 usual; to avoid something "
-            "make it the null"
+            f"scale={scale} is negative; 1 is no guidance, 7.5 usual; to avoid something make it "
+            "the null"
         )
     if not 0 <= rescale <= 1:
         raise ValueError(f"rescale={rescale} is outside 0..1; 0 is off, 0.7 usual")
     lo, hi = interval or (-1, float("inf"))
     if not lo < hi:
         raise ValueError(
-            f"interval={interval}: two times (lo, hi] with lo below hi were expected, such "
-            "as (400, 1000)"
+            f"interval={interval}: two times (lo, hi] with lo below hi were expected, such as "
+            "(400, 1000)"
         )
 
     def guided(x_t, t, cond):

@@ -45,8 +45,8 @@ def q_sample(sch: Schedule, x0: Tensor, t: int | Tensor, eps: Tensor) -> Tensor:
 
 
 def eps_to_x0(sch: Schedule, x_t: Tensor, eps: Tensor, t: int | Tensor) -> Tensor:
-    """The clean picture that x_t and its noise imply; for the best denoiser E[x0 | x_t]
-    (Tweedie).
+    """The clean picture that x_t and its noise imply;
+    for the best denoiser E[x0 | x_t] (Tweedie).
     """
     a, s = sch.at(t, x_t)
     return (x_t - s * eps) / a  # DDIM eq. 9
@@ -79,8 +79,8 @@ def _prediction(name: str):
 
 
 def transition(sch: Schedule, s: int | Tensor, t: int | Tensor, like: Tensor):
-    """(a, var) of the forward jump q(x_t | x_s) = N(a x_s, var), s <= t. For VP var is the strided
-    beta.
+    """(a, var) of the forward jump q(x_t | x_s) = N(a
+    x_s, var), s <= t. For VP var is the strided beta.
     """
     (a_s, sig_s), (a_t, sig_t) = sch.at(s, like), sch.at(t, like)
     a = a_t / a_s
@@ -88,8 +88,8 @@ def transition(sch: Schedule, s: int | Tensor, t: int | Tensor, like: Tensor):
 
 
 def renoise(sch: Schedule, x_s: Tensor, s: int | Tensor, t: int | Tensor, noise: Tensor) -> Tensor:
-    """Jump forward from time s to t >= s: RePaint's way of undoing a move. With s = 0 this is
-    `q_sample`.
+    """Jump forward from time s to t >= s: RePaint's way
+    of undoing a move. With s = 0 this is `q_sample`.
     """
     if torch.as_tensor(s > t).any():
         raise ValueError(
@@ -100,8 +100,8 @@ def renoise(sch: Schedule, x_s: Tensor, s: int | Tensor, t: int | Tensor, noise:
 
 
 def posterior(sch: Schedule, x_t: Tensor, x0: Tensor, t: int | Tensor, s: int | Tensor):
-    """(mean, var) of q(x_s | x_t, x0), s < t: where ancestral sampling draws the next state
-    from.
+    """(mean, var) of q(x_s | x_t, x0), s < t: where
+    ancestral sampling draws the next state from.
     """
     (a_s, sig_s), (_, sig_t) = sch.at(s, x_t), sch.at(t, x_t)
     a, var = transition(sch, s, t, x_t)
@@ -135,8 +135,8 @@ def ddim_step(
         return a * x0 + s_s * eps  # DDIM eq. 12
     if not 0 < eta <= 1 or noise is None or torch.as_tensor(s > t).any():
         raise ValueError(
-            f"eta={eta}, t={t}, s={s}: eta > 0 needs eta <= 1, a noise tensor, s <= t; "
-            "invert at eta=0"
+            f"eta={eta}, t={t}, s={s}: eta > 0 needs eta <= 1, a noise tensor, s <= t; invert at "
+            "eta=0"
         )
     sig = eta * _root(posterior(sch, x_t, x0, t, s)[1])  # DDIM eq. 16
     return a * x0 + _root(s_s**2 - sig**2) * eps + sig * noise  # DDIM eq. 12

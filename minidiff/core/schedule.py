@@ -27,8 +27,8 @@ SPACINGS = ("linspace", "leading", "trailing")
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """Two float64 CPU tables of length T + 1 with sigma / alpha strictly increasing from 0, and a
-    name.
+    """Two float64 CPU tables of length T + 1 with sigma
+    / alpha strictly increasing from 0, and a name.
     """
 
     alpha: Tensor
@@ -36,13 +36,13 @@ class Schedule:
     name: str = "custom"
 
     def __post_init__(self):
-        a, s = self.alpha, self.sigma
+        a = self.alpha
+        s = self.sigma
         kinds = {(v.dtype, v.device.type) for v in (a, s)}
         if kinds != {(torch.float64, "cpu")} or a.ndim != 1 or a.shape != s.shape or len(a) < 2:
             raise ValueError(
-                f"schedule {self.name!r}: alpha and sigma must be float64 CPU tables of 2 or "
-                "more, got "
-                f"{a.dtype} {tuple(a.shape)} on {a.device} and {s.dtype} {tuple(s.shape)} on "
+                f"schedule {self.name!r}: alpha and sigma must be float64 CPU tables of 2 or more, "
+                f"got {a.dtype} {tuple(a.shape)} on {a.device} and {s.dtype} {tuple(s.shape)} on "
                 f"{s.device}"
             )
         if not (a.isfinite().all() and s.isfinite().all() and (a > 0).all()):
@@ -52,8 +52,8 @@ class Schedule:
             )
         if a[0] != 1 or s[0] != 0 or not ((s / a).diff() > 0).all():
             raise ValueError(
-                f"schedule {self.name!r}: must start at alpha 1, sigma 0 and grow noisier at "
-                "every index"
+                f"schedule {self.name!r}: must start at alpha 1, sigma 0 and grow noisier at every "
+                "index"
             )
 
     @property
@@ -75,14 +75,14 @@ class Schedule:
         return list(zip(self.alpha.tolist(), self.sigma.tolist()))
 
     def at(self, t: int | Tensor, like: Tensor | None = None):
-        """(alpha_t, sigma_t): floats for an int t; for a LongTensor (b,), b 1 1 .. in `like`'s
-        dtype, on its device.
+        """(alpha_t, sigma_t): floats for an int t; for a
+        LongTensor (b,), b 1 1 .. in `like`'s dtype, on its device.
         """
         if not isinstance(t, Tensor):
             if not 0 <= t <= self.T:  # a negative index would silently read the noisy end
                 raise ValueError(
-                    f"time {t} is outside 0..{self.T} of {self.name!r}; 0 is clean, {self.T} "
-                    "is noise"
+                    f"time {t} is outside 0..{self.T} of {self.name!r}; 0 is clean, {self.T} is "
+                    "noise"
                 )
             return self._pairs[t]
         shape = (-1,) + (1,) * (like.ndim - 1)
@@ -153,8 +153,8 @@ def _betas_to_vp(betas: Tensor, name: str) -> Schedule:
 
 
 def linear(T: int = 1000, beta0: float = 1e-4, beta1: float = 0.02) -> Schedule:
-    """Ho, Jain, Abbeel 2020 (arXiv 2006.11239): beta grows linearly. Betas are given for T = 1000,
-    scaled otherwise.
+    """Ho, Jain, Abbeel 2020 (arXiv 2006.11239): beta grows
+    linearly. Betas are given for T = 1000, scaled otherwise.
     """
     return _betas_to_vp(_even(beta0, beta1, T), "linear")
 
@@ -172,8 +172,8 @@ def _curve_to_vp(f, T: int, max_beta: float, name: str) -> Schedule:
 
 
 def cosine(T: int = 1000, s: float = 0.008, max_beta: float = 0.999) -> Schedule:
-    """Nichol & Dhariwal 2021 (arXiv 2102.09672): alpha_bar = cos^2, slower at both ends than
-    `linear`.
+    """Nichol & Dhariwal 2021 (arXiv 2102.09672):
+    alpha_bar = cos^2, slower at both ends than `linear`.
     """
     return _curve_to_vp(
         lambda u: torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2, T, max_beta, "cosine"
@@ -183,8 +183,8 @@ def cosine(T: int = 1000, s: float = 0.008, max_beta: float = 0.999) -> Schedule
 def sigmoid(
     T: int = 1000, lo: float = -3.0, hi: float = 3.0, tau: float = 1.0, max_beta: float = 0.999
 ) -> Schedule:
-    """Jabri, Fleet, Chen 2022 (arXiv 2212.11972): alpha_bar = a sigmoid stretched to go from 1 to
-    0.
+    """Jabri, Fleet, Chen 2022 (arXiv 2212.11972):
+    alpha_bar = a sigmoid stretched to go from 1 to 0.
     """
     end = torch.tensor(hi / tau, dtype=torch.float64).sigmoid()
     return _curve_to_vp(
@@ -208,8 +208,8 @@ def _ve(sigma: Tensor, name: str) -> Schedule:
 
 
 def ve(T: int = 1000, sigma_min: float = 0.01, sigma_max: float = 50.0) -> Schedule:
-    """Song & Ermon 2019 (arXiv 1907.05600): sigma in a geometric row. Start it from sigma_T times
-    unit noise.
+    """Song & Ermon 2019 (arXiv 1907.05600): sigma in a
+    geometric row. Start it from sigma_T times unit noise.
     """
     return _ve(_even(math.log(sigma_min), math.log(sigma_max), T).exp(), "ve")
 
@@ -217,8 +217,8 @@ def ve(T: int = 1000, sigma_min: float = 0.01, sigma_max: float = 50.0) -> Sched
 def karras(
     T: int = 1000, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
 ) -> Schedule:
-    """Karras et al. 2022 (arXiv 2206.00364): sigma^(1/rho) even, more of the times at low noise.
-    Start as for `ve`.
+    """Karras et al. 2022 (arXiv 2206.00364): sigma^(1/rho)
+    even, more of the times at low noise. Start as for `ve`.
     """
     # EDM eq. 5
     return _ve(_even(sigma_min ** (1 / rho), sigma_max ** (1 / rho), T) ** rho, "karras")

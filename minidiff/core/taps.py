@@ -31,16 +31,16 @@ class Tap(nn.Module):
 
 
 def tap_names(net: nn.Module, pattern: str = "") -> list[str]:
-    """Names of all taps of `net` matching the regular expression `pattern` (all of them by
-    default).
+    """Names of all taps of `net` matching the regular
+    expression `pattern` (all of them by default).
     """
     return [n for n, m in net.named_modules() if isinstance(m, Tap) and re.search(pattern, n)]
 
 
 @contextmanager
 def tap(net: nn.Module, pattern: str, fn):
-    """Attach `fn(x, name) -> x or None` to every tap of `net` whose name matches the regular
-    expression `pattern`.
+    """Attach `fn(x, name) -> x or None` to every tap of `net`
+    whose name matches the regular expression `pattern`.
 
     Raises KeyError if no tap matches, since a silent edit that edits nothing is the worst bug of
     this field.

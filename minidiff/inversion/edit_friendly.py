@@ -36,8 +36,8 @@ from minidiff.pipe.pipe import Pipe
 
 
 def scattered(sch: Schedule, x0: Tensor, ts: list[int], seed: int = 0) -> list[Tensor]:
-    """The picture x0 (b ..) noised to every time of ts but the last, each with its own noise; the
-    last state is x0.
+    """The picture x0 (b ..) noised to every time of ts but
+    the last, each with its own noise; the last state is x0.
     """
     return [q_sample(sch, x0, t, n) for t, n in zip(ts[:-1], noises(x0, seed))] + [x0]
 
@@ -56,8 +56,8 @@ def noise_maps(
     cond: Cond | None = None,
     progress: bool = False,
 ) -> list[Tensor]:
-    """r_t of every step: what leads from each state of `xs` to the next, beyond what the model
-    expects.
+    """r_t of every step: what leads from each state of
+    `xs` to the next, beyond what the model expects.
     """
     return [
         after - mean(denoise, sch, x, t, s, cond)
@@ -95,8 +95,8 @@ def edit_friendly(
     seed: int = 0,
     progress: bool = False,
 ) -> Tensor:
-    """Edit pictures `image` (b 3 H W) from what `source` says to what `target` says; returns (b 3 H
-    W).
+    """Edit pictures `image` (b 3 H W) from what `source`
+    says to what `target` says; returns (b 3 H W).
 
     strength      share of the steps whose noise is kept and replayed: 0 returns the autoencoder's
                   copy
@@ -107,7 +107,9 @@ def edit_friendly(
     Identical prompts give the autoencoder's copy, to rounding, if the two scales are equal.
     ValueError: strength outside 0..1, a negative scale.
     """
-    ts, sch, z = pipe.timesteps(steps, strength), pipe.schedule, pipe.encode(image)
+    ts = pipe.timesteps(steps, strength)
+    sch = pipe.schedule
+    z = pipe.encode(image)
     known, wanted = (cfg_batched(pipe.eps, pipe.null(), w) for w in (source_scale, scale))
     xs = scattered(sch, z, ts, seed)
     maps = noise_maps(known, sch, xs, ts, pipe.embed(source), progress)

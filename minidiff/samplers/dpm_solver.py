@@ -63,7 +63,8 @@ def dpm_solver(
     `steps`, `spacing` and `start` as in `solver_times`. Raises ValueError for any of them out of
     range.
     """
-    before, h_before = None, math.inf
+    before = None
+    h_before = math.inf
     for t, s in step_pairs(solver_times(sch, steps, spacing, start), progress):
         a_t, sig_t = sch.at(t)
         a_s, sig_s = sch.at(s)
@@ -73,5 +74,6 @@ def dpm_solver(
         if before is not None and s > 0:  # along lambda, on the line through both
             D = x0 + (x0 - before) * (h / (2 * h_before))
         x = sig_s / sig_t * x - a_s * math.expm1(-h) * D
-        before, h_before = x0, h
+        before = x0
+        h_before = h
     return x

@@ -62,8 +62,8 @@ def plms(
     extrapolate: str | None = None,
     progress: bool = False,
 ) -> Tensor:
-    """Denoise x (b ..), a state at time `start` (default T), to a clean x0 of the same shape, in
-    steps + 1 evaluations.
+    """Denoise x (b ..), a state at time `start` (default T),
+    to a clean x0 of the same shape, in steps + 1 evaluations.
 
     `steps`, `spacing`, `start` and `end` as in `Schedule.timesteps`; `literal`: every move is start
     // steps long, and what a v-model predicts is extrapolated as v; `extrapolate`: the quantity
