@@ -185,7 +185,8 @@ sch = schedule.scaled_linear()
 x, e = torch.tensor([[1.0, 0.0]], dtype=D), torch.tensor([[0.0, 1.0]], dtype=D)
 fig, ax = plt.subplots(figsize=(3.4, 3.4), layout="constrained")
 for t in (1, 150, 300, 500, 1000):
-    p, v = q_sample(sch, x, t, e)[0], v_target(sch, x, e, t)[0]
+    p = q_sample(sch, x, t, e)[0]
+    v = v_target(*sch.at(t), x, e)[0]
     ax.plot(*p, "ko", ms=4)
     ax.annotate(f"t = {t}", p - 0.17 * p / p.norm(), fontsize=8, ha="center", va="center")
     ax.arrow(*p, *(0.35 * v), head_width=0.04, color="tab:red")
@@ -200,7 +201,7 @@ ax.set(
 t, h = 400, 1e-5  # v is the derivative along the arc
 phi = math.atan2(sch.sigma[t], sch.alpha[t])
 before, after = (math.cos(f) * x + math.sin(f) * e for f in (phi - h, phi + h))
-error = ((after - before) / (2 * h) - v_target(sch, x, e, t)).abs().max().item()
+error = ((after - before) / (2 * h) - v_target(*sch.at(t), x, e)).abs().max().item()
 print(f"v against dx/dφ by finite differences: {error:.0e}")
 assert error < 1e-8
 
@@ -308,9 +309,8 @@ for row, kind in enumerate(schedule.SPACINGS):
     ax.plot(ts, [row] * 6, "o-", label=kind)
     print(f"{kind:9} {ts}")
 for kind in ("trailing", "leading"):
-    assert times(5, 1000, kind) == sch.timesteps(5, spacing=kind) and times(
-        50, 1000, kind
-    ) == sch.timesteps(50, spacing=kind)
+    for n_steps in (5, 50):
+        assert [*times(n_steps, 1000, kind), 0] == sch.timesteps(n_steps, spacing=kind)
 ax.set(yticks=range(3), yticklabels=schedule.SPACINGS, xlabel="t (0 is clean)", title="five steps")
 ax.invert_xaxis()
 
@@ -416,7 +416,7 @@ z, cond, noise = (
 @torch.no_grad()
 def loss(t, told):
     v = pipe.net(q_sample(pipe.schedule, z, t, noise), torch.full((4,), told - 1), cond)
-    return (v - v_target(pipe.schedule, z, noise, t)).pow(2).mean().item()
+    return (v - v_target(*pipe.schedule.at(t), z, noise)).pow(2).mean().item()
 
 
 fig, ax = plt.subplots(figsize=(7, 2.8), layout="constrained")

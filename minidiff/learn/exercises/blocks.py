@@ -74,20 +74,19 @@ norm = Exercise(
     "group_norm",
     "core",
     "GroupNorm of x (b c h w): channels in `groups` consecutive groups; each group of each "
-    "picture is brought to mean 0 "
-    "and variance 1 over its channels and all pixels, $(x - \\mu) / \\sqrt{\\mathrm{var} + "
-    "\\epsilon}$ with the variance "
-    "divided by n, then scaled and shifted per channel by `weight` and `bias` (c,).",
+    "picture is brought to mean 0 and variance 1 over its channels and all pixels, $(x - \\mu) / "
+    "\\sqrt{\\mathrm{var} + \\epsilon}$ with the variance divided by n, then scaled and shifted "
+    "per channel by `weight` and `bias` (c,).",
     group_norm,
     slow_group_norm,
     maps,
+    apart="PyTorch has this layer, and the networks use it",
     mutants=(
         Mutant(
             "divided by n - 1",
             normed(correction=1),
             "The default of `var` and `std`. Norms of every framework divide by n; on a small map "
-            "the difference "
-            "shows.",
+            "the difference shows.",
         ),
         Mutant(
             "eps outside the root",
@@ -98,25 +97,20 @@ norm = Exercise(
             "statistics of the whole batch",
             normed(dims=(0, 2, 3, 4)),
             "Then a picture depends on its neighbours in the batch, and guidance, which puts two "
-            "conditions in one "
-            "batch, mixes them.",
+            "conditions in one batch, mixes them.",
         ),
         Mutant(
             "groups interleaved",
             normed(interleaved=True),
-            (
-                "Channel i in group i mod g: another layout than the one checkpoints were "
-                "trained with."
-            ),
+            "Channel i in group i mod g: another layout than the one checkpoints were trained "
+            "with.",
         ),
     ),
     hints=(
         "Give the channels an axis for the group: `x.unflatten(1, (groups, -1))`.",
         "Mean and variance over the axes (2, 3, 4), with keepdim and correction=0.",
-        (
-            "`y = (y - mean) / (var + eps).sqrt()`; flatten(1, 2); `* weight[:, None, None] + "
-            "bias[:, None, None]`."
-        ),
+        "`y = (y - mean) / (var + eps).sqrt()`; flatten(1, 2); `* weight[:, None, None] + bias[:, "
+        "None, None]`.",
     ),
     tolerance=2e-5,
     page=UNET,
@@ -190,44 +184,39 @@ residual = Exercise(
     "res_block",
     "core",
     "The forward pass of the UNet's ResBlock, with the layers of `block`: norm1, SiLU, conv1; "
-    "plus time_emb_proj of the "
-    "SiLU of `temb` (b e), for every pixel the same; norm2, SiLU, conv2; plus the input, through "
-    "conv_shortcut where the "
-    "block has one (the number of channels changes). x (b c_in h w) -> (b c_out h w).",
+    "plus time_emb_proj of the SiLU of `temb` (b e), for every pixel the same; norm2, SiLU, "
+    "conv2; plus the input, through conv_shortcut where the block has one (the number of channels "
+    "changes). x (b c_in h w) -> (b c_out h w).",
     res_block,
     slow_res_block,
     res_cases,
+    apart="the package has it as a method, `ResBlock.forward`, which also saves memory and "
+    "serves a tap; a fact compares the two",
     facts=(Fact("it is the network's own block", as_the_unet),),
     mutants=(
         Mutant(
             "time after the norm",
             block_like(late=True),
             "Some networks scale and shift there. In this one the norm comes after the sum, and "
-            "trained weights rely on "
-            "it.",
+            "trained weights rely on it.",
         ),
         Mutant(
             "time without its SiLU",
             block_like(bare=True),
             "The embedding network ends in a linear layer; the SiLU is each block's own. Easily "
-            "forgotten, since shapes "
-            "fit.",
+            "forgotten, since shapes fit.",
         ),
         Mutant(
             "time not added",
             block_like(timeless=True),
-            (
-                "The block no longer knows how noisy its input is, and removes the average "
-                "amount of noise at every time."
-            ),
+            "The block no longer knows how noisy its input is, and removes the average amount of "
+            "noise at every time.",
         ),
         Mutant(
             "the activated input in the shortcut",
             block_like(activated=True),
-            (
-                "The variable x was overwritten by silu(norm1(x)): the residual path is no "
-                "longer a path around."
-            ),
+            "The variable x was overwritten by silu(norm1(x)): the residual path is no longer a "
+            "path around.",
         ),
     ),
     hints=(
@@ -255,8 +244,8 @@ adaln = Exercise(
     "modulate",
     "warm-up",
     "How a condition speaks to a DiT: tokens x (b n d), normalised before, are scaled and "
-    "shifted, all tokens of a picture "
-    "alike: $x (1 + \\text{scale}) + \\text{shift}$, with shift and scale (b d).",
+    "shifted, all tokens of a picture alike: $x (1 + \\text{scale}) + \\text{shift}$, with shift "
+    "and scale (b d).",
     modulate,
     slow_modulate,
     lambda seed: [draws(seed, (1, 2, 3), (1, 3), (1, 3)), draws(seed, (3, 3, 4), (3, 4), (3, 4))],
@@ -273,18 +262,14 @@ adaln = Exercise(
         Mutant(
             "scale for 1 + scale",
             lambda x, b, s: x * s[:, None] + b[:, None],
-            (
-                "The layer that makes these numbers starts at zero; then the network would begin "
-                "by deleting its input."
-            ),
+            "The layer that makes these numbers starts at zero; then the network would begin by "
+            "deleting its input.",
         ),
         Mutant(
             "shift and scale exchanged",
             lambda x, b, s: modulate(x, s, b),
-            (
-                "One of the six chunks for another: nothing complains, and a trained network "
-                "draws noise."
-            ),
+            "One of the six chunks for another: nothing complains, and a trained network draws "
+            "noise.",
         ),
         Mutant(
             "shifted first",
@@ -347,13 +332,13 @@ adaln_zero = Exercise(
     "dit_block",
     "core",
     "A DiT block. c (b 6d) holds shift, scale and gate for `attn`, then for `mlp`, each (b d). "
-    "Twice: LayerNorm without "
-    "weights over the channels (eps 1e-6), modulate, the layer, times the gate, added to x (b n "
-    "d). The second branch sees "
-    "what the first one made.",
+    "Twice: LayerNorm without weights over the channels (eps 1e-6), modulate, the layer, times "
+    "the gate, added to x (b n d). The second branch sees what the first one made.",
     dit_block,
     slow_dit_block,
     dit_cases,
+    apart="the package has it as a method, `DiTBlock.forward`, with cross-attention and adapters "
+    "between the two branches; a fact compares the two",
     facts=(
         Fact(
             "gates of zero: the block is the identity",
@@ -370,15 +355,13 @@ adaln_zero = Exercise(
             "scale, shift, gate",
             adaln_like(order=(1, 0, 2)),
             "Public DiTs store shift first. Some later models store scale first in their last "
-            "layer; taking one order "
-            "for both is a common conversion bug.",
+            "layer; taking one order for both is a common conversion bug.",
         ),
         Mutant(
             "1 + gate",
             adaln_like(one=1.0),
             "Scale gets the 1, the gate does not: with it the block does not start as the "
-            "identity, which is the Zero "
-            "in the name.",
+            "identity, which is the Zero in the name.",
         ),
         Mutant(
             "both branches from the same x",
@@ -394,10 +377,8 @@ adaln_zero = Exercise(
     hints=(
         "`c.chunk(6, 1)` in the order b1, s1, g1, b2, s2, g2.",
         "`x = x + g1[:, None] * attn(modulate(norm(x), b1, s1))`.",
-        (
-            "The same line again with mlp and the second three; norm is `F.layer_norm(v, "
-            "v.shape[-1:], eps=1e-6)`."
-        ),
+        "The same line again with mlp and the second three; norm is `F.layer_norm(v, "
+        "v.shape[-1:], eps=1e-6)`.",
     ),
     page=DIT,
 )

@@ -55,10 +55,9 @@ aligned = Exercise(
     "align",
     "core",
     "For every token of `target` (a list) the index of its partner in `source`, or -1: the "
-    "Needleman-Wunsch alignment with "
-    "match 1, mismatch -1, gap 0. So a replaced word is unmatched. Where several alignments are "
-    "equally good, walking back "
-    "from the two ends, an insertion in the target goes first, then a deletion, then a pair.",
+    "Needleman-Wunsch alignment with match 1, mismatch -1, gap 0. So a replaced word is "
+    "unmatched. Where several alignments are equally good, walking back from the two ends, an "
+    "insertion in the target goes first, then a deletion, then a pair.",
     align,
     slow_align,
     lambda seed: [
@@ -82,31 +81,27 @@ aligned = Exercise(
         Mutant(
             "by place",
             by_place,
-            'Words behind an insertion get the maps of their neighbours: "cat" looks where '
-            '"red" was.',
+            'Words behind an insertion get the maps of their neighbours: "cat" looks where "red" '
+            "was.",
         ),
         Mutant(
             "the first equal word",
             first_equal,
             '"a cat on a mat": both articles find the first one. Repeated words need an order, '
-            "which only an "
-            "alignment keeps.",
+            "which only an alignment keeps.",
         ),
         Mutant(
             "replaced words paired",
             replaced_too,
-            (
-                'Then "refine" keeps the old word\'s maps for the new one, which is what '
-                '"replace" is for.'
-            ),
+            'Then "refine" keeps the old word\'s maps for the new one, which is what "replace" '
+            "is for.",
         ),
     ),
     hints=(
         "A table of (len(source) + 1) x (len(target) + 1) scores, filled row by row.",
         "score[i+1][j+1] = max(score[i+1][j], score[i][j+1], score[i][j] + (1 if equal else -1)).",
         "Walk back from the last cell: if it equals its left neighbour, j -= 1; elif the upper "
-        "one, i -= 1; else pair "
-        "them.",
+        "one, i -= 1; else pair them.",
     ),
     page=P2P,
 )
@@ -154,11 +149,9 @@ blend = Exercise(
     "blend_mask",
     "core",
     "Local blend: where may the picture change? `maps` (2 tokens s s) are the averaged attention "
-    "maps of source and edit, "
-    "`words` the token positions of the blend word in each. Sum a word's tokens, grow with a 3x3 "
-    "maximum, resize to `size` "
-    "(nearest), divide by the largest value, keep what exceeds `threshold`: 1 where either row "
-    "does, as (1 1 h w).",
+    "maps of source and edit, `words` the token positions of the blend word in each. Sum a word's "
+    "tokens, grow with a 3x3 maximum, resize to `size` (nearest), divide by the largest value, "
+    "keep what exceeds `threshold`: 1 where either row does, as (1 1 h w).",
     blend_mask,
     slow_blend,
     some_maps,
@@ -176,10 +169,8 @@ blend = Exercise(
         Mutant(
             "an absolute threshold",
             blended(relative=False),
-            (
-                "Maps are probabilities over tokens and layers: how large they get depends on "
-                "the number of words."
-            ),
+            "Maps are probabilities over tokens and layers: how large they get depends on the "
+            "number of words.",
         ),
     ),
     hints=(
@@ -225,9 +216,8 @@ diffedit_mask = Exercise(
     "threshold_mask",
     "core",
     "DiffEdit: from the two prompts' disagreement d (b 1 h w) to a mask. Cut every picture's "
-    "values at 3 times its own "
-    "mean; 1 where more than `threshold` of that cut is reached; grown by `grow` cells in every "
-    "direction.",
+    "values at 3 times its own mean; 1 where more than `threshold` of that cut is reached; grown "
+    "by `grow` cells in every direction.",
     threshold_mask,
     slow_mask,
     differences,
@@ -246,10 +236,8 @@ diffedit_mask = Exercise(
         Mutant(
             "no cut",
             cut_by(lambda d: d.amax((1, 2, 3), keepdim=True) / RATIO),
-            (
-                "One cell with a huge disagreement sets the scale, and the rest of the object "
-                "falls below the threshold."
-            ),
+            "One cell with a huge disagreement sets the scale, and the rest of the object falls "
+            "below the threshold.",
         ),
         Mutant(
             "an absolute threshold",

@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 from minidiff.core import process
+from minidiff.core.cfg import guide_within, rescale
 from minidiff.core.schedule import Schedule
 from minidiff.learn.exercise import Exercise, Fact, Mutant
 from minidiff.learn.exercises.networks import draws
 from minidiff.learn.exercises.process import FLOW, states
 from minidiff.learn.exercises.solvers import PAGE
-from minidiff.samplers.plms import WEIGHTS
+from minidiff.samplers.plms import plms_noise
 
 D = torch.float64
 SIGMA = (
@@ -22,13 +23,6 @@ SHIFTED = Schedule(1 - SIGMA, SIGMA, "shifted flow")
 
 
 # ---- PLMS ----------------------------------------------------------------------------------------
-
-
-def plms_noise(old: list[Tensor]) -> Tensor:
-    """The noise to move along, from the last 1 to 4 that the network gave, newest first; even
-    strides.
-    """
-    return sum(w * e for w, e in zip(WEIGHTS[len(old) - 1], old))
 
 
 def slow_plms(old):
@@ -51,10 +45,8 @@ plms = Exercise(
     "plms_noise",
     "warm-up",
     "What PLMS moves along: not the last noise, but the course of the last four continued. `old` "
-    "is a list of 1 to 4 "
-    "tensors, newest first. Return their combination with the Adams-Bashforth weights: (1), (3, "
-    "-1) / 2, (23, -16, 5) / "
-    "12, (55, -59, 37, -9) / 24.",
+    "is a list of 1 to 4 tensors, newest first. Return their combination with the Adams-Bashforth "
+    "weights: (1), (3, -1) / 2, (23, -16, 5) / 12, (55, -59, 37, -9) / 24.",
     plms_noise,
     slow_plms,
     plms_cases,
@@ -70,16 +62,13 @@ plms = Exercise(
             "oldest first",
             lambda old: plms_noise(old[::-1]),
             "A list that grows by `append` is read from its end. From the front, the oldest noise "
-            "counts two and a half "
-            "times.",
+            "counts two and a half times.",
         ),
         Mutant(
             "four weights from the start",
             lambda old: sum(w / 24 * e for w, e in zip((55, -59, 37, -9), old)),
-            (
-                "The weights sum to 1 only together. With one value, the first step is more than "
-                "twice too long."
-            ),
+            "The weights sum to 1 only together. With one value, the first step is more than "
+            "twice too long.",
         ),
         Mutant(
             "never more than two",
@@ -125,13 +114,13 @@ euler = Exercise(
     "euler_step",
     "warm-up",
     "Flow matching: the way from picture to noise is a straight line, $x = (1 - \\sigma) x_0 + "
-    "\\sigma \\epsilon$, and the "
-    "network says its direction, $v = \\epsilon - x_0$. Walk from time t to time s: sigma changes "
-    "from sigma_t to sigma_s. "
-    "The tables need not be even in t.",
+    "\\sigma \\epsilon$, and the network says its direction, $v = \\epsilon - x_0$. Walk from "
+    "time t to time s: sigma changes from sigma_t to sigma_s. The tables need not be even in t.",
     euler_step,
     slow_euler,
     flow_cases,
+    apart="the package has no sampler of its own for flow models: on a flow table `ddim_step` is "
+    "this step, written for eps",
     facts=(Fact("with the true v one step finds the picture", straight),),
     tolerance=1e-5,
     mutants=(
@@ -139,15 +128,13 @@ euler = Exercise(
             "the wrong way",
             lambda sch, x, v, t, s: x + (sch.at(t)[1] - sch.at(s)[1]) * v,
             "Papers let time run from noise to data as often as from data to noise. Half of all "
-            "public flow code has "
-            "the other sign, so signs cannot be copied.",
+            "public flow code has the other sign, so signs cannot be copied.",
         ),
         Mutant(
             "t / T for sigma",
             lambda sch, x, v, t, s: x + (s - t) / sch.T * v,
             "True for the plain straight table. Large models shift it towards noise; then steps "
-            "are too long or too "
-            "short.",
+            "are too long or too short.",
         ),
         Mutant(
             "v read as noise",
@@ -160,16 +147,6 @@ euler = Exercise(
 )
 
 # ---- guidance with limits ------------------------------------------------------------------------
-
-
-def rescale(guided: Tensor, e_cond: Tensor, phi: float) -> Tensor:
-    """Guided noise (b c h w) with each row's standard deviation brought towards that of `e_cond`,
-    by the share phi.
-    """
-    dims = tuple(range(1, guided.ndim))
-    return (
-        1 - phi + phi * e_cond.std(dims, keepdim=True) / guided.std(dims, keepdim=True)
-    ) * guided
 
 
 def slow_rescale(guided, e_cond, phi):
@@ -194,10 +171,8 @@ rescaled = Exercise(
     "rescale",
     "warm-up",
     "Guidance makes noise guesses too large, and pictures over-saturated. Bring the standard "
-    "deviation of each row of "
-    "`guided` (b c h w), over all its values, to that of `e_cond`, and mix: share `phi` of the "
-    "result, 1 - phi of the "
-    "guided guess itself.",
+    "deviation of each row of `guided` (b c h w), over all its values, to that of `e_cond`, and "
+    "mix: share `phi` of the result, 1 - phi of the guided guess itself.",
     rescale,
     slow_rescale,
     rescale_cases,
@@ -239,16 +214,6 @@ rescaled = Exercise(
 )
 
 
-def guide_within(
-    e_null: Tensor, e_cond: Tensor, scale: float, t: Tensor, lo: float, hi: float
-) -> Tensor:
-    """Guidance in the rows whose time t (b,) has lo < t <= hi; the others get the conditional guess
-    (b c h w).
-    """
-    on = ((t > lo) & (t <= hi)).view(-1, *[1] * (e_null.ndim - 1))
-    return torch.where(on, e_null + scale * (e_cond - e_null), e_cond)
-
-
 def slow_within(e_null, e_cond, scale, t, lo, hi, off="cond"):
     return torch.stack(
         [
@@ -281,8 +246,8 @@ interval = Exercise(
     "guide_within",
     "warm-up",
     "Guidance only where it helps: rows with lo < t <= hi (`t` is a LongTensor (b,)) get "
-    "$e_\\varnothing + scale\\,(e_c - "
-    "e_\\varnothing)$, all others the conditional guess, which saves the second evaluation there.",
+    "$e_\\varnothing + scale\\,(e_c - e_\\varnothing)$, all others the conditional guess, which "
+    "saves the second evaluation there.",
     guide_within,
     slow_within,
     within_cases,
@@ -295,17 +260,14 @@ interval = Exercise(
         Mutant(
             "the time of the first row",
             lambda n, c, w, t, lo, hi: guide_within(n, c, w, t[:1].expand(len(t)), lo, hi),
-            (
-                "True in a sampler, where all rows are at one time, and wrong in a batch of "
-                "frames or in training."
-            ),
+            "True in a sampler, where all rows are at one time, and wrong in a batch of frames or "
+            "in training.",
         ),
         Mutant(
             "lo included, hi not",
             lambda n, c, w, t, lo, hi: guide_within(n, c, w, t + 1, lo, hi),
             "Two neighbouring intervals then still fit together, but results differ from the "
-            "published ones by a "
-            "step.",
+            "published ones by a step.",
         ),
     ),
     hints=(
@@ -354,16 +316,16 @@ dynamic = Exercise(
     "threshold",
     "core",
     "Imagen's remedy for strong guidance in pixels, where guesses of x0 leave [-1, 1]. For each "
-    "picture of (b c h w) "
-    "alone: s is the p-quantile of the absolute values (linear interpolation, as "
-    "`torch.quantile`), but at least 1; cut at "
-    "-s and s, divide by s.",
+    "picture of (b c h w) alone: s is the p-quantile of the absolute values (linear "
+    "interpolation, as `torch.quantile`), but at least 1; cut at -s and s, divide by s.",
     threshold,
     slow_threshold,
     lambda seed: [
         (3 * draws(seed, (1, 1, 2, 2))[0], 0.5),
         (draws(seed, (3, 3, 4, 4))[0] * torch.tensor([0.2, 1.0, 4.0])[:, None, None, None], 0.9),
     ],
+    apart="Imagen's remedy is for models of pixels; the package's tiny one is sampled with a "
+    "plain clamp, and those of latents with none",
     mutants=(
         Mutant(
             "clamped to [-1, 1]",

@@ -54,10 +54,8 @@ average = Exercise(
     "project_average",
     "warm-up",
     "DDNM's correction for a small picture y of block means: $x - A^+(A x - y)$, where A takes "
-    "means over factor x factor "
-    "blocks and $A^+$, its pseudo-inverse, gives every pixel of a block the block's value. Then "
-    "the means of x are y, and "
-    "its detail has not changed.",
+    "means over factor x factor blocks and $A^+$, its pseudo-inverse, gives every pixel of a "
+    "block the block's value. Then the means of x are y, and its detail has not changed.",
     project_average,
     slow_project,
     lambda seed: [
@@ -65,6 +63,8 @@ average = Exercise(
         (*draws(seed, (2, 3, 8, 4), (2, 3, 4, 2)), 2),
         (*draws(seed, (1, 2, 8, 8), (1, 2, 2, 2)), 4),
     ],
+    apart="the package has one correction for every linear measurement, `LinearOp.project`, by "
+    "its singular values; a fact compares the two",
     facts=(
         Fact(
             "its means are y",
@@ -87,23 +87,19 @@ average = Exercise(
             "the transpose for the pseudo-inverse",
             lambda x, y, f: x - enlarged(F.avg_pool2d(x, f) - y, f) / f**2,
             "A^T spreads a block's value over its pixels as shares. Only a part of the error is "
-            "corrected; the bigger "
-            "the blocks, the smaller.",
+            "corrected; the bigger the blocks, the smaller.",
         ),
         Mutant(
             "replaced",
             lambda x, y, f: enlarged(y, f),
-            (
-                "A^+ y alone has the right means and no detail at all: what the model drew is "
-                "thrown away."
-            ),
+            "A^+ y alone has the right means and no detail at all: what the model drew is thrown "
+            "away.",
         ),
         Mutant(
             "smoothly enlarged",
             lambda x, y, f: x - enlarged(F.avg_pool2d(x, f) - y, f, "bilinear"),
             "It looks better, but is no pseudo-inverse of the mean: the result does not have the "
-            "means y, and the error "
-            "comes back at each step.",
+            "means y, and the error comes back at each step.",
         ),
     ),
     hints=(
@@ -135,9 +131,8 @@ luma = Exercise(
     "luma_pinv",
     "warm-up",
     "A grey value is a weighted sum of colours, $y = \\sum_c w_c x_c$: one number for each pixel. "
-    "Its pseudo-inverse "
-    "gives, of all colours with that grey value, the one of smallest length. From y (b 1 h w) and "
-    "w (c,) to (b c h w).",
+    "Its pseudo-inverse gives, of all colours with that grey value, the one of smallest length. "
+    "From y (b 1 h w) and w (c,) to (b c h w).",
     luma_pinv,
     slow_luma,
     lambda seed: [
@@ -145,6 +140,8 @@ luma = Exercise(
         (draws(seed, (2, 1, 3, 3))[0], torch.tensor([0.299, 0.587, 0.114])),
         (draws(seed, (1, 1, 2, 2))[0], torch.full((3,), 1 / 3)),
     ],
+    apart="the package's grey is the plain mean of the colours, inverted by its singular values "
+    "like every other measurement",
     facts=(
         Fact(
             "measured again, it is y",
@@ -162,8 +159,8 @@ luma = Exercise(
             "the same grey in each channel",
             lambda y, w: y.expand(-1, len(w), -1, -1).clone(),
             "Right for the plain mean. With luma weights it explains y too, but is not the "
-            "smallest: A^+ A is then no "
-            "projection at a right angle, and the correction also moves what was not measured.",
+            "smallest: A^+ A is then no projection at a right angle, and the correction also "
+            "moves what was not measured.",
         ),
         Mutant(
             "the transpose",
@@ -212,9 +209,8 @@ latent_mask = Exercise(
     "to_latent_mask",
     "warm-up",
     "A mask of pixels (b 1 H W), 1 where the picture may change, for latents `pipe.factor` times "
-    "smaller: a latent may "
-    "change if any of its pixels may. Called as `to_latent_mask(mask, pipe)`; of the pipe only "
-    "`factor` matters here.",
+    "smaller: a latent may change if any of its pixels may. Called as `to_latent_mask(mask, "
+    "pipe)`; of the pipe only `factor` matters here.",
     to_latent_mask,
     slow_latent_mask,
     mask_cases,
@@ -223,16 +219,13 @@ latent_mask = Exercise(
             "every f-th pixel",
             lambda m, pipe: m[..., :: pipe.factor, :: pipe.factor].clone(),
             "The default of most resizing, and how inpainting models were trained. For a blend it "
-            "loses thin strokes "
-            "altogether.",
+            "loses thin strokes altogether.",
         ),
         Mutant(
             "the mean",
             lambda m, pipe: F.avg_pool2d(m, pipe.factor),
-            (
-                "A soft mask: at the border old and new are mixed, and the mixture of two states "
-                "is no state of a picture."
-            ),
+            "A soft mask: at the border old and new are mixed, and the mixture of two states is "
+            "no state of a picture.",
         ),
         Mutant(
             "the majority",
@@ -273,8 +266,7 @@ pasted = Exercise(
     "paste",
     "warm-up",
     "The last line of every local edit: `out` where `mask` (1 or b, 1, H, W) is 1, the pixels of "
-    "`image` elsewhere, "
-    "unchanged to the last bit. Pictures are (b 3 H W).",
+    "`image` elsewhere, unchanged to the last bit. Pictures are (b 3 H W).",
     paste,
     slow_paste,
     paste_cases,
@@ -283,10 +275,8 @@ pasted = Exercise(
         Mutant(
             "the mask means keep",
             lambda out, image, m: paste(image, out, m),
-            (
-                "Half of public code marks what stays. The edit then happens everywhere but "
-                "where it should."
-            ),
+            "Half of public code marks what stays. The edit then happens everywhere but where it "
+            "should.",
         ),
         Mutant(
             "added",
@@ -352,13 +342,14 @@ known = Exercise(
     "blend_known",
     "core",
     "RePaint, blended diffusion, SDEdit with a mask: a move has carried the state from time t to "
-    "s; now its outside (mask "
-    "0) is replaced by the picture that is `known` there, noised with `noise` to the time the "
-    "state is at NOW. x_s and "
-    "known are (b c h w), mask (1 1 h w).",
+    "s; now its outside (mask 0) is replaced by the picture that is `known` there, noised with "
+    "`noise` to the time the state is at NOW. x_s and known are (b c h w), mask (1 1 h w).",
     blend_known,
     slow_blend_known,
     known_cases,
+    apart="each technique has this line with `Pipe.noised`, which knows where the grid of its "
+    "model ends; here both times are given, since taking the wrong one is the mistake to "
+    "know",
     facts=(
         Fact(
             "at the end the outside is the picture itself",
@@ -370,25 +361,20 @@ known = Exercise(
             "noised to t",
             blended_at(lambda sch, z, t, s, n: process.q_sample(sch, z, t, n)),
             "The loop's variable still holds the time before the move. Several published loops do "
-            "this: the outside is "
-            "one step too noisy throughout, and at the end grain is left, which a final paste "
-            "hides.",
+            "this: the outside is one step too noisy throughout, and at the end grain is left, "
+            "which a final paste hides.",
         ),
         Mutant(
             "not noised",
             blended_at(lambda sch, z, t, s, n: z),
-            (
-                "A clean outside around a noisy inside: the network has never seen such a state, "
-                "and draws the seam."
-            ),
+            "A clean outside around a noisy inside: the network has never seen such a state, and "
+            "draws the seam.",
         ),
         Mutant(
             "the mask means keep",
             lambda sch, x, z, m, t, s, n: blend_known(sch, x, z, 1 - m, t, s, n),
-            (
-                "Masks of both polarities are published. This one keeps the hole and redraws the "
-                "picture."
-            ),
+            "Masks of both polarities are published. This one keeps the hole and redraws the "
+            "picture.",
         ),
     ),
     hints=(

@@ -40,8 +40,7 @@ ilvr_refine = Exercise(
     "refine",
     "warm-up",
     "ILVR: x with the coarse part of y, both (b c h w). The coarse part is the mean of every "
-    "`factor` x `factor` block, at "
-    "full size again: $x - \\phi(x) + \\phi(y)$.",
+    "`factor` x `factor` block, at full size again: $x - \\phi(x) + \\phi(y)$.",
     refine,
     slow_refine,
     two_pictures,
@@ -59,8 +58,7 @@ ilvr_refine = Exercise(
             "smooth upsampling",
             lambda x, y, f: x - means(x, f, "bilinear") + means(y, f, "bilinear"),
             "The published code resizes with a cubic filter. Applied twice it is not what it was "
-            "once, so the result's "
-            "coarse part is not exactly the reference's.",
+            "once, so the result's coarse part is not exactly the reference's.",
         ),
         Mutant(
             "only added",
@@ -137,10 +135,9 @@ coupled = Exercise(
     "down",
     "core",
     "EDICT's coupled step, from time t to s: two states, each moved with the noise that the "
-    "network finds in the OTHER. x "
-    "first, by the noise of y; then y, by the noise of the NEW x (`swap`: y first). Then they are "
-    "mixed, one after the "
-    "other: $x' = p x + (1 - p) y$, $y' = p y + (1 - p) x'$. Return (x', y').",
+    "network finds in the OTHER. x first, by the noise of y; then y, by the noise of the NEW x "
+    "(`swap`: y first). Then they are mixed, one after the other: $x' = p x + (1 - p) y$, $y' = p "
+    "y + (1 - p) x'$. Return (x', y').",
     down,
     slow_down,
     pairs_of_states,
@@ -150,23 +147,19 @@ coupled = Exercise(
             "moved at once",
             at_once,
             "Both noises are taken from the old states: then neither can be known on the way "
-            "back, and the step cannot "
-            "be undone.",
+            "back, and the step cannot be undone.",
         ),
         Mutant(
             "mixed at once",
             mixed_at_once,
             "y is mixed with the old x. It can be undone too, by another formula; with the "
-            "published inverse the round "
-            "trip fails.",
+            "published inverse the round trip fails.",
         ),
         Mutant(
             "the roles never change",
             lambda d, sch, x, y, t, s, c, p, swap: slow_down(d, sch, x, y, t, s, c, p, False),
-            (
-                "Without taking turns one of the two states is always the newer one, and they "
-                "drift apart."
-            ),
+            "Without taking turns one of the two states is always the newer one, and they drift "
+            "apart.",
         ),
     ),
     hints=(
@@ -209,12 +202,10 @@ jump_schedule = Exercise(
     "jumps",
     "core",
     "RePaint's way down a grid `ts` of falling times (n steps): after every `length` steps it "
-    "jumps back up by `length`, "
-    "until each stretch was walked `repeats` times. Count levels from the clean end (level n is "
-    "ts[0], 0 is ts[-1]): jumps "
-    "start at levels 1, 1 + length, 1 + 2 length, ... below n - length + 1. Return the list of "
-    "times visited, jumps "
-    "included. Called as `jumps(ts, length, repeats)`.",
+    "jumps back up by `length`, until each stretch was walked `repeats` times. Count levels from "
+    "the clean end (level n is ts[0], 0 is ts[-1]): jumps start at levels 1, 1 + length, 1 + 2 "
+    "length, ... below n - length + 1. Return the list of times visited, jumps included. Called "
+    "as `jumps(ts, length, repeats)`.",
     jumps,
     slow_jumps,
     walks,
@@ -229,8 +220,7 @@ jump_schedule = Exercise(
             "never back",
             lambda ts, length, r: list(ts),
             "RePaint without its point: the hole is filled in one pass, and fits its surroundings "
-            "no better than a "
-            "plain blend.",
+            "no better than a plain blend.",
         ),
         Mutant(
             "one step up",
@@ -241,10 +231,8 @@ jump_schedule = Exercise(
     hints=(
         "Walk with a counter of jumps left at each level.",
         "`left = {1 + k * length: repeats - 1 for ...}`.",
-        (
-            "After each step down: if left[level], then left[level] -= 1, level += length, and "
-            "note the time again."
-        ),
+        "After each step down: if left[level], then left[level] -= 1, level += length, and note "
+        "the time again.",
     ),
     page="tutorials/restoration/repaint.md",
 )

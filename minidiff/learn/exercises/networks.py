@@ -10,7 +10,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from minidiff.learn.exercise import Exercise, Fact, Mutant
-from minidiff.models.attention import GEGLU, add_taps, attend
+from minidiff.models.attention import GEGLU, add_taps, attend, geglu
+from minidiff.models.text import causal_mask
 
 UNET, P2P, TEXT = (
     "tutorials/weights/sd1_and_sd2.md",
@@ -70,13 +71,14 @@ heads = Exercise(
     "attention",
     "core",
     "Queries q (b n c), keys and values k, v (b m c), already projected. Cut the c channels into "
-    "`heads` equal blocks "
-    "(head h owns channels h c/heads and following), in each form $\\mathrm{softmax}(q k^T / "
-    "\\sqrt{d})\\,v$ with d = c / "
-    "heads, and put the blocks side by side again: (b n c).",
+    "`heads` equal blocks (head h owns channels h c/heads and following), in each form "
+    "$\\mathrm{softmax}(q k^T / \\sqrt{d})\\,v$ with d = c / heads, and put the blocks side by "
+    "side again: (b n c).",
     attention,
     slow_attention,
     tokens,
+    apart="from scratch, for reading: the package's networks all go through `attend`, which "
+    "takes PyTorch's fused kernel while nobody listens, and is an exercise of its own",
     facts=(
         Fact(
             "if all keys are equal, everyone gets the mean of the values",
@@ -91,8 +93,7 @@ heads = Exercise(
             "divided by the root of the whole width",
             other_attention(scale=lambda c, d: c**-0.5),
             "Each head's products have only c / heads terms. Scaled for c terms, attention is too "
-            "flat: every pixel "
-            "mixes a bit of every word.",
+            "flat: every pixel mixes a bit of every word.",
         ),
         Mutant(
             "not scaled",
@@ -103,28 +104,21 @@ heads = Exercise(
             "heads interleaved",
             other_attention("d h"),
             "A reshape with the axes in the other order: every head then gets one channel in each "
-            "block. Trained "
-            "weights mean nothing in that order.",
+            "block. Trained weights mean nothing in that order.",
         ),
         Mutant(
             "softmax over the queries",
             other_attention(over=-2),
-            (
-                "Each token is shared out among the pixels. It is what slot attention does; here "
-                "no row sums to 1."
-            ),
+            "Each token is shared out among the pixels. It is what slot attention does; here no "
+            "row sums to 1.",
         ),
     ),
     hints=(
         "einops writes the split in one line, and the join as its reverse.",
-        (
-            '`rearrange(x, "b n (h d) -> b h n d", h=heads)`; then two matrix products with a '
-            "softmax between."
-        ),
-        (
-            '`probs = (q @ k.mT * d ** -.5).softmax(-1)`; `rearrange(probs @ v, "b h n d -> b n '
-            '(h d)")`.'
-        ),
+        '`rearrange(x, "b n (h d) -> b h n d", h=heads)`; then two matrix products with a softmax '
+        "between.",
+        '`probs = (q @ k.mT * d ** -.5).softmax(-1)`; `rearrange(probs @ v, "b h n d -> b n (h '
+        'd)")`.',
     ),
     page=UNET,
 )
@@ -185,13 +179,11 @@ def attend_like(look=True, mask_late=False, normed=False):
 tap = Exercise(
     "attend",
     "core",
-    "The same with five places to listen in. `module.q`, `.k`, `.v` are called with the split "
-    "tensors (b h n d), "
-    "`module.logits` with the scaled products (b h n m) before any mask, `module.probs` with the "
-    "softmax; each returns the "
-    "tensor to go on with, which a listener may have replaced. `mask` (b m) is 1 for tokens that "
-    "may be seen, or None. All "
-    "of prompt-to-prompt enters through `probs`.",
+    "Multi-head attention (the exercise `attention`) with five places to listen in. `module.q`, "
+    "`.k`, `.v` are called with the split tensors (b h n d), `module.logits` with the scaled "
+    "products (b h n m) before any mask, `module.probs` with the softmax; each returns the tensor "
+    "to go on with, which a listener may have replaced. `mask` (b m) is 1 for tokens that may be "
+    "seen, or None. All of prompt-to-prompt enters through `probs`.",
     attend,
     slow_attend,
     tapped,
@@ -200,33 +192,26 @@ tap = Exercise(
             "nobody is asked",
             attend_like(look=False),
             "A fused kernel is fast and shows no maps: an edit of them then silently does "
-            "nothing. So the maps must be "
-            "formed while somebody listens.",
+            "nothing. So the maps must be formed while somebody listens.",
         ),
         Mutant(
             "masked after the softmax",
             attend_like(mask_late=True),
-            (
-                "Hidden tokens take their share away: the rest no longer sums to 1, and the "
-                "output shrinks with padding."
-            ),
+            "Hidden tokens take their share away: the rest no longer sums to 1, and the output "
+            "shrinks with padding.",
         ),
         Mutant(
             "renormalised after the tap",
             attend_like(normed=True),
-            (
-                "What the listener does to the sum of a row, such as a word said louder, is "
-                "undone at once."
-            ),
+            "What the listener does to the sum of a row, such as a word said louder, is undone at "
+            "once.",
         ),
     ),
     hints=(
         "Five calls: q, k, v, logits, probs, in that order.",
         "A hidden token has a logit of minus infinity: `torch.where(mask.bool(), 0., -torch.inf)`.",
-        (
-            "`probs = module.probs((module.logits(q @ k.mT * d ** -.5) + bias).softmax(-1))`; "
-            "then `probs @ v`."
-        ),
+        "`probs = module.probs((module.logits(q @ k.mT * d ** -.5) + bias).softmax(-1))`; then "
+        "`probs @ v`.",
     ),
     page=P2P,
 )
@@ -235,19 +220,12 @@ tap = Exercise(
 # ---- causal mask ---------------------------------------------------------------------------------
 
 
-def causal_mask(n: int) -> Tensor:
-    """(n, n) float32 to add to logits (row = query): 0 where it may look, -inf where the key comes
-    later.
-    """
-    return torch.full((n, n), -torch.inf).triu(1)
-
-
 causal = Exercise(
     "causal_mask",
     "warm-up",
     "CLIP's text tower reads from left to right: token i may look at tokens 0 .. i. Return what "
-    "is added to the logits, "
-    "(n, n) in float32, rows are queries: 0 where looking is allowed, minus infinity elsewhere.",
+    "is added to the logits, (n, n) in float32, rows are queries: 0 where looking is allowed, "
+    "minus infinity elsewhere.",
     causal_mask,
     lambda n: torch.tensor([[0.0 if j <= i else -math.inf for j in range(n)] for i in range(n)]),
     lambda seed: [(2,), (5 + seed,)],
@@ -261,10 +239,8 @@ causal = Exercise(
         Mutant(
             "not itself",
             lambda n: torch.full((n, n), -torch.inf).triu(0),
-            (
-                "The first token may look nowhere; its softmax is 0 / 0, and NaN spreads over "
-                "the whole prompt."
-            ),
+            "The first token may look nowhere; its softmax is 0 / 0, and NaN spreads over the "
+            "whole prompt.",
         ),
         Mutant(
             "from right to left",
@@ -289,45 +265,35 @@ causal = Exercise(
 # ---- GEGLU ---------------------------------------------------------------------------------------
 
 
-def geglu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """a * gelu(g) of x (b n d), with (a, g) the two halves of one projection: weight (2 m, d), bias
-    (2 m,); (b n m).
-    """
-    a, g = F.linear(x, weight, bias).chunk(2, -1)
-    return a * F.gelu(g)
-
-
-def slow_geglu(x, weight, bias):
-    y, m = torch.einsum("bnd,md->bnm", x.double(), weight.double()) + bias.double(), len(bias) // 2
-    cdf = torch.tensor(
-        [(1 + math.erf(z / math.sqrt(2))) / 2 for z in y[..., m:].flatten().tolist()]
-    ).view(*x.shape[:2], m)
-    return (y[..., :m] * y[..., m:] * cdf).float()
+def slow_geglu(h):
+    a, g = h.double().chunk(2, -1)
+    below = [(1 + math.erf(z / math.sqrt(2))) / 2 for z in g.flatten().tolist()]
+    return (a * g * torch.tensor(below, dtype=torch.float64).view_as(g)).to(h.dtype)
 
 
 def gated(act, first=False):
-    def wrong(x, weight, bias):
-        a, g = F.linear(x, weight, bias).chunk(2, -1)
+    def wrong(h):
+        a, g = h.chunk(2, -1)
         return act(a) * g if first else a * act(g)
 
     return wrong
 
 
 def against_module(fn):
-    module, (x,) = GEGLU(4, 6).requires_grad_(False), draws(5, (2, 3, 4))
-    return fn(x, module.proj.weight, module.proj.bias), module(x)
+    module = GEGLU(4, 6).requires_grad_(False)
+    (x,) = draws(5, (2, 3, 4))
+    return fn(module.proj(x)), module(x)
 
 
 gate = Exercise(
     "geglu",
     "warm-up",
-    "The feed-forward gate of Stable Diffusion's transformer blocks: one projection of x (b n d) "
-    "by weight (2m, d) and "
-    "bias (2m,); its first half a and second half g give $a \\cdot \\mathrm{gelu}(g)$, (b n m), "
-    "with the exact (erf) gelu.",
+    "The feed-forward gate of Stable Diffusion's transformer blocks: one projection has made h (b "
+    "n 2m); its first half a and second half g give $a \\cdot \\mathrm{gelu}(g)$, (b n m), with "
+    "the exact (erf) gelu.",
     geglu,
     slow_geglu,
-    lambda seed: [draws(seed, (1, 1, 2), (4, 2), (4,)), draws(seed, (2, 3, 5), (12, 5), (12,))],
+    lambda seed: [draws(seed, (1, 1, 4)), draws(seed, (2, 3, 12))],
     facts=(Fact("it is the network's own layer", against_module),),
     tolerance=1e-6,
     mutants=(
@@ -335,15 +301,13 @@ gate = Exercise(
             "the first half is the gate",
             gated(F.gelu, first=True),
             "Shapes fit, nothing complains, and a loaded checkpoint draws noise: the order of the "
-            "halves is part of the "
-            "file format.",
+            "halves is part of the file format.",
         ),
         Mutant(
             "the tanh approximation",
             gated(lambda g: F.gelu(g, approximate="tanh")),
             "DiT's layers want it, Stable Diffusion's do not. Off by less than a thousandth a "
-            "layer: too little to see, "
-            "enough to fail every comparison.",
+            "layer: too little to see, enough to fail every comparison.",
         ),
         Mutant(
             "a sigmoid gate",
@@ -352,8 +316,8 @@ gate = Exercise(
         ),
     ),
     hints=(
-        "Project, halve, multiply.",
-        "`F.linear(x, weight, bias)` is the projection, `.chunk(2, -1)` gives the halves.",
+        "Halve, gate, multiply.",
+        "`a, g = h.chunk(2, -1)` gives the halves.",
         "`return a * F.gelu(g)`.",
     ),
     page=UNET,

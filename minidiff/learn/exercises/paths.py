@@ -6,14 +6,16 @@ import torch
 from torch import Tensor
 
 from minidiff.core import process
-from minidiff.core.schedule import Schedule
+from minidiff.core.schedule import Schedule, times_of_strength
+from minidiff.inversion.ddim import follow
+from minidiff.inversion.edit_friendly import noise_map
 from minidiff.learn.exercise import Exercise, Fact, Mutant
 from minidiff.learn.exercises.networks import draws
 from minidiff.learn.exercises.process import LINEAR, states
 
-NULL, DIRECT, FRIENDLY = (
-    f"tutorials/inversion/{n}.md" for n in ("null_text", "direct", "edit_friendly")
-)
+NULL = "tutorials/inversion/null_text.md"
+DIRECT = "tutorials/editing/real_pictures.md"
+FRIENDLY = "tutorials/inversion/edit_friendly.md"
 
 
 # ---- null-text in closed form --------------------------------------------------------------------
@@ -69,33 +71,28 @@ landing = Exercise(
     "landing_null",
     "core",
     "Null-text inversion learns, by hundreds of gradient steps, which unconditional guess makes "
-    "the guided move from x_t "
-    "land on the next state of the inverted path, `goal`. It can be solved for. First: which "
-    "noise carries x_t to goal by "
-    "a DDIM move from t to s? Then: which $e_\\varnothing$ makes $e_\\varnothing + scale\\,(e_c - "
-    "e_\\varnothing)$ that "
-    "noise? All (b c h w).",
+    "the guided move from x_t land on the next state of the inverted path, `goal`. It can be "
+    "solved for. First: which noise carries x_t to goal by a DDIM move from t to s? Then: which "
+    "$e_\\varnothing$ makes $e_\\varnothing + scale\\,(e_c - e_\\varnothing)$ that noise? All (b "
+    "c h w).",
     landing_null,
     slow_landing,
     landings,
+    apart="the package needs no such guess: its direct inversion puts the state itself on the goal",
     facts=(Fact("the guided move lands on the goal", it_lands),),
     tolerance=1e-7,
     mutants=(
         Mutant(
             "the wanted noise itself",
             null_from(formula=lambda eps, e, w: eps),
-            (
-                "It leads there without guidance; guided, the move goes as many times too far as "
-                "`scale` says."
-            ),
+            "It leads there without guidance; guided, the move goes as many times too far as "
+            "`scale` says.",
         ),
         Mutant(
             "the paper's w",
             null_from(formula=lambda eps, e, w: ((1 + w) * e - eps) / w),
-            (
-                "scale = 1 + w: with the other convention the null is the one for a guidance one "
-                "unit stronger."
-            ),
+            "scale = 1 + w: with the other convention the null is the one for a guidance one unit "
+            "stronger.",
         ),
         Mutant(
             "the sign",
@@ -123,14 +120,6 @@ landing = Exercise(
 # ---- direct inversion ----------------------------------------------------------------------------
 
 
-def follow(x: Tensor, goal: Tensor, share: float) -> Tensor:
-    """Rows x = [sources, edits] (2b c h w) after a move: sources go to `goal` (b c h w), edits by a
-    share of that move.
-    """
-    source, edit = x.chunk(2)
-    return torch.cat([goal, edit + share * (goal - source)])
-
-
 def slow_follow(x, goal, share):
     b, out = len(goal), x.clone()
     for i in range(b):
@@ -144,8 +133,8 @@ following = Exercise(
     "follow",
     "warm-up",
     "Direct inversion: rows [sources, edits] were moved together (2b c h w). Put each source on "
-    "the inverted path, `goal` "
-    "(b c h w), exactly; its edit gets the share `share` of the same offset, goal - source.",
+    "the inverted path, `goal` (b c h w), exactly; its edit gets the share `share` of the same "
+    "offset, goal - source.",
     follow,
     slow_follow,
     lambda seed: [
@@ -165,8 +154,7 @@ following = Exercise(
             "the whole offset for both",
             lambda x, goal, w: follow(x, goal, 1.0),
             "That is the closed form of null-text inversion; direct inversion leaves the edit "
-            "free. The papers differ "
-            "in this one number.",
+            "free. The papers differ in this one number.",
         ),
         Mutant(
             "edits on the path",
@@ -191,13 +179,6 @@ following = Exercise(
 # ---- edit-friendly noise -------------------------------------------------------------------------
 
 
-def noise_map(sch: Schedule, x_t: Tensor, x_s: Tensor, eps: Tensor, t: int, s: int) -> Tensor:
-    """What ancestral sampling from x_t would have to add to its expected next state so that x_s
-    comes out.
-    """
-    return x_s - process.posterior(sch, x_t, process.eps_to_x0(sch, x_t, eps, t), t, s)[0]
-
-
 def slow_noise_map(sch, x_t, x_s, eps, t, s):
     a_t, s_t, a_s, s_s = (
         v.item() for v in (sch.alpha[t], sch.sigma[t], sch.alpha[s], sch.sigma[s])
@@ -218,10 +199,9 @@ friendly = Exercise(
     "noise_map",
     "core",
     "Edit-friendly inversion: two states of one picture, x_t and x_s (s < t), noised "
-    "independently. Whatever lies between "
-    "them is called the step's noise and kept: x_s minus the mean of $q(x_s \\mid x_t, \\hat "
-    "x_0)$, with the guess of x0 "
-    "that the network's `eps` implies. All (b c h w); s may be 0.",
+    "independently. Whatever lies between them is called the step's noise and kept: x_s minus the "
+    "mean of $q(x_s \\mid x_t, \\hat x_0)$, with the guess of x0 that the network's `eps` "
+    "implies. All (b c h w); s may be 0.",
     noise_map,
     slow_noise_map,
     lambda seed: [
@@ -236,18 +216,15 @@ friendly = Exercise(
             "the deterministic step's mean",
             lambda sch, x, y, e, t, s: y - process.ddim_step(sch, x, e, t, s),
             "DDIM's end point holds all the old noise; the ancestral mean less. Replayed by "
-            "another sampler than it was "
-            "read with, the noise does not fit.",
+            "another sampler than it was read with, the noise does not fit.",
         ),
         Mutant(
             "the state's own noise",
             lambda sch, x, y, e, t, s: (
                 y - process.q_sample(sch, process.eps_to_x0(sch, x, e, t), s, torch.zeros_like(x))
             ),
-            (
-                "Counted from the guess of x0 instead of from the mean: then x_t has no part in "
-                "the step."
-            ),
+            "Counted from the guess of x0 instead of from the mean: then x_t has no part in the "
+            "step.",
         ),
         Mutant(
             "one step's beta",
@@ -259,8 +236,8 @@ friendly = Exercise(
     ),
     hints=(
         "A subtraction.",
-        "`process.posterior(sch, x_t, x0, t, s)` returns mean and variance.",
-        "`x_s - process.posterior(sch, x_t, process.eps_to_x0(sch, x_t, eps, t), t, s)[0]`.",
+        "`posterior(sch, x_t, x0, t, s)` of minidiff.core.process returns mean and variance.",
+        "`x_s - posterior(sch, x_t, eps_to_x0(sch, x_t, eps, t), t, s)[0]`.",
     ),
     page=FRIENDLY,
 )
@@ -291,16 +268,15 @@ magic = Exercise(
     "mix",
     "warm-up",
     "MagicMix: the prompt draws, and at each time a share of the picture whose layout is wanted "
-    "is mixed in. After the "
-    "move from t to s: `nu` parts of x_s, 1 - nu parts of `layout`, noised with `noise` to the "
-    "time x_s is at. All (b c h "
-    "w).",
+    "is mixed in. After the move from t to s: `nu` parts of x_s, 1 - nu parts of `layout`, noised "
+    "with `noise` to the time x_s is at. All (b c h w).",
     mix,
     slow_mix,
     lambda seed: [
         (sch, x, e, nu, t, s, draws(seed + 1, x.shape)[0])
         for nu, (sch, x, e, t, s) in zip((0.5, 0.9, 0.3), states(seed))
     ],
+    apart="`magicmix` mixes low bands and fading shares too, with what `Pipe.noised` makes",
     facts=(
         Fact(
             "nu = 1 mixes nothing in",
@@ -326,10 +302,8 @@ magic = Exercise(
         Mutant(
             "noised to t",
             lambda sch, x, z, nu, t, s, n: nu * x + (1 - nu) * process.q_sample(sch, z, t, n),
-            (
-                "The time before the move: two states of different noise are mixed, and the "
-                "network is told only one time."
-            ),
+            "The time before the move: two states of different noise are mixed, and the network "
+            "is told only one time.",
         ),
         Mutant(
             "the layout clean",
@@ -349,14 +323,6 @@ magic = Exercise(
 # ---- which times are run -------------------------------------------------------------------------
 
 
-def times_of_strength(ts: list[int], strength: float) -> list[int]:
-    """The clean end of a grid of n + 1 falling times: the last int(n strength) steps, so one time
-    more than that.
-    """
-    n = len(ts) - 1
-    return ts[n - int(n * strength) :]
-
-
 def slow_strength(ts, strength):
     steps = 0
     while steps + 1 <= (len(ts) - 1) * strength:
@@ -368,10 +334,8 @@ strength = Exercise(
     "times_of_strength",
     "warm-up",
     "SDEdit noises a picture to a middle time and runs only what lies below. `ts` are the n + 1 "
-    "falling times of n steps; "
-    "keep the last int(n strength) steps. The first of the returned times is the one the picture "
-    "is noised to; strength 0 "
-    "leaves only the end.",
+    "falling times of n steps; keep the last int(n strength) steps. The first of the returned "
+    "times is the one the picture is noised to; strength 0 leaves only the end.",
     times_of_strength,
     slow_strength,
     lambda seed: [
@@ -386,8 +350,7 @@ strength = Exercise(
             "rounded",
             lambda ts, a: ts[len(ts) - 1 - round((len(ts) - 1) * a) :],
             "In floating point .58 of 50 is a hair below 29; public pipelines cut that off. With "
-            "rounding the same "
-            "strength starts one step earlier.",
+            "rounding the same strength starts one step earlier.",
         ),
         Mutant(
             "the share that is skipped",
@@ -398,8 +361,7 @@ strength = Exercise(
             "noised one time later than run",
             lambda ts, a: ts[max(len(ts) - 2 - int((len(ts) - 1) * a), 0) :],
             "A widely copied script noises to index k and denoises from k - 1: the state is "
-            "noisier than the network is "
-            "told.",
+            "noisier than the network is told.",
         ),
         Mutant(
             "the end left out",

@@ -42,8 +42,8 @@ q_sample = Exercise(
     "q_sample",
     "warm-up",
     "Noise a picture to time t: return $x_t = \\alpha_t x_0 + \\sigma_t \\epsilon$. `sch.at(t, "
-    "x0)` gives the two "
-    "coefficients; `x0` and `eps` have the same shape (b ..), and so has the answer.",
+    "x0)` gives the two coefficients; `x0` and `eps` have the same shape (b ..), and so has the "
+    "answer.",
     process.q_sample,
     slow_q_sample,
     lambda seed: [(sch, x, t, e) for sch, x, e, t, _ in states(seed)],
@@ -52,10 +52,8 @@ q_sample = Exercise(
         Mutant(
             "no square root",
             lambda sch, x0, t, eps: sch.at(t)[0] ** 2 * x0 + sch.at(t)[1] ** 2 * eps,
-            (
-                "alpha_bar and 1 - alpha_bar are variances; the picture and the noise are scaled "
-                "by their roots."
-            ),
+            "alpha_bar and 1 - alpha_bar are variances; the picture and the noise are scaled by "
+            "their roots.",
         ),
         Mutant(
             "sigma instead of alpha",
@@ -65,18 +63,14 @@ q_sample = Exercise(
         Mutant(
             "off by one",
             lambda sch, x0, t, eps: process.q_sample(sch, x0, max(t - 1, 0), eps),
-            (
-                "A widely seen table starts at the first noisy time, so its index 0 is not the "
-                "clean picture."
-            ),
+            "A widely seen table starts at the first noisy time, so its index 0 is not the clean "
+            "picture.",
         ),
         Mutant(
             "the noise is not scaled",
             lambda sch, x0, t, eps: sch.at(t)[0] * x0 + eps,
-            (
-                "Then the variance of x_t is above 1 at every time, and no network trained "
-                "otherwise knows such states."
-            ),
+            "Then the variance of x_t is above 1 at every time, and no network trained otherwise "
+            "knows such states.",
         ),
     ),
     hints=(
@@ -143,13 +137,10 @@ ddim_step = Exercise(
     "ddim_step",
     "core",
     "Move a state from time t to time s without noise (eta = 0). First the clean picture that "
-    "`x_t` and `eps` imply, "
-    "$\\hat x_0 = (x_t - \\sigma_t \\epsilon) / \\alpha_t$; then put the same noise back at the "
-    "level of s, $x_s = "
-    "\\alpha_s \\hat x_0 + \\sigma_s \\epsilon$. s may lie above t: that inverts. Your function "
-    "is called as "
-    "`ddim_step(sch, x_t, eps, t, s)`; the project's own knows noise (`eta`) too, which is not "
-    "asked here.",
+    "`x_t` and `eps` imply, $\\hat x_0 = (x_t - \\sigma_t \\epsilon) / \\alpha_t$; then put the "
+    "same noise back at the level of s, $x_s = \\alpha_s \\hat x_0 + \\sigma_s \\epsilon$. s may "
+    "lie above t: that inverts. Your function is called as `ddim_step(sch, x_t, eps, t, s)`; the "
+    "project's own knows noise (`eta`) too, which is not asked here.",
     process.ddim_step,
     slow_ddim_step,
     lambda seed: [
@@ -165,45 +156,37 @@ ddim_step = Exercise(
             "no square root",
             variances,
             "A widely copied version multiplies by alpha_bar and 1 - alpha_bar. Pictures come out "
-            "washed out, and too "
-            "dark or too light.",
+            "washed out, and too dark or too light.",
         ),
         Mutant(
             "sigma_t for sigma_s",
             keeps_time,
             "The noise is put back at the level it came from, so the state is noisier than its "
-            "time says and the "
-            "picture never gets clean.",
+            "time says and the picture never gets clean.",
         ),
         Mutant(
             "t and s exchanged",
             lambda sch, x, e, t, s: process.ddim_step(sch, x, e, s, t),
-            (
-                "The move goes the other way: alpha_bar of the present step stands where that of "
-                "the next one belongs."
-            ),
+            "The move goes the other way: alpha_bar of the present step stands where that of the "
+            "next one belongs.",
         ),
         Mutant(
             "eps added where it is taken off",
             lambda sch, x, e, t, s: process.ddim_step(sch, x, -e, t, s),
             "A sign: the guess of x0 gets twice the noise. Loops that train a network to predict "
-            "-eps do not mix with "
-            "samplers that expect eps.",
+            "-eps do not mix with samplers that expect eps.",
         ),
         Mutant(
             "the noise is not put back",
             lambda sch, x, e, t, s: sch.at(s)[0] * process.eps_to_x0(sch, x, e, t),
             "Only the first term: every step shrinks the picture towards grey, and the next call "
-            "of the network sees a "
-            "state without noise.",
+            "of the network sees a state without noise.",
         ),
     ),
     hints=(
         "Two lines: what x0 does this noise imply, and what does that x0 look like at time s?",
-        (
-            "`(a_t, s_t), (a_s, s_s) = sch.at(t, x_t), sch.at(s, x_t)`; then x0 by solving x_t = "
-            "a_t x0 + s_t eps."
-        ),
+        "`(a_t, s_t), (a_s, s_s) = sch.at(t, x_t), sch.at(s, x_t)`; then x0 by solving x_t = a_t "
+        "x0 + s_t eps.",
         "`x0 = (x_t - s_t * eps) / a_t` and `return a_s * x0 + s_s * eps`.",
     ),
     page=PAGE,

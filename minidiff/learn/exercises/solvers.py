@@ -4,14 +4,14 @@ import math
 from itertools import pairwise
 
 import torch
-from torch import Tensor
 
 from minidiff.core import process
-from minidiff.core.schedule import Schedule
 from minidiff.data.toy2d import gauss_aniso, gaussian_flow_map
 from minidiff.learn.exercise import Exercise, Fact, Mutant
 from minidiff.learn.exercises.networks import draws
 from minidiff.learn.exercises.process import LINEAR, states
+from minidiff.samplers.ddpm import ddpm_step
+from minidiff.samplers.dpm_solver import dpm_step
 
 PAGE = "tutorials/00_the_six_words.md"
 D = torch.float64
@@ -24,32 +24,19 @@ def levels(sch, t, s):
 # ---- DDPM ----------------------------------------------------------------------------------------
 
 
-def ddpm_step(
-    sch: Schedule, x_t: Tensor, eps: Tensor, t: int, s: int, noise: Tensor, variance: str
-) -> Tensor:
-    """The next state of ancestral sampling, from t to s < t: posterior mean plus noise; at s = 0
-    the mean alone.
-
-    `variance`: "small" is the posterior's, "large" the stride's own beta.
-    """
-    mean, var = process.posterior(sch, x_t, process.eps_to_x0(sch, x_t, eps, t), t, s)
-    if variance == "large":
-        var = process.transition(sch, s, t, x_t)[1]
-    return mean + var**0.5 * noise if s > 0 else mean
-
-
-def slow_ddpm_step(
-    sch, x_t, eps, t, s, noise, variance, root=True, always=False, swap=False, stride=True
-):
+def slow_ddpm_step(sch, x_t, x0, t, s, noise, variance, root=True, always=False, swap=False):
     a_t, s_t, a_s, s_s = levels(sch, t, s)
-    x, e, n = x_t.double(), eps.double(), noise.double()
-    x0 = (x - s_t * e) / a_t
+    x0 = x0.double()
+    eps = (x_t.double() - a_t * x0) / s_t
     beta = s_t**2 - (a_t / a_s) ** 2 * s_s**2
     tilde = beta * s_s**2 / s_t**2
     # DDIM's form of the same mean, eta = 1
-    mean = a_s * x0 + math.sqrt(max(s_s**2 - tilde, 0)) * e
+    mean = a_s * x0 + math.sqrt(max(s_s**2 - tilde, 0)) * eps
+    if s == 0 and not always:
+        return mean.to(x_t.dtype)
     var = beta if (variance == "large") != swap else tilde
-    return (mean + (var**0.5 if root else var) * n * (1 if s > 0 or always else 0)).to(x_t.dtype)
+    spread = var**0.5 if root else var
+    return (mean + spread * noise.double()).to(x_t.dtype)
 
 
 def ddpm_like(**how):
@@ -72,7 +59,8 @@ def ancestral(fn):
         toy.denoise(LINEAR),
     )
     for t, s in pairwise(LINEAR.timesteps(100, spacing="trailing")):
-        x = fn(LINEAR, x, eps(x, t), t, s, torch.randn(4000, 2, generator=zs, dtype=D), "small")
+        x0 = process.eps_to_x0(LINEAR, x, eps(x, t), t)
+        x = fn(LINEAR, x, x0, t, s, torch.randn(4000, 2, generator=zs, dtype=D), "small")
     true = toy.sample(4000, seed=1).T.cov()
     return (
         1 - ((x.T.cov() - true).norm() / true.norm()).item(),
@@ -84,13 +72,11 @@ def ancestral(fn):
 ddpm = Exercise(
     "ddpm_step",
     "core",
-    "Ancestral sampling from t to s: the guess $\\hat x_0$ that `eps` implies, then a draw from "
-    "$q(x_s \\mid x_t, \\hat "
-    "x_0)$: its mean plus the root of the variance times `noise`; no noise if s is 0. variance "
-    '"small": the posterior\'s '
-    '$\\beta \\sigma_s^2 / \\sigma_t^2$; "large": $\\beta = \\sigma_t^2 - (\\alpha_t / '
-    "\\alpha_s)^2 \\sigma_s^2$. "
-    "`process.posterior` and `process.transition` may be used.",
+    "Ancestral sampling from t to s, with a guess `x0` of the clean picture: a draw from $q(x_s "
+    "\\mid x_t, x_0)$: its mean plus the root of the variance times `noise`; no noise if s is 0. "
+    'variance "small": the posterior\'s $\\beta \\sigma_s^2 / \\sigma_t^2$; "large": $\\beta = '
+    "\\sigma_t^2 - (\\alpha_t / \\alpha_s)^2 \\sigma_s^2$. `posterior` and `transition` of "
+    "minidiff.core.process may be used.",
     ddpm_step,
     slow_ddpm_step,
     ddpm_cases,
@@ -100,33 +86,27 @@ ddpm = Exercise(
         Mutant(
             "the variance for its root",
             ddpm_like(root=False),
-            (
-                "Variances are far below 1, so almost no noise is added and pictures come out "
-                "smooth and all alike."
-            ),
+            "Variances are far below 1, so almost no noise is added and pictures come out smooth "
+            "and all alike.",
         ),
         Mutant(
             "noise at the last step",
             ddpm_like(always=True),
             "With the large variance a film of grain stays on every picture. Loops that add noise "
-            "at every index forget "
-            "that the last one returns the mean.",
+            "at every index forget that the last one returns the mean.",
         ),
         Mutant(
             "small and large exchanged",
             ddpm_like(swap=True),
-            (
-                "In many steps nobody notices; in few, one gives too little spread and the other "
-                "grain."
-            ),
+            "In many steps nobody notices; in few, one gives too little spread and the other "
+            "grain.",
         ),
     ),
     hints=(
-        "Three quantities: x0, mean and variance.",
-        "`mean, var = process.posterior(sch, x_t, x0, t, s)`.",
-        "`process.transition(sch, s, t, x_t)[1]` is the large variance; `mean + var ** .5 * "
-        "noise` unless s is "
-        "0.",
+        "A mean, a variance, and the root of it.",
+        "`mean, var = posterior(sch, x_t, x0, t, s)`.",
+        "`transition(sch, s, t, x_t)[1]` is the large variance; `mean + var ** .5 * noise` unless "
+        "s is 0.",
     ),
     page=PAGE,
 )
@@ -149,20 +129,19 @@ def noisy_like(**how):
 
 
 def as_ddpm(fn):
-    (sch, x, e, t, s), n = list(states(3))[1], draws(8, (2, 3, 8, 8))[0]
-    return fn(sch, x, e, t, s, 1.0, n), ddpm_step(sch, x, e, t, s, n, "small")
+    (_, (sch, x, e, t, s), _), (n,) = states(3), draws(8, (2, 3, 8, 8))
+    x0 = process.eps_to_x0(sch, x, e, t)
+    return fn(sch, x, e, t, s, 1.0, n), ddpm_step(sch, x, x0, t, s, n, "small")
 
 
 eta_step = Exercise(
     "ddim_noisy_step",
     "core",
     "DDIM with noise, from t to s < t. $\\sigma_\\eta = \\eta \\sqrt{\\beta}\\,\\sigma_s / "
-    "\\sigma_t$ with $\\beta = "
-    "\\sigma_t^2 - (\\alpha_t / \\alpha_s)^2 \\sigma_s^2$; then $x_s = \\alpha_s \\hat x_0 + "
-    "\\sqrt{\\sigma_s^2 - "
-    "\\sigma_\\eta^2}\\,\\epsilon + \\sigma_\\eta\\,n$. Called as `ddim_noisy_step(sch, x_t, eps, "
-    "t, s, eta, noise)`, eta "
-    "in 0..1.",
+    "\\sigma_t$ with $\\beta = \\sigma_t^2 - (\\alpha_t / \\alpha_s)^2 \\sigma_s^2$; then $x_s = "
+    "\\alpha_s \\hat x_0 + \\sqrt{\\sigma_s^2 - \\sigma_\\eta^2}\\,\\epsilon + "
+    "\\sigma_\\eta\\,n$. Called as `ddim_noisy_step(sch, x_t, eps, t, s, eta, noise)`, eta in "
+    "0..1.",
     process.ddim_step,
     slow_noisy,
     lambda seed: [
@@ -177,24 +156,19 @@ eta_step = Exercise(
             "the old noise kept whole",
             noisy_like(kept=True),
             "Noise is added and none taken away to make room: every state is noisier than its "
-            "time, and grain is left "
-            "at the end.",
+            "time, and grain is left at the end.",
         ),
         Mutant(
             "eta squared",
             noisy_like(squared=True),
-            (
-                "The papers' eta multiplies a standard deviation, not a variance; right at 0 and "
-                "1, wrong between."
-            ),
+            "The papers' eta multiplies a standard deviation, not a variance; right at 0 and 1, "
+            "wrong between.",
         ),
         Mutant(
             "the large deviation",
             noisy_like(large=True),
-            (
-                "Without sigma_s / sigma_t the noise may exceed the level of s, and the root of "
-                "the rest is cut at 0."
-            ),
+            "Without sigma_s / sigma_t the noise may exceed the level of s, and the root of the "
+            "rest is cut at 0.",
         ),
     ),
     hints=(
@@ -207,18 +181,6 @@ eta_step = Exercise(
 
 
 # ---- DPM-Solver++ --------------------------------------------------------------------------------
-
-
-def dpm_step(
-    sch: Schedule, x_t: Tensor, x0: Tensor, x0_before: Tensor, r: int, t: int, s: int
-) -> Tensor:
-    """DPM-Solver++(2M) from t to s (r > t > s > 0): x0 is the guess at t, x0_before the one at r,
-    the time before.
-    """
-    lam = lambda u: math.log(sch.at(u)[0] / sch.at(u)[1])  # noqa: E731
-    h, h_before = lam(s) - lam(t), lam(t) - lam(r)
-    line = x0 + h / (2 * h_before) * (x0 - x0_before)
-    return sch.at(s)[1] / sch.at(t)[1] * x_t - sch.at(s)[0] * math.expm1(-h) * line
 
 
 def slow_dpm_step(sch, x_t, x0, x0_before, r, t, s, order=2, inverted=False, sign=1, in_time=False):
@@ -276,12 +238,10 @@ dpm = Exercise(
     "dpm_step",
     "core",
     "One step of DPM-Solver++(2M) from t to s, with the guesses of the clean picture at t (`x0`) "
-    "and at the time r before "
-    "(`x0_before`), r > t > s > 0. With $\\lambda = \\log(\\alpha / \\sigma)$, $h = \\lambda_s - "
-    "\\lambda_t$ and $h' = "
-    "\\lambda_t - \\lambda_r$: $D = \\hat x_0 + \\frac{h}{2h'}(\\hat x_0 - \\hat x_0^{before})$ "
-    "and $x_s = "
-    "\\frac{\\sigma_s}{\\sigma_t} x_t + \\alpha_s (1 - e^{-h}) D$.",
+    "and at the time r before (`x0_before`), r > t > s > 0. With $\\lambda = \\log(\\alpha / "
+    "\\sigma)$, $h = \\lambda_s - \\lambda_t$ and $h' = \\lambda_t - \\lambda_r$: $D = \\hat x_0 "
+    "+ \\frac{h}{2h'}(\\hat x_0 - \\hat x_0^{before})$ and $x_s = \\frac{\\sigma_s}{\\sigma_t} "
+    "x_t + \\alpha_s (1 - e^{-h}) D$.",
     dpm_step,
     slow_dpm_step,
     dpm_cases,

@@ -5,8 +5,9 @@ that is kept.
 import torch
 from torch import Tensor
 
-from minidiff.core import process
+from minidiff.core.cond import Cond
 from minidiff.core.schedule import Schedule
+from minidiff.foundations.latent_diffusion import diffusion_loss
 from minidiff.learn.exercise import Exercise, Fact, Mutant
 from minidiff.learn.exercises.networks import draws
 from minidiff.learn.exercises.process import LINEAR, PAGE
@@ -39,16 +40,15 @@ ema = Exercise(
     "ema_update",
     "warm-up",
     "Pictures are drawn with an average of the weights over many steps. After step `step` (from "
-    "0) the average keeps the "
-    "share k = min(decay, (1 + step) / (10 + step)) of itself and takes 1 - k of the weights. "
-    "Both are lists of tensors; "
-    "return a new list.",
+    "0) the average keeps the share k = min(decay, (1 + step) / (10 + step)) of itself and takes "
+    "1 - k of the weights. Both are lists of tensors; return a new list.",
     ema_update,
     slow_ema,
     lambda seed: [
         ([*draws(seed, (2,), (3, 2))], [*draws(seed + 9, (2,), (3, 2))], 0.999, step)
         for step in (0, 5 + seed, 50_000)
     ],
+    apart="`fit` does it in place, for all weights in one fused call",
     facts=(
         Fact(
             "equal weights stay",
@@ -60,16 +60,13 @@ ema = Exercise(
             "no warm-up",
             lambda s, w, d, k: slow_ema(s, w, d, k, warm=False),
             "With decay .9999 the average remembers the random start for ten thousand steps: "
-            "early samples are noise "
-            "though the network is fine.",
+            "early samples are noise though the network is fine.",
         ),
         Mutant(
             "the roles exchanged",
             lambda s, w, d, k: ema_update(w, s, d, k),
-            (
-                "It keeps a thousandth of itself: the plain weights, a step late. Nothing warns, "
-                "samples are just worse."
-            ),
+            "It keeps a thousandth of itself: the plain weights, a step late. Nothing warns, "
+            "samples are just worse.",
         ),
         Mutant(
             "the larger of the two",
@@ -116,13 +113,12 @@ dropped = Exercise(
     "drop_condition",
     "warm-up",
     "Guidance needs a network that also knows pictures without a caption. So in a share of the "
-    "rows the caption's text "
-    "states (b n d) are replaced by those of the empty prompt, `empty` (n d): where u (b,), drawn "
-    "uniformly from 0..1, is "
-    "below `share`.",
+    "rows the caption's text states (b n d) are replaced by those of the empty prompt, `empty` (n "
+    "d): where u (b,), drawn uniformly from 0..1, is below `share`.",
     drop_condition,
     slow_drop,
     drop_cases,
+    apart="the package drops the caption itself, before the text tower reads it",
     facts=(
         Fact(
             "share 0 drops none",
@@ -137,16 +133,13 @@ dropped = Exercise(
             "zeros for the empty prompt",
             lambda x, e, u, p: drop_condition(x, torch.zeros_like(e), u, p),
             'The tower\'s answer to "" is not zero. If training drops to zeros and sampling asks '
-            'with "", guidance '
-            "compares with something never learned.",
+            'with "", guidance compares with something never learned.',
         ),
         Mutant(
             "one draw for the batch",
             lambda x, e, u, p: drop_condition(x, e, u[:1].expand(len(u)), p),
-            (
-                "Whole batches lose their captions at once: gradients get noisier, and the share "
-                "is only right on average."
-            ),
+            "Whole batches lose their captions at once: gradients get noisier, and the share is "
+            "only right on average.",
         ),
         Mutant(
             "the share is kept",
@@ -194,22 +187,19 @@ min_snr = Exercise(
     "min_snr_weight",
     "core",
     "Min-SNR (Hang et al. 2023): every time should weigh min(SNR, gamma) as an error of x0, "
-    "$\\mathrm{SNR} = \\alpha^2 / "
-    "\\sigma^2$. An error of eps is $\\alpha / \\sigma$ times that of x0, one of v is $1 / "
-    "\\sigma$ times it (variance "
-    'preserving). Return the weights (b,) of the squared errors for `prediction` "eps" or "v" at '
-    "times t (b,), "
-    "float64.",
+    "$\\mathrm{SNR} = \\alpha^2 / \\sigma^2$. An error of eps is $\\alpha / \\sigma$ times that "
+    "of x0, one of v is $1 / \\sigma$ times it (variance preserving). Return the weights (b,) of "
+    'the squared errors for `prediction` "eps" or "v" at times t (b,), float64.',
     min_snr_weight,
     slow_min_snr,
     snr_cases,
+    apart="the package trains without weights: it draws the times unevenly instead",
     mutants=(
         Mutant(
             "v weighted as eps",
             lambda sch, t, g, p: min_snr_weight(sch, t, g, "eps"),
             "A known bug of training scripts: SNR for SNR + 1. At the noisy end, where SNR is "
-            "nearly 0, weights stay at "
-            "1 that should vanish.",
+            "nearly 0, weights stay at 1 that should vanish.",
         ),
         Mutant(
             "the larger of the two",
@@ -240,60 +230,67 @@ min_snr = Exercise(
 # ---- the loss ------------------------------------------------------------------------------------
 
 
-def training_loss(
-    net, sch: Schedule, x0: Tensor, t: Tensor, eps: Tensor, prediction: str
-) -> Tensor:
-    """Mean squared error of net(x_t, t - 1) on the target of "eps", "x0" or "v"; x0, eps (b c h w),
-    t (b,) in 1 .. T.
-    """
-    out = net(process.q_sample(sch, x0, t, eps), t - 1)
-    return (out - process.target(sch, x0, eps, t, prediction)).square().mean()
+def toy_net(x, t, cond):
+    """Half of its output is a variance that has no target, as in a DiT with learned sigma."""
+    noise = 0.3 * x + (t.view(-1, 1, 1, 1).to(x.dtype) / 1000).sin()
+    if cond.label is not None:
+        noise = noise + 0.1 * cond.label.view(-1, 1, 1, 1)
+    return torch.cat([noise, 5 + x], 1)
 
 
-def toy_net(x, t):
-    return 0.3 * x + (t.view(-1, 1, 1, 1).to(x.dtype) / 1000).sin()
-
-
-def slow_loss(net, sch, x0, t, eps, prediction, shift=1, one=False, mean=True):
+def slow_loss(net, batch, sch, prediction, shift=1, one_time=False, mean=True, deaf=False):
+    x0 = batch["x0"]
+    label = batch.get("label")
     total = 0.0
-    for i, u in enumerate(t.tolist() if not one else [t[0].item()] * len(t)):
-        a, s = sch.alpha[u].item(), sch.sigma[u].item()
-        out = net((a * x0[i] + s * eps[i])[None], torch.tensor([u - shift]))[0]
-        goal = {"eps": eps[i], "x0": x0[i], "v": a * eps[i] - s * x0[i]}[prediction]
+    for i in range(len(x0)):
+        t = batch["t"][0 if one_time else i].item()
+        eps = batch["eps"][i]
+        a = sch.alpha[t].item()
+        s = sch.sigma[t].item()
+        cond = Cond(label=None if label is None or deaf else label[i : i + 1])
+        out = net((a * x0[i] + s * eps)[None], torch.tensor([t - shift]), cond)[0, : x0.shape[1]]
+        goal = {"eps": eps, "x0": x0[i], "v": a * eps - s * x0[i]}[prediction]
         total = total + ((out - goal) ** 2).sum()
     return total / (x0.numel() if mean else len(x0))
 
 
-def loss_cases(seed):
+def loss_batch(seed, shape, labelled):
     g = torch.Generator().manual_seed(seed)
+    x0, eps = draws(seed, shape, shape)
+    late = torch.tensor([1000])
+    batch = {
+        "x0": x0.double(),
+        "eps": eps.double(),
+        "t": torch.cat([late, torch.randint(1, 1001, (shape[0] - 1,), generator=g)]),
+    }
+    if labelled:
+        batch["label"] = 1 + torch.arange(shape[0])
+    return batch
+
+
+def loss_cases(seed):
+    rows = (
+        ("eps", (1, 1, 2, 2), False),
+        ("v", (3, 2, 2, 2), True),
+        ("x0", (2, 1, 3, 3), False),
+        ("eps", (4, 2, 2, 2), True),
+    )
     return [
-        (
-            toy_net,
-            LINEAR,
-            *(v.double() for v in draws(seed, shape)),
-            torch.cat([torch.tensor([1000]), torch.randint(1, 1001, (len(eps) - 1,), generator=g)]),
-            eps.double(),
-            p,
-        )
-        for p, shape in (
-            ("eps", (1, 1, 2, 2)),
-            ("v", (3, 2, 2, 2)),
-            ("x0", (2, 1, 3, 3)),
-            ("eps", (4, 2, 2, 2)),
-        )
-        for eps in draws(seed + 20, shape)
+        (toy_net, loss_batch(seed, shape, labelled), LINEAR, prediction)
+        for prediction, shape, labelled in rows
     ]
 
 
 loss = Exercise(
-    "training_loss",
+    "diffusion_loss",
     "build",
-    "The whole of DDPM training but for the optimiser. Noise the pictures x0 (b c h w) with `eps` "
-    "to their own times t "
-    "(b,), indices 1 .. T of the schedule; ask `net(x_t, t - 1)` (networks count from 0); return "
-    "the mean squared error on "
-    "the target: eps, x0, or $v = \\alpha_t \\epsilon - \\sigma_t x_0$.",
-    training_loss,
+    "The whole of DDPM training but for the optimiser. `batch` holds the pictures x0 (b c h w), "
+    "noise eps of that shape, times t (b,), indices 1 .. T of the schedule, and perhaps the "
+    "condition: text (b n d) or label (b,). Noise the pictures to their own times; ask `net(x_t, "
+    "t - 1, Cond(text=.., label=..))` (networks count from 0); return the mean squared error on "
+    "the target: eps, x0, or $v = \\alpha_t \\epsilon - \\sigma_t x_0$. A network may answer with "
+    "more channels than x0 has; only the first c count.",
+    diffusion_loss,
     slow_loss,
     loss_cases,
     tolerance=1e-8,
@@ -302,12 +299,11 @@ loss = Exercise(
             "the network told the index",
             lambda *a: slow_loss(*a, shift=0),
             "One time off between training and sampling: a slight haze over everything, and an "
-            "index out of range at "
-            "T.",
+            "index out of range at T.",
         ),
         Mutant(
             "one time for the batch",
-            lambda *a: slow_loss(*a, one=True),
+            lambda *a: slow_loss(*a, one_time=True),
             "All rows get the time of the first. It learns, slowly and with noisy gradients.",
         ),
         Mutant(
@@ -317,14 +313,19 @@ loss = Exercise(
         ),
         Mutant(
             "eps whatever is predicted",
-            lambda net, sch, x0, t, eps, p: slow_loss(net, sch, x0, t, eps, "eps"),
+            lambda net, batch, sch, p: slow_loss(net, batch, sch, "eps"),
             "A v-model fine-tuned on eps: it worsens from the first step on.",
+        ),
+        Mutant(
+            "the condition not handed on",
+            lambda *a: slow_loss(*a, deaf=True),
+            "The network learns to draw, and not to listen: every prompt gives the same pictures.",
         ),
     ),
     hints=(
-        "`process.q_sample` and `process.target` take t (b,) as well as an int.",
-        "The network's time is t - 1.",
-        "`(net(x_t, t - 1) - process.target(sch, x0, eps, t, prediction)).square().mean()`.",
+        "`q_sample` and `target` of minidiff.core.process take t (b,) as well as an int.",
+        'The network\'s time is t - 1; `batch.get("text")` is None where there is no text.',
+        "`(out[:, : x0.shape[1]] - target(sch, x0, eps, t, prediction)).square().mean()`.",
     ),
     page=PAGE,
 )

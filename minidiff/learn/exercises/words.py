@@ -5,6 +5,7 @@ word that is learned.
 import torch
 from torch import Tensor
 
+from minidiff.editing.prompt_to_prompt import edited_maps, span_map
 from minidiff.learn.exercise import Exercise, Fact, Mutant
 from minidiff.learn.exercises.edits import P2P
 from minidiff.learn.exercises.networks import draws
@@ -13,20 +14,6 @@ LORA, EMBED = "tutorials/formats/lora.md", "tutorials/weights/embeddings.md"
 
 
 # ---- replaced words ------------------------------------------------------------------------------
-
-
-def span_map(source: list[list[int]], target: list[list[int]], n: int) -> Tensor:
-    """M (n n): M[i, j] is the share of source token i in target token j, for words given as lists
-    of token positions.
-
-    Word k of the source stands for word k of the target: token by token if they have equally many,
-    else every target token gets the mean of the source word's. Other columns are 0.
-    """
-    M = torch.zeros(n, n)
-    for a, b in zip(source, target):
-        for i, j in zip(a, b) if len(a) == len(b) else [(i, j) for j in b for i in a]:
-            M[i, j] = 1.0 if len(a) == len(b) else 1 / len(a)
-    return M
 
 
 def slow_span_map(source, target, n):
@@ -72,12 +59,10 @@ replaced = Exercise(
     "span_map",
     "core",
     'Prompt-to-prompt\'s "replace": target word k takes over the attention of source word k. '
-    "Words are lists of token "
-    "positions (`source`, `target`, equally many words). Return M (n n) so that maps (.. n) @ M "
-    "are the target's: words of "
-    "equal length pair token by token; otherwise each target token gets the mean over the source "
-    "word's tokens. Unused "
-    "columns are 0.",
+    "Words are lists of token positions (`source`, `target`, equally many words). Return M (n n) "
+    "so that maps (.. n) @ M are the target's: words of equal length pair token by token; "
+    "otherwise each target token gets the mean over the source word's tokens. Unused columns are "
+    "0.",
     span_map,
     slow_span_map,
     spans,
@@ -92,8 +77,7 @@ replaced = Exercise(
             "divided by the target's tokens",
             spans_like(lambda a, b: 1 / len(b)),
             "A widely copied version does this: two tokens replaced by one then give it twice the "
-            "attention there is, "
-            "one replaced by three a third of it.",
+            "attention there is, one replaced by three a third of it.",
         ),
         Mutant(
             "not shared out",
@@ -109,8 +93,7 @@ replaced = Exercise(
             "transposed",
             lambda s, t, n: span_map(s, t, n).T,
             "Rows are source tokens. The other way round, nothing fails as long as all words have "
-            "one token at equal "
-            "places.",
+            "one token at equal places.",
         ),
     ),
     hints=(
@@ -123,16 +106,6 @@ replaced = Exercise(
 
 
 # ---- maps under an edit --------------------------------------------------------------------------
-
-
-def edited_maps(
-    source: Tensor, edit: Tensor, M: Tensor, alpha: Tensor, on: float, weight: Tensor
-) -> Tensor:
-    """The edit's attention maps (b h n m): source's through M (m m) where alpha (m,) is 1 and `on`,
-    times weight (m,).
-    """
-    mixed = alpha * (source @ M) + (1 - alpha) * edit
-    return (on * mixed + (1 - on) * edit) * weight
 
 
 def slow_edited(source, edit, M, alpha, on, weight, normal=False):
@@ -159,12 +132,10 @@ injection = Exercise(
     "edited_maps",
     "core",
     "All that prompt-to-prompt does to cross-attention, in one function. `source`, `edit`: maps "
-    "(b h n m) over m tokens. "
-    "Where a target token has a partner (`alpha` (m,) is 1) the edit takes the source's maps, "
-    "carried over by `M` (m m); "
-    "elsewhere it keeps its own. `on` is 1 in the steps in which maps are injected, 0 later. At "
-    "all times each token's "
-    "column is multiplied by its `weight` (m,), and rows are left as they then are.",
+    "(b h n m) over m tokens. Where a target token has a partner (`alpha` (m,) is 1) the edit "
+    "takes the source's maps, carried over by `M` (m m); elsewhere it keeps its own. `inject` is "
+    "1 in the steps in which maps are injected, 0 later. At all times each token's column is "
+    "multiplied by its `weight` (m,), and rows are left as they then are.",
     edited_maps,
     slow_edited,
     map_cases,
@@ -172,10 +143,8 @@ injection = Exercise(
         Mutant(
             "renormalised",
             lambda *a: slow_edited(*a, normal=True),
-            (
-                "Rows that sum to 1 again take back most of the weight; the published method "
-                "leaves them."
-            ),
+            "Rows that sum to 1 again take back most of the weight; the published method leaves "
+            "them.",
         ),
         Mutant(
             "M transposed",
@@ -196,10 +165,8 @@ injection = Exercise(
     hints=(
         "First what the source offers, then who takes it, then when, then how loud.",
         "`source @ M` carries maps over.",
-        (
-            "`mixed = alpha * (source @ M) + (1 - alpha) * edit`; `(on * mixed + (1 - on) * "
-            "edit) * weight`."
-        ),
+        "`mixed = alpha * (source @ M) + (1 - alpha) * edit`; `(on * mixed + (1 - on) * edit) * "
+        "weight`.",
     ),
     page=P2P,
 )
@@ -244,13 +211,13 @@ merged = Exercise(
     "lora_weight",
     "warm-up",
     "Merge a LoRA: $W' = W + strength \\cdot \\frac{\\alpha}{r} B A$. A (r in) maps down, B (out "
-    "r) up, r is the rank. For "
-    "a convolution W is (out in kh kw), A (r in kh kw), B (out r 1 1), and all count as matrices "
-    "with what is behind the "
-    "first axis laid flat.",
+    "r) up, r is the rank. For a convolution W is (out in kh kw), A (r in kh kw), B (out r 1 1), "
+    "and all count as matrices with what is behind the first axis laid flat.",
     lora_weight,
     slow_lora,
     lora_cases,
+    apart="the package reads five families of factors, and merges whichever a file holds "
+    "(`Delta.delta`)",
     facts=(
         Fact(
             "strength 0 changes nothing",
@@ -262,8 +229,7 @@ merged = Exercise(
             "alpha forgotten",
             lora_like(lambda a, b, al, s: 1.0),
             "Right for files with alpha = r, such as some trainers write. Others have alpha 1 at "
-            "rank 128: then the "
-            "picture falls apart.",
+            "rank 128: then the picture falls apart.",
         ),
         Mutant(
             "alpha not divided by the rank",
@@ -316,8 +282,8 @@ expanded = Exercise(
     "expand_word",
     "warm-up",
     "Textual inversion may learn several vectors for one word. They are rows first, first + 1, "
-    "... of the table. In a list "
-    "of token ids replace every `word` by the ids of its `count` vectors, in order.",
+    "... of the table. In a list of token ids replace every `word` by the ids of its `count` "
+    "vectors, in order.",
     expand_word,
     slow_expand,
     lambda seed: [
@@ -326,6 +292,7 @@ expanded = Exercise(
         ([1, 2], 9, 50, 3),
         (torch.randint(4, (8,), generator=torch.Generator().manual_seed(seed)).tolist(), 2, 4, 1),
     ],
+    apart="the package gives the tokenizer the word, which then spells it as so many ids",
     mutants=(
         Mutant(
             "only the first",
@@ -369,16 +336,15 @@ frozen = Exercise(
     "keep_rows",
     "warm-up",
     "In textual inversion only the new word's rows may change. But optimisers with momentum or "
-    "weight decay move every row "
-    "of the table. Return the table (n d) after the step with all rows except `learned` (a list "
-    "of indices) as they were "
-    "`before`.",
+    "weight decay move every row of the table. Return the table (n d) after the step with all "
+    "rows except `learned` (a list of indices) as they were `before`.",
     keep_rows,
     lambda new, old, learned: torch.stack(
         [new[i] if i in learned else old[i] for i in range(len(new))]
     ),
     lambda seed: [(*draws(seed, (3, 2), (3, 2)), [2]), (*draws(seed, (8, 4), (8, 4)), [5, 7])],
     tolerance=0.0,
+    apart="the package loads learned words and trains none",
     mutants=(
         Mutant(
             "the learned rows put back",
@@ -388,19 +354,15 @@ frozen = Exercise(
         Mutant(
             "nothing put back",
             lambda new, old, rows: new.clone(),
-            (
-                "Zero gradients are not enough: weight decay shrinks the whole vocabulary a "
-                "little at each step."
-            ),
+            "Zero gradients are not enough: weight decay shrinks the whole vocabulary a little at "
+            "each step.",
         ),
         Mutant("all put back", lambda new, old, rows: old.clone(), "The loss never falls."),
         Mutant(
             "everything before the first one",
             lambda new, old, rows: torch.cat([old[: rows[0]], new[rows[0] :]]),
-            (
-                "True for rows at the end of the table, one after the other; not for words among "
-                "others."
-            ),
+            "True for rows at the end of the table, one after the other; not for words among "
+            "others.",
         ),
     ),
     hints=(
