@@ -324,8 +324,8 @@ dynamic = Exercise(
         (3 * draws(seed, (1, 1, 2, 2))[0], 0.5),
         (draws(seed, (3, 3, 4, 4))[0] * torch.tensor([0.2, 1.0, 4.0])[:, None, None, None], 0.9),
     ],
-    apart="Imagen's remedy is for models of pixels; the package's tiny one is sampled with a "
-    "plain clamp, and those of latents with none",
+    apart="it is for large models of pixels under strong guidance; the one that the package has is "
+    "tiny, and a plain clamp serves it",
     mutants=(
         Mutant(
             "clamped to [-1, 1]",
