@@ -19,10 +19,12 @@ from minidiff.data.toy2d import gauss_aniso, gmm8
 from minidiff.editing.sdedit import sdedit
 from minidiff.inversion.ddim import invert, replay
 from minidiff.learn.exercise import Exercise, Fact, Mutant
-from minidiff.learn.exercises.process import LINEAR, PAGE
+from minidiff.learn.exercises.inputs import LINEAR
+from minidiff.learn.exercises.process import PAGE
 from minidiff.pipe.pipe import Pipe
 
-SOURCE, TARGET = "a red circle on a blue background", "a small green circle on a blue background"
+SOURCE = "a red circle on a blue background"
+TARGET = "a small green circle on a blue background"
 
 
 @cache
@@ -36,7 +38,8 @@ def picture(seed):
 
 
 def step(sch, x, e, t, s):
-    (a_t, s_t), (a_s, s_s) = sch.at(t), sch.at(s)
+    a_t, s_t = sch.at(t)
+    a_s, s_s = sch.at(s)
     return a_s * (x - s_t * e) / a_t + s_s * e
 
 
@@ -60,7 +63,10 @@ def ddpm_sample(
 def slow_ddpm(denoise, sch, x, ts, zs, clock=lambda i, t: t, spread=0.5, noisy=1.0, stride=True):
     for i, (t, s) in enumerate(pairwise(ts)):
         to = s if stride else t - 1
-        a_t, s_t, a_s, s_s = sch.alpha[t], sch.sigma[t], sch.alpha[to], sch.sigma[to]
+        a_t = sch.alpha[t]
+        s_t = sch.sigma[t]
+        a_s = sch.alpha[to]
+        s_s = sch.sigma[to]
         x0 = (x - s_t * denoise(x, clock(i, t), None)) / a_t
         beta = s_t**2 - (a_t / a_s) ** 2 * s_s**2
         x = (a_t / a_s * s_s**2 * x + a_s * beta * x0) / s_t**2
@@ -70,7 +76,8 @@ def slow_ddpm(denoise, sch, x, ts, zs, clock=lambda i, t: t, spread=0.5, noisy=1
 
 def chains(seed):
     g = torch.Generator().manual_seed(seed)
-    eps, ts = gmm8().denoise(LINEAR), [[900, 500, 0], [1000, 700, 300, 50, 0]][seed % 2]
+    eps = gmm8().denoise(LINEAR)
+    ts = [[900, 500, 0], [1000, 700, 300, 50, 0]][seed % 2]
     return [
         (
             eps,
@@ -83,11 +90,9 @@ def chains(seed):
 
 
 def spread_of(fn):
-    toy, ts, g = (
-        gauss_aniso(),
-        LINEAR.timesteps(100, spacing="trailing"),
-        torch.Generator().manual_seed(0),
-    )
+    toy = gauss_aniso()
+    ts = LINEAR.timesteps(100, spacing="trailing")
+    g = torch.Generator().manual_seed(0)
     x, *zs = torch.randn(101, 3000, 2, generator=g, dtype=torch.float64)
     true = toy.sample(3000, seed=1).T.cov()
     x = fn(toy.denoise(LINEAR), LINEAR, x, ts, zs)
@@ -154,8 +159,10 @@ def sdedit_picture(
     """SDEdit with given noise n (b c h w): picture (b 3 H W) in [-1, 1] -> edited picture, guided
     by `scale`.
     """
-    ts, z = pipe.timesteps(steps, strength), pipe.encode(image)
-    denoise, cond = cfg_batched(pipe.eps, pipe.null(), scale), pipe.embed(prompt)
+    ts = pipe.timesteps(steps, strength)
+    z = pipe.encode(image)
+    denoise = cfg_batched(pipe.eps, pipe.null(), scale)
+    cond = pipe.embed(prompt)
     x = process.q_sample(pipe.schedule, z, ts[0], n)
     for t, s in pairwise(ts):
         x = process.ddim_step(pipe.schedule, x, denoise(x, t, cond), t, s)
@@ -165,12 +172,15 @@ def sdedit_picture(
 def slow_sdedit(
     pipe, image, prompt, strength, steps, scale, n, late=False, share=None, null=False, clean=False
 ):
-    sch, grid, z = pipe.schedule, pipe.timesteps(steps), pipe.encode(image)
+    sch = pipe.schedule
+    grid = pipe.timesteps(steps)
+    z = pipe.encode(image)
     ts = grid[len(grid) - 1 - int(steps * (strength if share is None else share(strength))) :]
     a, sigma = sch.at(grid[0] if late else ts[0])
     x = a * z + sigma * n if not clean else z
     for t, s in pairwise(ts):
-        e_null, e_cond = pipe.eps(x, t, pipe.null()), pipe.eps(x, t, pipe.embed(prompt))
+        e_null = pipe.eps(x, t, pipe.null())
+        e_cond = pipe.eps(x, t, pipe.embed(prompt))
         e_null, e_cond = (e_cond, e_null) if null else (e_null, e_cond)
         x = step(sch, x, e_null + scale * (e_cond - e_null), t, s)
     return pipe.decode(x)
@@ -193,7 +203,8 @@ def pictures(seed):
 
 
 def as_the_project(fn):
-    pipe, x = tiny(), picture(5)
+    pipe = tiny()
+    x = picture(5)
     ours = fn(pipe, x, TARGET, 0.5, 4, 3.0, noise((1, *pipe.shape), 3))
     return ours, sdedit(pipe, x, TARGET, strength=0.5, steps=4, scale=3.0, seed=3)
 
@@ -265,12 +276,12 @@ def invert_and_edit(
 def slow_invert_and_edit(
     pipe, image, source, target, steps, scale, guided=False, told=None, low=False
 ):
-    sch, x, ts = (
-        pipe.schedule,
-        pipe.encode(image),
-        pipe.schedule.timesteps(steps, spacing="trailing"),
-    )
-    known, wanted, null = pipe.embed(told or source), pipe.embed(target), pipe.null()
+    sch = pipe.schedule
+    x = pipe.encode(image)
+    ts = pipe.schedule.timesteps(steps, spacing="trailing")
+    known = pipe.embed(told or source)
+    wanted = pipe.embed(target)
+    null = pipe.null()
 
     def look(x, t, cond, w):
         e = pipe.eps(x, t, null)

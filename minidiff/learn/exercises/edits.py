@@ -23,14 +23,17 @@ def slow_align(source, target):
         pair = score(i - 1, j - 1) + (1 if source[i - 1] == target[j - 1] else -1)
         return max(score(i, j - 1), score(i - 1, j), pair)
 
-    partner, i, j = [-1] * len(target), len(source), len(target)
+    partner = [-1] * len(target)
+    i = len(source)
+    j = len(target)
     while i and j:
         if score(i, j) == score(i, j - 1):
             j -= 1
         elif score(i, j) == score(i - 1, j):
             i -= 1
         else:
-            i, j = i - 1, j - 1
+            i = i - 1
+            j = j - 1
             partner[j] = i
     return partner
 
@@ -51,6 +54,19 @@ def replaced_too(source, target):
     ]
 
 
+def align_cases(seed):
+    return [
+        ("a b".split(), "a b".split()),
+        ("a red cat".split(), "a blue cat".split()),
+        ("a cat on a mat".split(), "a small cat on a red mat".split()),
+        ([], ["x"]),
+        (
+            torch.randint(4, (9,), generator=torch.Generator().manual_seed(seed)).tolist(),
+            torch.randint(4, (7,), generator=torch.Generator().manual_seed(seed + 9)).tolist(),
+        ),
+    ]
+
+
 aligned = Exercise(
     "align",
     "core",
@@ -60,16 +76,7 @@ aligned = Exercise(
     "insertion in the target goes first, then a deletion, then a pair.",
     align,
     slow_align,
-    lambda seed: [
-        ("a b".split(), "a b".split()),
-        ("a red cat".split(), "a blue cat".split()),
-        ("a cat on a mat".split(), "a small cat on a red mat".split()),
-        ([], ["x"]),
-        (
-            torch.randint(4, (9,), generator=torch.Generator().manual_seed(seed)).tolist(),
-            torch.randint(4, (7,), generator=torch.Generator().manual_seed(seed + 9)).tolist(),
-        ),
-    ],
+    align_cases,
     facts=(
         Fact(
             "equal prompts: every token is its own partner",

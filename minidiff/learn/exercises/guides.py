@@ -9,15 +9,13 @@ from minidiff.core import process
 from minidiff.core.cfg import guide_within, rescale
 from minidiff.core.schedule import Schedule
 from minidiff.learn.exercise import Exercise, Fact, Mutant
-from minidiff.learn.exercises.networks import draws
-from minidiff.learn.exercises.process import FLOW, states
+from minidiff.learn.exercises.inputs import FLOW, draw, draws, states
 from minidiff.learn.exercises.solvers import PAGE
 from minidiff.samplers.plms import plms_noise
 
 D = torch.float64
-SIGMA = (
-    3 * torch.linspace(0, 0.999, 1001, dtype=D) / (1 + 2 * torch.linspace(0, 0.999, 1001, dtype=D))
-)
+EVEN = torch.linspace(0, 0.999, 1001, dtype=D)
+SIGMA = 3 * EVEN / (1 + 2 * EVEN)
 # more of the times at high noise, as SD 3 does
 SHIFTED = Schedule(1 - SIGMA, SIGMA, "shifted flow")
 
@@ -96,9 +94,11 @@ def euler_step(sch: Schedule, x_t: Tensor, v: Tensor, t: int, s: int) -> Tensor:
 
 
 def slow_euler(sch, x_t, v, t, s):
-    sigma = sch.sigma[t].item()
-    x0, eps = x_t.double() - sigma * v.double(), x_t.double() + (1 - sigma) * v.double()
-    return ((1 - sch.sigma[s].item()) * x0 + sch.sigma[s].item() * eps).to(x_t.dtype)
+    sigma_t = sch.sigma[t].item()
+    sigma_s = sch.sigma[s].item()
+    x0 = x_t.double() - sigma_t * v.double()
+    eps = x_t.double() + (1 - sigma_t) * v.double()
+    return ((1 - sigma_s) * x0 + sigma_s * eps).to(x_t.dtype)
 
 
 def flow_cases(seed):
@@ -149,22 +149,37 @@ euler = Exercise(
 # ---- guidance with limits ------------------------------------------------------------------------
 
 
+def slow_spread(values):
+    return math.sqrt(((values - values.mean()) ** 2).sum() / (values.numel() - 1))
+
+
 def slow_rescale(guided, e_cond, phi):
     rows = []
     for g, c in zip(guided.double(), e_cond.double()):
-        spread = [math.sqrt(((v - v.mean()) ** 2).sum() / (v.numel() - 1)) for v in (g, c)]
-        rows.append((phi * g * spread[1] / spread[0] + (1 - phi) * g).to(guided.dtype))
+        ratio = slow_spread(c) / slow_spread(g)
+        rows.append((phi * g * ratio + (1 - phi) * g).to(guided.dtype))
     return torch.stack(rows)
 
 
 def rescale_cases(seed):
     loud = torch.tensor([1.0, 4, 9])[:, None, None, None]
-    sizes = (1.0, (1, 1, 2, 2)), (0.7, (3, 2, 4, 4)), (0.0, (2, 1, 3, 3))
-    return [
-        (3 * g * loud[: len(g)] + 1, c, phi)
-        for phi, shape in sizes
-        for g, c in [draws(seed, shape, shape)]
-    ]
+    cases = []
+    for phi, shape in ((1.0, (1, 1, 2, 2)), (0.7, (3, 2, 4, 4)), (0.0, (2, 1, 3, 3))):
+        guided, e_cond = draws(seed, shape, shape)
+        cases.append((3 * guided * loud[: len(guided)] + 1, e_cond, phi))
+    return cases
+
+
+def spread_at_one(fn):
+    guided = 5 * draw(0, 1, 2, 3, 3)
+    e_cond = draw(1, 1, 2, 3, 3)
+    return fn(guided, e_cond, 1.0).std(), e_cond.std()
+
+
+def ratio_upside_down(guided, e_cond, phi):
+    dims = (1, 2, 3)
+    ratio = guided.std(dims, keepdim=True) / e_cond.std(dims, keepdim=True)
+    return (1 - phi + phi * ratio) * guided
 
 
 rescaled = Exercise(
@@ -179,10 +194,7 @@ rescaled = Exercise(
     facts=(
         Fact(
             "phi = 1: the spread is that of the conditional guess",
-            lambda fn: (
-                fn(5 * draws(0, (1, 2, 3, 3))[0], draws(1, (1, 2, 3, 3))[0], 1.0).std(),
-                draws(1, (1, 2, 3, 3))[0].std(),
-            ),
+            spread_at_one,
         ),
     ),
     mutants=(
@@ -198,10 +210,7 @@ rescaled = Exercise(
         ),
         Mutant(
             "the ratio upside down",
-            lambda g, c, phi: (
-                (1 - phi + phi * g.std((1, 2, 3), keepdim=True) / c.std((1, 2, 3), keepdim=True))
-                * g
-            ),
+            ratio_upside_down,
             "What was too large gets larger.",
         ),
     ),
@@ -215,31 +224,24 @@ rescaled = Exercise(
 
 
 def slow_within(e_null, e_cond, scale, t, lo, hi, off="cond"):
-    return torch.stack(
-        [
-            n + scale * (c - n) if lo < u <= hi else c if off == "cond" else n
-            for n, c, u in zip(e_null, e_cond, t.tolist())
-        ]
-    )
+    rows = []
+    for null, cond, time in zip(e_null, e_cond, t.tolist()):
+        if lo < time <= hi:
+            rows.append(null + scale * (cond - null))
+        else:
+            rows.append(cond if off == "cond" else null)
+    return torch.stack(rows)
 
 
 def within_cases(seed):
     g = torch.Generator().manual_seed(seed)
-    return [
-        (
-            *draws(seed, (b, 1, 2, 2), (b, 1, 2, 2)),
-            3.0,
-            torch.cat(
-                [
-                    torch.tensor([200, 700])[:b],
-                    torch.randint(1, 1000, (max(b - 2, 0),), generator=g),
-                ]
-            ),
-            200,
-            700,
-        )
-        for b in (1, 2, 9)
-    ]
+    cases = []
+    for b in (1, 2, 9):
+        edges = torch.tensor([200, 700])[:b]
+        others = torch.randint(1, 1000, (b - len(edges),), generator=g)
+        e_null, e_cond = draws(seed, (b, 1, 2, 2), (b, 1, 2, 2))
+        cases.append((e_null, e_cond, 3.0, torch.cat([edges, others]), 200, 700))
+    return cases
 
 
 interval = Exercise(
@@ -287,16 +289,20 @@ def threshold(x0: Tensor, p: float) -> Tensor:
     return x0.clamp(-s, s) / s
 
 
+def slow_quantile(values, p):
+    """By linear interpolation between the two neighbours in order."""
+    values = sorted(values)
+    place = p * (len(values) - 1)
+    k = min(int(place), len(values) - 2)
+    return values[k] + (place - k) * (values[k + 1] - values[k])
+
+
 def slow_threshold(x0, p):
     rows = []
     for row in x0:
-        values = sorted(row.abs().flatten().tolist())
-        place = p * (len(values) - 1)
-        k = min(int(place), len(values) - 2)
-        s = max(values[k] + (place - k) * (values[k + 1] - values[k]), 1.0)
-        rows.append(
-            torch.tensor([min(max(v, -s), s) / s for v in row.flatten().tolist()]).view_as(row)
-        )
+        s = max(slow_quantile(row.abs().flatten().tolist(), p), 1.0)
+        pixels = [min(max(v, -s), s) / s for v in row.flatten().tolist()]
+        rows.append(torch.tensor(pixels).view_as(row))
     return torch.stack(rows)
 
 
@@ -312,6 +318,11 @@ def quantile(x0, p):
     return x0.flatten(1).abs().quantile(p, 1).view(-1, 1, 1, 1)
 
 
+def threshold_cases(seed):
+    loud = torch.tensor([0.2, 1.0, 4.0])[:, None, None, None]
+    return [(3 * draw(seed, 1, 1, 2, 2), 0.5), (loud * draw(seed, 3, 3, 4, 4), 0.9)]
+
+
 dynamic = Exercise(
     "threshold",
     "core",
@@ -320,10 +331,7 @@ dynamic = Exercise(
     "interpolation, as `torch.quantile`), but at least 1; cut at -s and s, divide by s.",
     threshold,
     slow_threshold,
-    lambda seed: [
-        (3 * draws(seed, (1, 1, 2, 2))[0], 0.5),
-        (draws(seed, (3, 3, 4, 4))[0] * torch.tensor([0.2, 1.0, 4.0])[:, None, None, None], 0.9),
-    ],
+    threshold_cases,
     apart="it is for large models of pixels under strong guidance; the one that the package has is "
     "tiny, and a plain clamp serves it",
     mutants=(

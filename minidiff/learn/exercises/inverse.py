@@ -11,8 +11,7 @@ from torch import Tensor
 from minidiff.core import process
 from minidiff.core.schedule import Schedule
 from minidiff.learn.exercise import Exercise, Fact, Mutant
-from minidiff.learn.exercises.networks import draws
-from minidiff.learn.exercises.process import LINEAR, ONE, states
+from minidiff.learn.exercises.inputs import LINEAR, ONE, draw, draws, states
 from minidiff.pipe.masks import paste, to_latent_mask
 from minidiff.restoration.operators import superres
 
@@ -50,6 +49,28 @@ def enlarged(v, factor, mode="nearest"):
     return F.interpolate(v, scale_factor=float(factor), mode=mode)
 
 
+def project_average_cases(seed):
+    return [
+        (*draws(seed, (1, 1, 2, 2), (1, 1, 1, 1)), 2),
+        (*draws(seed, (2, 3, 8, 4), (2, 3, 4, 2)), 2),
+        (*draws(seed, (1, 2, 8, 8), (1, 2, 2, 2)), 4),
+    ]
+
+
+def means_of_answer(fn):
+    return (
+        F.avg_pool2d(fn(*draws(0, (1, 1, 6, 6), (1, 1, 2, 2)), 3), 3),
+        draws(0, (1, 1, 6, 6), (1, 1, 2, 2))[1],
+    )
+
+
+def as_the_operator(fn):
+    return (
+        fn(*draws(1, (1, 3, 4, 4), (1, 3, 2, 2)), 2),
+        superres(2).project(*draws(1, (1, 3, 4, 4), (1, 3, 2, 2))),
+    )
+
+
 average = Exercise(
     "project_average",
     "warm-up",
@@ -58,27 +79,17 @@ average = Exercise(
     "block the block's value. Then the means of x are y, and its detail has not changed.",
     project_average,
     slow_project,
-    lambda seed: [
-        (*draws(seed, (1, 1, 2, 2), (1, 1, 1, 1)), 2),
-        (*draws(seed, (2, 3, 8, 4), (2, 3, 4, 2)), 2),
-        (*draws(seed, (1, 2, 8, 8), (1, 2, 2, 2)), 4),
-    ],
+    project_average_cases,
     apart="the package has one correction for every linear measurement, `LinearOp.project`, by "
     "its singular values; a fact compares the two",
     facts=(
         Fact(
             "its means are y",
-            lambda fn: (
-                F.avg_pool2d(fn(*draws(0, (1, 1, 6, 6), (1, 1, 2, 2)), 3), 3),
-                draws(0, (1, 1, 6, 6), (1, 1, 2, 2))[1],
-            ),
+            means_of_answer,
         ),
         Fact(
             "it is the project's operator",
-            lambda fn: (
-                fn(*draws(1, (1, 3, 4, 4), (1, 3, 2, 2)), 2),
-                superres(2).project(*draws(1, (1, 3, 4, 4), (1, 3, 2, 2))),
-            ),
+            as_the_operator,
         ),
     ),
     tolerance=2e-5,
@@ -127,6 +138,24 @@ def slow_luma(y, weights):
     return torch.stack([o[0] for o in out]).to(y.dtype)
 
 
+def luma_pinv_cases(seed):
+    return [
+        (draw(seed, 1, 1, 1, 2), torch.tensor([0.5, 0.5])),
+        (draw(seed, 2, 1, 3, 3), torch.tensor([0.299, 0.587, 0.114])),
+        (draw(seed, 1, 1, 2, 2), torch.full((3,), 1 / 3)),
+    ]
+
+
+def measured_again(fn):
+    return (
+        (
+            fn(torch.ones(1, 1, 2, 2), torch.tensor([0.2, 0.7, 0.1]))
+            * torch.tensor([0.2, 0.7, 0.1])[:, None, None]
+        ).sum(1),
+        torch.ones(1, 2, 2),
+    )
+
+
 luma = Exercise(
     "luma_pinv",
     "warm-up",
@@ -135,23 +164,13 @@ luma = Exercise(
     "From y (b 1 h w) and w (c,) to (b c h w).",
     luma_pinv,
     slow_luma,
-    lambda seed: [
-        (draws(seed, (1, 1, 1, 2))[0], torch.tensor([0.5, 0.5])),
-        (draws(seed, (2, 1, 3, 3))[0], torch.tensor([0.299, 0.587, 0.114])),
-        (draws(seed, (1, 1, 2, 2))[0], torch.full((3,), 1 / 3)),
-    ],
+    luma_pinv_cases,
     apart="the package's grey is the plain mean of the colours, inverted by its singular values "
     "like every other measurement",
     facts=(
         Fact(
             "measured again, it is y",
-            lambda fn: (
-                (
-                    fn(torch.ones(1, 1, 2, 2), torch.tensor([0.2, 0.7, 0.1]))
-                    * torch.tensor([0.2, 0.7, 0.1])[:, None, None]
-                ).sum(1),
-                torch.ones(1, 2, 2),
-            ),
+            measured_again,
         ),
     ),
     mutants=(
@@ -311,7 +330,8 @@ def blend_known(
 
 
 def slow_blend_known(sch, x_s, known, mask, t, s, noise):
-    a, sigma = sch.alpha[s].item(), sch.sigma[s].item()
+    a = sch.alpha[s].item()
+    sigma = sch.sigma[s].item()
     return torch.where(
         mask.expand_as(x_s) > 0, x_s, (a * known.double() + sigma * noise.double()).to(x_s.dtype)
     )
@@ -327,7 +347,7 @@ def known_cases(seed):
             (torch.rand(1, 1, *x.shape[2:], generator=g) < 0.5).float(),
             t,
             to,
-            draws(seed + 1, x.shape)[0],
+            draw(seed + 1, *x.shape),
         )
         for sch, x, e, t, s in states(seed)
         for to in (s, 0)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from minidiff.core.process import ddim_step
 from minidiff.inversion.edict import down, up
 from minidiff.learn.exercise import Exercise, Fact, Mutant
-from minidiff.learn.exercises.process import LINEAR, states
+from minidiff.learn.exercises.inputs import LINEAR, states
 from minidiff.restoration.ilvr import refine
 from minidiff.restoration.jumps import jumps
 
@@ -36,6 +36,13 @@ def means(x, factor, mode="nearest"):
     return F.interpolate(F.avg_pool2d(x, factor), scale_factor=factor, mode=mode)
 
 
+def block_means(fn):
+    return (
+        F.avg_pool2d(fn(torch.eye(8)[None, None], torch.ones(1, 1, 8, 8), 4), 4),
+        torch.ones(1, 1, 2, 2),
+    )
+
+
 ilvr_refine = Exercise(
     "refine",
     "warm-up",
@@ -47,10 +54,7 @@ ilvr_refine = Exercise(
     facts=(
         Fact(
             "the answer's block means are those of y",
-            lambda fn: (
-                F.avg_pool2d(fn(torch.eye(8)[None, None], torch.ones(1, 1, 8, 8), 4), 4),
-                torch.ones(1, 1, 2, 2),
-            ),
+            block_means,
         ),
     ),
     mutants=(
@@ -176,7 +180,8 @@ coupled = Exercise(
 
 
 def slow_jumps(ts, length, repeats):
-    n, way = len(ts) - 1, []
+    n = len(ts) - 1
+    way = []
     credit = {k: repeats - 1 for k in range(1, n, length) if k - 1 < n - length}
     level = n
     way.append(level)

@@ -12,7 +12,7 @@ from minidiff.core.cond import Cond
 from minidiff.data.toy2d import gauss_aniso, gmm8
 from minidiff.inversion.ddim import invert_step
 from minidiff.learn.exercise import Exercise, Fact, Mutant
-from minidiff.learn.exercises.process import LINEAR, ONE, states
+from minidiff.learn.exercises.inputs import LINEAR, ONE, states
 
 PAGE = "tutorials/00_the_six_words.md"
 
@@ -21,7 +21,8 @@ PAGE = "tutorials/00_the_six_words.md"
 
 
 def slow_x0(sch, x_t, eps, t):
-    a, s = sch.alpha[t].item(), sch.sigma[t].item()
+    a = sch.alpha[t].item()
+    s = sch.sigma[t].item()
     return ((x_t.double() - s * eps.double()) / a).to(x_t.dtype)
 
 
@@ -133,13 +134,21 @@ def slow_renoise(sch, x_s, s, t, noise):
 
 def spread(fn):
     g = torch.Generator().manual_seed(0)
-    x0, n, m = (
-        torch.zeros(1, 20_000),
-        torch.randn(1, 20_000, generator=g),
-        torch.randn(1, 20_000, generator=g),
-    )
+    x0 = torch.zeros(1, 20_000)
+    n = torch.randn(1, 20_000, generator=g)
+    m = torch.randn(1, 20_000, generator=g)
     up = fn(LINEAR, process.q_sample(LINEAR, x0, 300, n), 300, 700, m)
     return (up.std() / LINEAR.sigma[700]).round(decimals=1), torch.tensor(1.0, dtype=torch.float64)
+
+
+def difference_of_sigmas(sch, x, s, t, n):
+    return sch.at(t)[0] / sch.at(s)[0] * x + (sch.at(t)[1] - sch.at(s)[1]) * n
+
+
+def old_noise_not_scaled(sch, x, s, t, n):
+    return (
+        sch.at(t)[0] / sch.at(s)[0] * x + max(sch.at(t)[1] ** 2 - sch.at(s)[1] ** 2, 0) ** 0.5 * n
+    )
 
 
 renoise = Exercise(
@@ -164,18 +173,13 @@ renoise = Exercise(
         ),
         Mutant(
             "a difference of sigmas",
-            lambda sch, x, s, t, n: (
-                sch.at(t)[0] / sch.at(s)[0] * x + (sch.at(t)[1] - sch.at(s)[1]) * n
-            ),
+            difference_of_sigmas,
             "Variances add, standard deviations do not: the state ends less noisy than its time "
             "says.",
         ),
         Mutant(
             "old noise not scaled",
-            lambda sch, x, s, t, n: (
-                sch.at(t)[0] / sch.at(s)[0] * x
-                + max(sch.at(t)[1] ** 2 - sch.at(s)[1] ** 2, 0) ** 0.5 * n
-            ),
+            old_noise_not_scaled,
             "The noise that is there already shrinks together with the picture, by a, and so its "
             "variance by a squared.",
         ),
@@ -208,6 +212,13 @@ def slow_posterior(sch, x_t, x0, t, s):
     return mean.to(x_t.dtype), 1 / precision
 
 
+def large_variance(sch, x, x0, t, s):
+    return (
+        process.posterior(sch, x, x0, t, s)[0],
+        process.transition(sch, s, t, x)[1],
+    )
+
+
 posterior = Exercise(
     "posterior",
     "core",
@@ -227,10 +238,7 @@ posterior = Exercise(
     mutants=(
         Mutant(
             "the large variance",
-            lambda sch, x, x0, t, s: (
-                process.posterior(sch, x, x0, t, s)[0],
-                process.transition(sch, s, t, x)[1],
-            ),
+            large_variance,
             "beta instead of beta tilde: DDPM allows both as a choice, but only the small one is "
             "this posterior's.",
         ),
@@ -271,10 +279,8 @@ def pairs(seed):
 def to_a_class(fn) -> tuple[float, float, str]:
     """A mixture of eight: is the wanted mode reached, with the exact denoiser, at scale 2?"""
     toy = gmm8()
-    eps, x = (
-        toy.denoise(LINEAR),
-        torch.randn(400, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64),
-    )
+    eps = toy.denoise(LINEAR)
+    x = torch.randn(400, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     label = Cond(label=torch.full((400,), 3))
     for t, s in pairwise(LINEAR.timesteps(30)):
         x = process.ddim_step(LINEAR, x, fn(eps(x, t), eps(x, t, label), 2.0), t, s)
@@ -339,8 +345,10 @@ def climbs(seed):
 
 def round_trip(fn) -> tuple[float, float, str]:
     toy = gauss_aniso()
-    eps, x0 = toy.denoise(LINEAR), toy.sample(200, seed=0)
-    x, ts = x0, LINEAR.timesteps(200, spacing="trailing")
+    eps = toy.denoise(LINEAR)
+    x0 = toy.sample(200, seed=0)
+    x = x0
+    ts = LINEAR.timesteps(200, spacing="trailing")
     for s, t in pairwise(ts[::-1]):
         x = fn(eps, LINEAR, x, s, t, None)
     for t, s in pairwise(ts):

@@ -10,19 +10,13 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from minidiff.learn.exercise import Exercise, Fact, Mutant
+from minidiff.learn.exercises.inputs import draws
 from minidiff.models.attention import GEGLU, add_taps, attend, geglu
 from minidiff.models.text import causal_mask
 
-UNET, P2P, TEXT = (
-    "tutorials/weights/sd1_and_sd2.md",
-    "tutorials/editing/prompt_to_prompt.md",
-    "tutorials/weights/text.md",
-)
-
-
-def draws(seed, *shapes):
-    g = torch.Generator().manual_seed(seed)
-    return tuple(torch.randn(s, generator=g) for s in shapes)
+UNET = "tutorials/weights/sd1_and_sd2.md"
+P2P = "tutorials/editing/prompt_to_prompt.md"
+TEXT = "tutorials/weights/text.md"
 
 
 # ---- attention -----------------------------------------------------------------------------------
@@ -38,33 +32,43 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
 
 
 def slow_attention(q, k, v, heads):
-    out, d = torch.zeros_like(q), q.shape[2] // heads
+    out = torch.zeros_like(q)
+    d = q.shape[2] // heads
     for b in range(len(q)):
         for h in range(heads):
             own = slice(h * d, (h + 1) * d)
             for i in range(q.shape[1]):
-                logits = torch.stack(
-                    [(q[b, i, own] * k[b, j, own]).sum() for j in range(k.shape[1])]
-                ) / math.sqrt(d)
-                e = (logits - logits.max()).exp()
-                out[b, i, own] = sum(w * v[b, j, own] for j, w in enumerate(e / e.sum()))
+                products = [(q[b, i, own] * key).sum() for key in k[b, :, own]]
+                logits = torch.stack(products) / math.sqrt(d)
+                weights = (logits - logits.max()).exp()
+                weights = weights / weights.sum()
+                out[b, i, own] = sum(w * value for w, value in zip(weights, v[b, :, own]))
     return out
+
+
+def split(x, heads, axes="h d"):
+    return rearrange(x, f"b n ({axes}) -> b h n d", h=heads)
 
 
 def other_attention(axes="h d", scale=lambda c, d: d**-0.5, over=-1):
     def wrong(q, k, v, heads):
-        s = scale(q.shape[2], q.shape[2] // heads)
-        q, k, v = (rearrange(x, f"b n ({axes}) -> b h n d", h=heads) for x in (q, k, v))
-        return rearrange((q @ k.mT * s).softmax(over) @ v, f"b h n d -> b n ({axes})")
+        factor = scale(q.shape[2], q.shape[2] // heads)
+        logits = split(q, heads, axes) @ split(k, heads, axes).mT * factor
+        out = logits.softmax(over) @ split(v, heads, axes)
+        return rearrange(out, f"b h n d -> b n ({axes})")
 
     return wrong
 
 
-def tokens(seed):
-    return [
-        (*draws(seed + 9 * k, (b, n, c), (b, m, c), (b, m, c)), h)
-        for k, (b, n, m, c, h) in enumerate(((1, 1, 2, 2, 1), (2, 3, 5, 8, 2), (1, 4, 4, 12, 4)))
-    ]
+def attention_cases(seed):
+    sizes = ((1, 1, 2, 2, 1), (2, 3, 5, 8, 2), (1, 4, 4, 12, 4))
+    return [(*draws(seed + 9 * h, (b, n, c), (b, m, c), (b, m, c)), h) for b, n, m, c, h in sizes]
+
+
+def equal_keys(fn):
+    values = torch.arange(12.0).view(1, 3, 4)
+    mean = torch.tensor([[4.0, 5, 6, 7]]).expand(1, 2, 4)
+    return fn(torch.ones(1, 2, 4), torch.ones(1, 3, 4), values, 2), mean
 
 
 heads = Exercise(
@@ -76,16 +80,13 @@ heads = Exercise(
     "side again: (b n c).",
     attention,
     slow_attention,
-    tokens,
+    attention_cases,
     apart="from scratch, for reading: the package's networks all go through `attend`, which "
     "takes PyTorch's fused kernel while nobody listens, and is an exercise of its own",
     facts=(
         Fact(
             "if all keys are equal, everyone gets the mean of the values",
-            lambda fn: (
-                fn(torch.ones(1, 2, 4), torch.ones(1, 3, 4), torch.arange(12.0).view(1, 3, 4), 2),
-                torch.tensor([[4.0, 5, 6, 7]]).expand(1, 2, 4),
-            ),
+            equal_keys,
         ),
     ),
     mutants=(
@@ -136,42 +137,57 @@ def listening(name, fn):
 
 
 def slow_attend(module, q, k, v, heads, mask=None):
-    q, k, v = (torch.stack(x.chunk(heads, -1), 1) for x in (q, k, v))  # b h n d
-    q, k, v = module.q(q), module.k(k), module.v(v)
-    logits = module.logits(torch.einsum("bhnd,bhmd->bhnm", q, k) / math.sqrt(q.shape[-1])).exp()
+    q = module.q(torch.stack(q.chunk(heads, -1), 1))  # b h n d
+    k = module.k(torch.stack(k.chunk(heads, -1), 1))
+    v = module.v(torch.stack(v.chunk(heads, -1), 1))
+    logits = torch.einsum("bhnd,bhmd->bhnm", q, k) / math.sqrt(q.shape[-1])
+    weights = module.logits(logits).exp()
     if mask is not None:
-        logits = logits * mask[:, None, None]
-    probs = module.probs(logits / logits.sum(-1, keepdim=True))
-    return torch.cat(torch.einsum("bhnm,bhmd->bhnd", probs, v).unbind(1), -1)
+        weights = weights * mask[:, None, None]
+    probs = module.probs(weights / weights.sum(-1, keepdim=True))
+    out = torch.einsum("bhnm,bhmd->bhnd", probs, v)
+    return torch.cat(out.unbind(1), -1)
+
+
+def flipped(probs):
+    return probs.flip(-1)
+
+
+def doubled(probs):
+    return 2 * probs
 
 
 def tapped(seed):
-    mask, flip, twice = (
-        torch.tensor([[1, 1, 0], [1, 0, 1]]),
-        (lambda p: p.flip(-1)),
-        (lambda p: 2 * p),
-    )
+    mask = torch.tensor([[1, 1, 0], [1, 0, 1]])
     q, k, v = draws(seed, (2, 4, 6), (2, 3, 6), (2, 3, 6))
     return [
         (listening("probs", None), q, k, v, 1, None),
-        (listening("probs", flip), q, k, v, 2, None),
-        (listening("logits", twice), q, k, v, 2, mask),
-        (listening("probs", twice), q, k, v, 3, mask),
-        (listening("v", flip), q, k, v, 2, mask),
+        (listening("probs", flipped), q, k, v, 2, None),
+        (listening("logits", doubled), q, k, v, 2, mask),
+        (listening("probs", doubled), q, k, v, 3, mask),
+        (listening("v", flipped), q, k, v, 2, mask),
     ]
 
 
 def attend_like(look=True, mask_late=False, normed=False):
     def wrong(module, q, k, v, heads, mask=None):
-        q, k, v = (rearrange(x, "b n (h d) -> b h n d", h=heads) for x in (q, k, v))
-        q, k, v = module.q(q), module.k(k), module.v(v)
+        q = module.q(split(q, heads))
+        k = module.k(split(k, heads))
+        v = module.v(split(v, heads))
         logits = q @ k.mT * q.shape[-1] ** -0.5
-        logits = module.logits(logits) if look else logits
-        hide = torch.ones(len(q), k.shape[2]) if mask is None else mask
-        hide = hide[:, None, None].to(q)
-        p = logits.softmax(-1) * hide if mask_late else (logits + hide.log()).softmax(-1)
-        p = module.probs(p) if look else p
-        return rearrange((p / p.sum(-1, keepdim=True) if normed else p) @ v, "b h n d -> b n (h d)")
+        if look:
+            logits = module.logits(logits)
+        seen = torch.ones(len(q), k.shape[2]) if mask is None else mask
+        seen = seen[:, None, None].to(q)
+        if mask_late:
+            probs = logits.softmax(-1) * seen
+        else:
+            probs = (logits + seen.log()).softmax(-1)
+        if look:
+            probs = module.probs(probs)
+        if normed:
+            probs = probs / probs.sum(-1, keepdim=True)
+        return rearrange(probs @ v, "b h n d -> b n (h d)")
 
     return wrong
 

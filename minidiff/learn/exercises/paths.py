@@ -10,8 +10,7 @@ from minidiff.core.schedule import Schedule, times_of_strength
 from minidiff.inversion.ddim import follow
 from minidiff.inversion.edit_friendly import noise_map
 from minidiff.learn.exercise import Exercise, Fact, Mutant
-from minidiff.learn.exercises.networks import draws
-from minidiff.learn.exercises.process import LINEAR, states
+from minidiff.learn.exercises.inputs import LINEAR, draw, draws, states
 
 NULL = "tutorials/inversion/null_text.md"
 DIRECT = "tutorials/editing/real_pictures.md"
@@ -27,7 +26,8 @@ def landing_null(
     """The unconditional guess with which a guided DDIM move from x_t at t ends in `goal` at s;
     scale is not 1.
     """
-    (a_t, s_t), (a_s, s_s) = sch.at(t), sch.at(s)
+    a_t, s_t = sch.at(t)
+    a_s, s_s = sch.at(s)
     wanted = (goal - a_s / a_t * x_t) / (s_s - a_s / a_t * s_t)  # the guided noise that leads there
     return (wanted - scale * e_cond) / (1 - scale)
 
@@ -40,7 +40,8 @@ def slow_landing(sch, x_t, goal, e_cond, t, s, scale):
     def lands(null):
         return process.ddim_step(sch, x_t, null + scale * (e_cond - null), t, s)
 
-    at0, at1 = lands(torch.zeros_like(x_t)), lands(torch.ones_like(x_t))
+    at0 = lands(torch.zeros_like(x_t))
+    at1 = lands(torch.ones_like(x_t))
     return (goal - at0) / (at1 - at0)
 
 
@@ -121,12 +122,26 @@ landing = Exercise(
 
 
 def slow_follow(x, goal, share):
-    b, out = len(goal), x.clone()
+    b = len(goal)
+    out = x.clone()
     for i in range(b):
         offset = goal[i] - x[i]
         out[i] = x[i] + offset
         out[b + i] = x[b + i] + share * offset
     return out
+
+
+def follow_cases(seed):
+    return [
+        (*draws(seed, (2 * b, 2, 3, 3), (b, 2, 3, 3)), w) for b, w in ((1, 0.0), (1, 1.0), (3, 0.4))
+    ]
+
+
+def without_a_share(fn):
+    return (
+        fn(*draws(0, (2, 1, 2, 2), (1, 1, 2, 2)), 0.0)[1],
+        draw(0, 2, 1, 2, 2)[1],
+    )
 
 
 following = Exercise(
@@ -137,16 +152,11 @@ following = Exercise(
     "offset, goal - source.",
     follow,
     slow_follow,
-    lambda seed: [
-        (*draws(seed, (2 * b, 2, 3, 3), (b, 2, 3, 3)), w) for b, w in ((1, 0.0), (1, 1.0), (3, 0.4))
-    ],
+    follow_cases,
     facts=(
         Fact(
             "share 0 leaves the edits alone",
-            lambda fn: (
-                fn(*draws(0, (2, 1, 2, 2), (1, 1, 2, 2)), 0.0)[1],
-                draws(0, (2, 1, 2, 2))[0][1],
-            ),
+            without_a_share,
         ),
     ),
     mutants=(
@@ -190,9 +200,26 @@ def slow_noise_map(sch, x_t, x_s, eps, t, s):
 
 
 def replayed(fn):
-    (sch, x, e, t, s), want = list(states(2))[1], draws(9, (2, 3, 8, 8))[0]
+    sch, x, e, t, s = list(states(2))[1]
+    want = draw(9, 2, 3, 8, 8)
     mean, _ = process.posterior(sch, x, process.eps_to_x0(sch, x, e, t), t, s)
     return mean + fn(sch, x, want, e, t, s), want
+
+
+def noise_map_cases(seed):
+    return [
+        (sch, x, draw(seed + 1, *x.shape), e, t, to)
+        for sch, x, e, t, s in states(seed)
+        for to in (s, 0)
+    ]
+
+
+def from_the_guess(sch, x, y, e, t, s):
+    return y - process.q_sample(sch, process.eps_to_x0(sch, x, e, t), s, torch.zeros_like(x))
+
+
+def from_one_step(sch, x, y, e, t, s):
+    return y - process.posterior(sch, x, process.eps_to_x0(sch, x, e, t), t, t - 1)[0]
 
 
 friendly = Exercise(
@@ -204,11 +231,7 @@ friendly = Exercise(
     "implies. All (b c h w); s may be 0.",
     noise_map,
     slow_noise_map,
-    lambda seed: [
-        (sch, x, draws(seed + 1, x.shape)[0], e, t, to)
-        for sch, x, e, t, s in states(seed)
-        for to in (s, 0)
-    ],
+    noise_map_cases,
     tolerance=1e-4,
     facts=(Fact("the step with that noise gives x_s back", replayed),),
     mutants=(
@@ -220,17 +243,13 @@ friendly = Exercise(
         ),
         Mutant(
             "the state's own noise",
-            lambda sch, x, y, e, t, s: (
-                y - process.q_sample(sch, process.eps_to_x0(sch, x, e, t), s, torch.zeros_like(x))
-            ),
+            from_the_guess,
             "Counted from the guess of x0 instead of from the mean: then x_t has no part in the "
             "step.",
         ),
         Mutant(
             "one step's beta",
-            lambda sch, x, y, e, t, s: (
-                y - process.posterior(sch, x, process.eps_to_x0(sch, x, e, t), t, t - 1)[0]
-            ),
+            from_one_step,
             "The full chain's coefficients in a strided loop.",
         ),
     ),
@@ -264,6 +283,27 @@ def slow_mix(sch, x_s, layout, nu, t, s, noise):
     return out
 
 
+def mix_cases(seed):
+    return [
+        (sch, x, e, nu, t, s, draw(seed + 1, *x.shape))
+        for nu, (sch, x, e, t, s) in zip((0.5, 0.9, 0.3), states(seed))
+    ]
+
+
+def nothing_mixed_in(fn):
+    return (
+        fn(
+            LINEAR,
+            *draws(0, (1, 1, 2, 2), (1, 1, 2, 2)),
+            1.0,
+            500,
+            400,
+            torch.ones(1, 1, 2, 2),
+        ),
+        draw(0, 1, 1, 2, 2),
+    )
+
+
 magic = Exercise(
     "mix",
     "warm-up",
@@ -272,25 +312,12 @@ magic = Exercise(
     "with `noise` to the time x_s is at. All (b c h w).",
     mix,
     slow_mix,
-    lambda seed: [
-        (sch, x, e, nu, t, s, draws(seed + 1, x.shape)[0])
-        for nu, (sch, x, e, t, s) in zip((0.5, 0.9, 0.3), states(seed))
-    ],
+    mix_cases,
     apart="`magicmix` mixes low bands and fading shares too, with what `Pipe.noised` makes",
     facts=(
         Fact(
             "nu = 1 mixes nothing in",
-            lambda fn: (
-                fn(
-                    LINEAR,
-                    *draws(0, (1, 1, 2, 2), (1, 1, 2, 2)),
-                    1.0,
-                    500,
-                    400,
-                    torch.ones(1, 1, 2, 2),
-                ),
-                draws(0, (1, 1, 2, 2))[0],
-            ),
+            nothing_mixed_in,
         ),
     ),
     mutants=(
@@ -330,6 +357,16 @@ def slow_strength(ts, strength):
     return [t for k, t in enumerate(ts) if len(ts) - 1 - k <= steps]
 
 
+def times_of_strength_cases(seed):
+    return [
+        ([100, 75, 50, 25, 0], 0.5),
+        ([*range(1000, -1, -20)], 0.3 + 0.2 * seed),
+        ([*range(50, -1, -1)], 0.58),
+        ([3, 2, 1, 0], 1.0),
+        ([3, 2, 1, 0], 0.0),
+    ]
+
+
 strength = Exercise(
     "times_of_strength",
     "warm-up",
@@ -338,13 +375,7 @@ strength = Exercise(
     "times is the one the picture is noised to; strength 0 leaves only the end.",
     times_of_strength,
     slow_strength,
-    lambda seed: [
-        ([100, 75, 50, 25, 0], 0.5),
-        ([*range(1000, -1, -20)], 0.3 + 0.2 * seed),
-        ([*range(50, -1, -1)], 0.58),
-        ([3, 2, 1, 0], 1.0),
-        ([3, 2, 1, 0], 0.0),
-    ],
+    times_of_strength_cases,
     mutants=(
         Mutant(
             "rounded",

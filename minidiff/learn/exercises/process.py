@@ -2,28 +2,16 @@
 stands on.
 """
 
-from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
-from torch import Tensor
 
-from minidiff.core import process, schedule
-from minidiff.core.schedule import Schedule
+from minidiff.core import process
 from minidiff.data.toy2d import gauss_aniso
 from minidiff.learn.exercise import Exercise, Fact, Mutant
+from minidiff.learn.exercises.inputs import LINEAR, ONE, states
 
-LINEAR, FLOW = schedule.linear(), schedule.flow()
-ONE = torch.ones(1, 1, 2, 2)
 PAGE = "tutorials/00_the_six_words.md"
-
-
-def states(seed: int) -> Iterator[tuple[Schedule, Tensor, Tensor, int, int]]:
-    """(schedule, a picture, noise, t, s < t), small first."""
-    g = torch.Generator().manual_seed(seed)
-    for sch, shape in ((LINEAR, (1, 1, 2, 2)), (LINEAR, (2, 3, 8, 8)), (FLOW, (3, 4, 5, 9))):
-        s, t = sorted(torch.randint(1, sch.T, (2,), generator=g).tolist())
-        yield sch, torch.randn(shape, generator=g), torch.randn(shape, generator=g), t + (t == s), s
 
 
 # ---- q_sample ------------------------------------------------------------------------------------
@@ -86,8 +74,10 @@ q_sample = Exercise(
 
 
 def slow_ddim_step(sch, x_t, eps, t, s):
-    (a_t, s_t), (a_s, s_s) = sch.at(t), sch.at(s)
-    x, e = x_t.double(), eps.double()
+    a_t, s_t = sch.at(t)
+    a_s, s_s = sch.at(s)
+    x = x_t.double()
+    e = eps.double()
     x0 = (x - s_t * e) / a_t
     return (a_s * x0 + s_s * e).to(x_t.dtype)
 
@@ -103,15 +93,13 @@ def there_and_back(fn):
     return fn(LINEAR, fn(LINEAR, x, e, 300, 700), e, 700, 300), x
 
 
-def draws(fn) -> tuple[float, float, str]:
+def drawn_covariance(fn) -> tuple[float, float, str]:
     """With a denoiser that is known exactly: do fifty steps of `fn` bring noise to the right
     distribution?
     """
     toy = gauss_aniso()
-    x, eps = (
-        torch.randn(4000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64),
-        toy.denoise(LINEAR),
-    )
+    x = torch.randn(4000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    eps = toy.denoise(LINEAR)
     for t, s in pairwise(LINEAR.timesteps(50)):
         x = fn(LINEAR, x, eps(x, t), t, s)
     true = toy.sample(4000, seed=1).T.cov()
@@ -124,13 +112,18 @@ def draws(fn) -> tuple[float, float, str]:
 
 def variances(sch, x_t, eps, t, s):
     """alpha_bar where its root belongs."""
-    a_t, a_s = sch.at(t)[0] ** 2, sch.at(s)[0] ** 2
+    a_t = sch.at(t)[0] ** 2
+    a_s = sch.at(s)[0] ** 2
     return a_s * (x_t - (1 - a_t) * eps) / a_t + (1 - a_s) * eps
 
 
 def keeps_time(sch, x_t, eps, t, s):
     x0 = process.eps_to_x0(sch, x_t, eps, t)
     return sch.at(s)[0] * x0 + sch.at(t)[1] * eps
+
+
+def ddim_step_cases(seed):
+    return [c for sch, x, e, t, s in states(seed) for c in ((sch, x, e, t, s), (sch, x, e, s, t))]
 
 
 ddim_step = Exercise(
@@ -143,14 +136,12 @@ ddim_step = Exercise(
     "project's own knows noise (`eta`) too, which is not asked here.",
     process.ddim_step,
     slow_ddim_step,
-    lambda seed: [
-        c for sch, x, e, t, s in states(seed) for c in ((sch, x, e, t, s), (sch, x, e, s, t))
-    ],
+    ddim_step_cases,
     facts=(
         Fact("from t to t nothing moves", same_time),
         Fact("up and down again with the same noise changes nothing", there_and_back),
     ),
-    behaviour=draws,
+    behaviour=drawn_covariance,
     mutants=(
         Mutant(
             "no square root",

@@ -8,8 +8,7 @@ import torch
 from minidiff.core import process
 from minidiff.data.toy2d import gauss_aniso, gaussian_flow_map
 from minidiff.learn.exercise import Exercise, Fact, Mutant
-from minidiff.learn.exercises.networks import draws
-from minidiff.learn.exercises.process import LINEAR, states
+from minidiff.learn.exercises.inputs import LINEAR, draw, draws, states
 from minidiff.samplers.ddpm import ddpm_step
 from minidiff.samplers.dpm_solver import dpm_step
 
@@ -45,7 +44,7 @@ def ddpm_like(**how):
 
 def ddpm_cases(seed):
     return [
-        (sch, x, e, t, to, draws(seed + 5, x.shape)[0], v)
+        (sch, x, e, t, to, draw(seed + 5, *x.shape), v)
         for v in ("small", "large")
         for sch, x, e, t, s in states(seed)
         for to in (s, 0)
@@ -53,11 +52,10 @@ def ddpm_cases(seed):
 
 
 def ancestral(fn):
-    toy, zs = gauss_aniso(), torch.Generator().manual_seed(1)
-    x, eps = (
-        torch.randn(4000, 2, generator=torch.Generator().manual_seed(0), dtype=D),
-        toy.denoise(LINEAR),
-    )
+    toy = gauss_aniso()
+    zs = torch.Generator().manual_seed(1)
+    x = torch.randn(4000, 2, generator=torch.Generator().manual_seed(0), dtype=D)
+    eps = toy.denoise(LINEAR)
     for t, s in pairwise(LINEAR.timesteps(100, spacing="trailing")):
         x0 = process.eps_to_x0(LINEAR, x, eps(x, t), t)
         x = fn(LINEAR, x, x0, t, s, torch.randn(4000, 2, generator=zs, dtype=D), "small")
@@ -117,7 +115,9 @@ ddpm = Exercise(
 
 def slow_noisy(sch, x_t, eps, t, s, eta, noise, kept=False, squared=False, large=False):
     a_t, s_t, a_s, s_s = levels(sch, t, s)
-    x, e, n = x_t.double(), eps.double(), noise.double()
+    x = x_t.double()
+    e = eps.double()
+    n = noise.double()
     beta = s_t**2 - (a_t / a_s) ** 2 * s_s**2
     sig = (eta**2 if squared else eta) * math.sqrt(beta if large else beta * s_s**2 / s_t**2)
     along = s_s if kept else math.sqrt(max(s_s**2 - sig**2, 0))
@@ -129,9 +129,18 @@ def noisy_like(**how):
 
 
 def as_ddpm(fn):
-    (_, (sch, x, e, t, s), _), (n,) = states(3), draws(8, (2, 3, 8, 8))
+    _, (sch, x, e, t, s), _ = states(3)
+    (n,) = draws(8, (2, 3, 8, 8))
     x0 = process.eps_to_x0(sch, x, e, t)
     return fn(sch, x, e, t, s, 1.0, n), ddpm_step(sch, x, x0, t, s, n, "small")
+
+
+def ddim_noisy_step_cases(seed):
+    return [
+        (sch, x, e, t, s, eta, draw(seed + 3, *x.shape))
+        for sch, x, e, t, s in states(seed)
+        for eta in (0.0, 0.5, 1.0)
+    ]
 
 
 eta_step = Exercise(
@@ -144,11 +153,7 @@ eta_step = Exercise(
     "0..1.",
     process.ddim_step,
     slow_noisy,
-    lambda seed: [
-        (sch, x, e, t, s, eta, draws(seed + 3, x.shape)[0])
-        for sch, x, e, t, s in states(seed)
-        for eta in (0.0, 0.5, 1.0)
-    ],
+    ddim_noisy_step_cases,
     facts=(Fact("eta = 1 is ancestral sampling", as_ddpm),),
     tolerance=1e-4,
     mutants=(
@@ -186,10 +191,8 @@ eta_step = Exercise(
 def slow_dpm_step(sch, x_t, x0, x0_before, r, t, s, order=2, inverted=False, sign=1, in_time=False):
     """In the published form: two terms, the second with half the slope."""
     a_t, s_t, a_s, s_s = levels(sch, t, s)
-    h, before = (
-        math.log(a_s * s_t / (s_s * a_t)),
-        math.log(a_t * sch.sigma[r] / (s_t * sch.alpha[r])),
-    )
+    h = math.log(a_s * s_t / (s_s * a_t))
+    before = math.log(a_t * sch.sigma[r] / (s_t * sch.alpha[r]))
     ratio = (r - t) / (t - s) if in_time else before / h
     slope = (
         sign * (x0.double() - x0_before.double()) / (1 / ratio if inverted else ratio) * (order - 1)
@@ -213,14 +216,17 @@ def dpm_cases(seed):
 
 
 def second_order(fn):
-    toy, sch = gauss_aniso(), LINEAR
+    toy = gauss_aniso()
+    sch = LINEAR
     start = torch.randn(50, 2, generator=torch.Generator().manual_seed(0), dtype=D)
-    eps, ts = toy.denoise(sch), [round(900 - 880 * k / 12) for k in range(13)]
+    eps = toy.denoise(sch)
+    ts = [round(900 - 880 * k / 12) for k in range(13)]
     true = gaussian_flow_map(toy.means[0], toy.covs[0], start, sch, 900, 20)
     x = y = start
     before = None
     for k, (t, s) in enumerate(pairwise(ts)):
-        y, x0 = process.ddim_step(sch, y, eps(y, t), t, s), process.eps_to_x0(sch, x, eps(x, t), t)
+        y = process.ddim_step(sch, y, eps(y, t), t, s)
+        x0 = process.eps_to_x0(sch, x, eps(x, t), t)
         x = (
             process.ddim_step(sch, x, eps(x, t), t, s)
             if not k

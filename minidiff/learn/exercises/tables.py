@@ -33,6 +33,16 @@ def beta_cases(seed):
     return [(torch.linspace(first, last, n, dtype=D),) for first, last, n in ends]
 
 
+def published_end(fn):
+    betas = torch.linspace(1e-4, 0.02, 1000, dtype=D)
+    return fn(betas)[-1].sqrt(), schedule.linear().alpha[-1]
+
+
+def never_grows(fn):
+    shares = fn(torch.linspace(0.01, 0.3, 50, dtype=D))
+    return (shares.diff() < 0).all(), torch.tensor(True)
+
+
 alpha_bar = Exercise(
     "alpha_bar_of",
     "warm-up",
@@ -45,17 +55,11 @@ alpha_bar = Exercise(
     facts=(
         Fact(
             "the published chain ends at noise",
-            lambda fn: (
-                fn(torch.linspace(1e-4, 0.02, 1000, dtype=D))[-1].sqrt(),
-                schedule.linear().alpha[-1],
-            ),
+            published_end,
         ),
         Fact(
             "it never grows",
-            lambda fn: (
-                (fn(torch.linspace(0.01, 0.3, 50, dtype=D)).diff() < 0).all(),
-                torch.tensor(True),
-            ),
+            never_grows,
         ),
     ),
     mutants=(
@@ -97,8 +101,13 @@ alpha_bar = Exercise(
 
 
 def slow_cosine(T, s):
-    f = lambda t: math.cos((t / T + s) / (1 + s) * math.pi / 2) ** 2  # noqa: E731
-    return torch.tensor([f(t) / f(0) for t in range(T + 1)], dtype=D)
+    angles = [(t / T + s) / (1 + s) * math.pi / 2 for t in range(T + 1)]
+    return torch.tensor([(math.cos(u) / math.cos(angles[0])) ** 2 for u in angles], dtype=D)
+
+
+def one_step_less(T, s):
+    shares = torch.cat([slow_cosine(max(T - 1, 1), s), slow_cosine(T, s)[-1:]])
+    return shares[: T + 1]
 
 
 cosine = Exercise(
@@ -125,9 +134,7 @@ cosine = Exercise(
         ),
         Mutant(
             "T - 1 steps",
-            lambda T, s: torch.cat([slow_cosine(max(T - 1, 1), s), slow_cosine(T, s)[-1:]])[
-                : T + 1
-            ],
+            one_step_less,
             "T numbers from 0 to 1 in place of T + 1: every time is a little noisier than it "
             "should be.",
         ),
@@ -154,6 +161,32 @@ def slow_times(n, start, spacing):
     return times
 
 
+def times_cases(seed):
+    return [
+        (4, 1000, "trailing"),
+        (50, 1000, "leading"),
+        (7 + seed, 999, "trailing"),
+        (3 + seed, 640, "leading"),
+    ]
+
+
+def as_stable_diffusion(fn):
+    published = schedule.scaled_linear().timesteps(50, spacing="leading")[:-1]
+    return fn(50, 1000, "leading"), published
+
+
+def without_offset(n, T, kind):
+    if kind == "trailing":
+        return slow_times(n, T, kind)
+    return [i * (T // n) + 1 for i in reversed(range(n))]
+
+
+def cut_off(n, T, kind):
+    if kind == "trailing":
+        return [int(T - i * T / n) for i in range(n)]
+    return slow_times(n, T, kind)
+
+
 spacing = Exercise(
     "times",
     "warm-up",
@@ -164,30 +197,18 @@ spacing = Exercise(
     "linspace, which is not asked here.",
     schedule.times,
     slow_times,
-    lambda seed: [
-        (4, 1000, "trailing"),
-        (50, 1000, "leading"),
-        (7 + seed, 999, "trailing"),
-        (3 + seed, 640, "leading"),
-    ],
+    times_cases,
     facts=(
         Fact("trailing begins at the noise", lambda fn: (fn(13, 1000, "trailing")[0], 1000)),
         Fact(
             "leading is the list that Stable Diffusion's 50 steps visit",
-            lambda fn: (
-                fn(50, 1000, "leading"),
-                schedule.scaled_linear().timesteps(50, spacing="leading")[:-1],
-            ),
+            as_stable_diffusion,
         ),
     ),
     mutants=(
         Mutant(
             "the offset is missing",
-            lambda n, T, kind: (
-                slow_times(n, T, kind)
-                if kind == "trailing"
-                else [i * (T // n) + 1 for i in reversed(range(n))]
-            ),
+            without_offset,
             "Stable Diffusion was sampled one time later. Without the offset pictures differ a "
             "little, and the last step starts from almost nothing.",
         ),
@@ -199,11 +220,7 @@ spacing = Exercise(
         ),
         Mutant(
             "cut off, not rounded",
-            lambda n, T, kind: (
-                [int(T - i * T / n) for i in range(n)]
-                if kind == "trailing"
-                else slow_times(n, T, kind)
-            ),
+            cut_off,
             "Truncation shifts some times by one. Nothing breaks; results just differ from "
             "everybody else's.",
         ),
@@ -221,12 +238,17 @@ spacing = Exercise(
 
 
 def slow_embedding(t, dim, cos_first=True, shift=0.0):
+    half = dim // 2
     out = torch.zeros(len(t), dim)
     for row in range(len(t)):
-        for k in range(dim // 2):
-            angle = t[row].item() * 10000 ** (-k / (dim // 2 - shift))
-            c, s = (k, k + dim // 2) if cos_first else (k + dim // 2, k)
-            out[row, c], out[row, s] = math.cos(angle), math.sin(angle)
+        for k in range(half):
+            angle = t[row].item() * 10000 ** (-k / (half - shift))
+            first = math.cos(angle)
+            second = math.sin(angle)
+            if not cos_first:
+                first, second = second, first
+            out[row, k] = first
+            out[row, half + k] = second
     return out
 
 
@@ -246,6 +268,14 @@ def interleaved(t, dim, cos_first=True, shift=0.0):
     return torch.stack([c, s], -1).flatten(1)
 
 
+def timestep_embedding_cases(seed):
+    return [
+        (torch.tensor([0, 3]), 4, True, 0),
+        (torch.tensor([1, 500, 999]), 32, True, 0),
+        (torch.tensor([7 + seed, 30]), 16, False, 1),
+    ]
+
+
 embedding = Exercise(
     "timestep_embedding",
     "warm-up",
@@ -254,11 +284,7 @@ embedding = Exercise(
     "round. float32.",
     timestep_embedding,
     slow_embedding,
-    lambda seed: [
-        (torch.tensor([0, 3]), 4, True, 0),
-        (torch.tensor([1, 500, 999]), 32, True, 0),
-        (torch.tensor([7 + seed, 30]), 16, False, 1),
-    ],
+    timestep_embedding_cases,
     facts=(
         Fact(
             "time 0 is ones, then zeros",

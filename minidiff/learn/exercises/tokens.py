@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from minidiff.learn.exercise import Exercise, Fact, Mutant
 from minidiff.learn.exercises.blocks import DIT
-from minidiff.learn.exercises.networks import draws
+from minidiff.learn.exercises.inputs import draw, draws
 from minidiff.models.dit import position_embedding, unpatchify
 from minidiff.models.vae import gaussian_kl
 
@@ -38,8 +38,17 @@ def cut(pattern):
 
 
 def as_convolution(fn):
-    conv, (x,) = nn.Conv2d(3, 5, 2, stride=2).requires_grad_(False), draws(1, (1, 3, 4, 6))
+    conv = nn.Conv2d(3, 5, 2, stride=2).requires_grad_(False)
+    (x,) = draws(1, (1, 3, 4, 6))
     return fn(x, 2) @ conv.weight.flatten(1).T + conv.bias, conv(x).flatten(2).mT
+
+
+def patchify_cases(seed):
+    return [
+        (*draws(seed, (1, 1, 2, 4)), 2),
+        (*draws(seed, (2, 3, 6, 4)), 2),
+        (*draws(seed, (1, 2, 3, 6)), 3),
+    ]
 
 
 to_tokens = Exercise(
@@ -50,11 +59,7 @@ to_tokens = Exercise(
     "these is a convolution with stride p.",
     patchify,
     slow_patchify,
-    lambda seed: [
-        (*draws(seed, (1, 1, 2, 4)), 2),
-        (*draws(seed, (2, 3, 6, 4)), 2),
-        (*draws(seed, (1, 2, 3, 6)), 3),
-    ],
+    patchify_cases,
     apart="the package's DiT cuts and projects in one convolution with stride p",
     facts=(Fact("a linear layer on it is a strided convolution", as_convolution),),
     mutants=(
@@ -87,13 +92,16 @@ to_tokens = Exercise(
 
 def slow_unpatchify(tokens, p, rows):
     b, n, d = tokens.shape
-    c, cols = d // p**2, n // rows
-    out = torch.zeros(b, c, rows * p, cols * p)
+    c = d // p**2
+    columns = n // rows
+    out = torch.zeros(b, c, rows * p, columns * p)
     for k in range(n):
-        i, j = k // cols * p, k % cols * p
+        top = k // columns * p
+        left = k % columns * p
         for y in range(p):
             for x in range(p):
-                out[:, :, i + y, j + x] = tokens[:, k, (y * p + x) * c : (y * p + x + 1) * c]
+                first = (y * p + x) * c
+                out[:, :, top + y, left + x] = tokens[:, k, first : first + c]
     return out
 
 
@@ -102,8 +110,17 @@ def joined(pattern):
 
 
 def by_columns(tokens, p, rows):
-    n = tokens.shape[1]
-    return unpatchify(tokens.unflatten(1, (n // rows, rows)).transpose(1, 2).flatten(1, 2), p, rows)
+    columns = tokens.shape[1] // rows
+    turned = rearrange(tokens, "b (w h) d -> b (h w) d", w=columns, h=rows)
+    return unpatchify(turned, p, rows)
+
+
+def unpatchify_cases(seed):
+    return [
+        (*draws(seed, (1, 2, 4)), 2, 1),
+        (*draws(seed, (2, 6, 12)), 2, 3),
+        (*draws(seed, (1, 2, 18)), 3, 2),
+    ]
 
 
 from_tokens = Exercise(
@@ -113,11 +130,7 @@ from_tokens = Exercise(
     "patches, inside a token row, then column, then channel. Return the picture (b c h w).",
     unpatchify,
     slow_unpatchify,
-    lambda seed: [
-        (*draws(seed, (1, 2, 4)), 2, 1),
-        (*draws(seed, (2, 6, 12)), 2, 3),
-        (*draws(seed, (1, 2, 18)), 3, 2),
-    ],
+    unpatchify_cases,
     mutants=(
         Mutant(
             "channels first",
@@ -150,10 +163,12 @@ from_tokens = Exercise(
 
 
 def slow_positions(dim, grid, first="x", base=10000.0):
-    out, d = torch.zeros(1, grid * grid, dim), dim // 4
+    out = torch.zeros(1, grid * grid, dim)
+    d = dim // 4
     for y in range(grid):
         for x in range(grid):
-            for half, place in enumerate((x, y) if first == "x" else (y, x)):
+            places = (x, y) if first == "x" else (y, x)
+            for half, place in enumerate(places):
                 for k in range(d):
                     angle = place * base ** (-k / d)
                     out[0, y * grid + x, 2 * half * d + k] = math.sin(angle)
@@ -164,6 +179,10 @@ def slow_positions(dim, grid, first="x", base=10000.0):
 def one_line(dim, grid):
     angle = torch.arange(grid**2)[:, None] * 10000 ** (-torch.arange(dim // 2) / (dim // 2))
     return torch.cat([angle.sin(), angle.cos()], 1)[None]
+
+
+def cosines_first(dim, grid):
+    return position_embedding(dim, grid).unflatten(2, (2, 2, -1)).flip(3).flatten(2)
 
 
 positions = Exercise(
@@ -195,9 +214,7 @@ positions = Exercise(
         ),
         Mutant(
             "cosines first",
-            lambda dim, grid: (
-                position_embedding(dim, grid).unflatten(2, (2, 2, -1)).flip(3).flatten(2)
-            ),
+            cosines_first,
             "The time embedding of the same network has cosines first. The two were written by "
             "different hands.",
         ),
@@ -216,11 +233,10 @@ positions = Exercise(
 
 
 def slow_kl(mean, logvar):
-    values = [
-        0.5 * (m * m + math.exp(v) - 1 - v)
-        for m, v in zip(mean.flatten().tolist(), logvar.flatten().tolist())
-    ]
-    return torch.tensor(sum(values) / len(values), dtype=mean.dtype)
+    total = 0.0
+    for m, v in zip(mean.flatten().tolist(), logvar.flatten().tolist()):
+        total += 0.5 * (m * m + math.exp(v) - 1 - v)
+    return torch.tensor(total / mean.numel(), dtype=mean.dtype)
 
 
 def by_integration(fn):
@@ -279,9 +295,20 @@ def latent_scale(latents: Tensor) -> Tensor:
 def slow_scale(latents):
     values = latents.double().flatten().tolist()
     mean = sum(values) / len(values)
-    return torch.tensor(
-        1 / math.sqrt(sum((v - mean) ** 2 for v in values) / len(values)), dtype=latents.dtype
-    )
+    variance = sum((v - mean) ** 2 for v in values) / len(values)
+    return torch.tensor(1 / math.sqrt(variance), dtype=latents.dtype)
+
+
+def latent_scale_cases(seed):
+    return [
+        (5 * draw(seed, 1, 1, 2, 2),),
+        (draw(seed, 2, 4, 4, 4) * torch.tensor([1.0, 3, 5, 8])[:, None, None] + 2,),
+    ]
+
+
+def variance_of_scaled(fn):
+    latents = 7 * draw(2, 2, 2, 4, 4)
+    return (fn(latents) * latents).var(correction=0), 1.0
 
 
 scaling = Exercise(
@@ -292,21 +319,13 @@ scaling = Exercise(
     "values, about their mean. Stable Diffusion's is 0.18215.",
     latent_scale,
     slow_scale,
-    lambda seed: [
-        (5 * draws(seed, (1, 1, 2, 2))[0],),
-        (draws(seed, (2, 4, 4, 4))[0] * torch.tensor([1.0, 3, 5, 8])[:, None, None] + 2,),
-    ],
+    latent_scale_cases,
     apart="nothing in the package measures it: Stable Diffusion's factor is a number in its "
     "files, and the tiny autoencoder has one for each channel, folded into its weights",
     facts=(
         Fact(
             "scaled latents have variance 1",
-            lambda fn: (
-                (fn(7 * draws(2, (2, 2, 4, 4))[0]) * 7 * draws(2, (2, 2, 4, 4))[0]).var(
-                    correction=0
-                ),
-                1.0,
-            ),
+            variance_of_scaled,
         ),
     ),
     mutants=(

@@ -9,8 +9,8 @@ from minidiff.core.cond import Cond
 from minidiff.core.schedule import Schedule
 from minidiff.foundations.latent_diffusion import diffusion_loss
 from minidiff.learn.exercise import Exercise, Fact, Mutant
-from minidiff.learn.exercises.networks import draws
-from minidiff.learn.exercises.process import LINEAR, PAGE
+from minidiff.learn.exercises.inputs import LINEAR, draws
+from minidiff.learn.exercises.process import PAGE
 
 D = torch.float64
 
@@ -36,6 +36,13 @@ def slow_ema(shadow, weights, decay, step, warm=True):
     ]
 
 
+def ema_update_cases(seed):
+    return [
+        ([*draws(seed, (2,), (3, 2))], [*draws(seed + 9, (2,), (3, 2))], 0.999, step)
+        for step in (0, 5 + seed, 50_000)
+    ]
+
+
 ema = Exercise(
     "ema_update",
     "warm-up",
@@ -44,10 +51,7 @@ ema = Exercise(
     "1 - k of the weights. Both are lists of tensors; return a new list.",
     ema_update,
     slow_ema,
-    lambda seed: [
-        ([*draws(seed, (2,), (3, 2))], [*draws(seed + 9, (2,), (3, 2))], 0.999, step)
-        for step in (0, 5 + seed, 50_000)
-    ],
+    ema_update_cases,
     apart="`fit` does it in place, for all weights in one fused call",
     facts=(
         Fact(
@@ -109,6 +113,13 @@ def drop_cases(seed):
     ]
 
 
+def without_a_share(fn):
+    return (
+        fn(torch.ones(2, 1, 1), torch.zeros(1, 1), torch.zeros(2), 0.0),
+        torch.ones(2, 1, 1),
+    )
+
+
 dropped = Exercise(
     "drop_condition",
     "warm-up",
@@ -122,10 +133,7 @@ dropped = Exercise(
     facts=(
         Fact(
             "share 0 drops none",
-            lambda fn: (
-                fn(torch.ones(2, 1, 1), torch.zeros(1, 1), torch.zeros(2), 0.0),
-                torch.ones(2, 1, 1),
-            ),
+            without_a_share,
         ),
     ),
     mutants=(
@@ -170,7 +178,8 @@ def min_snr_weight(sch: Schedule, t: Tensor, gamma: float, prediction: str) -> T
 def slow_min_snr(sch, t, gamma, prediction):
     out = []
     for u in t.tolist():
-        a, s = sch.alpha[u].item() ** 2, sch.sigma[u].item() ** 2
+        a = sch.alpha[u].item() ** 2
+        s = sch.sigma[u].item() ** 2
         weight_x0 = min(a / s, gamma)  # errors squared: x0 = s / a eps = s v
         out.append(weight_x0 * (s / a if prediction == "eps" else s))
     return torch.tensor(out, dtype=D)
@@ -181,6 +190,16 @@ def snr_cases(seed):
     return [(LINEAR, torch.tensor([1, 100, 1000]), 5.0, p) for p in ("eps", "v")] + [
         (LINEAR, torch.randint(1, 1001, (9,), generator=g), 1.0, p) for p in ("eps", "v")
     ]
+
+
+def larger_of_two(sch, t, g, p):
+    return (sch.alpha / sch.sigma).square()[t].clamp(min=g) / (
+        (sch.alpha / sch.sigma).square()[t] + (p == "v")
+    )
+
+
+def ratio_not_squared(sch, t, g, p):
+    return (sch.alpha / sch.sigma)[t].clamp(max=g) / ((sch.alpha / sch.sigma)[t] + (p == "v"))
 
 
 min_snr = Exercise(
@@ -203,17 +222,12 @@ min_snr = Exercise(
         ),
         Mutant(
             "the larger of the two",
-            lambda sch, t, g, p: (
-                (sch.alpha / sch.sigma).square()[t].clamp(min=g)
-                / ((sch.alpha / sch.sigma).square()[t] + (p == "v"))
-            ),
+            larger_of_two,
             "max for min: the clean end weighs most, as SNR itself would.",
         ),
         Mutant(
             "the ratio without its square",
-            lambda sch, t, g, p: (
-                (sch.alpha / sch.sigma)[t].clamp(max=g) / ((sch.alpha / sch.sigma)[t] + (p == "v"))
-            ),
+            ratio_not_squared,
             "SNR is a ratio of variances.",
         ),
     ),

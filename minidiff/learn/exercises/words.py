@@ -8,9 +8,10 @@ from torch import Tensor
 from minidiff.editing.prompt_to_prompt import edited_maps, span_map
 from minidiff.learn.exercise import Exercise, Fact, Mutant
 from minidiff.learn.exercises.edits import P2P
-from minidiff.learn.exercises.networks import draws
+from minidiff.learn.exercises.inputs import draw, draws
 
-LORA, EMBED = "tutorials/formats/lora.md", "tutorials/weights/embeddings.md"
+LORA = "tutorials/formats/lora.md"
+EMBED = "tutorials/weights/embeddings.md"
 
 
 # ---- replaced words ------------------------------------------------------------------------------
@@ -118,7 +119,8 @@ def slow_edited(source, edit, M, alpha, on, weight, normal=False):
 
 def map_cases(seed):
     g = torch.Generator().manual_seed(seed)
-    M, alpha = span_map([[0], [1], [2, 3]], [[0], [2], [1]], 4), torch.tensor([1.0, 1, 0, 1])
+    M = span_map([[0], [1], [2, 3]], [[0], [2], [1]], 4)
+    alpha = torch.tensor([1.0, 1, 0, 1])
     loud = torch.tensor([1.0, 1, 2, 0.5])
     pairs = [[v.softmax(-1) for v in torch.randn(2, b, 2, 3, 4, generator=g)] for b in (1, 1, 2)]
     return [
@@ -186,7 +188,8 @@ def slow_lora(W, A, B, alpha, strength, scale=None):
     """Layer by layer, as a network would run it: what the two thin layers give for every unit
     input.
     """
-    out, r = W.clone().flatten(1), len(A)
+    out = W.clone().flatten(1)
+    r = len(A)
     for k, unit in enumerate(torch.eye(out.shape[1])):
         factor = alpha / r if scale is None else scale(A, B, alpha)
         out[:, k] += strength * factor * (B.flatten(1) @ (A.flatten(1) @ unit))
@@ -221,7 +224,7 @@ merged = Exercise(
     facts=(
         Fact(
             "strength 0 changes nothing",
-            lambda fn: (fn(*draws(1, (2, 3), (1, 3), (2, 1)), 4.0, 0.0), draws(1, (2, 3))[0]),
+            lambda fn: (fn(*draws(1, (2, 3), (1, 3), (2, 1)), 4.0, 0.0), draw(1, 2, 3)),
         ),
     ),
     mutants=(
@@ -278,6 +281,23 @@ def slow_expand(ids, word, first, count):
     return out
 
 
+def expand_word_cases(seed):
+    return [
+        ([5, 9, 6], 9, 100, 2),
+        ([9, 1, 9, 9], 9, 50, 3),
+        ([1, 2], 9, 50, 3),
+        (torch.randint(4, (8,), generator=torch.Generator().manual_seed(seed)).tolist(), 2, 4, 1),
+    ]
+
+
+def first_word_only(ids, w, f, n):
+    return (
+        slow_expand(ids[: ids.index(w) + 1], w, f, n) + ids[ids.index(w) + 1 :]
+        if w in ids
+        else list(ids)
+    )
+
+
 expanded = Exercise(
     "expand_word",
     "warm-up",
@@ -286,21 +306,12 @@ expanded = Exercise(
     "vectors, in order.",
     expand_word,
     slow_expand,
-    lambda seed: [
-        ([5, 9, 6], 9, 100, 2),
-        ([9, 1, 9, 9], 9, 50, 3),
-        ([1, 2], 9, 50, 3),
-        (torch.randint(4, (8,), generator=torch.Generator().manual_seed(seed)).tolist(), 2, 4, 1),
-    ],
+    expand_word_cases,
     apart="the package gives the tokenizer the word, which then spells it as so many ids",
     mutants=(
         Mutant(
             "only the first",
-            lambda ids, w, f, n: (
-                slow_expand(ids[: ids.index(w) + 1], w, f, n) + ids[ids.index(w) + 1 :]
-                if w in ids
-                else list(ids)
-            ),
+            first_word_only,
             '"<cat> and <cat>": the second one stays an unknown token.',
         ),
         Mutant(
@@ -332,6 +343,10 @@ def keep_rows(table: Tensor, before: Tensor, learned: list[int]) -> Tensor:
     return torch.where(keep, before, table)
 
 
+def keep_rows_cases(new, old, learned):
+    return torch.stack([new[i] if i in learned else old[i] for i in range(len(new))])
+
+
 frozen = Exercise(
     "keep_rows",
     "warm-up",
@@ -339,9 +354,7 @@ frozen = Exercise(
     "weight decay move every row of the table. Return the table (n d) after the step with all "
     "rows except `learned` (a list of indices) as they were `before`.",
     keep_rows,
-    lambda new, old, learned: torch.stack(
-        [new[i] if i in learned else old[i] for i in range(len(new))]
-    ),
+    keep_rows_cases,
     lambda seed: [(*draws(seed, (3, 2), (3, 2)), [2]), (*draws(seed, (8, 4), (8, 4)), [5, 7])],
     tolerance=0.0,
     apart="the package loads learned words and trains none",

@@ -1,0 +1,34 @@
+"""What answers are tried on: schedules, random tensors, and states on their way."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from minidiff.core import schedule
+from minidiff.core.schedule import Schedule
+
+LINEAR = schedule.linear()
+FLOW = schedule.flow()
+ONE = torch.ones(1, 1, 2, 2)
+
+
+def draws(seed: int, *shapes: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """Gaussian tensors of these shapes, one after the other from one seed."""
+    g = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(shape, generator=g) for shape in shapes)
+
+
+def draw(seed: int, *shape: int) -> Tensor:
+    """A single one."""
+    return draws(seed, shape)[0]
+
+
+def states(seed: int) -> Iterator[tuple[Schedule, Tensor, Tensor, int, int]]:
+    """(schedule, a picture, noise, t, s < t), small first."""
+    g = torch.Generator().manual_seed(seed)
+    for sch, shape in ((LINEAR, (1, 1, 2, 2)), (LINEAR, (2, 3, 8, 8)), (FLOW, (3, 4, 5, 9))):
+        s, t = sorted(torch.randint(1, sch.T, (2,), generator=g).tolist())
+        x = torch.randn(shape, generator=g)
+        eps = torch.randn(shape, generator=g)
+        yield sch, x, eps, t + (t == s), s
