@@ -19,7 +19,7 @@ from minidiff.data.toy2d import gauss_aniso, gmm8
 from minidiff.editing.sdedit import sdedit
 from minidiff.inversion.ddim import invert, replay
 from minidiff.learn.exercise import Exercise, Fact, Mutant
-from minidiff.learn.exercises.inputs import LINEAR
+from minidiff.learn.exercises.inputs import LINEAR, levels
 from minidiff.learn.exercises.process import PAGE
 from minidiff.pipe.pipe import Pipe
 
@@ -60,33 +60,23 @@ def ddpm_sample(
     return x
 
 
-def slow_ddpm(denoise, sch, x, ts, zs, clock=lambda i, t: t, spread=0.5, noisy=1.0, stride=True):
+def slow_ddpm(denoise, sch, x, ts, zs, clock=lambda i, t: t, power=0.5, noisy=1.0, stride=True):
     for i, (t, s) in enumerate(pairwise(ts)):
-        to = s if stride else t - 1
-        a_t = sch.alpha[t]
-        s_t = sch.sigma[t]
-        a_s = sch.alpha[to]
-        s_s = sch.sigma[to]
+        a_t, s_t, a_s, s_s = levels(sch, t, s if stride else t - 1)
         x0 = (x - s_t * denoise(x, clock(i, t), None)) / a_t
         beta = s_t**2 - (a_t / a_s) ** 2 * s_s**2
         x = (a_t / a_s * s_s**2 * x + a_s * beta * x0) / s_t**2
-        x = x + (noisy * (beta * s_s**2 / s_t**2) ** spread * zs[i] if s > 0 else 0)
+        if s > 0:
+            tilde = beta * s_s**2 / s_t**2
+            x = x + noisy * tilde**power * zs[i]
     return x
 
 
 def chains(seed):
     g = torch.Generator().manual_seed(seed)
-    eps = gmm8().denoise(LINEAR)
     ts = [[900, 500, 0], [1000, 700, 300, 50, 0]][seed % 2]
-    return [
-        (
-            eps,
-            LINEAR,
-            *torch.randn(1, 5, 2, generator=g, dtype=torch.float64),
-            ts,
-            [*torch.randn(len(ts) - 1, 5, 2, generator=g, dtype=torch.float64)],
-        )
-    ]
+    x, *zs = torch.randn(len(ts), 5, 2, generator=g, dtype=torch.float64)
+    return [(gmm8().denoise(LINEAR), LINEAR, x, ts, zs)]
 
 
 def spread_of(fn):
@@ -125,7 +115,7 @@ sampling = Exercise(
         ),
         Mutant(
             "the variance for its root",
-            lambda *a: slow_ddpm(*a, spread=1.0),
+            lambda *a: slow_ddpm(*a, power=1.0),
             "Too little noise is put back, and the spread of the data is lost.",
         ),
         Mutant(
@@ -170,18 +160,32 @@ def sdedit_picture(
 
 
 def slow_sdedit(
-    pipe, image, prompt, strength, steps, scale, n, late=False, share=None, null=False, clean=False
+    pipe,
+    image,
+    prompt,
+    strength,
+    steps,
+    scale,
+    n,
+    late=False,
+    share=None,
+    exchanged=False,
+    clean=False,
 ):
+    if share is not None:
+        strength = share(strength)
     sch = pipe.schedule
     grid = pipe.timesteps(steps)
-    z = pipe.encode(image)
-    ts = grid[len(grid) - 1 - int(steps * (strength if share is None else share(strength))) :]
-    a, sigma = sch.at(grid[0] if late else ts[0])
-    x = a * z + sigma * n if not clean else z
+    ts = grid[len(grid) - 1 - int(steps * strength) :]
+    x = pipe.encode(image)
+    if not clean:
+        alpha, sigma = sch.at(grid[0] if late else ts[0])
+        x = alpha * x + sigma * n
     for t, s in pairwise(ts):
         e_null = pipe.eps(x, t, pipe.null())
         e_cond = pipe.eps(x, t, pipe.embed(prompt))
-        e_null, e_cond = (e_cond, e_null) if null else (e_null, e_cond)
+        if exchanged:
+            e_null, e_cond = e_cond, e_null
         x = step(sch, x, e_null + scale * (e_cond - e_null), t, s)
     return pipe.decode(x)
 
@@ -189,17 +193,10 @@ def slow_sdedit(
 def pictures(seed):
     if seed == 2:
         return []
-    return [
-        (
-            tiny(),
-            picture(seed),
-            TARGET,
-            (0.5, 0.75)[seed],
-            4,
-            (8.0, 3.0)[seed],
-            noise((1, *tiny().shape), seed),
-        )
-    ]
+    strength = (0.5, 0.75)[seed]
+    scale = (8.0, 3.0)[seed]
+    n = noise((1, *tiny().shape), seed)
+    return [(tiny(), picture(seed), TARGET, strength, 4, scale, n)]
 
 
 def as_the_project(fn):
@@ -246,7 +243,7 @@ stroke = Exercise(
         ),
         Mutant(
             "guided away from the prompt",
-            sdedit_like(null=True),
+            sdedit_like(exchanged=True),
             "The two guesses were split in the wrong order.",
         ),
     ),
@@ -274,21 +271,22 @@ def invert_and_edit(
 
 
 def slow_invert_and_edit(
-    pipe, image, source, target, steps, scale, guided=False, told=None, low=False
+    pipe, image, source, target, steps, scale, guided=False, explained=None, low=False
 ):
     sch = pipe.schedule
-    x = pipe.encode(image)
-    ts = pipe.schedule.timesteps(steps, spacing="trailing")
-    known = pipe.embed(told or source)
+    ts = sch.timesteps(steps, spacing="trailing")
+    known = pipe.embed(explained or source)
     wanted = pipe.embed(target)
     null = pipe.null()
 
-    def look(x, t, cond, w):
-        e = pipe.eps(x, t, null)
-        return e + w * (pipe.eps(x, t, cond) - e)
+    def look(x, t, cond, weight):
+        e_null = pipe.eps(x, t, null)
+        return e_null + weight * (pipe.eps(x, t, cond) - e_null)
 
+    x = pipe.encode(image)
     for s, t in pairwise(ts[::-1]):
-        x = step(sch, x, look(x, max(s, 1) if low else t, known, scale if guided else 1.0), s, t)
+        eps = look(x, max(s, 1) if low else t, known, scale if guided else 1.0)
+        x = step(sch, x, eps, s, t)
     for t, s in pairwise(ts):
         x = step(sch, x, look(x, t, wanted, scale), t, s)
     return pipe.decode(x)
@@ -319,7 +317,7 @@ editor = Exercise(
         ),
         Mutant(
             "inverted under the target",
-            lambda *a: slow_invert_and_edit(*a, told=a[3]),
+            lambda *a: slow_invert_and_edit(*a, explained=a[3]),
             "The new prompt explains the old picture badly, and the noise has to hold what it "
             "cannot: it comes back as artefacts.",
         ),

@@ -32,8 +32,8 @@ def slow_align(source, target):
         elif score(i, j) == score(i - 1, j):
             i -= 1
         else:
-            i = i - 1
-            j = j - 1
+            i -= 1
+            j -= 1
             partner[j] = i
     return partner
 
@@ -47,11 +47,15 @@ def first_equal(source, target):
 
 
 def replaced_too(source, target):
-    partner = align(source, target)
-    return [
-        j if i < 0 and j < len(source) and len(source) == len(target) else i
-        for j, i in enumerate(partner)
-    ]
+    partners = align(source, target)
+    if len(source) != len(target):
+        return partners
+    return [place if partner < 0 else partner for place, partner in enumerate(partners)]
+
+
+def numbers(seed, length):
+    g = torch.Generator().manual_seed(seed)
+    return torch.randint(4, (length,), generator=g).tolist()
 
 
 def align_cases(seed):
@@ -60,10 +64,7 @@ def align_cases(seed):
         ("a red cat".split(), "a blue cat".split()),
         ("a cat on a mat".split(), "a small cat on a red mat".split()),
         ([], ["x"]),
-        (
-            torch.randint(4, (9,), generator=torch.Generator().manual_seed(seed)).tolist(),
-            torch.randint(4, (7,), generator=torch.Generator().manual_seed(seed + 9)).tolist(),
-        ),
+        (numbers(seed, 9), numbers(seed + 9, 7)),
     ]
 
 
@@ -117,29 +118,35 @@ aligned = Exercise(
 # ---- prompt-to-prompt: local blend ---------------------------------------------------------------
 
 
+def slow_grown(m):
+    """Each cell is the largest of itself and its neighbours."""
+    out = torch.zeros_like(m)
+    for i in range(len(m)):
+        for j in range(len(m)):
+            out[i, j] = m[max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2].max()
+    return out
+
+
 def slow_blend(maps, words, size, threshold=0.3):
-    out = torch.zeros(1, 1, *size)
+    height, width = size
+    out = torch.zeros(1, 1, height, width)
     for row in range(2):
-        m = sum(maps[row, w] for w in words[row])
-        s = m.shape[0]
-        grown = torch.tensor(
-            [
-                [m[max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2].max() for j in range(s)]
-                for i in range(s)
-            ]
-        )
-        for y in range(size[0]):
-            for x in range(size[1]):
-                out[0, 0, y, x] += grown[y * s // size[0], x * s // size[1]] > threshold * m.max()
+        m = sum(maps[row, word] for word in words[row])
+        side = len(m)
+        strong = slow_grown(m) > threshold * m.max()
+        for y in range(height):
+            for x in range(width):
+                out[0, 0, y, x] += strong[y * side // height, x * side // width]
     return out.clamp(max=1)
 
 
-def some_maps(seed):
+def blend_cases(seed):
     g = torch.Generator().manual_seed(seed)
-    return [
-        (0.2 * torch.rand(2, 6, s, s, generator=g) ** 4, ([1], [1, 3]), (2 * s, 2 * s), 0.3)
-        for s in (4, 8)
-    ]
+    cases = []
+    for side in (4, 8):
+        maps = 0.2 * torch.rand(2, 6, side, side, generator=g) ** 4
+        cases.append((maps, ([1], [1, 3]), (2 * side, 2 * side), 0.3))
+    return cases
 
 
 def blended(joined=torch.any, grow=1, relative=True):
@@ -161,7 +168,7 @@ blend = Exercise(
     "keep what exceeds `threshold`: 1 where either row does, as (1 1 h w).",
     blend_mask,
     slow_blend,
-    some_maps,
+    blend_cases,
     mutants=(
         Mutant(
             "both rows",
@@ -196,9 +203,11 @@ def slow_mask(d, threshold=0.5, grow=0):
     out = torch.zeros_like(d)
     for b in range(len(d)):
         cut = 3 * d[b].mean()
-        hit = torch.minimum(d[b, 0], cut) > threshold * cut
-        for y, x in hit.nonzero().tolist():
-            out[b, 0, max(y - grow, 0) : y + grow + 1, max(x - grow, 0) : x + grow + 1] = 1
+        strong = torch.minimum(d[b, 0], cut) > threshold * cut
+        for y, x in strong.nonzero().tolist():
+            rows = slice(max(y - grow, 0), y + grow + 1)
+            columns = slice(max(x - grow, 0), x + grow + 1)
+            out[b, 0, rows, columns] = 1
     return out
 
 
@@ -213,8 +222,11 @@ def differences(seed):
 def cut_by(mean, absolute=False):
     def wrong(d, threshold=0.5, grow=0):
         cut = RATIO * mean(d)
-        m = (d > threshold if absolute else d.clamp(max=cut) > threshold * cut).to(d)
-        return F.max_pool2d(m, 2 * grow + 1, 1, grow)
+        if absolute:
+            strong = d > threshold
+        else:
+            strong = d.clamp(max=cut) > threshold * cut
+        return F.max_pool2d(strong.to(d), 2 * grow + 1, 1, grow)
 
     return wrong
 

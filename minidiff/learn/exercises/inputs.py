@@ -32,3 +32,8 @@ def states(seed: int) -> Iterator[tuple[Schedule, Tensor, Tensor, int, int]]:
         x = torch.randn(shape, generator=g)
         eps = torch.randn(shape, generator=g)
         yield sch, x, eps, t + (t == s), s
+
+
+def levels(sch: Schedule, t: int, s: int) -> tuple[float, float, float, float]:
+    """alpha and sigma at t, then at s."""
+    return sch.alpha[t].item(), sch.sigma[t].item(), sch.alpha[s].item(), sch.sigma[s].item()

@@ -15,9 +15,9 @@ from minidiff.learn.exercises.inputs import LINEAR, ONE, draw, draws, states
 from minidiff.pipe.masks import paste, to_latent_mask
 from minidiff.restoration.operators import superres
 
-DDNM, REPAINT, INPAINT = (
-    f"tutorials/{n}.md" for n in ("restoration/ddnm", "restoration/repaint", "editing/inpaint")
-)
+DDNM = "tutorials/restoration/ddnm.md"
+REPAINT = "tutorials/restoration/repaint.md"
+INPAINT = "tutorials/editing/inpaint.md"
 
 
 # ---- measurements --------------------------------------------------------------------------------
@@ -32,17 +32,17 @@ def project_average(x: Tensor, y: Tensor, factor: int) -> Tensor:
 
 def slow_project(x, y, factor):
     """By linear algebra: A as a matrix, x - A^+ (A x - y)."""
-    h, w = x.shape[2:]
-    A = torch.zeros(y.shape[2] * y.shape[3], h * w, dtype=torch.float64)
-    for i in range(h):
-        for j in range(w):
-            A[i // factor * y.shape[3] + j // factor, i * w + j] = 1 / factor**2
-    flat = x.double().flatten(2)
-    return (
-        (flat - (flat @ A.T - y.double().flatten(2)) @ torch.linalg.pinv(A).T)
-        .view_as(x)
-        .to(x.dtype)
-    )
+    height, width = x.shape[2:]
+    columns = y.shape[3]
+    A = torch.zeros(y[0, 0].numel(), height * width, dtype=torch.float64)
+    for i in range(height):
+        for j in range(width):
+            block = i // factor * columns + j // factor
+            A[block, i * width + j] = 1 / factor**2
+    pixels = x.double().flatten(2)
+    error = pixels @ A.T - y.double().flatten(2)
+    nearest = pixels - error @ torch.linalg.pinv(A).T
+    return nearest.view_as(x).to(x.dtype)
 
 
 def enlarged(v, factor, mode="nearest"):
@@ -58,17 +58,13 @@ def project_average_cases(seed):
 
 
 def means_of_answer(fn):
-    return (
-        F.avg_pool2d(fn(*draws(0, (1, 1, 6, 6), (1, 1, 2, 2)), 3), 3),
-        draws(0, (1, 1, 6, 6), (1, 1, 2, 2))[1],
-    )
+    x, y = draws(0, (1, 1, 6, 6), (1, 1, 2, 2))
+    return F.avg_pool2d(fn(x, y, 3), 3), y
 
 
 def as_the_operator(fn):
-    return (
-        fn(*draws(1, (1, 3, 4, 4), (1, 3, 2, 2)), 2),
-        superres(2).project(*draws(1, (1, 3, 4, 4), (1, 3, 2, 2))),
-    )
+    x, y = draws(1, (1, 3, 4, 4), (1, 3, 2, 2))
+    return fn(x, y, 2), superres(2).project(x, y)
 
 
 average = Exercise(
@@ -130,12 +126,11 @@ def luma_pinv(y: Tensor, weights: Tensor) -> Tensor:
 
 
 def slow_luma(y, weights):
-    inverse = torch.linalg.pinv(weights.double()[None])  # c 1
-    out = [
-        [(inverse @ y[b].double().flatten()[None]).view(len(weights), *y.shape[2:])]
-        for b in range(len(y))
-    ]
-    return torch.stack([o[0] for o in out]).to(y.dtype)
+    inverse = torch.linalg.pinv(weights.double()[None])[:, 0]
+    out = torch.empty(len(y), len(weights), *y.shape[2:], dtype=torch.float64)
+    for c, share in enumerate(inverse.tolist()):
+        out[:, c] = share * y[:, 0].double()
+    return out.to(y.dtype)
 
 
 def luma_pinv_cases(seed):
@@ -147,13 +142,10 @@ def luma_pinv_cases(seed):
 
 
 def measured_again(fn):
-    return (
-        (
-            fn(torch.ones(1, 1, 2, 2), torch.tensor([0.2, 0.7, 0.1]))
-            * torch.tensor([0.2, 0.7, 0.1])[:, None, None]
-        ).sum(1),
-        torch.ones(1, 2, 2),
-    )
+    grey = torch.ones(1, 1, 2, 2)
+    weights = torch.tensor([0.2, 0.7, 0.1])
+    colours = fn(grey, weights)
+    return (colours * weights[:, None, None]).sum(1, keepdim=True), grey
 
 
 luma = Exercise(
@@ -204,7 +196,8 @@ luma = Exercise(
 # ---- masks ---------------------------------------------------------------------------------------
 
 
-def stand(factor):
+def stand_in(factor):
+    """What of a pipe a mask has to do with."""
     return SimpleNamespace(device=torch.device("cpu"), dtype=torch.float32, factor=factor)
 
 
@@ -218,10 +211,11 @@ def slow_latent_mask(mask, pipe):
 
 def mask_cases(seed):
     g = torch.Generator().manual_seed(seed)
-    return [
-        ((torch.rand(b, 1, f * n, f * n, generator=g) < share).float(), stand(f))
-        for b, f, n, share in ((1, 2, 2, 0.3), (2, 4, 4, 0.05), (1, 8, 3, 0.02), (1, 4, 3, 0.6))
-    ]
+    cases = []
+    for b, factor, n, share in ((1, 2, 2, 0.3), (2, 4, 4, 0.05), (1, 8, 3, 0.02), (1, 4, 3, 0.6)):
+        noise = torch.rand(b, 1, factor * n, factor * n, generator=g)
+        cases.append(((noise < share).float(), stand_in(factor)))
+    return cases
 
 
 latent_mask = Exercise(
@@ -272,13 +266,12 @@ def slow_paste(out, image, mask):
 
 def paste_cases(seed):
     g = torch.Generator().manual_seed(seed)
-    return [
-        (
-            *draws(seed, (b, 3, n, n), (b, 3, n, n)),
-            (torch.rand(m, 1, n, n, generator=g) < 0.4).float(),
-        )
-        for b, m, n in ((1, 1, 2), (3, 1, 4), (2, 2, 5))
-    ]
+    cases = []
+    for b, masks, n in ((1, 1, 2), (3, 1, 4), (2, 2, 5)):
+        out, image = draws(seed, (b, 3, n, n), (b, 3, n, n))
+        mask = torch.rand(masks, 1, n, n, generator=g) < 0.4
+        cases.append((out, image, mask.float()))
+    return cases
 
 
 pasted = Exercise(
@@ -330,28 +323,21 @@ def blend_known(
 
 
 def slow_blend_known(sch, x_s, known, mask, t, s, noise):
-    a = sch.alpha[s].item()
+    alpha = sch.alpha[s].item()
     sigma = sch.sigma[s].item()
-    return torch.where(
-        mask.expand_as(x_s) > 0, x_s, (a * known.double() + sigma * noise.double()).to(x_s.dtype)
-    )
+    noised = alpha * known.double() + sigma * noise.double()
+    return torch.where(mask.expand_as(x_s) > 0, x_s, noised.to(x_s.dtype))
 
 
 def known_cases(seed):
     g = torch.Generator().manual_seed(seed)
-    return [
-        (
-            sch,
-            x,
-            e,
-            (torch.rand(1, 1, *x.shape[2:], generator=g) < 0.5).float(),
-            t,
-            to,
-            draw(seed + 1, *x.shape),
-        )
-        for sch, x, e, t, s in states(seed)
-        for to in (s, 0)
-    ]
+    cases = []
+    for sch, x_s, known, t, s in states(seed):
+        mask = torch.rand(1, 1, *x_s.shape[2:], generator=g) < 0.5
+        noise = draw(seed + 1, *x_s.shape)
+        for end in (s, 0):
+            cases.append((sch, x_s, known, mask.float(), t, end, noise))
+    return cases
 
 
 def blended_at(time):

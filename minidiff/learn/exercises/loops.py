@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from minidiff.core.process import ddim_step
 from minidiff.inversion.edict import down, up
 from minidiff.learn.exercise import Exercise, Fact, Mutant
-from minidiff.learn.exercises.inputs import LINEAR, states
+from minidiff.learn.exercises.inputs import LINEAR, draws, states
 from minidiff.restoration.ilvr import refine
 from minidiff.restoration.jumps import jumps
 
@@ -25,11 +25,8 @@ def slow_refine(x, y, factor):
 
 
 def two_pictures(seed):
-    g = torch.Generator().manual_seed(seed)
-    return [
-        (torch.randn(s, generator=g), torch.randn(s, generator=g), f)
-        for s, f in (((1, 1, 4, 4), 2), ((2, 3, 8, 16), 4))
-    ]
+    sizes = (((1, 1, 4, 4), 2), ((2, 3, 8, 16), 4))
+    return [(*draws(seed, shape, shape), factor) for shape, factor in sizes]
 
 
 def means(x, factor, mode="nearest"):
@@ -37,10 +34,9 @@ def means(x, factor, mode="nearest"):
 
 
 def block_means(fn):
-    return (
-        F.avg_pool2d(fn(torch.eye(8)[None, None], torch.ones(1, 1, 8, 8), 4), 4),
-        torch.ones(1, 1, 2, 2),
-    )
+    x = torch.eye(8)[None, None]
+    y = torch.ones(1, 1, 8, 8)
+    return F.avg_pool2d(fn(x, y, 4), 4), F.avg_pool2d(y, 4)
 
 
 ilvr_refine = Exercise(
@@ -109,29 +105,20 @@ def pairs_of_states(seed):
 
 
 def both_ways(fn):
-    x, y = torch.randn(
-        2, 1, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64
-    )
-    return up(
-        noise_of,
-        LINEAR,
-        *fn(noise_of, LINEAR, x, y, 600, 500, None, 0.9, True),
-        500,
-        600,
-        None,
-        0.9,
-        True,
-    ), (x, y)
+    x, y = (v.double() for v in draws(0, (1, 3, 4, 4), (1, 3, 4, 4)))
+    lower = fn(noise_of, LINEAR, x, y, 600, 500, None, 0.9, True)
+    return up(noise_of, LINEAR, *lower, 500, 600, None, 0.9, True), (x, y)
 
 
-def at_once(d, sch, x, y, t, s, c, p, swap):
-    x, y = ddim_step(sch, x, d(y, t, c), t, s), ddim_step(sch, y, d(x, t, c), t, s)
-    m = p * x + (1 - p) * y
-    return m, p * y + (1 - p) * m
+def at_once(denoise, sch, x, y, t, s, cond, p, swap):
+    x_s = ddim_step(sch, x, denoise(y, t, cond), t, s)
+    y_s = ddim_step(sch, y, denoise(x, t, cond), t, s)
+    mixed = p * x_s + (1 - p) * y_s
+    return mixed, p * y_s + (1 - p) * mixed
 
 
-def mixed_at_once(d, sch, x, y, t, s, c, p, swap):
-    x, y = slow_down(d, sch, x, y, t, s, c, 1.0, swap)
+def mixed_at_once(denoise, sch, x, y, t, s, cond, p, swap):
+    x, y = slow_down(denoise, sch, x, y, t, s, cond, 1.0, swap)
     return p * x + (1 - p) * y, p * y + (1 - p) * x
 
 
@@ -181,18 +168,17 @@ coupled = Exercise(
 
 def slow_jumps(ts, length, repeats):
     n = len(ts) - 1
-    way = []
-    credit = {k: repeats - 1 for k in range(1, n, length) if k - 1 < n - length}
+    jumps_left = {k: repeats - 1 for k in range(1, n, length) if k - 1 < n - length}
     level = n
-    way.append(level)
+    levels = [level]
     while level:
         level -= 1
-        way.append(level)
-        if credit.get(level, 0):
-            credit[level] -= 1
+        levels.append(level)
+        if jumps_left.get(level, 0):
+            jumps_left[level] -= 1
             level += length
-            way.append(level)
-    return [ts[n - k] for k in way]
+            levels.append(level)
+    return [ts[n - k] for k in levels]
 
 
 def walks(seed):

@@ -12,7 +12,7 @@ from minidiff.core.cond import Cond
 from minidiff.data.toy2d import gauss_aniso, gmm8
 from minidiff.inversion.ddim import invert_step
 from minidiff.learn.exercise import Exercise, Fact, Mutant
-from minidiff.learn.exercises.inputs import LINEAR, ONE, states
+from minidiff.learn.exercises.inputs import LINEAR, ONE, draws, levels, states
 
 PAGE = "tutorials/00_the_six_words.md"
 
@@ -77,9 +77,11 @@ def slow_v(alpha, sigma, x0, eps):
 
 
 def v_read_back(fn):
-    x_t = process.q_sample(LINEAR, ONE, 400, 2 * ONE)
+    eps = 2 * ONE
+    x_t = process.q_sample(LINEAR, ONE, 400, eps)
     alpha, sigma = LINEAR.at(400)
-    return process.to_eps(LINEAR, x_t, fn(alpha, sigma, ONE, 2 * ONE), 400, "v"), 2 * ONE
+    v = fn(alpha, sigma, ONE, eps)
+    return process.to_eps(LINEAR, x_t, v, 400, "v"), eps
 
 
 velocity = Exercise(
@@ -127,28 +129,28 @@ velocity = Exercise(
 
 
 def slow_renoise(sch, x_s, s, t, noise):
-    keep = sch.alpha[t].item() / sch.alpha[s].item()
-    var = sch.sigma[t].item() ** 2 - keep**2 * sch.sigma[s].item() ** 2
+    a_t, s_t, a_s, s_s = levels(sch, t, s)
+    keep = a_t / a_s
+    var = s_t**2 - keep**2 * s_s**2
     return (keep * x_s.double() + max(var, 0) ** 0.5 * noise.double()).to(x_s.dtype)
 
 
 def spread(fn):
-    g = torch.Generator().manual_seed(0)
-    x0 = torch.zeros(1, 20_000)
-    n = torch.randn(1, 20_000, generator=g)
-    m = torch.randn(1, 20_000, generator=g)
-    up = fn(LINEAR, process.q_sample(LINEAR, x0, 300, n), 300, 700, m)
-    return (up.std() / LINEAR.sigma[700]).round(decimals=1), torch.tensor(1.0, dtype=torch.float64)
+    first, second = draws(0, (1, 20_000), (1, 20_000))
+    x_s = process.q_sample(LINEAR, torch.zeros_like(first), 300, first)
+    x_t = fn(LINEAR, x_s, 300, 700, second)
+    ratio = x_t.std() / LINEAR.sigma[700]
+    return ratio.round(decimals=1), torch.tensor(1.0, dtype=torch.float64)
 
 
-def difference_of_sigmas(sch, x, s, t, n):
-    return sch.at(t)[0] / sch.at(s)[0] * x + (sch.at(t)[1] - sch.at(s)[1]) * n
+def difference_of_sigmas(sch, x, s, t, noise):
+    a_t, s_t, a_s, s_s = levels(sch, t, s)
+    return a_t / a_s * x + (s_t - s_s) * noise
 
 
-def old_noise_not_scaled(sch, x, s, t, n):
-    return (
-        sch.at(t)[0] / sch.at(s)[0] * x + max(sch.at(t)[1] ** 2 - sch.at(s)[1] ** 2, 0) ** 0.5 * n
-    )
+def old_noise_not_scaled(sch, x, s, t, noise):
+    a_t, s_t, a_s, s_s = levels(sch, t, s)
+    return a_t / a_s * x + max(s_t**2 - s_s**2, 0) ** 0.5 * noise
 
 
 renoise = Exercise(
@@ -200,9 +202,7 @@ def slow_posterior(sch, x_t, x0, t, s):
     """Two Gaussians multiplied: what the state says about x_s, and what the picture says about
     it.
     """
-    a_s, s_s, a_t, s_t = (
-        v.item() for v in (sch.alpha[s], sch.sigma[s], sch.alpha[t], sch.sigma[t])
-    )
+    a_t, s_t, a_s, s_s = levels(sch, t, s)
     a = a_t / a_s
     var = s_t**2 - a**2 * s_s**2  # of x_t given x_s
     if s_s == 0:
@@ -268,12 +268,9 @@ posterior = Exercise(
 # ---- guidance ------------------------------------------------------------------------------------
 
 
-def pairs(seed):
-    g = torch.Generator().manual_seed(seed)
-    return [
-        (torch.randn(s, generator=g), torch.randn(s, generator=g), w)
-        for s, w in (((1, 1, 2, 2), 3.0), ((2, 4, 8, 8), 7.5), ((3, 2), 1.0), ((2, 3, 4), 0.0))
-    ]
+def guide_cases(seed):
+    scales = (((1, 1, 2, 2), 3.0), ((2, 4, 8, 8), 7.5), ((3, 2), 1.0), ((2, 3, 4), 0.0))
+    return [(*draws(seed, shape, shape), scale) for shape, scale in scales]
 
 
 def to_a_class(fn) -> tuple[float, float, str]:
@@ -283,12 +280,11 @@ def to_a_class(fn) -> tuple[float, float, str]:
     x = torch.randn(400, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     label = Cond(label=torch.full((400,), 3))
     for t, s in pairwise(LINEAR.timesteps(30)):
-        x = process.ddim_step(LINEAR, x, fn(eps(x, t), eps(x, t, label), 2.0), t, s)
-    return (
-        (torch.cdist(x, toy.means).argmin(1) == 3).double().mean().item(),
-        0.95,
-        "share of points in the wanted mode",
-    )
+        guided = fn(eps(x, t), eps(x, t, label), 2.0)
+        x = process.ddim_step(LINEAR, x, guided, t, s)
+    nearest = torch.cdist(x, toy.means).argmin(1)
+    share = (nearest == 3).double().mean().item()
+    return share, 0.95, "share of points in the wanted mode"
 
 
 guidance = Exercise(
@@ -299,7 +295,7 @@ guidance = Exercise(
     "0 the unconditional one.",
     guide,
     lambda n, c, w: (n.double() + w * (c.double() - n.double())).to(n.dtype),
-    pairs,
+    guide_cases,
     facts=(Fact("scale 1 is the conditional guess", lambda fn: (fn(ONE, 4 * ONE, 1.0), 4 * ONE)),),
     behaviour=to_a_class,
     mutants=(
@@ -330,9 +326,10 @@ guidance = Exercise(
 
 
 def slow_invert_step(denoise, sch, x_s, s, t, cond):
-    e = denoise(x_s, t, cond)
-    x0 = (x_s - sch.sigma[s].item() * e) / sch.alpha[s].item()
-    return sch.alpha[t].item() * x0 + sch.sigma[t].item() * e
+    a_t, s_t, a_s, s_s = levels(sch, t, s)
+    eps = denoise(x_s, t, cond)
+    x0 = (x_s - s_s * eps) / a_s
+    return a_t * x0 + s_t * eps
 
 
 def known(x, t, cond):

@@ -10,7 +10,7 @@ from minidiff.core.schedule import Schedule, times_of_strength
 from minidiff.inversion.ddim import follow
 from minidiff.inversion.edit_friendly import noise_map
 from minidiff.learn.exercise import Exercise, Fact, Mutant
-from minidiff.learn.exercises.inputs import LINEAR, draw, draws, states
+from minidiff.learn.exercises.inputs import LINEAR, draw, draws, levels, states
 
 NULL = "tutorials/inversion/null_text.md"
 DIRECT = "tutorials/editing/real_pictures.md"
@@ -46,10 +46,11 @@ def slow_landing(sch, x_t, goal, e_cond, t, s, scale):
 
 
 def landings(seed):
-    return [
-        (sch, x.double(), *(v.double() for v in draws(seed + 4, x.shape, x.shape)), t, s, scale)
-        for (sch, x, _, t, s), scale in zip(states(seed), (3.0, 7.5, 0.5))
-    ]
+    cases = []
+    for (sch, x, _, t, s), scale in zip(states(seed), (3.0, 7.5, 0.5)):
+        goal, e_cond = draws(seed + 4, x.shape, x.shape)
+        cases.append((sch, x.double(), goal.double(), e_cond.double(), t, s, scale))
+    return cases
 
 
 def it_lands(fn):
@@ -58,12 +59,14 @@ def it_lands(fn):
     return process.ddim_step(sch, x, null + w * (e - null), t, s), goal
 
 
-def null_from(wanted=None, formula=None):
+def wanted_noise(sch, x, goal, t, s):
+    """What carries x to the goal in a move without guidance."""
+    return slow_landing(sch, x, goal, torch.zeros_like(x), t, s, 0.0)
+
+
+def null_from(formula, wanted=wanted_noise):
     def wrong(sch, x, goal, e, t, s, w):
-        eps = (
-            slow_landing(sch, x, goal, e, t, s, 0.0) if wanted is None else wanted(sch, x, goal, t)
-        )
-        return formula(eps, e, w)
+        return formula(wanted(sch, x, goal, t, s), e, w)
 
     return wrong
 
@@ -85,26 +88,26 @@ landing = Exercise(
     mutants=(
         Mutant(
             "the wanted noise itself",
-            null_from(formula=lambda eps, e, w: eps),
+            null_from(lambda eps, e, w: eps),
             "It leads there without guidance; guided, the move goes as many times too far as "
             "`scale` says.",
         ),
         Mutant(
             "the paper's w",
-            null_from(formula=lambda eps, e, w: ((1 + w) * e - eps) / w),
+            null_from(lambda eps, e, w: ((1 + w) * e - eps) / w),
             "scale = 1 + w: with the other convention the null is the one for a guidance one unit "
             "stronger.",
         ),
         Mutant(
             "the sign",
-            null_from(formula=lambda eps, e, w: (eps - w * e) / (w - 1)),
+            null_from(lambda eps, e, w: (eps - w * e) / (w - 1)),
             "1 - scale, not scale - 1: above scale 1 the denominator is negative.",
         ),
         Mutant(
             "noise that links x_t and goal as a clean picture",
             null_from(
-                lambda sch, x, goal, t: process.x0_to_eps(sch, x, goal, t),
                 lambda eps, e, w: (eps - w * e) / (1 - w),
+                lambda sch, x, goal, t, s: process.x0_to_eps(sch, x, goal, t),
             ),
             "The goal is a state at time s, with noise of its own, not x0.",
         ),
@@ -132,16 +135,13 @@ def slow_follow(x, goal, share):
 
 
 def follow_cases(seed):
-    return [
-        (*draws(seed, (2 * b, 2, 3, 3), (b, 2, 3, 3)), w) for b, w in ((1, 0.0), (1, 1.0), (3, 0.4))
-    ]
+    shares = ((1, 0.0), (1, 1.0), (3, 0.4))
+    return [(*draws(seed, (2 * b, 2, 3, 3), (b, 2, 3, 3)), share) for b, share in shares]
 
 
 def without_a_share(fn):
-    return (
-        fn(*draws(0, (2, 1, 2, 2), (1, 1, 2, 2)), 0.0)[1],
-        draw(0, 2, 1, 2, 2)[1],
-    )
+    x, goal = draws(0, (2, 1, 2, 2), (1, 1, 2, 2))
+    return fn(x, goal, 0.0)[1], x[1]
 
 
 following = Exercise(
@@ -190,9 +190,7 @@ following = Exercise(
 
 
 def slow_noise_map(sch, x_t, x_s, eps, t, s):
-    a_t, s_t, a_s, s_s = (
-        v.item() for v in (sch.alpha[t], sch.sigma[t], sch.alpha[s], sch.sigma[s])
-    )
+    a_t, s_t, a_s, s_s = levels(sch, t, s)
     beta = s_t**2 - (a_t / a_s) ** 2 * s_s**2
     x0 = (x_t.double() - s_t * eps.double()) / a_t
     mean = a_t / a_s * s_s**2 / s_t**2 * x_t.double() + a_s * beta / s_t**2 * x0
@@ -214,12 +212,15 @@ def noise_map_cases(seed):
     ]
 
 
-def from_the_guess(sch, x, y, e, t, s):
-    return y - process.q_sample(sch, process.eps_to_x0(sch, x, e, t), s, torch.zeros_like(x))
+def from_the_guess(sch, x_t, x_s, eps, t, s):
+    x0 = process.eps_to_x0(sch, x_t, eps, t)
+    return x_s - process.q_sample(sch, x0, s, torch.zeros_like(x0))
 
 
-def from_one_step(sch, x, y, e, t, s):
-    return y - process.posterior(sch, x, process.eps_to_x0(sch, x, e, t), t, t - 1)[0]
+def from_one_step(sch, x_t, x_s, eps, t, s):
+    x0 = process.eps_to_x0(sch, x_t, eps, t)
+    mean, _ = process.posterior(sch, x_t, x0, t, t - 1)
+    return x_s - mean
 
 
 friendly = Exercise(
@@ -275,11 +276,12 @@ def mix(
 
 
 def slow_mix(sch, x_s, layout, nu, t, s, noise):
+    a = sch.alpha[s].item()
+    sigma = sch.sigma[s].item()
     out = torch.empty_like(x_s)
-    for i, (x, z, n) in enumerate(
-        zip(x_s.flatten().tolist(), layout.flatten().tolist(), noise.flatten().tolist())
-    ):
-        out.view(-1)[i] = nu * x + (1 - nu) * (sch.alpha[s].item() * z + sch.sigma[s].item() * n)
+    for i in range(x_s.numel()):
+        noised = a * layout.reshape(-1)[i] + sigma * noise.reshape(-1)[i]
+        out.view(-1)[i] = nu * x_s.reshape(-1)[i] + (1 - nu) * noised
     return out
 
 
@@ -351,10 +353,11 @@ magic = Exercise(
 
 
 def slow_strength(ts, strength):
+    n = len(ts) - 1
     steps = 0
-    while steps + 1 <= (len(ts) - 1) * strength:
+    while steps + 1 <= n * strength:
         steps += 1
-    return [t for k, t in enumerate(ts) if len(ts) - 1 - k <= steps]
+    return [time for place, time in enumerate(ts) if n - place <= steps]
 
 
 def times_of_strength_cases(seed):

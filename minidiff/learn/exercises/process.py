@@ -18,11 +18,11 @@ PAGE = "tutorials/00_the_six_words.md"
 
 
 def slow_q_sample(sch, x0, t, eps):
+    alpha = sch.alpha[t].item()
+    sigma = sch.sigma[t].item()
     out = torch.empty_like(x0)
     for i in range(x0.numel()):
-        out.view(-1)[i] = (
-            sch.alpha[t].item() * x0.reshape(-1)[i] + sch.sigma[t].item() * eps.reshape(-1)[i]
-        )
+        out.view(-1)[i] = alpha * x0.reshape(-1)[i] + sigma * eps.reshape(-1)[i]
     return out
 
 
@@ -123,7 +123,9 @@ def keeps_time(sch, x_t, eps, t, s):
 
 
 def ddim_step_cases(seed):
-    return [c for sch, x, e, t, s in states(seed) for c in ((sch, x, e, t, s), (sch, x, e, s, t))]
+    down = [(sch, x, e, t, s) for sch, x, e, t, s in states(seed)]
+    up = [(sch, x, e, s, t) for sch, x, e, t, s in states(seed)]
+    return down + up
 
 
 ddim_step = Exercise(

@@ -8,16 +8,12 @@ import torch
 from minidiff.core import process
 from minidiff.data.toy2d import gauss_aniso, gaussian_flow_map
 from minidiff.learn.exercise import Exercise, Fact, Mutant
-from minidiff.learn.exercises.inputs import LINEAR, draw, draws, states
+from minidiff.learn.exercises.inputs import LINEAR, draw, draws, levels, states
 from minidiff.samplers.ddpm import ddpm_step
 from minidiff.samplers.dpm_solver import dpm_step
 
 PAGE = "tutorials/00_the_six_words.md"
 D = torch.float64
-
-
-def levels(sch, t, s):
-    return sch.alpha[t].item(), sch.sigma[t].item(), sch.alpha[s].item(), sch.sigma[s].item()
 
 
 # ---- DDPM ----------------------------------------------------------------------------------------
@@ -115,13 +111,14 @@ ddpm = Exercise(
 
 def slow_noisy(sch, x_t, eps, t, s, eta, noise, kept=False, squared=False, large=False):
     a_t, s_t, a_s, s_s = levels(sch, t, s)
-    x = x_t.double()
-    e = eps.double()
-    n = noise.double()
+    eps = eps.double()
+    x0 = (x_t.double() - s_t * eps) / a_t
     beta = s_t**2 - (a_t / a_s) ** 2 * s_s**2
-    sig = (eta**2 if squared else eta) * math.sqrt(beta if large else beta * s_s**2 / s_t**2)
-    along = s_s if kept else math.sqrt(max(s_s**2 - sig**2, 0))
-    return (a_s * (x - s_t * e) / a_t + along * e + sig * n).to(x_t.dtype)
+    var = beta if large else beta * s_s**2 / s_t**2
+    share = eta**2 if squared else eta
+    sig = share * math.sqrt(var)
+    left = s_s if kept else math.sqrt(max(s_s**2 - sig**2, 0))
+    return (a_s * x0 + left * eps + sig * noise.double()).to(x_t.dtype)
 
 
 def noisy_like(**how):
@@ -194,13 +191,12 @@ def slow_dpm_step(sch, x_t, x0, x0_before, r, t, s, order=2, inverted=False, sig
     h = math.log(a_s * s_t / (s_s * a_t))
     before = math.log(a_t * sch.sigma[r] / (s_t * sch.alpha[r]))
     ratio = (r - t) / (t - s) if in_time else before / h
-    slope = (
-        sign * (x0.double() - x0_before.double()) / (1 / ratio if inverted else ratio) * (order - 1)
-    )
+    if inverted:
+        ratio = 1 / ratio
+    slope = sign * (order - 1) * (x0.double() - x0_before.double()) / ratio
     gain = 1 - s_s * a_t / (a_s * s_t)
-    return (s_s / s_t * x_t.double() + a_s * gain * x0.double() + 0.5 * a_s * gain * slope).to(
-        x_t.dtype
-    )
+    x_s = s_s / s_t * x_t.double() + a_s * gain * (x0.double() + 0.5 * slope)
+    return x_s.to(x_t.dtype)
 
 
 def dpm_like(**how):
@@ -208,36 +204,34 @@ def dpm_like(**how):
 
 
 def dpm_cases(seed):
-    return [
-        (sch, x, *draws(seed + 2, x.shape, x.shape), min(t + gap, sch.T), t, s)
-        for gap, (sch, x, _, t, s) in zip((40, 90, 150), states(seed))
-        if t < sch.T
-    ]
+    cases = []
+    for gap, (sch, x, _, t, s) in zip((40, 90, 150), states(seed)):
+        if t < sch.T:
+            x0, before = draws(seed + 2, x.shape, x.shape)
+            cases.append((sch, x, x0, before, min(t + gap, sch.T), t, s))
+    return cases
 
 
 def second_order(fn):
     toy = gauss_aniso()
-    sch = LINEAR
-    start = torch.randn(50, 2, generator=torch.Generator().manual_seed(0), dtype=D)
-    eps = toy.denoise(sch)
+    eps = toy.denoise(LINEAR)
     ts = [round(900 - 880 * k / 12) for k in range(13)]
-    true = gaussian_flow_map(toy.means[0], toy.covs[0], start, sch, 900, 20)
-    x = y = start
+    start = torch.randn(50, 2, generator=torch.Generator().manual_seed(0), dtype=D)
+    true = gaussian_flow_map(toy.means[0], toy.covs[0], start, LINEAR, ts[0], ts[-1])
+    by_ddim = start
+    x = start
     before = None
     for k, (t, s) in enumerate(pairwise(ts)):
-        y = process.ddim_step(sch, y, eps(y, t), t, s)
-        x0 = process.eps_to_x0(sch, x, eps(x, t), t)
-        x = (
-            process.ddim_step(sch, x, eps(x, t), t, s)
-            if not k
-            else fn(sch, x, x0, before, ts[k - 1], t, s)
-        )
+        by_ddim = process.ddim_step(LINEAR, by_ddim, eps(by_ddim, t), t, s)
+        noise = eps(x, t)
+        x0 = process.eps_to_x0(LINEAR, x, noise, t)
+        if before is None:
+            x = process.ddim_step(LINEAR, x, noise, t, s)
+        else:
+            x = fn(LINEAR, x, x0, before, ts[k - 1], t, s)
         before = x0
-    return (
-        ((y - true).norm() / (x - true).norm()).item(),
-        2.0,
-        "DDIM's error in 12 steps over yours",
-    )
+    gain = ((by_ddim - true).norm() / (x - true).norm()).item()
+    return gain, 2.0, "DDIM's error in 12 steps over yours"
 
 
 dpm = Exercise(

@@ -29,16 +29,17 @@ def ema_update(
 
 
 def slow_ema(shadow, weights, decay, step, warm=True):
-    keep = decay if not warm or (1 + step) / (10 + step) > decay else (1 + step) / (10 + step)
-    return [
-        torch.lerp(new.double(), old.double(), keep).to(old.dtype)
-        for old, new in zip(shadow, weights)
-    ]
+    keep = min(decay, 1 - 9 / (10 + step)) if warm else decay
+    averages = []
+    for old, new in zip(shadow, weights):
+        averages.append(torch.lerp(new.double(), old.double(), keep).to(old.dtype))
+    return averages
 
 
 def ema_update_cases(seed):
+    shapes = ((2,), (3, 2))
     return [
-        ([*draws(seed, (2,), (3, 2))], [*draws(seed + 9, (2,), (3, 2))], 0.999, step)
+        (list(draws(seed, *shapes)), list(draws(seed + 9, *shapes)), 0.999, step)
         for step in (0, 5 + seed, 50_000)
     ]
 
@@ -103,21 +104,18 @@ def slow_drop(text, empty, u, share):
 
 def drop_cases(seed):
     g = torch.Generator().manual_seed(seed)
-    return [
-        (*draws(seed, (2, 2, 3), (2, 3)), torch.tensor([0.05, 0.9]), 0.1),
-        (
-            *draws(seed, (9, 2, 3), (2, 3)),
-            torch.cat([torch.tensor([0.05, 0.9]), torch.rand(7, generator=g)]),
-            0.3,
-        ),
-    ]
+    certain = torch.tensor([0.05, 0.9])
+    cases = []
+    for others, share in ((0, 0.1), (7, 0.3)):
+        text, empty = draws(seed, (2 + others, 2, 3), (2, 3))
+        u = torch.cat([certain, torch.rand(others, generator=g)])
+        cases.append((text, empty, u, share))
+    return cases
 
 
 def without_a_share(fn):
-    return (
-        fn(torch.ones(2, 1, 1), torch.zeros(1, 1), torch.zeros(2), 0.0),
-        torch.ones(2, 1, 1),
-    )
+    text = torch.ones(2, 1, 1)
+    return fn(text, torch.zeros(1, 1), torch.zeros(2), 0.0), text
 
 
 dropped = Exercise(
@@ -187,19 +185,21 @@ def slow_min_snr(sch, t, gamma, prediction):
 
 def snr_cases(seed):
     g = torch.Generator().manual_seed(seed)
-    return [(LINEAR, torch.tensor([1, 100, 1000]), 5.0, p) for p in ("eps", "v")] + [
-        (LINEAR, torch.randint(1, 1001, (9,), generator=g), 1.0, p) for p in ("eps", "v")
-    ]
+    cases = []
+    for prediction in ("eps", "v"):
+        cases.append((LINEAR, torch.tensor([1, 100, 1000]), 5.0, prediction))
+        cases.append((LINEAR, torch.randint(1, 1001, (9,), generator=g), 1.0, prediction))
+    return cases
 
 
-def larger_of_two(sch, t, g, p):
-    return (sch.alpha / sch.sigma).square()[t].clamp(min=g) / (
-        (sch.alpha / sch.sigma).square()[t] + (p == "v")
-    )
+def larger_of_two(sch, t, gamma, prediction):
+    snr = (sch.alpha / sch.sigma).square()[t]
+    return snr.clamp(min=gamma) / (snr if prediction == "eps" else snr + 1)
 
 
-def ratio_not_squared(sch, t, g, p):
-    return (sch.alpha / sch.sigma)[t].clamp(max=g) / ((sch.alpha / sch.sigma)[t] + (p == "v"))
+def ratio_not_squared(sch, t, gamma, prediction):
+    ratio = (sch.alpha / sch.sigma)[t]
+    return ratio.clamp(max=gamma) / (ratio if prediction == "eps" else ratio + 1)
 
 
 min_snr = Exercise(
@@ -259,11 +259,13 @@ def slow_loss(net, batch, sch, prediction, shift=1, one_time=False, mean=True, d
     for i in range(len(x0)):
         t = batch["t"][0 if one_time else i].item()
         eps = batch["eps"][i]
-        a = sch.alpha[t].item()
-        s = sch.sigma[t].item()
-        cond = Cond(label=None if label is None or deaf else label[i : i + 1])
-        out = net((a * x0[i] + s * eps)[None], torch.tensor([t - shift]), cond)[0, : x0.shape[1]]
-        goal = {"eps": eps, "x0": x0[i], "v": a * eps - s * x0[i]}[prediction]
+        alpha = sch.alpha[t].item()
+        sigma = sch.sigma[t].item()
+        own_label = None if label is None or deaf else label[i : i + 1]
+        x_t = (alpha * x0[i] + sigma * eps)[None]
+        out = net(x_t, torch.tensor([t - shift]), Cond(label=own_label))[0, : x0.shape[1]]
+        goals = {"eps": eps, "x0": x0[i], "v": alpha * eps - sigma * x0[i]}
+        goal = goals[prediction]
         total = total + ((out - goal) ** 2).sum()
     return total / (x0.numel() if mean else len(x0))
 

@@ -2,6 +2,8 @@
 word that is learned.
 """
 
+from itertools import product
+
 import torch
 from torch import Tensor
 
@@ -29,28 +31,34 @@ def slow_span_map(source, target, n):
     return out
 
 
-def spans(seed):
+def random_words(g):
+    """Four words of one to three tokens each, one after the other."""
+    words = []
+    first = 1
+    for length in torch.randint(1, 4, (4,), generator=g).tolist():
+        words.append([*range(first, first + length)])
+        first += length
+    return words
+
+
+def span_cases(seed):
     g = torch.Generator().manual_seed(seed)
-    words = [[], []]
-    for side in words:
-        at = 1
-        for n in torch.randint(1, 4, (4,), generator=g).tolist():
-            side.append([*range(at, at + n)])
-            at += n
     return [
         ([[1], [2]], [[1], [2]], 3),
         ([[1], [2, 3], [4]], [[1], [2], [3]], 5),
         ([[1], [2]], [[1], [2, 3, 4]], 5),
-        (*words, 14),
+        (random_words(g), random_words(g), 14),
     ]
 
 
-def spans_like(share=lambda a, b: 1 / len(a), pairs=None):
+def spans_like(share=lambda a, b: 1 / len(a), in_pairs=False):
     def wrong(source, target, n):
         M = torch.zeros(n, n)
         for a, b in zip(source, target):
-            for i, j in zip(a, b) if len(a) == len(b) or pairs else [(i, j) for j in b for i in a]:
-                M[i, j] = 1.0 if len(a) == len(b) else share(a, b)
+            equal = len(a) == len(b)
+            pairs = zip(a, b) if equal or in_pairs else product(a, b)
+            for i, j in pairs:
+                M[i, j] = 1.0 if equal else share(a, b)
         return M
 
     return wrong
@@ -66,7 +74,7 @@ replaced = Exercise(
     "0.",
     span_map,
     slow_span_map,
-    spans,
+    span_cases,
     facts=(
         Fact(
             "a column sums to 1 where there is a partner",
@@ -87,7 +95,7 @@ replaced = Exercise(
         ),
         Mutant(
             "as many tokens as both have",
-            spans_like(lambda a, b: 1.0, pairs=True),
+            spans_like(lambda a, b: 1.0, in_pairs=True),
             "Further tokens of the new word look nowhere, since their columns stay 0.",
         ),
         Mutant(
@@ -109,11 +117,14 @@ replaced = Exercise(
 # ---- maps under an edit --------------------------------------------------------------------------
 
 
-def slow_edited(source, edit, M, alpha, on, weight, normal=False):
+def slow_edited(source, edit, M, alpha, inject, weight, normal=False):
     out = torch.zeros_like(edit)
-    for j in range(edit.shape[-1]):
-        taken = sum(source[..., i] * M[i, j] for i in range(source.shape[-1]))
-        out[..., j] = (taken if on and alpha[j] else edit[..., j]) * weight[j]
+    tokens = edit.shape[-1]
+    for j in range(tokens):
+        column = edit[..., j]
+        if inject and alpha[j]:
+            column = sum(source[..., i] * M[i, j] for i in range(tokens))
+        out[..., j] = column * weight[j]
     return out / out.sum(-1, keepdim=True) if normal else out
 
 
@@ -122,11 +133,11 @@ def map_cases(seed):
     M = span_map([[0], [1], [2, 3]], [[0], [2], [1]], 4)
     alpha = torch.tensor([1.0, 1, 0, 1])
     loud = torch.tensor([1.0, 1, 2, 0.5])
-    pairs = [[v.softmax(-1) for v in torch.randn(2, b, 2, 3, 4, generator=g)] for b in (1, 1, 2)]
+    first, second, third = (torch.randn(2, b, 2, 3, 4, generator=g).softmax(-1) for b in (1, 1, 2))
     return [
-        (*pairs[0], torch.eye(4), torch.ones(4), 1.0, torch.ones(4)),
-        (*pairs[1], M, alpha, 1.0, loud),
-        (*pairs[2], M, alpha, 0.0, loud),
+        (*first, torch.eye(4), torch.ones(4), 1.0, torch.ones(4)),
+        (*second, M, alpha, 1.0, loud),
+        (*third, M, alpha, 0.0, loud),
     ]
 
 
@@ -181,18 +192,19 @@ def lora_weight(W: Tensor, A: Tensor, B: Tensor, alpha: float, strength: float) 
     """W (out in) or (out in kh kw) with a LoRA merged: A (r in ..) down, B (out r ..) up, scaled by
     alpha / r.
     """
-    return W + strength * alpha / len(A) * (B.flatten(1) @ A.flatten(1)).view_as(W)
+    low_rank = B.flatten(1) @ A.flatten(1)
+    return W + strength * alpha / len(A) * low_rank.view_as(W)
 
 
 def slow_lora(W, A, B, alpha, strength, scale=None):
     """Layer by layer, as a network would run it: what the two thin layers give for every unit
     input.
     """
+    factor = alpha / len(A) if scale is None else scale(A, B, alpha)
     out = W.clone().flatten(1)
-    r = len(A)
     for k, unit in enumerate(torch.eye(out.shape[1])):
-        factor = alpha / r if scale is None else scale(A, B, alpha)
-        out[:, k] += strength * factor * (B.flatten(1) @ (A.flatten(1) @ unit))
+        thin = A.flatten(1) @ unit
+        out[:, k] += strength * factor * (B.flatten(1) @ thin)
     return out.view_as(W)
 
 
@@ -205,9 +217,10 @@ def lora_cases(seed):
 
 
 def lora_like(scale):
-    return lambda W, A, B, alpha, strength: slow_lora(
-        W, A, B, alpha, strength, lambda a, b, al: scale(a, b, al, strength)
-    )
+    def wrong(W, A, B, alpha, strength):
+        return slow_lora(W, A, B, alpha, strength, lambda a, b, al: scale(a, b, al, strength))
+
+    return wrong
 
 
 merged = Exercise(
@@ -267,7 +280,10 @@ def expand_word(ids: list[int], word: int, first: int, count: int) -> list[int]:
     """Token ids in which each `word` is replaced by the `count` ids of its vectors: first, first +
     1, ...
     """
-    return [j for i in ids for j in ([*range(first, first + count)] if i == word else [i])]
+    out = []
+    for i in ids:
+        out += range(first, first + count) if i == word else [i]
+    return out
 
 
 def slow_expand(ids, word, first, count):
@@ -275,9 +291,9 @@ def slow_expand(ids, word, first, count):
     for i in ids:
         if i != word:
             out.append(i)
-        else:
-            for k in range(count):
-                out.append(first + k)
+            continue
+        for k in range(count):
+            out.append(first + k)
     return out
 
 
@@ -290,12 +306,11 @@ def expand_word_cases(seed):
     ]
 
 
-def first_word_only(ids, w, f, n):
-    return (
-        slow_expand(ids[: ids.index(w) + 1], w, f, n) + ids[ids.index(w) + 1 :]
-        if w in ids
-        else list(ids)
-    )
+def first_word_only(ids, word, first, count):
+    if word not in ids:
+        return list(ids)
+    end = ids.index(word) + 1
+    return slow_expand(ids[:end], word, first, count) + ids[end:]
 
 
 expanded = Exercise(
@@ -328,7 +343,7 @@ expanded = Exercise(
     hints=(
         "A list grows while another is read.",
         "`range(first, first + count)`.",
-        "Two `for` in one comprehension.",
+        "`out += range(first, first + count) if i == word else [i]`.",
     ),
     page=EMBED,
 )
@@ -343,8 +358,9 @@ def keep_rows(table: Tensor, before: Tensor, learned: list[int]) -> Tensor:
     return torch.where(keep, before, table)
 
 
-def keep_rows_cases(new, old, learned):
-    return torch.stack([new[i] if i in learned else old[i] for i in range(len(new))])
+def slow_keep_rows(table, before, learned):
+    rows = [table[i] if i in learned else before[i] for i in range(len(table))]
+    return torch.stack(rows)
 
 
 frozen = Exercise(
@@ -354,7 +370,7 @@ frozen = Exercise(
     "weight decay move every row of the table. Return the table (n d) after the step with all "
     "rows except `learned` (a list of indices) as they were `before`.",
     keep_rows,
-    keep_rows_cases,
+    slow_keep_rows,
     lambda seed: [(*draws(seed, (3, 2), (3, 2)), [2]), (*draws(seed, (8, 4), (8, 4)), [5, 7])],
     tolerance=0.0,
     apart="the package loads learned words and trains none",
