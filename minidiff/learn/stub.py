@@ -5,7 +5,7 @@ stay, the body goes, and what the body needs is imported above.
 import ast
 import inspect
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from pathlib import Path
 
 from minidiff.learn.exercise import Exercise
@@ -16,50 +16,55 @@ def source(fn: Callable) -> str:
     return textwrap.dedent(inspect.getsource(inspect.unwrap(fn)))
 
 
-def imports(fn: Callable, known: set[str] = frozenset(), private: bool = True) -> list[str]:
+def imports(fn: Callable, known: Set[str] = frozenset(), private: bool = True) -> list[str]:
     """The import lines that the source of a function needs to run on its own.
 
     known    names that are there already
     private  also the names with an underscore, which only its body can need
     """
     fn = inspect.unwrap(fn)
-    nodes = list(ast.walk(ast.parse(source(fn))))
-    arguments = {node.arg for node in nodes if isinstance(node, ast.arg)}
-    names = {node.id for node in nodes if isinstance(node, ast.Name)}
-    names &= fn.__globals__.keys()
-    names -= arguments | {fn.__name__} | known
+    names = global_names(fn) - known
     if not private:
         names = {name for name in names if not name.startswith("_")}
-    origins = import_lines(fn)
-    plain = set()
+    origins = import_origins(fn)
+    whole = []
     members: dict[str, list[str]] = {}
     for name in sorted(names):
-        origin = origins.get(name, (fn.__module__, name))
-        if isinstance(origin, str):
-            plain.add(origin)
+        module, spelled = origins.get(name, (fn.__module__, name))
+        if module:
+            members.setdefault(module, []).append(spelled)
         else:
-            module, member = origin
-            members.setdefault(module, []).append(member)
-    members = {module: ", ".join(parts) for module, parts in members.items()}
-    order = sorted(members, key=lambda module: (module.startswith("minidiff"), module))
-    return sorted(plain) + [f"from {module} import {members[module]}" for module in order]
+            whole.append(f"import {spelled}")
+    ours_last = sorted(members, key=lambda module: (module.startswith("minidiff"), module))
+    return whole + [f"from {module} import {', '.join(members[module])}" for module in ours_last]
 
 
-def import_lines(fn: Callable) -> dict[str, str | tuple[str, str]]:
-    """How the module of a function imports each name: a whole line such as "import math", or
-    (module, "name as other").
+def global_names(fn: Callable) -> set[str]:
+    """The names of its module that a function uses, but for its own."""
+    arguments = set()
+    names = set()
+    for node in ast.walk(ast.parse(source(fn))):
+        if isinstance(node, ast.arg):
+            arguments.add(node.arg)
+        elif isinstance(node, ast.Name):
+            names.add(node.id)
+    return (names & fn.__globals__.keys()) - arguments - {fn.__name__}
+
+
+def import_origins(fn: Callable) -> dict[str, tuple[str, str]]:
+    """{name: (module, "member as name")} of what the module of a function imports; the first is ""
+    for a module that is imported whole.
     """
     tree = ast.parse(Path(inspect.getfile(fn)).read_text())
-    lines: dict[str, str | tuple[str, str]] = {}
+    origins = {}
     for node in tree.body:
-        if isinstance(node, (ast.Import, ast.ImportFrom)):
-            for alias in node.names:
-                spelled = f"{alias.name} as {alias.asname}" if alias.asname else alias.name
-                whole = isinstance(node, ast.Import)
-                lines[alias.asname or alias.name] = (
-                    f"import {spelled}" if whole else (node.module, spelled)
-                )
-    return lines
+        if not isinstance(node, (ast.Import, ast.ImportFrom)):
+            continue
+        module = "" if isinstance(node, ast.Import) else node.module
+        for alias in node.names:
+            spelled = f"{alias.name} as {alias.asname}" if alias.asname else alias.name
+            origins[alias.asname or alias.name] = (module, spelled)
+    return origins
 
 
 def stub(exercise: Exercise) -> str:

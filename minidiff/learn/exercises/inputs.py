@@ -27,13 +27,18 @@ def draw(seed: int, *shape: int) -> Tensor:
 def states(seed: int) -> Iterator[tuple[Schedule, Tensor, Tensor, int, int]]:
     """(schedule, a picture, noise, t, s < t), small first."""
     g = torch.Generator().manual_seed(seed)
-    for sch, shape in ((LINEAR, (1, 1, 2, 2)), (LINEAR, (2, 3, 8, 8)), (FLOW, (3, 4, 5, 9))):
+    sizes = ((LINEAR, (1, 1, 2, 2)), (LINEAR, (2, 3, 8, 8)), (FLOW, (3, 4, 5, 9)))
+    for sch, shape in sizes:
         s, t = sorted(torch.randint(1, sch.T, (2,), generator=g).tolist())
         x = torch.randn(shape, generator=g)
         eps = torch.randn(shape, generator=g)
-        yield sch, x, eps, t + (t == s), s
+        if t == s:
+            t += 1
+        yield sch, x, eps, t, s
 
 
 def levels(sch: Schedule, t: int, s: int) -> tuple[float, float, float, float]:
     """alpha and sigma at t, then at s."""
-    return sch.alpha[t].item(), sch.sigma[t].item(), sch.alpha[s].item(), sch.sigma[s].item()
+    alpha = sch.alpha.tolist()
+    sigma = sch.sigma.tolist()
+    return alpha[t], sigma[t], alpha[s], sigma[s]

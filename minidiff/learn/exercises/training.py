@@ -29,7 +29,7 @@ def ema_update(
 
 
 def slow_ema(shadow, weights, decay, step, warm=True):
-    keep = min(decay, 1 - 9 / (10 + step)) if warm else decay
+    keep = min(decay, (1 + step) / (10 + step)) if warm else decay
     averages = []
     for old, new in zip(shadow, weights):
         averages.append(torch.lerp(new.double(), old.double(), keep).to(old.dtype))
