@@ -39,7 +39,7 @@ def exercise_cell(name: str, blank: bool, known: set[str], tail: str) -> str:
         function = stub(exercise)
     else:
         function = source(reference).replace(f"def {reference.__name__}(", f"def {name}(", 1)
-    lines = imports(reference, known | {name}, private=not blank)
+    lines = imports(reference, known | {name}, whole=not blank)
     if lines:
         lines += ["", ""]
     lines += [function.rstrip(), "", "", f'check("{name}", {name}, must=True);']

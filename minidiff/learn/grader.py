@@ -67,7 +67,10 @@ class Verdict:
             lines.append(f"  This is a known mistake: {self.mutant.name}. {self.mutant.story}")
         if self.picture:
             lines.append(f"  Yours, the target and the difference: {self.picture}")
-        lines.append(f'  hint("{self.name}") gives a hint; in a shell: learn hint {self.name}')
+        lines.append(
+            f'  For a hint: hint("{self.name}"), or in a shell: '
+            f"python -m minidiff learn hint {self.name}"
+        )
         return "\n".join(lines)
 
 

@@ -16,34 +16,38 @@ def source(fn: Callable) -> str:
     return textwrap.dedent(inspect.getsource(inspect.unwrap(fn)))
 
 
-def imports(fn: Callable, known: Set[str] = frozenset(), private: bool = True) -> list[str]:
-    """The import lines that the source of a function needs to run on its own.
+def imports(fn: Callable, known: Set[str] = frozenset(), whole: bool = True) -> list[str]:
+    """The import lines that a function needs where its module is not around it.
 
-    known    names that are there already
-    private  also the names with an underscore, which only its body can need
+    known  names that are there already
+    whole  for its body too. Otherwise for the one who writes the body: what stands beside the
+           function in its own module is left out, since it is a part of the answer
     """
     fn = inspect.unwrap(fn)
-    names = global_names(fn) - known
-    if not private:
-        names = {name for name in names if not name.startswith("_")}
     origins = import_origins(fn)
-    whole = []
+    names = global_names(fn, source(fn))
+    if not whole:
+        others = {name for name in names if name in origins}
+        names = others | global_names(fn, head(fn) + "\n    pass")
+    modules = []
     members: dict[str, list[str]] = {}
-    for name in sorted(names):
+    for name in sorted(names - known):
         module, spelled = origins.get(name, (fn.__module__, name))
         if module:
             members.setdefault(module, []).append(spelled)
         else:
-            whole.append(f"import {spelled}")
+            modules.append(f"import {spelled}")
     ours_last = sorted(members, key=lambda module: (module.startswith("minidiff"), module))
-    return whole + [f"from {module} import {', '.join(members[module])}" for module in ours_last]
+    return sorted(modules) + [
+        f"from {module} import {', '.join(members[module])}" for module in ours_last
+    ]
 
 
-def global_names(fn: Callable) -> set[str]:
-    """The names of its module that a function uses, but for its own."""
+def global_names(fn: Callable, text: str) -> set[str]:
+    """The names of its module, but its own, that the text of a function uses."""
     arguments = set()
     names = set()
-    for node in ast.walk(ast.parse(source(fn))):
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.arg):
             arguments.add(node.arg)
         elif isinstance(node, ast.Name):
@@ -67,21 +71,27 @@ def import_origins(fn: Callable) -> dict[str, tuple[str, str]]:
     return origins
 
 
+def head(fn: Callable) -> str:
+    """Signature and docstring, without the body."""
+    text = source(fn)
+    node = next(n for n in ast.parse(text).body if isinstance(n, ast.FunctionDef))
+    first = node.body[0]
+    documented = ast.get_docstring(node) is not None
+    last = first.end_lineno if documented else first.lineno - 1
+    kept = text.splitlines()[node.lineno - 1 : last]
+    return "\n".join(kept)
+
+
 def stub(exercise: Exercise) -> str:
     """The function to fill in, as text: the whole of it, but for its imports."""
-    text = source(exercise.reference)
-    node = next(n for n in ast.parse(text).body if isinstance(n, ast.FunctionDef))
-    body = node.body[0]
-    documented = ast.get_docstring(node) is not None
-    last = body.end_lineno if documented else body.lineno - 1
-    head = text.splitlines()[node.lineno - 1 : last]
-    head[0] = head[0].replace(f"def {node.name}(", f"def {exercise.name}(", 1)
-    return "\n".join([*head, f'    raise NotImplementedError("write {exercise.name}")', ""])
+    fn = inspect.unwrap(exercise.reference)
+    text = head(fn).replace(f"def {fn.__name__}(", f"def {exercise.name}(", 1)
+    return f'{text}\n    raise NotImplementedError("write {exercise.name}")\n'
 
 
 def start(exercise: Exercise) -> str:
     """What a learner's file can begin with: the imports and the stub, which run as they are."""
-    lines = imports(exercise.reference, known={exercise.name}, private=False)
+    lines = imports(exercise.reference, known={exercise.name}, whole=False)
     return "\n".join([*lines, "", "", stub(exercise)] if lines else [stub(exercise)])
 
 

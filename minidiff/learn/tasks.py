@@ -9,10 +9,12 @@ from minidiff.learn.records import Record
 from minidiff.learn.stub import source, start
 
 NEXT = """\
-Write the body, and let this file be graded. (In a notebook: check("{name}", {name}).)
+Write the body, and let this file be graded:
 
     python -m minidiff learn check FILE
-    python -m minidiff learn hint {name}"""
+    python -m minidiff learn hint {name}
+
+or, in a notebook: check("{name}", {name})"""
 
 
 def task(name: str) -> str:

@@ -42,6 +42,7 @@ def position_embedding(dim: int, grid: int) -> Tensor:
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Tokens x (b n d), scaled and shifted alike within each picture; shift and scale (b d)."""
     return x * (1 + scale[:, None]) + shift[:, None]
 
 

@@ -250,8 +250,8 @@ stroke = Exercise(
     hints=(
         "Three lines before the loop, one in it, one after it.",
         "`cfg_batched(pipe.eps, pipe.null(), scale)` is the guided network.",
-        "`x = q_sample(pipe.schedule, z, ts[0], n)`, then `ddim_step` for every pair of times, "
-        "then `pipe.decode(x)`.",
+        "`x = process.q_sample(pipe.schedule, z, ts[0], n)`, then `process.ddim_step` for every "
+        "pair of times, then `pipe.decode(x)`.",
     ),
     page="tutorials/editing/sdedit.md",
 )
@@ -329,7 +329,7 @@ editor = Exercise(
     ),
     hints=(
         "Two loops over the same times, one of them backwards.",
-        "Up: `ddim_step(sch, x, pipe.eps(x, t, cond), s, t)` for s < t.",
+        "Up: `ddim_step(sch, x, pipe.eps(x, t, cond), s, t)` of minidiff.core.process for s < t.",
         "The project has both halves: `invert(...)[-1]` and `replay(...)` in "
         "minidiff.inversion.ddim.",
     ),

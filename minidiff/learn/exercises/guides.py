@@ -332,8 +332,8 @@ dynamic = Exercise(
     threshold,
     slow_threshold,
     threshold_cases,
-    apart="it is for large models of pixels under strong guidance; the one that the package has is "
-    "tiny, and a plain clamp serves it",
+    apart="it is for large models of pixels under strong guidance; the one that the package has "
+    "is tiny, and a plain clamp serves it",
     mutants=(
         Mutant(
             "clamped to [-1, 1]",

@@ -386,7 +386,7 @@ known = Exercise(
     hints=(
         "At which time is x_s?",
         "`process.q_sample(sch, known, s, noise)`.",
-        "`mask * x_s + (1 - mask) * q_sample(...)`.",
+        "`mask * x_s + (1 - mask) * process.q_sample(...)`.",
     ),
     page=REPAINT,
 )

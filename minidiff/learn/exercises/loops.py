@@ -72,7 +72,7 @@ ilvr_refine = Exercise(
         ),
     ),
     hints=(
-        "avg_pool2d, then interpolate back.",
+        "avg_pool2d, then interpolate back; both are in torch.nn.functional, F for short.",
         "`phi = lambda v: F.interpolate(F.avg_pool2d(v, f), scale_factor=f)`.",
         "`return x - phi(x) + phi(y)`.",
     ),

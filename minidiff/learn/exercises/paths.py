@@ -229,7 +229,8 @@ friendly = Exercise(
     "Edit-friendly inversion: two states of one picture, x_t and x_s (s < t), noised "
     "independently. Whatever lies between them is called the step's noise and kept: x_s minus the "
     "mean of $q(x_s \\mid x_t, \\hat x_0)$, with the guess of x0 that the network's `eps` "
-    "implies. All (b c h w); s may be 0.",
+    "implies. All (b c h w); s may be 0. `posterior` and `eps_to_x0` of minidiff.core.process may "
+    "be used.",
     noise_map,
     slow_noise_map,
     noise_map_cases,
@@ -343,7 +344,7 @@ magic = Exercise(
     hints=(
         "A weighted mean of two states of one time.",
         "`process.q_sample(sch, layout, s, noise)`.",
-        "`nu * x_s + (1 - nu) * q_sample(...)`.",
+        "`nu * x_s + (1 - nu) * process.q_sample(...)`.",
     ),
     page="tutorials/editing/magicmix.md",
 )
