@@ -250,7 +250,8 @@ assert (by_classifier - by_difference).abs().max() < 1e-9
 # A trained classifier is another matter. The project ships one of 37,000 weights that has seen noisy latents. It leads `tiny`, which is told *nothing* here (the empty prompt), to red stars:
 
 # %%
-blank, wish = torch.zeros(4, 3, 64, 64), "red star on a white background"
+blank = torch.full((4, 3, 64, 64), -1.0)  # only its size counts
+wish = "red star on a white background"
 fig, ax = plt.subplots(1, 8, figsize=(10, 1.6), layout="constrained")
 hits = {}
 for k, scale in enumerate((0.0, 6.0)):
