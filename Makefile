@@ -52,7 +52,8 @@ figures: $(VENV)/.done  ## every figure of README and tutorials, drawn by the sh
 	$(BIN)/python tutorials/figures.py
 
 check: $(VENV)/.done  ## grade a file of your own functions: MINIDIFF_SOLUTIONS=mywork.py make check
-	$(BIN)/python -m pytest -q tests/learn/test_solutions.py
+	@test -n "$(MINIDIFF_SOLUTIONS)" || { echo "which file? MINIDIFF_SOLUTIONS=mywork.py make check"; exit 2; }
+	$(BIN)/python -m minidiff learn check "$(MINIDIFF_SOLUTIONS)"
 
 verify-exercises: $(VENV)/.done  ## every exercise: stub fails, reference passes, mistakes are named; every notebook runs
 	$(BIN)/python -m minidiff.learn.verify

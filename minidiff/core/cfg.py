@@ -37,6 +37,25 @@ def guide(e_null: Tensor, e_cond: Tensor, scale: float) -> Tensor:
     return e_null + scale * (e_cond - e_null)
 
 
+def rescale(guided: Tensor, e_cond: Tensor, phi: float) -> Tensor:
+    """Guided noise (b c h w) with each row's standard deviation brought towards that of the
+    conditional noise `e_cond`, by the share phi.
+    """
+    dims = tuple(range(1, guided.ndim))
+    ratio = e_cond.std(dims, keepdim=True) / guided.std(dims, keepdim=True)
+    return phi * ratio * guided + (1 - phi) * guided  # as Lin et al. do
+
+
+def guide_within(
+    e_null: Tensor, e_cond: Tensor, scale: float, t: Tensor, lo: float, hi: float
+) -> Tensor:
+    """`guide` in the rows whose time t (b,) has lo < t <= hi; the others keep the conditional noise
+    (b c h w).
+    """
+    on = ((lo < t) & (t <= hi)).view(-1, *[1] * (e_cond.ndim - 1))
+    return torch.where(on, guide(e_null, e_cond, scale), e_cond)
+
+
 def cfg(
     denoise: Denoise,
     null: Cond,
@@ -79,14 +98,14 @@ def cfg_batched(
     return _guided(denoise, one, scale, interval, rescale)
 
 
-def _guided(denoise, both, scale, interval, rescale) -> Denoise:
+def _guided(denoise, both, scale, interval, phi) -> Denoise:
     if scale < 0:
         raise ValueError(
             f"scale={scale} is negative; 1 is no guidance, 7.5 usual; to avoid something make it "
             "the null"
         )
-    if not 0 <= rescale <= 1:
-        raise ValueError(f"rescale={rescale} is outside 0..1; 0 is off, 0.7 usual")
+    if not 0 <= phi <= 1:
+        raise ValueError(f"rescale={phi} is outside 0..1; 0 is off, 0.7 usual")
     lo, hi = interval or (-1, float("inf"))
     if not lo < hi:
         raise ValueError(
@@ -99,15 +118,11 @@ def _guided(denoise, both, scale, interval, rescale) -> Denoise:
         if scale == 1 or not torch.as_tensor(on).any():
             return denoise(x_t, t, cond)
         e_null, e_cond = both(x_t, t, cond)
-        eps = guide(e_null, e_cond, scale)
-        if rescale:
-            dims = tuple(range(1, x_t.ndim))
-            ratio = e_cond.std(dims, keepdim=True) / eps.std(dims, keepdim=True)
-            eps = rescale * ratio * eps + (1 - rescale) * eps  # as Lin et al. do
-        return (
-            torch.where(on.view(-1, *[1] * (x_t.ndim - 1)), eps, e_cond)
-            if isinstance(on, Tensor)
-            else eps
-        )
+        if isinstance(t, Tensor):
+            eps = guide_within(e_null, e_cond, scale, t, lo, hi)
+        else:
+            eps = guide(e_null, e_cond, scale)
+        # rows that are not guided have the spread of the conditional noise already
+        return rescale(eps, e_cond, phi) if phi else eps
 
     return guided

@@ -11,6 +11,14 @@ from torch import Tensor
 
 from minidiff.core.schedule import Schedule
 
+
+def v_target(alpha: float | Tensor, sigma: float | Tensor, x0: Tensor, eps: Tensor) -> Tensor:
+    """What a network of v-prediction is trained to output, for the picture x0 (b ..) and its noise
+    eps (Salimans & Ho 2022, arXiv 2202.00512).
+    """
+    return alpha * eps - sigma * x0
+
+
 # What networks are trained to output: (the target from x0 and eps, eps from x_t and the output).
 # The divisors of v are 1 on VP tables, those of flow on flow tables.
 PREDICTIONS = {
@@ -22,8 +30,8 @@ PREDICTIONS = {
         lambda a, s, x0, eps: x0,
         lambda a, s, x_t, out: (x_t - a * out) / s,
     ),
-    "v": (  # Salimans & Ho 2022, arXiv 2202.00512
-        lambda a, s, x0, eps: a * eps - s * x0,
+    "v": (
+        v_target,
         lambda a, s, x_t, out: (s * x_t + a * out) / (a * a + s * s),
     ),
     "flow": (  # d x_t / d sigma on flow tables

@@ -121,28 +121,55 @@ class Schedule:
             raise ValueError(
                 f"steps={n} is outside 1..{start}; one step per time at most, 20 to 100 are usual"
             )
-        if spacing == "linspace":
-            stride = (start - 1) / max(n - 1, 1)
-            ts = [start] + [1 + round(i * stride) for i in reversed(range(n - 1))]
-        elif spacing == "trailing":
-            ts = [round(start - i * start / n) for i in range(n)]
-        elif spacing == "leading":
-            offset = 2 if n < start else 1  # every time visited: no room to shift
-            ts = [i * (start // n) + offset for i in reversed(range(n))]
-        else:
+        if spacing not in SPACINGS:
             raise ValueError(f"spacing={spacing!r} is unknown; choose one of {', '.join(SPACINGS)}")
-        return ts + [end]
+        return times(n, start, spacing) + [end]
+
+
+def times(n: int, start: int, spacing: str) -> list[int]:
+    """The n decreasing times at which a sampler of n steps asks the network.
+
+    trailing  start - i start / n, rounded, for i = 0 .. n - 1
+    leading   i (start // n) + 2 for i = n - 1 .. 0 (+ 1 if n = start: there is no room to shift)
+    linspace  n even times from start to 1, rounded
+    """
+    if spacing == "trailing":
+        return [round(start - i * start / n) for i in range(n)]
+    if spacing == "leading":
+        offset = 2 if n < start else 1
+        return [i * (start // n) + offset for i in reversed(range(n))]
+    stride = (start - 1) / max(n - 1, 1)
+    return [start] + [1 + round(i * stride) for i in reversed(range(n - 1))]
+
+
+def times_of_strength(ts: list[int], strength: float) -> list[int]:
+    """The clean end of a grid of n + 1 falling times: the last int(n strength) steps, which are one
+    time more than that.
+    """
+    n = len(ts) - 1
+    return ts[n - int(n * strength) :]  # cut off, not rounded: .58 of 50 are 28, as in diffusers
+
+
+def alpha_bar_of(betas: Tensor) -> Tensor:
+    """DDPM's alpha_bar for the betas (T,) of a chain: (T + 1,) in float64, index 0 the clean
+    picture.
+    """
+    kept = (1 - betas).cumprod(0)  # DDPM eq. 4
+    return torch.cat([torch.ones(1, dtype=torch.float64), kept])
 
 
 def _vp(betas: Tensor, name: str) -> Schedule:
-    # DDPM eq. 4
-    alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), (1 - betas).cumprod(0)])
+    alpha_bar = alpha_bar_of(betas)
     return Schedule(alpha_bar.sqrt(), (1 - alpha_bar).sqrt(), name)
 
 
+def _check_length(T: int) -> None:
+    if T < 1:
+        raise ValueError(f"T={T} is too small; a schedule needs at least one noisy time")
+
+
 def _even(lo: float, hi: float, n: int) -> Tensor:
-    if n < 1:
-        raise ValueError(f"T={n} is too small; a schedule needs at least one noisy time")
+    _check_length(n)
     return torch.linspace(lo, hi, n, dtype=torch.float64)
 
 
@@ -164,20 +191,27 @@ def scaled_linear(T: int = 1000, beta0: float = 0.00085, beta1: float = 0.012) -
     return _betas_to_vp(_even(beta0**0.5, beta1**0.5, T) ** 2, "scaled_linear")
 
 
-def _curve_to_vp(f, T: int, max_beta: float, name: str) -> Schedule:
-    curve = f(_even(0, 1, T + 1))
+def _curve_to_vp(curve: Tensor, max_beta: float, name: str) -> Schedule:
     # keeps alpha > 0 where the curve itself reaches 0
     betas = (1 - curve[1:] / curve[:-1]).clamp(max=max_beta)
     return _vp(betas, name)
+
+
+def alpha_bar_cosine(T: int, s: float) -> Tensor:
+    """The cosine curve of `cosine`, (T + 1,) in float64, before any beta is limited: 1 at index 0,
+    0 at index T.
+    """
+    u = torch.linspace(0, 1, T + 1, dtype=torch.float64)
+    f = torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2
+    return f / f[0]
 
 
 def cosine(T: int = 1000, s: float = 0.008, max_beta: float = 0.999) -> Schedule:
     """Nichol & Dhariwal 2021 (arXiv 2102.09672):
     alpha_bar = cos^2, slower at both ends than `linear`.
     """
-    return _curve_to_vp(
-        lambda u: torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2, T, max_beta, "cosine"
-    )
+    _check_length(T)
+    return _curve_to_vp(alpha_bar_cosine(T, s), max_beta, "cosine")
 
 
 def sigmoid(
@@ -187,9 +221,8 @@ def sigmoid(
     alpha_bar = a sigmoid stretched to go from 1 to 0.
     """
     end = torch.tensor(hi / tau, dtype=torch.float64).sigmoid()
-    return _curve_to_vp(
-        lambda u: end - ((lo + u * (hi - lo)) / tau).sigmoid(), T, max_beta, "sigmoid"
-    )
+    u = _even(0, 1, T + 1)
+    return _curve_to_vp(end - ((lo + u * (hi - lo)) / tau).sigmoid(), max_beta, "sigmoid")
 
 
 def flow(T: int = 1000, sigma_max: float = 0.999) -> Schedule:

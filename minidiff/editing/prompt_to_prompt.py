@@ -74,6 +74,22 @@ def align(source: list, target: list) -> list[int]:
     return partner
 
 
+def span_map(source: list[list[int]], target: list[list[int]], n: int) -> Tensor:
+    """M (n n) for words given as lists of token positions: M[i, j] is the share of source token i
+    in target token j.
+
+    Word k of the source stands for word k of the target: token by token if they have equally many,
+    else every target token gets the mean over the source word's. Other columns are 0.
+    """
+    M = torch.zeros(n, n)
+    for a, b in zip(source, target):
+        if len(a) == len(b):
+            M[a, b] = 1.0
+        else:
+            M[torch.tensor(a)[:, None], torch.tensor(b)] = 1 / len(a)
+    return M
+
+
 def token_map(tokenizer, source: str, target: str, kind: str) -> tuple[Tensor, Tensor]:
     """(M, alpha): M (n n) with columns that sum to 1 or 0,
     alpha (n,) 1 where a target token has source tokens.
@@ -92,11 +108,7 @@ def token_map(tokenizer, source: str, target: str, kind: str) -> tuple[Tensor, T
                 f"'replace' needs equally many words, got {len(spans_s)} and {len(spans_t)}; use "
                 "'refine'"
             )
-        for (_, a), (_, b) in zip(spans_s, spans_t):
-            if len(a) == len(b):
-                pairs += [([i], [j]) for i, j in zip(a, b)]
-            else:
-                pairs.append((a, b))
+        pairs += [(a, b) for (_, a), (_, b) in zip(spans_s, spans_t)]
     elif kind == "refine":
         room = n - 2  # what does not fit between start and end is cut off
         partner = align(tokenizer.ids(source)[:room], tokenizer.ids(target)[:room])
@@ -108,9 +120,7 @@ def token_map(tokenizer, source: str, target: str, kind: str) -> tuple[Tensor, T
     end_s = min(tokenizer.length(source), n) - 1
     end_t = min(tokenizer.length(target), n) - 1
     pairs += [([min(end_s + k, n - 1)], [end_t + k]) for k in range(n - end_t)]
-    M = torch.zeros(n, n)
-    for a, b in pairs:
-        M[torch.tensor(a)[:, None], torch.tensor(b)] = 1 / len(a)
+    M = span_map([a for a, _ in pairs], [b for _, b in pairs], n)
     return M, (M.sum(0) > 0).float()
 
 
@@ -134,6 +144,17 @@ def token_maps(
 # ---- the two things done to attention ------------------------------------------------------------
 
 
+def edited_maps(
+    source: Tensor, edit: Tensor, M: Tensor, alpha: Tensor, inject: Tensor | float, weight: Tensor
+) -> Tensor:
+    """The edit's attention maps (b h n m): those of `source` carried over by M (.. m m) where alpha
+    (.. m) is 1 and `inject` is 1, then times the weight (.. m) of each word.
+    """
+    mixed = alpha * (source @ M) + (1 - alpha) * edit
+    edit = inject * mixed + (1 - inject) * edit
+    return edit * weight  # in every step; the rows are not renormalised
+
+
 def edit_cross(M: Tensor, alpha: Tensor, inject: Tensor, weight: Tensor):
     """fn for a cross-attention tap, rows [sources, edits]: the box of the module docstring. M (.. n
     n), the others (.. n), with .. to fit (b h); `inject`: a_i of this step.
@@ -141,10 +162,7 @@ def edit_cross(M: Tensor, alpha: Tensor, inject: Tensor, weight: Tensor):
 
     def fn(probs, name):
         source, edit = probs.chunk(2)  # b h n m each
-        mixed = alpha * (source @ M) + (1 - alpha) * edit
-        edit = inject * mixed + (1 - inject) * edit
-        # re-weighted in every step; the rows are not renormalised
-        return torch.cat([source, edit * weight])
+        return torch.cat([source, edited_maps(source, edit, M, alpha, inject, weight)])
 
     return fn
 

@@ -52,9 +52,15 @@ class Inverted:
         """Rows [sources, edits] (2b c h w) after step i, corrected."""
         if self.share is None:
             return x
-        goal = self.states[-2 - i]
-        source, edit = x.chunk(2)
-        return torch.cat([goal, edit + self.share * (goal - source)])
+        return follow(x, self.states[-2 - i], self.share)
+
+
+def follow(x: Tensor, goal: Tensor, share: float) -> Tensor:
+    """Rows x = [sources, edits] (2b c h w) after a move: sources go to `goal` (b c h w), edits by
+    the share of the same offset.
+    """
+    source, edit = x.chunk(2)
+    return torch.cat([goal, edit + share * (goal - source)])
 
 
 def invert_step(

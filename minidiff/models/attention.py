@@ -94,6 +94,12 @@ class SpatialAttention(nn.Module):
         return x + rearrange(h, "b (h w) c -> b c h w", h=x.shape[2])
 
 
+def geglu(h: Tensor) -> Tensor:
+    """a * gelu(g) of the two halves (a, g) of the channels: h (b n 2m) -> (b n m)."""
+    a, g = h.chunk(2, dim=-1)
+    return a * F.gelu(g)
+
+
 class GEGLU(nn.Module):
     """a * gelu(g), both halves from one projection (Shazeer 2020, 2002.05202)."""
 
@@ -102,8 +108,7 @@ class GEGLU(nn.Module):
         self.proj = nn.Linear(dim, 2 * inner)
 
     def forward(self, x: Tensor) -> Tensor:
-        a, g = self.proj(x).chunk(2, dim=-1)
-        return a * F.gelu(g)
+        return geglu(self.proj(x))
 
 
 class FeedForward(nn.Module):

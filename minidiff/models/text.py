@@ -39,6 +39,13 @@ def quick_gelu(x: Tensor) -> Tensor:
 ACTS = {"quick_gelu": quick_gelu, "gelu": F.gelu}
 
 
+def causal_mask(n: int) -> Tensor:
+    """What is added to logits (.. n n), rows the queries: 0 where a token may look, -inf where the
+    key comes later.
+    """
+    return torch.full((n, n), -torch.inf).triu(1)
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention. Probabilities are formed
     only while someone listens to the tap `probs` (b h n m).
@@ -63,9 +70,7 @@ class SelfAttention(nn.Module):
         if self.probs.fns:
             logits = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5  # b h n m
             if self.causal:
-                logits = logits.masked_fill(
-                    torch.ones_like(logits[0, 0], dtype=torch.bool).triu(1), -torch.inf
-                )
+                logits = logits + causal_mask(logits.shape[-1]).to(logits)
             h = self.probs(logits.softmax(-1)) @ v  # b h n d
         else:
             h = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)  # b h n d

@@ -26,6 +26,13 @@ from minidiff.models.attention import SpatialAttention
 from minidiff.models.blocks import Downsample, GroupNorm, ResBlock, Upsample, silu
 
 
+def gaussian_kl(mean: Tensor, logvar: Tensor) -> Tensor:
+    """KL(N(mean, exp(logvar)) || N(0, 1)) in nats, averaged over every value of (b c h w); a scalar
+    tensor.
+    """
+    return 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
+
+
 @dataclass(frozen=True)
 class Gaussian:
     """Posterior q(z|x): `mean` and `logvar`, each (b c h w), unscaled."""
@@ -38,7 +45,7 @@ class Gaussian:
 
     def kl(self) -> Tensor:
         """KL to N(0, 1) in nats, averaged over every latent value."""
-        return 0.5 * (self.mean**2 + self.logvar.exp() - 1 - self.logvar).mean()
+        return gaussian_kl(self.mean, self.logvar)
 
 
 class Block(nn.Module):

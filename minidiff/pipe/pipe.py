@@ -17,7 +17,7 @@ from minidiff.core.cond import Cond
 from minidiff.core.denoise import Denoise
 from minidiff.core.denoise import noise as draw
 from minidiff.core.process import q_sample, to_eps
-from minidiff.core.schedule import Schedule
+from minidiff.core.schedule import Schedule, times_of_strength
 from minidiff.io import MAX_PIXELS, known_range
 from minidiff.pipe.checks import check_scale, check_seed, check_steps, prompts_of
 from minidiff.samplers import SAMPLERS
@@ -211,14 +211,13 @@ class Pipe:
                 f"strength={strength} is outside 0..1 (0 returns the picture, 1 ignores it)"
             )
         ts = self.schedule.timesteps(steps, start, self.spacing, self.end)
-        # cut off, not rounded: .58 of 50 are 28, as in diffusers
-        kept = int(steps * strength)
-        if strength and not kept:
+        kept = times_of_strength(ts, strength)
+        if strength and len(kept) == 1:
             raise ValueError(
                 f"strength={strength} of steps={steps} is less than one step: nothing would be "
                 f"drawn; raise the strength to {1 / steps:.2g} or more, or the steps"
             )
-        return ts[steps - kept :]
+        return kept
 
     # ---- sampling --------------------------------------------------------------------------------
 

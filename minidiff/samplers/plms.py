@@ -46,6 +46,14 @@ WEIGHTS = (
 )
 
 
+def plms_noise(old: list[Tensor]) -> Tensor:
+    """What to move along: the course of the last 1 to 4 answers of the network, newest first,
+    continued over the step to come; for even strides.
+    """
+    weights = WEIGHTS[len(old) - 1]
+    return sum(w * e for w, e in zip(weights, old))
+
+
 @torch.no_grad()
 def plms(
     denoise: Denoise,
@@ -98,7 +106,5 @@ def plms(
             mean = (old[0] + look(trial, u)) / 2
             x = move(x, mean, u + t - s, u)  # from t to s; from a little later if `literal`
         else:
-            weights = WEIGHTS[len(old) - 1]
-            continued = sum(w * v for w, v in zip(weights, old))
-            x = move(x, continued, t, s)
+            x = move(x, plms_noise(old), t, s)
     return x

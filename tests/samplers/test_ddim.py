@@ -184,5 +184,5 @@ def test_fixed_moves_of_a_leading_grid_end_where_the_grid_does():
     """They are its own moves, also where it ends at 1."""
     denoise = gauss_aniso().denoise(SCH)
     how = dict(steps=10, spacing="leading", end=1)
-    plain, fixed = (ddim(denoise, SCH, start(), fixed=f, **how) for f in (False, True))
+    plain, fixed = (ddim(denoise, SCH, start(), literal=f, **how) for f in (False, True))
     assert (plain - fixed).abs().max() < 1e-12
