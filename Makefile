@@ -18,7 +18,8 @@ endif
 endif
 
 # The networks of the tests and notebooks are so small that a second thread costs more than it brings (half the speed on
-# two cores that share one unit of arithmetic). OMP_NUM_THREADS=4 make test takes four.
+# two cores that share one unit of arithmetic), so tests take a second process instead: JOBS=4 takes four, JOBS=0 none.
+JOBS ?= 2
 test verify-exercises: export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
@@ -30,8 +31,8 @@ help:  ## this list
 demo: $(VENV)/.done  ## one scene, generated and edited three ways beside the true answers -> out/demo.png
 	$(BIN)/python -m minidiff demo
 
-test: $(VENV)/.oracles  ## the test suite, with diffusers and transformers to compare with; ARGS="-k ddim" for some
-	$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.oracles  ## the test suite on JOBS=2 processes, with diffusers and transformers to compare with; ARGS="-k ddim" for some
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 test-full: $(VENV)/.oracles  ## every network at its real size against diffusers: minutes, 8 GB of memory, 5 GB of disk
 	$(BIN)/python -m pytest -m full $(ARGS)
@@ -52,7 +53,8 @@ figures: $(VENV)/.done  ## every figure of README and tutorials, drawn by the sh
 	$(BIN)/python tutorials/figures.py
 
 check: $(VENV)/.done  ## grade a file of your own functions: MINIDIFF_SOLUTIONS=mywork.py make check
-	$(BIN)/python -m pytest -q tests/learn/test_solutions.py
+	@test -n "$(MINIDIFF_SOLUTIONS)" || { echo "which file? MINIDIFF_SOLUTIONS=mywork.py make check"; exit 2; }
+	$(BIN)/python -m minidiff learn check "$(MINIDIFF_SOLUTIONS)"
 
 verify-exercises: $(VENV)/.done  ## every exercise: stub fails, reference passes, mistakes are named; every notebook runs
 	$(BIN)/python -m minidiff.learn.verify

@@ -7,20 +7,16 @@ differ in cells marked `# %% exercise="q_sample"`, which hold the project's own 
 stub in the other, both cut from where that function lives.
 """
 
-import ast
-import inspect
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import jupytext
 import nbformat
 from nbformat import NotebookNode
 
 from minidiff.io import write_bytes
-from minidiff.learn.exercise import Exercise
 from minidiff.learn.exercises import find
-from minidiff.learn.stub import source, stub
+from minidiff.learn.stub import imports, source, stub
 
 HERE = Path(__file__).parent
 KERNEL = {
@@ -33,44 +29,22 @@ TODO = (
 )
 
 
-def imports(e: Exercise, known: set[str]) -> list[str]:
-    """The lines that bring what the reference calls, but not what this notebook defines itself
-    (`known`).
-    """
-    fn = inspect.unwrap(e.reference)
-    nodes = list(ast.walk(ast.parse(source(fn))))
-    # `spacing` may be both
-    own = {n.arg for n in nodes if isinstance(n, ast.arg)} | {fn.__name__, e.name}
-    used = {n.id for n in nodes if isinstance(n, ast.Name)} - own - known
-    found = {name: fn.__globals__[name] for name in sorted(used & fn.__globals__.keys())}
-    modules = [
-        f"import {v.__name__}" + (f" as {k}" if k != v.__name__ else "")
-        for k, v in found.items()
-        if isinstance(v, ModuleType)
-    ]
-    names = [k for k, v in found.items() if not isinstance(v, ModuleType)]
-    return (
-        modules
-        + [f"from {fn.__module__} import {', '.join(names)}"] * bool(names)
-        + [""] * 2 * bool(found)
-    )
-
-
 def exercise_cell(name: str, blank: bool, known: set[str], tail: str) -> str:
-    e = find(name)
-    body = (
-        stub(e)
-        if blank
-        else source(e.reference).replace(f"def {e.reference.__name__}(", f"def {name}(", 1)
-    )
-    lines = [
-        *imports(e, known),
-        body.rstrip(),
-        "",
-        "",
-        f'check("{name}", {name}, must=True);',
-        *([tail] if tail else []),
-    ]
+    """The code of an exercise's cell: imports of what is not `known`, the function or its stub, and
+    its check.
+    """
+    exercise = find(name)
+    reference = exercise.reference
+    if blank:
+        function = stub(exercise)
+    else:
+        function = source(reference).replace(f"def {reference.__name__}(", f"def {name}(", 1)
+    lines = imports(reference, known | {name}, whole=not blank)
+    if lines:
+        lines += ["", ""]
+    lines += [function.rstrip(), "", "", f'check("{name}", {name}, must=True);']
+    if tail:
+        lines.append(tail)
     return "\n".join(lines)
 
 

@@ -13,6 +13,7 @@ from minidiff.data import shapes
 from minidiff.io import (
     check_target,
     grid,
+    paste_back,
     read_image,
     read_mask,
     to_pil,
@@ -185,11 +186,131 @@ def test_resizing_keeps_the_centre_and_the_aspect(tmp_path):
     assert x.abs().max() <= 1
 
 
-def test_a_mask_is_zero_or_one_and_never_resized(tmp_path):
+def test_a_mask_is_zero_or_one_and_not_resized_by_itself(tmp_path):
     Image.fromarray(np.array([[0, 127, 128, 255]], np.uint8)).save(tmp_path / "m.png")
     assert read_mask(tmp_path / "m.png", (1, 4)).tolist() == [[[[0, 0, 1, 1]]]]
     with pytest.raises(ValueError, match="1x4 pixels"):
         read_mask(tmp_path / "m.png", 64)
+
+
+# ---- masks as people have them -------------------------------------------------------------------
+
+
+def save(array, path, mode=None):
+    Image.fromarray(np.asarray(array, np.uint8), mode).save(path)
+    return path
+
+
+def half(light, dark=0):
+    """8 x 8, the right half light."""
+    m = np.full((8, 8), dark, np.uint8)
+    m[:, 4:] = light
+    return m
+
+
+RIGHT = half(1).tolist()
+
+
+def palette_map(path):
+    """A label map: index 1 is a dark red on black."""
+    im = Image.fromarray(half(1), "P")
+    im.putpalette([0, 0, 0, 60, 0, 0] + [0] * 762)
+    im.save(path)
+    return path
+
+
+def strokes_on_nothing(path):
+    rgba = np.zeros((8, 8, 4), np.uint8)
+    rgba[:, 4:] = (255, 255, 255, 255)
+    return save(rgba, path)
+
+
+def black_strokes_on_nothing(path):
+    rgba = np.zeros((8, 8, 4), np.uint8)
+    rgba[:, 4:, 3] = 255
+    return save(rgba, path)
+
+
+def hole_in_a_light_picture(path):
+    rng = np.random.default_rng(0)
+    rgba = rng.integers(180, 255, (8, 8, 4)).astype(np.uint8)
+    rgba[..., 3] = 255
+    rgba[:, 4:, 3] = 0
+    return save(rgba, path)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: save(half(255), p),
+        lambda p: save(half(1), p),  # labels 0 and 1
+        lambda p: save(half(90, 40), p),  # two values are two values
+        lambda p: save(half(250) - half(9) * np.eye(8, dtype=np.uint8), p),  # more than two values
+        palette_map,
+        strokes_on_nothing,
+        black_strokes_on_nothing,
+        hole_in_a_light_picture,
+    ],
+    ids=["white", "labels", "dark pair", "many", "palette", "strokes", "black strokes", "hole"],
+)
+def test_a_mask_is_read_as_it_was_meant(tmp_path, make):
+    path = make(tmp_path / "m.png")
+    assert read_mask(path, 8)[0, 0].tolist() == RIGHT
+    assert read_mask(path, 8, invert=True)[0, 0].tolist() == (1 - half(1)).tolist()
+
+
+@pytest.mark.parametrize("value, said", [(0, "empty"), (255, "full"), (40, "empty")])
+def test_a_mask_that_is_empty_or_full_says_so(tmp_path, value, said):
+    path = save(np.full((8, 8), value), tmp_path / "m.png")
+    with pytest.raises(ValueError, match=rf"m\.png is {said}.*paint what may change"):
+        read_mask(path, 8)
+
+
+def test_a_mask_is_cut_and_scaled_as_its_picture_was(tmp_path):
+    m = np.zeros((60, 120), np.uint8)
+    m[:, 60:] = 255
+    fitted = read_mask(save(m, tmp_path / "m.png"), 30, picture=(60, 120))
+    assert (
+        fitted.shape == (1, 1, 30, 30)
+        and fitted[..., :15].max() == 0
+        and fitted[..., 15:].min() == 1
+    )
+    with pytest.raises(ValueError, match=r"60x120 pixels.*its picture 60x100"):
+        read_mask(tmp_path / "m.png", 30, picture=(60, 100))
+
+
+def test_a_mask_that_the_cut_leaves_empty_says_so(tmp_path):
+    m = np.zeros((60, 120), np.uint8)
+    m[:, :10] = 255  # beside what is kept
+    with pytest.raises(ValueError, match="cut and scaled to 30x30, is empty"):
+        read_mask(save(m, tmp_path / "m.png"), 30, picture=(60, 120))
+
+
+@pytest.mark.parametrize("kind", ["webp", "bmp", "gif", "tiff", "jpg", "png"])
+def test_the_usual_kinds_of_picture_are_read(tmp_path, kind):
+    scene = ((SCENE[0].permute(1, 2, 0) + 1) * 127.5).round().numpy()
+    path = save(scene, tmp_path / f"scene.{kind}")
+    assert (read_image(path, 64) - SCENE).abs().mean() < 0.06
+
+
+def test_of_a_moving_picture_the_first_is_taken(tmp_path):
+    frames = [Image.new("RGB", (8, 8), c) for c in ((255, 0, 0), (0, 0, 255))]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    x = read_image(tmp_path / "a.gif")
+    assert x[0, 0].min() > 0.9 and x[0, 2].max() < -0.9
+
+
+def test_an_edit_is_pasted_back_at_full_size_through_its_mask():
+    generator = torch.Generator().manual_seed(0)
+    original = torch.rand(1, 3, 96, 160, generator=generator) * 2 - 1
+    mask = torch.zeros(1, 1, 96, 160)
+    mask[:, :, 30:60, 60:100] = 1
+    edited = torch.full((1, 3, 32, 32), 0.5)
+    out = paste_back(edited, original, mask)
+    assert out.shape == original.shape
+    keep = (mask == 0).expand_as(out)
+    assert torch.equal(out[keep], original[keep]) and (out[~keep] - 0.5).abs().max() < 1e-4
+    assert torch.equal(paste_back(edited, original, torch.zeros(1, 1, 32, 32)), original)
 
 
 # ---- writing -------------------------------------------------------------------------------------

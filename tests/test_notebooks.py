@@ -9,7 +9,7 @@ import nbformat
 import pytest
 
 from minidiff.learn.exercises import find
-from minidiff.learn.stub import source
+from minidiff.learn.stub import head, source
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "notebooks"
@@ -55,12 +55,11 @@ def test_a_blank_notebook_asks_and_does_not_answer(path):
     ]
     for cell in made.cells:
         if name := cell.metadata.get("exercise"):
-            body = source(find(name).reference).rstrip().splitlines()[-1].strip()
-            assert (
-                f"def {name}(" in cell.source
-                and "NotImplementedError" in cell.source
-                and body not in cell.source
-            )
+            reference = find(name).reference
+            _, _, body = source(reference).partition(head(reference))
+            assert f"def {name}(" in cell.source
+            assert f'raise NotImplementedError("write {name}")' in cell.source
+            assert body.strip() not in cell.source
 
 
 def test_there_is_no_notebook_without_a_source():

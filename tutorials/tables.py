@@ -89,6 +89,20 @@ def ladders() -> str:
     return lines(("ladder", "exercises", "known mistakes", "names"), rows)
 
 
+def apart() -> str:
+    """How many exercises are functions of the package itself, and why the others are not."""
+    every = exercises().values()
+    others = [exercise for exercise in every if exercise.apart]
+    own = len(every) - len(others)
+    rows = [f"| `{exercise.name}` | {exercise.apart} |" for exercise in others]
+    table = "\n".join(["| exercise | why |", "| --- | --- |", *rows])
+    return (
+        f"{own} of the {len(every)} exercises are functions that the package itself runs: the stub "
+        f"is cut from there, and `reveal` shows those very lines. {len(others)} were written for "
+        f"the exercise, each for a reason:\n\n{table}"
+    )
+
+
 def notebooks() -> str:
     """Every notebook, with the functions that its blank version asks for."""
     rows = []
@@ -121,6 +135,7 @@ def techniques() -> str:
 
 MADE = {
     "techniques": techniques,
+    "apart": apart,
     "ladders": ladders,
     "notebooks": notebooks,
     "unet": lambda: names("unet", "original"),
@@ -138,16 +153,15 @@ MADE = {
 
 
 def code(file: str, name: str) -> str:
-    """A function of minidiff/`file` without its docstring, as a Markdown block. KeyError: there is
-    none of that name.
+    """A function of minidiff/`file` without its docstring, as a Markdown block; of a function and a
+    method of that name, the function. KeyError: there is neither.
     """
     text = (SOURCE / file).read_text()
-    found = {
-        n.name: n
-        for n in ast.walk(ast.parse(text))
-        if isinstance(n, (ast.FunctionDef, ast.ClassDef))
-    }
-    node, all_lines = found[name], text.splitlines()
+    nodes: dict[str, ast.FunctionDef | ast.ClassDef] = {}
+    for node in ast.walk(ast.parse(text)):  # outer ones first
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            nodes.setdefault(node.name, node)
+    node, all_lines = nodes[name], text.splitlines()
     body = node.body[1:] if ast.get_docstring(node) is not None else node.body
     head = all_lines[node.lineno - 1 : node.body[0].lineno - 1]
     shown = textwrap.dedent("\n".join([*head, *all_lines[body[0].lineno - 1 : node.end_lineno]]))

@@ -27,8 +27,8 @@ def choose(kind: str, table: dict, rest: list[str]) -> str:
 def parser(
     command: str, *, model: str = "--model", out: str | None = None, json: bool = False
 ) -> Parser:
-    """A parser with the options that commands have in common; `model`: "--model" (default tiny),
-    "model" or "".
+    """A parser with the options that commands have in
+    common; `model`: "--model" (default tiny), "model" or "".
     """
     p = Parser(prog=f"minidiff {command}")
     if model:
@@ -37,8 +37,8 @@ def parser(
             metavar="MODEL",
             **({"default": "tiny"} if model.startswith("-") else {}),
             help=(
-                "tiny, tiny-dit, tiny-pixel, a folder that `train` made, or a public model's "
-                "file or folder"
+                "tiny, tiny-dit, tiny-pixel, a folder that `train` made, or a public model's file "
+                "or folder"
             ),
         )
         p.add_argument(
@@ -120,8 +120,8 @@ def parse(p: Parser, rest: list[str], pictures: tuple[str, ...] = ("out", "sheet
 
 
 def device(name: str) -> str:
-    """cuda, mps or cpu; "auto" takes the first that works. ValueError if the one asked for is
-    absent.
+    """cuda, mps or cpu; "auto" takes the first that
+    works. ValueError if the one asked for is absent.
     """
     import torch
 

@@ -1,5 +1,5 @@
-"""The whole idea in one figure: one scene, generated and edited three ways, each above its true
-answer.
+"""The whole idea in one figure: one scene, generated
+and edited three ways, each above its true answer.
 
 The toy world is procedural, so the picture an edit should have given can be rendered. The edits
 start from the true picture of the scene, not from the model's drawing of it, and each is told what
@@ -38,15 +38,18 @@ def demo(
     pipe=None,
     progress: bool = False,
 ) -> dict:
-    """Draw the figure at `out`; returns {"figure", "seconds", PSNR in dB of every picture to the
-    true answer}.
+    """Draw the figure at `out`; returns {"figure", "seconds",
+    PSNR in dB of every picture to the true answer}.
 
     About a minute on two cores with the shipped model `tiny`. Errors: those of `minidiff.load` and
     `minidiff.io.grid`.
     """
     check_target(out)
-    start, pipe = time.perf_counter(), pipe or minidiff.load("tiny")
-    source, whole, image = shapes.short_caption(SCENE), shapes.caption(SCENE), shapes.render(SCENE)
+    start = time.perf_counter()
+    pipe = pipe or minidiff.load("tiny")
+    source = shapes.short_caption(SCENE)
+    whole = shapes.caption(SCENE)
+    image = shapes.render(SCENE)
     truths = [SCENE] + [shapes.edit(SCENE, what, value) for what, value in EDITS.values()]
     words = (shapes.caption, shapes.short_caption, shapes.caption, shapes.short_caption)
     prompts = [say(s) for say, s in zip(words, truths)]

@@ -1,5 +1,5 @@
-"""Is this installation sound? Versions, device, shipped weights, and two steps of every model
-against stored numbers.
+"""Is this installation sound? Versions, device, shipped
+weights, and two steps of every model against stored numbers.
 
 The last check is the one that finds what the others cannot: a package that loads and runs and
 computes something else. `store()` writes the numbers again after weights have changed; they carry
@@ -20,14 +20,15 @@ from minidiff.samplers.ddim import ddim
 from minidiff.weights import store as shelf
 
 PACKAGES = ("minidiff", "torch", "numpy", "einops", "matplotlib", "pillow", "safetensors", "tqdm")
-PROMPT, CLASS = "a red circle on a blue background", "red circle"
+PROMPT = "a red circle on a blue background"
+CLASS = "red circle"
 # of latents of about unit size; GPUs round convolutions
 TOLERANCE = {"cpu": 1e-3, "cuda": 2e-2, "mps": 2e-2}
 
 
 def examine(device: str = "cpu") -> dict:
-    """{check: finding}, with "passed": False if a finding starts with FAILED. A sick installation
-    does not raise.
+    """{check: finding}, with "passed": False if a finding
+    starts with FAILED. A sick installation does not raise.
     """
     facts = {
         "python": platform.python_version(),
@@ -71,8 +72,8 @@ def describe(device: str) -> str:
 
 
 def check_bfloat16(device: str) -> str:
-    """A product in bfloat16 against float32; the eight bits of its mantissa leave an error of about
-    1 in 256.
+    """A product in bfloat16 against float32; the eight
+    bits of its mantissa leave an error of about 1 in 256.
     """
     a = torch.linspace(-1, 1, 64 * 64, device=device).view(64, 64)
     error = ((a.bfloat16() @ a.T.bfloat16()).float() - a @ a.T).abs().max() / (a @ a.T).abs().max()
@@ -91,8 +92,8 @@ def shipped() -> list[str]:
 
 
 def check_weights() -> str:
-    """Every file of the manifest readable and with the hash it was shipped with, and none absent
-    that a model needs.
+    """Every file of the manifest readable and with the hash
+    it was shipped with, and none absent that a model needs.
     """
     files = shelf.manifest()
     for name in files:

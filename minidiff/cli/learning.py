@@ -5,30 +5,35 @@ from minidiff.cli.common import parse, parser
 
 def learn(rest: list[str]) -> int:
     """exercises: tasks, hints, and what is right or wrong about your own functions"""
-    from minidiff.learn import desk, solutions
+    from minidiff.learn import answers, tasks
 
     p = parser("learn", model="")
     p.add_argument(
         "what",
-        choices=("list", "task", "hint", "reveal", "check"),
-        help="list: all, and how far you are",
+        choices=("list", "task", "check", "hint", "reveal"),
+        help="list: all, and how far you are; task: what to write; check: grade a file of your "
+        "functions; hint: three, one at a time; reveal: the project's lines, once yours are right",
     )
     p.add_argument(
         "name", nargs="?", metavar="NAME", help="an exercise; for check a file of functions"
     )
     p.add_argument("--anyway", action="store_true", help="reveal a solution before yours is right")
     args = parse(p, rest)
-    if (args.name is None) != (args.what == "list"):
-        raise ValueError(
-            f"learn {args.what} "
-            f"{'takes no name' if args.name else 'needs the name of an exercise or a file'}"
-        )
-    if args.what == "check":
-        return 0 if all(v.passed for v in solutions.check_file(args.name)) else 1
     if args.what == "list":
-        desk.progress()
+        if args.name is not None:
+            raise ValueError("learn list takes no name")
+        tasks.progress()
+        return 0
+    if args.name is None:
+        needed = "a file of functions" if args.what == "check" else "the name of an exercise"
+        raise ValueError(f"learn {args.what} needs {needed}")
+    if args.what == "check":
+        verdicts = answers.check_file(args.name)
+        return 0 if all(verdict.passed for verdict in verdicts) else 1
+    if args.what == "task":
+        tasks.task(args.name)
+    elif args.what == "hint":
+        tasks.hint(args.name)
     else:
-        getattr(desk, args.what)(
-            args.name, **{"anyway": True} if args.anyway and args.what == "reveal" else {}
-        )
+        tasks.reveal(args.name, args.anyway)
     return 0

@@ -48,9 +48,8 @@ def usage(command: str | None = None) -> str:
     lines = "\n".join(f"  {name:10} {command.__doc__}" for name, command in COMMANDS.items())
     return (
         "usage: minidiff COMMAND [options]      (minidiff COMMAND --help lists "
-        f"them)\n\n{lines}\n\n"
-        "Exit codes: 0 done, 1 a claim failed, 2 bad input. --debug shows the traceback of an "
-        "error."
+        f"them)\n\n{lines}\n\nExit codes: 0 done, 1 a claim failed, 2 bad input. --debug shows the "
+        "traceback of an error."
     )
 
 

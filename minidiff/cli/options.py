@@ -25,8 +25,8 @@ class Picture(str):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, but a mistake is a ValueError (one line, told by `main`), and options are never
-    abbreviated.
+    """argparse, but a mistake is a ValueError (one line,
+    told by `main`), and options are never abbreviated.
     """
 
     def __init__(self, *args, **kw):
@@ -37,14 +37,15 @@ class Parser(argparse.ArgumentParser):
 
 
 def arguments(parser: argparse.ArgumentParser, fn, skip: tuple[str, ...] = ()) -> list[str]:
-    """Give `parser` one option for every parameter of `fn` that is not in `skip`; returns their
-    names.
+    """Give `parser` one option for every parameter of
+    `fn` that is not in `skip`; returns their names.
 
-    Help texts are the lines `name   what it does` of the docstring. TypeError for a required
-    parameter of a type that cannot be typed in.
+    Help texts are the lines `name   what it does` of the docstring (`described`). TypeError for a
+    required parameter of a type that cannot be typed in.
     """
-    doc, names = inspect.getdoc(fn) or "", []
-    told = dict(re.findall(r"^ *(\w+) {2,}(\S.*)$", doc, re.M))
+    doc = inspect.getdoc(fn) or ""
+    texts = described(doc)
+    names = []
     parser.description = parser.description or doc.split("\n\n")[0]
     for p in inspect.signature(fn, eval_str=True).parameters.values():
         if p.name in skip or p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL):
@@ -56,13 +57,13 @@ def arguments(parser: argparse.ArgumentParser, fn, skip: tuple[str, ...] = ()) -
         if how is None:
             if required:
                 raise TypeError(
-                    f"{fn.__name__}: parameter {p.name} has no default and a type no option "
-                    "can give"
+                    f"{fn.__name__}: parameter {p.name} has no default and a type no option can "
+                    "give"
                 )
             continue
         plain = isinstance(p.default, bool) or p.default in (None, "", ())
         shown = "required" if required else "" if plain else f"default {p.default}"
-        text = "; ".join(t for t in (told.get(p.name, ""), shown) if t).replace("%", "%%")
+        text = "; ".join(t for t in (texts.get(p.name, ""), shown) if t).replace("%", "%%")
         parser.add_argument(
             flag(p.name),
             dest=p.name,
@@ -75,6 +76,30 @@ def arguments(parser: argparse.ArgumentParser, fn, skip: tuple[str, ...] = ()) -
     return names
 
 
+def described(doc: str) -> dict[str, str]:
+    """{name: what it does} of the lines `name   what it does` of a docstring; lines indented as far
+    as the text above go on with it.
+    """
+    found = {}
+    name = ""
+    column = 0
+    for line in doc.splitlines():
+        begins = re.match(r"^( *(\w+) {2,})\S", line)
+        if begins and len(begins[1]) != column:
+            name = begins[2]
+            column = len(begins[1])
+            found[name] = line[column:]
+        elif begins and not line.startswith(" " * column):
+            name = begins[2]
+            found[name] = line[column:]
+        elif name and line.strip() and line.startswith(" " * column):
+            found[name] += " " + line.strip()
+        else:
+            name = ""
+            column = 0
+    return found
+
+
 def flag(name: str) -> str:
     """`self_` -> --self, `fixed_point` -> --fixed-point."""
     return "--" + name.strip("_").replace("_", "-")
@@ -82,7 +107,8 @@ def flag(name: str) -> str:
 
 def spelling(kind) -> dict | None:
     """How argparse should read a value of that type; None if it cannot."""
-    origin, args = get_origin(kind), get_args(kind)
+    origin = get_origin(kind)
+    args = get_args(kind)
     if origin in (Union, types.UnionType):  # X | None; float holds every int
         kinds = [a for a in args if a is not type(None)]
         return spelling(float if float in kinds else kinds[0])

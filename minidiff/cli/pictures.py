@@ -58,7 +58,8 @@ def generate(rest: list[str]) -> int:
             f"{args.n * len(args.prompt)} pictures were asked for; 1 to 256 can be drawn at once"
         )
     prompts = [q for q in args.prompt for _ in range(args.n)]
-    pipe, options = load(args), given(args, names)
+    pipe = load(args)
+    options = given(args, names)
     with dressed(pipe, args):
         if args.control:
             options["denoise"] = steered(pipe, args)

@@ -54,8 +54,8 @@ def zero(conv: nn.Conv2d) -> nn.Conv2d:
 
 
 class HintEmbedding(nn.Module):
-    """E: picture (b 3 H W) -> features (b out H/f W/f), f = 2 ** (number of widths - 1); zero at
-    first.
+    """E: picture (b 3 H W) -> features (b out H/f W/f),
+    f = 2 ** (number of widths - 1); zero at first.
     """
 
     def __init__(self, channels: Sequence[int], out: int):
@@ -74,8 +74,8 @@ class HintEmbedding(nn.Module):
 
 
 class ControlNet(nn.Module):
-    """x_t (b c h w), network time (b,), Cond, hint (b 3 f*h f*w) -> what to add at each tap of the
-    UNet, by its name.
+    """x_t (b c h w), network time (b,), Cond, hint (b 3 f*h
+    f*w) -> what to add at each tap of the UNet, by its name.
 
     unet_args      the arguments of the UNet it steers (none: Stable Diffusion 1)
     hint_channels  widths of the hint's convolutions; their number sets the factor f between picture
@@ -85,7 +85,9 @@ class ControlNet(nn.Module):
     """
 
     # the same walk over the same names
-    embed_time, down, middle = UNet.embed_time, UNet.down, UNet.middle
+    embed_time = UNet.embed_time
+    down = UNet.down
+    middle = UNet.middle
 
     def __init__(
         self, hint_channels: Sequence[int] = HINT, *, source: UNet | None = None, **unet_args
@@ -101,24 +103,23 @@ class ControlNet(nn.Module):
                     name,
                     getattr(unet, name) if source is None else copy.deepcopy(getattr(unet, name)),
                 )
-        self.level, self.h = nn.ModuleList([Tap() for _ in self.down_blocks]), Tap()
+        self.level = nn.ModuleList([Tap() for _ in self.down_blocks])
+        self.h = Tap()
         widths = [self.conv_in.out_channels]
         for level in self.down_blocks:
             widths += [level.resnets[-1].conv2.out_channels] * (
                 len(level.resnets) + hasattr(level, "downsamplers")
             )
-        self.factor, self.taps = (
-            2 ** (len(hint_channels) - 1),
-            [*(f"skip.{k}" for k in range(len(widths))), "h"],
-        )
+        self.factor = 2 ** (len(hint_channels) - 1)
+        self.taps = [*(f"skip.{k}" for k in range(len(widths))), "h"]
         self.controlnet_cond_embedding = HintEmbedding(hint_channels, widths[0])
         self.controlnet_down_blocks = nn.ModuleList([zero(nn.Conv2d(c, c, 1)) for c in widths])
         self.controlnet_mid_block = zero(nn.Conv2d(widths[-1], widths[-1], 1))
 
     @classmethod
     def from_unet(cls, unet: UNet, factor: int = 8) -> "ControlNet":
-        """A ControlNet to be trained for `unet` (changes nothing yet). factor: picture over latent,
-        1, 2, 4 or 8.
+        """A ControlNet to be trained for `unet` (changes
+        nothing yet). factor: picture over latent, 1, 2, 4 or 8.
         """
         if not isinstance(unet, UNet):
             raise ValueError(
@@ -126,8 +127,8 @@ class ControlNet(nn.Module):
             )
         if factor not in (1, 2, 4, 8):
             raise ValueError(
-                f"factor={factor}: the hint is shrunk to the latent's size by 1, 2, 4 or 8 "
-                "(the VAE's factor)"
+                f"factor={factor}: the hint is shrunk to the latent's size by 1, 2, 4 or 8 (the "
+                "VAE's factor)"
             )
         like = next(unet.parameters())
         net = cls(HINT[: factor.bit_length()], source=unet).to(like.device, like.dtype)
@@ -143,12 +144,12 @@ class ControlNet(nn.Module):
                 f"input has {x.shape[1]} channels (with cond.image), the ControlNet takes "
                 f"{self.in_channels}"
             )
-        h, w = self.factor * x.shape[2], self.factor * x.shape[3]
+        h = self.factor * x.shape[2]
+        w = self.factor * x.shape[3]
         if tuple(hint.shape[1:]) != (3, h, w):
             raise ValueError(
-                f"hint of shape {tuple(hint.shape)}: at this size the ControlNet takes (b, 3, "
-                f"{h}, {w}), the "
-                "pixels of the picture to be drawn"
+                f"hint of shape {tuple(hint.shape)}: at this size the ControlNet takes (b, 3, {h}, "
+                f"{w}), the pixels of the picture to be drawn"
             )
         temb = self.embed_time(t, cond, x.dtype)
         h, skips = self.down(self.conv_in(x) + self.controlnet_cond_embedding(hint), temb, cond)
@@ -165,8 +166,8 @@ def controlled(
     interval: tuple[float, float] | None = None,
     denoise: Denoise | None = None,
 ) -> Denoise:
-    """`pipe.eps` steered by a hint (1 or b, 3, H, W) in [0, 1] at pixel size; wrap it in `cfg` or
-    `cfg_batched`.
+    """`pipe.eps` steered by a hint (1 or b, 3, H, W) in [0,
+    1] at pixel size; wrap it in `cfg` or `cfg_batched`.
 
     hint      row i of a batch takes row i % b of the hint, so both branches of `cfg_batched` get it
     scale     one number, or one per residual: the skips in the order they are made, then the
@@ -178,12 +179,12 @@ def controlled(
     ValueError: a hint or scales of wrong size or range, a ControlNet of another network.
     """
     check_hint(hint, 3)
-    found, model = len(tap_names(pipe.net, r"^(skip\.\d+|h)$")), pipe.name or "this model"
+    found = len(tap_names(pipe.net, r"^(skip\.\d+|h)$"))
+    model = pipe.name or "this model"
     if found != len(controlnet.taps):
         raise ValueError(
             f"this ControlNet feeds {len(controlnet.taps)} taps (skips and bottleneck), {model} "
-            f"has {found}: "
-            "they do not belong together"
+            f"has {found}: they do not belong together"
         )
     theirs = dict(pipe.net.named_parameters())
     for name, p in controlnet.named_parameters():
@@ -191,13 +192,10 @@ def controlled(
         if name in theirs and theirs[name].shape != p.shape and name != "conv_in.weight":
             raise ValueError(
                 f"this ControlNet is not for {model}: its {name} is {tuple(p.shape)}, the "
-                "network's "
-                f"{tuple(theirs[name].shape)}"
+                f"network's {tuple(theirs[name].shape)}"
             )
-    hint, scales = (
-        hint.to(pipe.device, pipe.dtype),
-        dict(zip(controlnet.taps, spread(scale, len(controlnet.taps)))),
-    )
+    hint = hint.to(pipe.device, pipe.dtype)
+    scales = dict(zip(controlnet.taps, spread(scale, len(controlnet.taps))))
 
     def residuals(x_t: Tensor, t: Tensor, cond: Cond | None) -> dict[str, Tensor]:
         out = controlnet(x_t, t, cond, tile(hint, len(x_t)))
@@ -215,8 +213,8 @@ def steered(
     interval: tuple[float, float] | None = None,
     denoise: Denoise | None = None,
 ) -> Denoise:
-    """A denoiser that adds `residuals(x_t, network time, cond)`, {name of a tap: tensor}, inside
-    `pipe.net`.
+    """A denoiser that adds `residuals(x_t, network time,
+    cond)`, {name of a tap: tensor}, inside `pipe.net`.
     """
     base, (lo, hi) = denoise or pipe.eps, interval or (-1, float("inf"))
 
@@ -240,13 +238,13 @@ def check_hint(hint: Tensor, channels: int) -> None:
     """
     if hint.ndim != 4 or hint.shape[1] != channels or not hint.is_floating_point():
         raise ValueError(
-            f"hint is {hint.dtype} of shape {tuple(hint.shape)}, expected (b, {channels}, H, "
-            "W), float"
+            f"hint is {hint.dtype} of shape {tuple(hint.shape)}, expected (b, {channels}, H, W), "
+            "float"
         )
     if ((hint < 0) & (hint != -1) | (hint > 1)).any():
         raise ValueError(
-            f"hint has values from {hint.min():.3g} to {hint.max():.3g}, expected [0, 1]: "
-            "divide bytes by 255, take (x + 1) / 2 of a picture in [-1, 1]"
+            f"hint has values from {hint.min():.3g} to {hint.max():.3g}, expected [0, 1]: divide "
+            "bytes by 255, take (x + 1) / 2 of a picture in [-1, 1]"
         )
 
 

@@ -48,13 +48,14 @@ class AdapterBlock(nn.Module):
 
 
 class Stage(nn.Module):
-    """One level: halve (but for the first), change the width, blocks. A light one works at a
-    quarter of the width.
+    """One level: halve (but for the first), change the width,
+    blocks. A light one works at a quarter of the width.
     """
 
     def __init__(self, c_in: int, c_out: int, layers: int, light: bool, halve: bool):
         super().__init__()
-        self.halve, width = halve, c_out // 4 if light else c_out
+        self.halve = halve
+        width = c_out // 4 if light else c_out
         if light or c_in != c_out:
             self.in_conv = nn.Conv2d(c_in, width, 1)
         self.resnets = nn.ModuleList(
@@ -89,10 +90,14 @@ class T2IAdapter(nn.Module):
         light: bool = False,
     ):
         super().__init__()
-        self.in_channels, self.channels, self.factor = in_channels, tuple(channels), factor
-        layers, c = layers or (4 if light else 2), in_channels * factor**2
+        self.in_channels = in_channels
+        self.channels = tuple(channels)
+        self.factor = factor
+        layers = layers or (4 if light else 2)
+        c = in_channels * factor**2
         if not light:
-            self.conv_in, c = nn.Conv2d(c, channels[0], 3, padding=1), channels[0]
+            self.conv_in = nn.Conv2d(c, channels[0], 3, padding=1)
+            c = channels[0]
         self.body = nn.ModuleList()
         for i, w in enumerate(channels):
             self.body.append(Stage(c, w, layers, light, halve=i > 0))
@@ -103,8 +108,7 @@ class T2IAdapter(nn.Module):
         if hint.ndim != 4 or hint.shape[1] != self.in_channels or h % f or w % f:
             raise ValueError(
                 f"hint of shape {tuple(hint.shape)}: this T2I-Adapter takes (b, "
-                f"{self.in_channels}, H, W), H "
-                f"and W multiples of {f}"
+                f"{self.in_channels}, H, W), H and W multiples of {f}"
             )
         x = F.pixel_unshuffle(hint, f)  # b c*f*f h w
         x = self.conv_in(x) if hasattr(self, "conv_in") else x
@@ -124,8 +128,8 @@ def adapted(
     interval: tuple[float, float] | None = None,
     denoise: Denoise | None = None,
 ) -> Denoise:
-    """`pipe.eps` helped by a hint (1 or b, c, H, W) in [0, 1] at pixel size; wrap it in `cfg` or
-    `cfg_batched`.
+    """`pipe.eps` helped by a hint (1 or b, c, H, W) in [0,
+    1] at pixel size; wrap it in `cfg` or `cfg_batched`.
 
     The adapter runs here, once. hint, interval and denoise are those of `controlled`; scale: one
     number, or one per level. ValueError: a hint or scales of wrong size or range, an adapter of
@@ -138,8 +142,7 @@ def adapted(
     if widths != adapter.channels:
         raise ValueError(
             f"this T2I-Adapter is for levels of {adapter.channels} channels, "
-            f"{pipe.name or 'this model'} has "
-            f"{widths or 'none'}: they do not belong together"
+            f"{pipe.name or 'this model'} has {widths or 'none'}: they do not belong together"
         )
     features = adapter(hint.to(pipe.device, pipe.dtype))
     features = {
@@ -147,11 +150,12 @@ def adapted(
     }
 
     def residuals(x_t, t, cond) -> dict[str, Tensor]:
-        size, have = tuple(x_t.shape[2:]), tuple(features["level.0"].shape[2:])
+        size = tuple(x_t.shape[2:])
+        have = tuple(features["level.0"].shape[2:])
         if size != have:
             raise ValueError(
-                f"the hint fits latents of {have}, these are {size}: it must be "
-                f"{adapter.factor} times larger"
+                f"the hint fits latents of {have}, these are {size}: it must be {adapter.factor} "
+                f"times larger"
             )
         return {name: tile(f, len(x_t)) for name, f in features.items()}
 

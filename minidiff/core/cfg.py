@@ -33,10 +33,29 @@ from minidiff.core.denoise import Denoise
 
 
 def guide(e_null: Tensor, e_cond: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance, eq. 6 with w = scale - 1: from the unconditional noise past the
-    conditional one.
+    """Classifier-free guidance, eq. 6 with w = scale - 1:
+    from the unconditional noise past the conditional one.
     """
     return e_null + scale * (e_cond - e_null)
+
+
+def rescale(guided: Tensor, e_cond: Tensor, phi: float) -> Tensor:
+    """Guided noise (b c h w) with each row's standard deviation brought towards that of the
+    conditional noise `e_cond`, by the share phi.
+    """
+    dims = tuple(range(1, guided.ndim))
+    ratio = e_cond.std(dims, keepdim=True) / guided.std(dims, keepdim=True)
+    return phi * ratio * guided + (1 - phi) * guided  # as Lin et al. do
+
+
+def guide_within(
+    e_null: Tensor, e_cond: Tensor, scale: float, t: Tensor, lo: float, hi: float
+) -> Tensor:
+    """`guide` in the rows whose time t (b,) has lo < t <= hi; the others keep the conditional noise
+    (b c h w).
+    """
+    on = ((lo < t) & (t <= hi)).view(-1, *[1] * (e_cond.ndim - 1))
+    return torch.where(on, guide(e_null, e_cond, scale), e_cond)
 
 
 def cfg(
@@ -47,8 +66,8 @@ def cfg(
     interval: tuple[float, float] | None = None,
     rescale: float = 0.0,
 ) -> Denoise:
-    """Guide a denoiser by `scale`, with two calls (one where guidance is off: scale 1 or t outside
-    the interval).
+    """Guide a denoiser by `scale`, with two calls (one where
+    guidance is off: scale 1 or t outside the interval).
 
     null: 1 or b rows. interval: (lo, hi] in schedule indices. rescale: Lin's phi, 0 (off) to 1.
     ValueError for a negative scale or a rescale outside 0..1.
@@ -68,8 +87,8 @@ def cfg_batched(
     interval: tuple[float, float] | None = None,
     rescale: float = 0.0,
 ) -> Denoise:
-    """As `cfg`, but one call on twice the rows; `null` must then have the same fields as the
-    condition.
+    """As `cfg`, but one call on twice the rows; `null`
+    must then have the same fields as the condition.
     """
 
     def one(x_t: Tensor, t: int | Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
@@ -87,20 +106,20 @@ def _guided(
     both: Callable[..., tuple[Tensor, Tensor]],
     scale: float,
     interval: tuple[float, float] | None,
-    rescale: float,
+    phi: float,
 ) -> Denoise:
     if scale < 0:
         raise ValueError(
-            f"scale={scale} is negative; 1 is no guidance, 7.5 usual; to avoid something "
-            "make it the null"
+            f"scale={scale} is negative; 1 is no guidance, 7.5 usual; to avoid something make it "
+            "the null"
         )
-    if not 0 <= rescale <= 1:
-        raise ValueError(f"rescale={rescale} is outside 0..1; 0 is off, 0.7 usual")
+    if not 0 <= phi <= 1:
+        raise ValueError(f"rescale={phi} is outside 0..1; 0 is off, 0.7 usual")
     lo, hi = interval or (-1, float("inf"))
     if not lo < hi:
         raise ValueError(
-            f"interval={interval}: two times (lo, hi] with lo below hi were expected, such "
-            "as (400, 1000)"
+            f"interval={interval}: two times (lo, hi] with lo below hi were expected, such as "
+            "(400, 1000)"
         )
 
     def guided(x_t: Tensor, t: int | Tensor, cond: Cond | None) -> Tensor:
@@ -108,15 +127,11 @@ def _guided(
         if scale == 1 or not torch.as_tensor(on).any():
             return denoise(x_t, t, cond)
         e_null, e_cond = both(x_t, t, cond)
-        eps = guide(e_null, e_cond, scale)
-        if rescale:
-            dims = tuple(range(1, x_t.ndim))
-            ratio = e_cond.std(dims, keepdim=True) / eps.std(dims, keepdim=True)
-            eps = rescale * ratio * eps + (1 - rescale) * eps  # as Lin et al. do
-        return (
-            torch.where(on.view(-1, *[1] * (x_t.ndim - 1)), eps, e_cond)
-            if isinstance(on, Tensor)
-            else eps
-        )
+        if isinstance(t, Tensor):
+            eps = guide_within(e_null, e_cond, scale, t, lo, hi)
+        else:
+            eps = guide(e_null, e_cond, scale)
+        # rows that are not guided have the spread of the conditional noise already
+        return rescale(eps, e_cond, phi) if phi else eps
 
     return guided

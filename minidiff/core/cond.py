@@ -1,5 +1,5 @@
-"""Conditions: what a denoiser is told besides x_t, as one small bundle whose rows are the rows of
-the batch.
+"""Conditions: what a denoiser is told besides x_t, as
+one small bundle whose rows are the rows of the batch.
 
 A `Cond` never changes; take rows with `cond[i]`, stack bundles with `Cond.cat`, swap a field with
 `replace`. `Cond()` is the condition of an unconditional model: no fields, no rows, and every
@@ -17,8 +17,8 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Cond:
-    """Any of: text tokens b n d, their mask b n (True = real token), label b, image b c h w, named
-    extras b ...
+    """Any of: text tokens b n d, their mask b n (True =
+    real token), label b, image b c h w, named extras b ...
     """
 
     text: Tensor | None = None
@@ -60,15 +60,15 @@ class Cond:
 
     @classmethod
     def cat(cls, conds: list["Cond"]) -> "Cond":
-        """Stack the rows of several bundles; they must hold the same fields, of the same shape
-        behind the rows.
+        """Stack the rows of several bundles; they must hold
+        the same fields, of the same shape behind the rows.
         """
         shapes = [{k: tuple(v.shape[1:]) for k, v in c._tensors().items()} for c in conds]
         for s in shapes[1:]:
             if s != shapes[0]:
                 raise ValueError(
-                    "Cond.cat needs the same fields and shapes in every part, got "
-                    f"{shapes[0]} and {s}"
+                    f"Cond.cat needs the same fields and shapes in every part, got {shapes[0]} and "
+                    f"{s}"
                 )
         parts = [c._tensors() for c in conds]
         return cls._of({k: torch.cat([p[k] for p in parts]) for k in parts[0]})
@@ -79,16 +79,16 @@ class Cond:
             return self
         if len(self) != 1:
             raise ValueError(
-                f"can only expand 1 row (or {b}) to {b} rows, this Cond has {len(self)}; "
-                "pick rows first"
+                f"can only expand 1 row (or {b}) to {b} rows, this Cond has {len(self)}; pick rows "
+                "first"
             )
         return self._map(lambda v: v.expand(b, *v.shape[1:]))
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> "Cond":
-        """Move every field; `dtype` is for floating-point fields only, labels and masks keep
-        theirs.
+        """Move every field; `dtype` is for floating-point
+        fields only, labels and masks keep theirs.
         """
         return self._map(
             lambda v: v.to(device=device, dtype=dtype if v.is_floating_point() else None)

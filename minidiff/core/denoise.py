@@ -25,8 +25,8 @@ from minidiff.core.schedule import Schedule
 
 class Denoise(Protocol):
     def __call__(self, x_t: Tensor, t: int | Tensor, cond: Cond | None) -> Tensor:
-        """The noise in x_t (b ..). t: an index of the schedule, one int for all rows or a
-        LongTensor (b,).
+        """The noise in x_t (b ..). t: an index of the
+        schedule, one int for all rows or a LongTensor (b,).
         """
 
 
@@ -76,12 +76,13 @@ def trace(
 
 
 class Counted:
-    """A denoiser that counts its evaluations in `nfe`: one per row, as papers count (a guided
-    picture costs two).
+    """A denoiser that counts its evaluations in `nfe`: one
+    per row, as papers count (a guided picture costs two).
     """
 
     def __init__(self, denoise: Denoise):
-        self.denoise, self.nfe = denoise, 0
+        self.denoise = denoise
+        self.nfe = 0
 
     def __call__(self, x_t: Tensor, t: int | Tensor, cond: Cond | None) -> Tensor:
         self.nfe += len(x_t)
@@ -109,15 +110,15 @@ def noise(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Unit Gaussian of that shape; row i depends on seed + i alone (drawn in float32 on the CPU,
-    then cast).
+    """Unit Gaussian of that shape; row i depends on seed
+    + i alone (drawn in float32 on the CPU, then cast).
     """
     return _draw(tuple(shape[1:]), _streams(shape[0], seed), device, dtype)
 
 
 def noises(like: Tensor, seed: int = 0) -> Iterator[Tensor]:
-    """Endless unit Gaussians shaped like `like`, independent of `noise(like.shape, seed)` and of
-    each other.
+    """Endless unit Gaussians shaped like `like`, independent
+    of `noise(like.shape, seed)` and of each other.
     """
     streams = _streams(len(like), seed)
     # the first draw of each stream was the starting noise

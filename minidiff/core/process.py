@@ -14,6 +14,14 @@ from torch import Tensor
 
 from minidiff.core.schedule import Schedule
 
+
+def v_target(alpha: float | Tensor, sigma: float | Tensor, x0: Tensor, eps: Tensor) -> Tensor:
+    """What a network of v-prediction is trained to output, for the picture x0 (b ..) and its noise
+    eps (Salimans & Ho 2022, arXiv 2202.00512).
+    """
+    return alpha * eps - sigma * x0
+
+
 # What networks are trained to output: (the target from x0 and eps, eps from x_t and the output).
 # The divisors of v are 1 on VP tables, those of flow on flow tables.
 PREDICTIONS = {
@@ -25,8 +33,8 @@ PREDICTIONS = {
         lambda a, s, x0, eps: x0,
         lambda a, s, x_t, out: (x_t - a * out) / s,
     ),
-    "v": (  # Salimans & Ho 2022, arXiv 2202.00512
-        lambda a, s, x0, eps: a * eps - s * x0,
+    "v": (
+        v_target,
         lambda a, s, x_t, out: (s * x_t + a * out) / (a * a + s * s),
     ),
     "flow": (  # d x_t / d sigma on flow tables
@@ -48,8 +56,8 @@ def q_sample(sch: Schedule, x0: Tensor, t: int | Tensor, eps: Tensor) -> Tensor:
 
 
 def eps_to_x0(sch: Schedule, x_t: Tensor, eps: Tensor, t: int | Tensor) -> Tensor:
-    """The clean picture that x_t and its noise imply; for the best denoiser E[x0 | x_t]
-    (Tweedie).
+    """The clean picture that x_t and its noise imply;
+    for the best denoiser E[x0 | x_t] (Tweedie).
     """
     a, s = sch.at(t, x_t)
     return (x_t - s * eps) / a  # DDIM eq. 9
@@ -82,8 +90,8 @@ def _prediction(name: str) -> tuple[Callable[..., Tensor], Callable[..., Tensor]
 
 
 def transition(sch: Schedule, s: int | Tensor, t: int | Tensor, like: Tensor) -> tuple[Any, Any]:
-    """(a, var) of the forward jump q(x_t | x_s) = N(a x_s, var), s <= t. For VP var is the strided
-    beta.
+    """(a, var) of the forward jump q(x_t | x_s) = N(a
+    x_s, var), s <= t. For VP var is the strided beta.
     """
     (a_s, sig_s), (a_t, sig_t) = sch.at(s, like), sch.at(t, like)
     a = a_t / a_s
@@ -91,8 +99,8 @@ def transition(sch: Schedule, s: int | Tensor, t: int | Tensor, like: Tensor) ->
 
 
 def renoise(sch: Schedule, x_s: Tensor, s: int | Tensor, t: int | Tensor, noise: Tensor) -> Tensor:
-    """Jump forward from time s to t >= s: RePaint's way of undoing a move. With s = 0 this is
-    `q_sample`.
+    """Jump forward from time s to t >= s: RePaint's way
+    of undoing a move. With s = 0 this is `q_sample`.
     """
     if torch.as_tensor(s > t).any():
         raise ValueError(
@@ -105,8 +113,8 @@ def renoise(sch: Schedule, x_s: Tensor, s: int | Tensor, t: int | Tensor, noise:
 def posterior(
     sch: Schedule, x_t: Tensor, x0: Tensor, t: int | Tensor, s: int | Tensor
 ) -> tuple[Tensor, Any]:
-    """(mean, var) of q(x_s | x_t, x0), s < t: where ancestral sampling draws the next state
-    from.
+    """(mean, var) of q(x_s | x_t, x0), s < t: where
+    ancestral sampling draws the next state from.
     """
     (a_s, sig_s), (_, sig_t) = sch.at(s, x_t), sch.at(t, x_t)
     a, var = transition(sch, s, t, x_t)
@@ -140,8 +148,8 @@ def ddim_step(
         return a * x0 + s_s * eps  # DDIM eq. 12
     if not 0 < eta <= 1 or noise is None or torch.as_tensor(s > t).any():
         raise ValueError(
-            f"eta={eta}, t={t}, s={s}: eta > 0 needs eta <= 1, a noise tensor, s <= t; "
-            "invert at eta=0"
+            f"eta={eta}, t={t}, s={s}: eta > 0 needs eta <= 1, a noise tensor, s <= t; invert at "
+            "eta=0"
         )
     sig = eta * _root(posterior(sch, x_t, x0, t, s)[1])  # DDIM eq. 16
     return a * x0 + _root(s_s**2 - sig**2) * eps + sig * noise  # DDIM eq. 12

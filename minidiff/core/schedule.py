@@ -16,7 +16,6 @@ the curve is flat.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -29,8 +28,8 @@ SPACINGS = ("linspace", "leading", "trailing")
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """Two float64 CPU tables of length T + 1 with sigma / alpha strictly increasing from 0, and a
-    name.
+    """Two float64 CPU tables of length T + 1 with sigma
+    / alpha strictly increasing from 0, and a name.
     """
 
     alpha: Tensor
@@ -38,13 +37,13 @@ class Schedule:
     name: str = "custom"
 
     def __post_init__(self) -> None:
-        a, s = self.alpha, self.sigma
+        a = self.alpha
+        s = self.sigma
         kinds = {(v.dtype, v.device.type) for v in (a, s)}
         if kinds != {(torch.float64, "cpu")} or a.ndim != 1 or a.shape != s.shape or len(a) < 2:
             raise ValueError(
-                f"schedule {self.name!r}: alpha and sigma must be float64 CPU tables of 2 or "
-                "more, got "
-                f"{a.dtype} {tuple(a.shape)} on {a.device} and {s.dtype} {tuple(s.shape)} on "
+                f"schedule {self.name!r}: alpha and sigma must be float64 CPU tables of 2 or more, "
+                f"got {a.dtype} {tuple(a.shape)} on {a.device} and {s.dtype} {tuple(s.shape)} on "
                 f"{s.device}"
             )
         if not (a.isfinite().all() and s.isfinite().all() and (a > 0).all()):
@@ -54,8 +53,8 @@ class Schedule:
             )
         if a[0] != 1 or s[0] != 0 or not ((s / a).diff() > 0).all():
             raise ValueError(
-                f"schedule {self.name!r}: must start at alpha 1, sigma 0 and grow noisier at "
-                "every index"
+                f"schedule {self.name!r}: must start at alpha 1, sigma 0 and grow noisier at every "
+                "index"
             )
 
     @property
@@ -77,14 +76,14 @@ class Schedule:
         return list(zip(self.alpha.tolist(), self.sigma.tolist()))
 
     def at(self, t: int | Tensor, like: Tensor | None = None) -> tuple[Any, Any]:
-        """(alpha_t, sigma_t): floats for an int t; for a LongTensor (b,), b 1 1 .. in `like`'s
-        dtype, on its device.
+        """(alpha_t, sigma_t): floats for an int t; for a
+        LongTensor (b,), b 1 1 .. in `like`'s dtype, on its device.
         """
         if not isinstance(t, Tensor):
             if not 0 <= t <= self.T:  # a negative index would silently read the noisy end
                 raise ValueError(
-                    f"time {t} is outside 0..{self.T} of {self.name!r}; 0 is clean, {self.T} "
-                    "is noise"
+                    f"time {t} is outside 0..{self.T} of {self.name!r}; 0 is clean, {self.T} is "
+                    "noise"
                 )
             return self._pairs[t]
         if like is None:
@@ -125,28 +124,55 @@ class Schedule:
             raise ValueError(
                 f"steps={n} is outside 1..{start}; one step per time at most, 20 to 100 are usual"
             )
-        if spacing == "linspace":
-            stride = (start - 1) / max(n - 1, 1)
-            ts = [start] + [1 + round(i * stride) for i in reversed(range(n - 1))]
-        elif spacing == "trailing":
-            ts = [round(start - i * start / n) for i in range(n)]
-        elif spacing == "leading":
-            offset = 2 if n < start else 1  # every time visited: no room to shift
-            ts = [i * (start // n) + offset for i in reversed(range(n))]
-        else:
+        if spacing not in SPACINGS:
             raise ValueError(f"spacing={spacing!r} is unknown; choose one of {', '.join(SPACINGS)}")
-        return ts + [end]
+        return times(n, start, spacing) + [end]
+
+
+def times(n: int, start: int, spacing: str) -> list[int]:
+    """The n decreasing times at which a sampler of n steps asks the network.
+
+    trailing  start - i start / n, rounded, for i = 0 .. n - 1
+    leading   i (start // n) + 2 for i = n - 1 .. 0 (+ 1 if n = start: there is no room to shift)
+    linspace  n even times from start to 1, rounded
+    """
+    if spacing == "trailing":
+        return [round(start - i * start / n) for i in range(n)]
+    if spacing == "leading":
+        offset = 2 if n < start else 1
+        return [i * (start // n) + offset for i in reversed(range(n))]
+    stride = (start - 1) / max(n - 1, 1)
+    return [start] + [1 + round(i * stride) for i in reversed(range(n - 1))]
+
+
+def times_of_strength(ts: list[int], strength: float) -> list[int]:
+    """The clean end of a grid of n + 1 falling times: the last int(n strength) steps, which are one
+    time more than that.
+    """
+    n = len(ts) - 1
+    return ts[n - int(n * strength) :]  # cut off, not rounded: .58 of 50 are 28, as in diffusers
+
+
+def alpha_bar_of(betas: Tensor) -> Tensor:
+    """DDPM's alpha_bar for the betas (T,) of a chain: (T + 1,) in float64, index 0 the clean
+    picture.
+    """
+    kept = (1 - betas).cumprod(0)  # DDPM eq. 4
+    return torch.cat([torch.ones(1, dtype=torch.float64), kept])
 
 
 def _vp(betas: Tensor, name: str) -> Schedule:
-    # DDPM eq. 4
-    alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), (1 - betas).cumprod(0)])
+    alpha_bar = alpha_bar_of(betas)
     return Schedule(alpha_bar.sqrt(), (1 - alpha_bar).sqrt(), name)
 
 
+def _check_length(T: int) -> None:
+    if T < 1:
+        raise ValueError(f"T={T} is too small; a schedule needs at least one noisy time")
+
+
 def _even(lo: float, hi: float, n: int) -> Tensor:
-    if n < 1:
-        raise ValueError(f"T={n} is too small; a schedule needs at least one noisy time")
+    _check_length(n)
     return torch.linspace(lo, hi, n, dtype=torch.float64)
 
 
@@ -157,8 +183,8 @@ def _betas_to_vp(betas: Tensor, name: str) -> Schedule:
 
 
 def linear(T: int = 1000, beta0: float = 1e-4, beta1: float = 0.02) -> Schedule:
-    """Ho, Jain, Abbeel 2020 (arXiv 2006.11239): beta grows linearly. Betas are given for T = 1000,
-    scaled otherwise.
+    """Ho, Jain, Abbeel 2020 (arXiv 2006.11239): beta grows
+    linearly. Betas are given for T = 1000, scaled otherwise.
     """
     return _betas_to_vp(_even(beta0, beta1, T), "linear")
 
@@ -168,32 +194,38 @@ def scaled_linear(T: int = 1000, beta0: float = 0.00085, beta1: float = 0.012) -
     return _betas_to_vp(_even(beta0**0.5, beta1**0.5, T) ** 2, "scaled_linear")
 
 
-def _curve_to_vp(f: Callable[[Tensor], Tensor], T: int, max_beta: float, name: str) -> Schedule:
-    curve = f(_even(0, 1, T + 1))
+def _curve_to_vp(curve: Tensor, max_beta: float, name: str) -> Schedule:
     # keeps alpha > 0 where the curve itself reaches 0
     betas = (1 - curve[1:] / curve[:-1]).clamp(max=max_beta)
     return _vp(betas, name)
 
 
-def cosine(T: int = 1000, s: float = 0.008, max_beta: float = 0.999) -> Schedule:
-    """Nichol & Dhariwal 2021 (arXiv 2102.09672): alpha_bar = cos^2, slower at both ends than
-    `linear`.
+def alpha_bar_cosine(T: int, s: float) -> Tensor:
+    """The cosine curve of `cosine`, (T + 1,) in float64, before any beta is limited: 1 at index 0,
+    0 at index T.
     """
-    return _curve_to_vp(
-        lambda u: torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2, T, max_beta, "cosine"
-    )
+    u = torch.linspace(0, 1, T + 1, dtype=torch.float64)
+    f = torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2
+    return f / f[0]
+
+
+def cosine(T: int = 1000, s: float = 0.008, max_beta: float = 0.999) -> Schedule:
+    """Nichol & Dhariwal 2021 (arXiv 2102.09672):
+    alpha_bar = cos^2, slower at both ends than `linear`.
+    """
+    _check_length(T)
+    return _curve_to_vp(alpha_bar_cosine(T, s), max_beta, "cosine")
 
 
 def sigmoid(
     T: int = 1000, lo: float = -3.0, hi: float = 3.0, tau: float = 1.0, max_beta: float = 0.999
 ) -> Schedule:
-    """Jabri, Fleet, Chen 2022 (arXiv 2212.11972): alpha_bar = a sigmoid stretched to go from 1 to
-    0.
+    """Jabri, Fleet, Chen 2022 (arXiv 2212.11972):
+    alpha_bar = a sigmoid stretched to go from 1 to 0.
     """
     end = torch.tensor(hi / tau, dtype=torch.float64).sigmoid()
-    return _curve_to_vp(
-        lambda u: end - ((lo + u * (hi - lo)) / tau).sigmoid(), T, max_beta, "sigmoid"
-    )
+    u = _even(0, 1, T + 1)
+    return _curve_to_vp(end - ((lo + u * (hi - lo)) / tau).sigmoid(), max_beta, "sigmoid")
 
 
 def flow(T: int = 1000, sigma_max: float = 0.999) -> Schedule:
@@ -212,8 +244,8 @@ def _ve(sigma: Tensor, name: str) -> Schedule:
 
 
 def ve(T: int = 1000, sigma_min: float = 0.01, sigma_max: float = 50.0) -> Schedule:
-    """Song & Ermon 2019 (arXiv 1907.05600): sigma in a geometric row. Start it from sigma_T times
-    unit noise.
+    """Song & Ermon 2019 (arXiv 1907.05600): sigma in a
+    geometric row. Start it from sigma_T times unit noise.
     """
     return _ve(_even(math.log(sigma_min), math.log(sigma_max), T).exp(), "ve")
 
@@ -221,8 +253,8 @@ def ve(T: int = 1000, sigma_min: float = 0.01, sigma_max: float = 50.0) -> Sched
 def karras(
     T: int = 1000, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
 ) -> Schedule:
-    """Karras et al. 2022 (arXiv 2206.00364): sigma^(1/rho) even, more of the times at low noise.
-    Start as for `ve`.
+    """Karras et al. 2022 (arXiv 2206.00364): sigma^(1/rho)
+    even, more of the times at low noise. Start as for `ve`.
     """
     # EDM eq. 5
     return _ve(_even(sigma_min ** (1 / rho), sigma_max ** (1 / rho), T) ** rho, "karras")

@@ -36,8 +36,8 @@ def _taps(net: nn.Module, pattern: str) -> dict[str, Tap]:
 
 
 def tap_names(net: nn.Module, pattern: str = "") -> list[str]:
-    """Names of all taps of `net` matching the regular expression `pattern` (all of them by
-    default).
+    """Names of all taps of `net` matching the regular
+    expression `pattern` (all of them by default).
     """
     return list(_taps(net, pattern))
 
@@ -46,8 +46,8 @@ def tap_names(net: nn.Module, pattern: str = "") -> list[str]:
 def tap(
     net: nn.Module, pattern: str, fn: Callable[[Tensor, str], Tensor | None]
 ) -> Iterator[list[str]]:
-    """Attach `fn(x, name) -> x or None` to every tap of `net` whose name matches the regular
-    expression `pattern`.
+    """Attach `fn(x, name) -> x or None` to every tap of `net`
+    whose name matches the regular expression `pattern`.
 
     Raises KeyError if no tap matches, since a silent edit that edits nothing is the worst bug of
     this field.

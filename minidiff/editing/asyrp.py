@@ -55,8 +55,8 @@ def check_bottleneck(pipe: Pipe) -> None:
     """ValueError for a network without a bottleneck, such as a transformer."""
     if not tap_names(pipe.net, H):
         raise ValueError(
-            f"{pipe.name or 'this model'} has no bottleneck: h-space is the middle of a "
-            "UNet, such as tiny's"
+            f"{pipe.name or 'this model'} has no bottleneck: h-space is the middle of a UNet, such "
+            "as tiny's"
         )
 
 
@@ -64,8 +64,8 @@ def check_bottleneck(pipe: Pipe) -> None:
 
 
 def both_eps(pipe: Pipe, x: Tensor, t: int, cond: Cond, shift: Shift) -> tuple[Tensor, Tensor]:
-    """The noise in x (b c h w) as the network sees it, and as it sees it with h shifted. One call,
-    2b rows.
+    """The noise in x (b c h w) as the network sees it,
+    and as it sees it with h shifted. One call, 2b rows.
     """
 
     def fn(h, name):
@@ -105,9 +105,9 @@ def mean_shift(
     ts: list[int],
     seed: int = 0,
 ) -> Shift:
-    """The shift from latents `before` to latents `after` (n c h w each): the difference of their
-    mean h, for every time of ts. Both sets get the same noises, so that pictures drawn in pairs
-    differ in what differs.
+    """The shift from latents `before` to latents `after` (n c h w each):
+    the difference of their mean h, for every time of ts. Both sets get the
+    same noises, so that pictures drawn in pairs differ in what differs.
     """
     n = noise(before.shape, seed, before.device, before.dtype)
 
@@ -121,8 +121,8 @@ def mean_shift(
 def drawn(
     pipe: Pipe, prompts: str | list[str], n: int, *, steps: int = 20, seed: int = 0
 ) -> Tensor:
-    """Latents (n c h w) that the model itself draws for prompts, in turn; the same noise for the
-    same seed.
+    """Latents (n c h w) that the model itself draws for
+    prompts, in turn; the same noise for the same seed.
     """
     prompts = [prompts] if isinstance(prompts, str) else prompts
     return pipe.generate(
@@ -138,11 +138,9 @@ class DeltaBlock(nn.Module):
 
     def __init__(self, c: int, groups: int = 8):
         super().__init__()
-        self.conv1, self.time, self.norm = (
-            nn.Conv2d(c, c, 1),
-            nn.Linear(c, c),
-            nn.GroupNorm(groups, c),
-        )
+        self.conv1 = nn.Conv2d(c, c, 1)
+        self.time = nn.Linear(c, c)
+        self.norm = nn.GroupNorm(groups, c)
         self.conv2 = nn.Conv2d(c, c, 1)
         nn.init.zeros_(self.conv2.weight)
         nn.init.zeros_(self.conv2.bias)
@@ -157,18 +155,16 @@ class DeltaBlock(nn.Module):
 def by_clip(
     pipe: Pipe, image: Tensor, source: str | list[str], target: str | list[str], keep: float = 1.0
 ):
-    """Loss (x, t, x0 before, x0 after) -> scalar: CLIP's direction, and the L1 distance to the
-    unedited prediction.
+    """Loss (x, t, x0 before, x0 after) -> scalar: CLIP's
+    direction, and the L1 distance to the unedited prediction.
     """
     from minidiff.editing.diffusion_clip import clip_loss, direction
     from minidiff.weights.store import load_clip
 
     judge = load_clip().to(pipe.device)
     with torch.no_grad():
-        before, way = (
-            judge.embed_image(image.to(pipe.device)),
-            direction(judge, pipe.tokenizer, source, target),
-        )
+        before = judge.embed_image(image.to(pipe.device))
+        way = direction(judge, pipe.tokenizer, source, target)
 
     def loss(x, t, old, new):
         out = pipe.vae.to_image(new) if pipe.vae else new  # `decode` has no gradient
@@ -183,8 +179,8 @@ def by_clip(
 def by_prompt(
     pipe: Pipe, image: Tensor, source: str | list[str], target: str | list[str], scale: float = 1.0
 ):
-    """The same from the network: x0 is to move `scale` times as far as it moves between the two
-    prompts, at the same x.
+    """The same from the network: x0 is to move `scale` times
+    as far as it moves between the two prompts, at the same x.
     """
     conds = [pipe.embed(p).expand(len(image)) for p in (source, target)]
 
@@ -211,14 +207,15 @@ def learned_shift(
     seed: int = 0,
     progress: bool = False,
 ) -> DeltaBlock:
-    """Teach a DeltaBlock on pictures (b 3 H W): each step's clean picture is to move as the words
-    do, and little else.
+    """Teach a DeltaBlock on pictures (b 3 H W): each step's
+    clean picture is to move as the words do, and little else.
 
     Every step is a lesson of its own: the states it starts from carry no gradient. `teacher`:
     `by_clip` or `by_prompt`.
     """
     with in_float32(pipe):
-        sch, ts = pipe.schedule, pipe.timesteps(steps)
+        sch = pipe.schedule
+        ts = pipe.timesteps(steps)
         cond, x_T = inverted(pipe, image, source, row, steps)
         loss = (by_clip if teacher == "clip" else by_prompt)(pipe, image, source, target)
         with torch.random.fork_rng(devices=[]):
@@ -231,7 +228,8 @@ def learned_shift(
                 if t <= until * sch.T:
                     break
                 eps, edited = both_eps(pipe, x, t, cond, f)
-                old, new = eps_to_x0(sch, x, eps.detach(), t), eps_to_x0(sch, x, edited, t)
+                old = eps_to_x0(sch, x, eps.detach(), t)
+                new = eps_to_x0(sch, x, edited, t)
                 optimizer.zero_grad()
                 loss(x, t, old, new).backward()
                 optimizer.step()
@@ -245,13 +243,13 @@ def learned_shift(
 def inverted(
     pipe: Pipe, image: Tensor, source: str | list[str], row: str, steps: int
 ) -> tuple[Cond, Tensor]:
-    """(the condition that inversion and edit share, with b rows; the inverted noise of pictures (b
-    3 H W)).
+    """(the condition that inversion and edit share, with
+    b rows; the inverted noise of pictures (b 3 H W)).
     """
     if row not in ("null", "source"):
         raise ValueError(
-            f"row={row!r}: expected 'null' (edit with the empty prompt) or 'source' (with "
-            "the picture's own)"
+            f"row={row!r}: expected 'null' (edit with the empty prompt) or 'source' (with the "
+            "picture's own)"
         )
     check_bottleneck(pipe)
     prompt = source if row == "source" else ""
@@ -279,8 +277,8 @@ def asyrp(
     seed: int = 0,
     progress: bool = False,
 ) -> Tensor:
-    """Change pictures `image` (b 3 H W) in [-1, 1] in h-space, as from `source` to `target`;
-    returns (b 3 H W).
+    """Change pictures `image` (b 3 H W) in [-1, 1] in
+    h-space, as from `source` to `target`; returns (b 3 H W).
 
     strength   factor on the shift: 0 rebuilds the picture, negative goes the other way
     until      edit down to this share of the noise scale; below it plain steps draw details
@@ -306,8 +304,7 @@ def asyrp(
     if pictures < 1 or learn < 0 or teacher not in ("prompt", "clip"):
         raise ValueError(
             f"pictures={pictures}, learn={learn}, teacher={teacher!r}: expected at least 1 "
-            "picture, 0 or more "
-            "rounds, and prompt or clip"
+            "picture, 0 or more rounds, and prompt or clip"
         )
     if delta is None and len(image) > 1:
         options = dict(
@@ -323,7 +320,8 @@ def asyrp(
             progress=progress,
         )
         return one_by_one(asyrp, pipe, image, source, target, seed=seed, **options)
-    sch, ts = pipe.schedule, pipe.timesteps(steps)
+    sch = pipe.schedule
+    ts = pipe.timesteps(steps)
     cond, x = inverted(pipe, image, source, row, steps)
     edited = [t for t in ts[:-1] if t > until * sch.T]
     if delta is None and (source == target or strength == 0):

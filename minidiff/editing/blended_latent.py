@@ -41,8 +41,8 @@ from minidiff.train.finetune import in_float32, tuned
 
 
 def shrinking(m: Tensor, grow: int, n: int) -> list[Tensor]:
-    """Masks (b 1 h w) for n moves: grown by `grow` cells at first, then by less and less; as given
-    in the last quarter.
+    """Masks (b 1 h w) for n moves: grown by `grow` cells at
+    first, then by less and less; as given in the last quarter.
     """
     sizes = [round(grow * max(0.0, 1 - i / (0.75 * n))) for i in range(n)]
     return [F.max_pool2d(m, 2 * k + 1, 1, k) for k in sizes]
@@ -58,8 +58,8 @@ def tune_decoder(
     lr: float = 1e-3,
     weight: float = 100.0,
 ) -> Tensor:
-    """Latents z (b c h w) decoded so that outside the mask `image` (b 3 H W) comes back; one
-    picture at a time.
+    """Latents z (b c h w) decoded so that outside the mask
+    `image` (b 3 H W) comes back; one picture at a time.
 
     The weights are those of the pipe again afterwards.
     """
@@ -114,21 +114,24 @@ def blended_latent(
     An empty mask returns the picture. ValueError: strength outside 0..1, a negative `grow`, sizes
     that do not fit.
     """
-    ts, mask = pipe.timesteps(steps, strength), check_mask(mask, image)
+    ts = pipe.timesteps(steps, strength)
+    mask = check_mask(mask, image)
     if grow < 0 or background not in ("paste", "decoder", "none"):
         raise ValueError(
-            f"grow={grow}, background={background!r}: expected 0 or more cells, and paste, "
-            "decoder or none"
+            f"grow={grow}, background={background!r}: expected 0 or more cells, and paste, decoder "
+            "or none"
         )
     if background == "decoder" and pipe.vae is None:
         raise ValueError(
             f"{pipe.name or 'this model'} works on pixels: it has no decoder to tune; use "
             "background='paste'"
         )
-    denoise, cond = cfg_batched(pipe.eps, pipe.null(), scale), pipe.embed(prompt)
+    denoise = cfg_batched(pipe.eps, pipe.null(), scale)
+    cond = pipe.embed(prompt)
     if not mask.any():
         return image.clone()
-    z, sch = pipe.encode(image), pipe.schedule  # b c h w
+    z = pipe.encode(image)  # b c h w
+    sch = pipe.schedule
     n = noise(z.shape, seed, z.device, z.dtype)
     x = pipe.noised(z, ts[0], n) if len(ts) > 1 else z
     masks = shrinking(to_latent_mask(mask, pipe), grow, len(ts) - 1)

@@ -50,8 +50,8 @@ def bridge(
     end: int = 0,
     progress: bool = False,
 ) -> Tensor:
-    """Clean states (b ..) of the source model -> of the target model, over their common noise: one
-    schedule for both.
+    """Clean states (b ..) of the source model -> of the target
+    model, over their common noise: one schedule for both.
     """
     ts = sch.timesteps(steps, spacing=spacing, end=end)
     # up to noise with the source model
@@ -84,8 +84,8 @@ def ddib(
     scale: float = 1.0,
     progress: bool = False,
 ) -> Tensor:
-    """Translate pictures `image` (b 3 H W) of what `source` says into pictures of what `target`
-    says; returns (b 3 H W).
+    """Translate pictures `image` (b 3 H W) of what `source`
+    says into pictures of what `target` says; returns (b 3 H W).
 
     fixed_point   iterations of the implicit equation on the way up, 0 to 3
     source_scale  guidance on the way up: 1, or the noise found is none
@@ -99,8 +99,8 @@ def ddib(
     if source_scale > 1:
         warnings.warn(
             f"source_scale={source_scale}: with guidance the way up is not the inverse of any "
-            "sampler, its error grows with the scale and the noise it ends in is not Gaussian; "
-            "1 is meant here",
+            "sampler, its error grows with the scale and the noise it ends in is not Gaussian; 1 "
+            "is meant here",
             stacklevel=2,
         )
     source_eps, target_eps = (cfg_batched(pipe.eps, pipe.null(), w) for w in (source_scale, scale))

@@ -50,8 +50,8 @@ def score_gradient(
     t: Tensor,
     n: Tensor,
 ) -> Tensor:
-    """The direction (b c h w) in which z must not go, at times t (b,) and noise n; `source` None is
-    plain distillation.
+    """The direction (b c h w) in which z must not go, at times
+    t (b,) and noise n; `source` None is plain distillation.
 
     w(t) = alpha_t sigma_t: small where the answer is settled (no noise) or empty (all noise). The
     authors' code weighs all times alike, w = 1.
@@ -85,8 +85,8 @@ def delta_denoising(
     seed: int = 0,
     progress: bool = False,
 ) -> Tensor:
-    """Walk pictures `image` (b 3 H W) in [-1, 1] from what `source` says to what `target` says;
-    returns (b 3 H W).
+    """Walk pictures `image` (b 3 H W) in [-1, 1] from what
+    `source` says to what `target` says; returns (b 3 H W).
 
     kind        dds, or sds: without the source's opinion (the baseline that blurs)
     iterations  of gradient descent; each is one time and one noise
@@ -103,11 +103,12 @@ def delta_denoising(
     if kind not in ("dds", "sds") or iterations < 0 or rate <= 0 or not 0 < lo <= hi <= 1:
         raise ValueError(
             f"kind={kind!r}, iterations={iterations}, rate={rate}, times={times}: expected dds or "
-            "sds, 0 or "
-            "more iterations, a positive rate and 0 < lo <= hi <= 1"
+            "sds, 0 or more iterations, a positive rate and 0 < lo <= hi <= 1"
         )
     mask = None if mask is None else check_mask(mask, image)
-    denoise, T, b = cfg_batched(pipe.eps, pipe.null(), scale), pipe.schedule.T, len(image)
+    denoise = cfg_batched(pipe.eps, pipe.null(), scale)
+    T = pipe.schedule.T
+    b = len(image)
     z0 = pipe.encode(image)
     m = 1 if mask is None else to_latent_mask(mask, pipe)
     wanted = pipe.embed(target).expand(b)

@@ -55,8 +55,8 @@ def direction(clip: CLIP, tokenizer, source: str | list[str], target: str | list
 
 
 def clip_loss(clip: CLIP, out: Tensor, before: Tensor, way: Tensor) -> Tensor:
-    """(b,) minus log of (1 + cosine) / 2, between the pictures' move (from CLIP's `before`, b e)
-    and the words' `way`.
+    """(b,) minus log of (1 + cosine) / 2, between the pictures'
+    move (from CLIP's `before`, b e) and the words' `way`.
     """
     cos = F.cosine_similarity(clip.embed_image(out) - before, way.expand(len(out), -1))
     return -((1 + cos) / 2).clamp(min=1e-4).log()  # log 0 has no slope
@@ -69,8 +69,8 @@ def times(pipe: Pipe, strength: float, steps: int) -> list[int]:
     """steps + 1 even times from `strength` of the way to noise, down to clean."""
     if not 0 < strength <= 1:
         raise ValueError(
-            f"strength={strength}: how far to noise the pictures go, above 0, at most 1; .5 "
-            "to .8 is usual"
+            f"strength={strength}: how far to noise the pictures go, above 0, at most 1; .5 to .8 "
+            "is usual"
         )
     return pipe.timesteps(steps, start=max(1, round(strength * pipe.schedule.T)))
 
@@ -102,21 +102,21 @@ def tune(
     judge: CLIP | None = None,
     progress: bool = False,
 ) -> Style:
-    """Learn an edit from pictures (b 3 H W); returns the tuned weights by name, and leaves the pipe
-    as it was.
+    """Learn an edit from pictures (b 3 H W); returns the
+    tuned weights by name, and leaves the pipe as it was.
 
     The options are those of `diffusion_clip`; `weights` is a pattern of those that learn, `judge`
     the CLIP that grades.
     """
     with in_float32(pipe):
-        judge, sch = (judge or load_clip()).to(pipe.device), pipe.schedule
-        ts, cond = times(pipe, strength, train_steps), pipe.embed(source).expand(len(image))
+        judge = (judge or load_clip()).to(pipe.device)
+        sch = pipe.schedule
+        ts = times(pipe, strength, train_steps)
+        cond = pipe.embed(source).expand(len(image))
         x = invert_to(pipe, image, cond, times(pipe, strength, 25))
         image = image.to(pipe.device, pipe.dtype)
-        before, way = (
-            judge.embed_image(image),
-            direction(judge, pipe.tokenizer, source, target).expand(len(image), -1),
-        )
+        before = judge.embed_image(image)
+        way = direction(judge, pipe.tokenizer, source, target).expand(len(image), -1)
         g = torch.Generator().manual_seed(seed)
         with tuned(pipe.net, weights) as chosen:
             optimizer = torch.optim.Adam(chosen, lr=lr)
@@ -144,7 +144,8 @@ class _Worn(nn.Module):
 
     def __init__(self, pipe: Pipe):
         super().__init__()
-        self.net, self.pipe = pipe.net, pipe
+        self.net = pipe.net
+        self.pipe = pipe
 
     def forward(self, *args) -> Tensor:
         return self.pipe.eps(*args)
@@ -153,14 +154,15 @@ class _Worn(nn.Module):
 def mixed(
     pipe: Pipe, styles: Sequence[Style], gamma: Sequence[float] | Callable[[int], Sequence[float]]
 ) -> Denoise:
-    """The denoiser sum_i gamma_i eps_i of several tuned networks; the style {} is the network as it
-    is.
+    """The denoiser sum_i gamma_i eps_i of several tuned
+    networks; the style {} is the network as it is.
 
     gamma: one weight for each style, or a function of the time t that returns them; they are
     divided by their sum. One of weight 0 is not asked. ValueError (when called): another number of
     weights, a sum that is not positive.
     """
-    worn, named = _Worn(pipe), [{f"net.{n}": v for n, v in s.items()} for s in styles]
+    worn = _Worn(pipe)
+    named = [{f"net.{n}": v for n, v in s.items()} for s in styles]
 
     def eps(x_t, t, cond):
         w = gamma(t) if callable(gamma) else gamma
@@ -187,10 +189,11 @@ def restyle(
     steps: int = 25,
     progress: bool = False,
 ) -> Tensor:
-    """Pictures (b 3 H W) inverted by the pipe's own network and drawn again by `denoise`, such as a
-    `mixed` one.
+    """Pictures (b 3 H W) inverted by the pipe's own network
+    and drawn again by `denoise`, such as a `mixed` one.
     """
-    ts, cond = times(pipe, strength, steps), pipe.embed(source).expand(len(image))
+    ts = times(pipe, strength, steps)
+    cond = pipe.embed(source).expand(len(image))
     return pipe.decode(
         sample(
             denoise, pipe.schedule, invert_to(pipe, image, cond, ts), ts, cond, progress=progress
@@ -218,8 +221,8 @@ def diffusion_clip(
     seed: int = 0,
     progress: bool = False,
 ) -> Tensor:
-    """Change pictures `image` (b 3 H W) in [-1, 1] as the words change from `source` to `target`;
-    returns (b 3 H W).
+    """Change pictures `image` (b 3 H W) in [-1, 1] as the
+    words change from `source` to `target`; returns (b 3 H W).
 
     examples     pictures (n 3 H W) of `source` to learn the change from, once for all; default:
                  every picture learns from itself

@@ -50,8 +50,8 @@ GAIN = 0.03  # of CLIP's cosine: less is no edit it can see
 
 @dataclass
 class Walk:
-    """From a picture to the words, once both stages are done: `walk([0, .5, 1])` draws pictures (n
-    3 H W).
+    """From a picture to the words, once both stages are
+    done: `walk([0, .5, 1])` draws pictures (n 3 H W).
     """
 
     pipe: Pipe
@@ -66,10 +66,8 @@ class Walk:
     def __call__(self, etas) -> Tensor:
         # stage C: between the picture's vector and the words'
         text = torch.cat([eta * self.e_target + (1 - eta) * self.e_opt for eta in etas])
-        denoise, ts = (
-            cfg_batched(self.pipe.eps, self.pipe.null(), self.scale),
-            times(self.pipe, self.steps),
-        )
+        denoise = cfg_batched(self.pipe.eps, self.pipe.null(), self.scale)
+        ts = times(self.pipe, self.steps)
         x = self.x.expand(len(text), -1, -1, -1)  # one start for all, or the path would jump
         return self.pipe.decode(sample(denoise, self.pipe.schedule, x, ts, Cond(text=text)))
 
@@ -95,11 +93,13 @@ def learned(
     seed: int = 0,
     progress: bool = False,
 ) -> Iterator[Walk]:
-    """Stages A and B for one picture (1 3 H W): the `Walk`, valid inside the block; then the
-    network is as it was.
+    """Stages A and B for one picture (1 3 H W): the `Walk`,
+    valid inside the block; then the network is as it was.
     """
     with in_float32(pipe):
-        z, e_target, sch = pipe.encode(image), pipe.embed(target).text, pipe.schedule
+        z = pipe.encode(image)
+        e_target = pipe.embed(target).text
+        sch = pipe.schedule
         # the same times and noises in both stages
         run = dict(batch=batch, seed=seed, progress=progress)
         e_opt = e_target.clone().requires_grad_()
@@ -120,8 +120,8 @@ def learned(
 def said_and_moved(
     clip: CLIP, images: Tensor, before: Tensor, words: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """(n,) cosines of pictures to the words' vector (1 e), and (n,) how far their patches are from
-    the picture's.
+    """(n,) cosines of pictures to the words' vector (1 e),
+    and (n,) how far their patches are from the picture's.
     """
     with torch.no_grad():
         # n p d, 1 p d
@@ -131,8 +131,8 @@ def said_and_moved(
 
 
 def choose_eta(measure: Callable[[list[float]], tuple[Tensor, Tensor]]) -> tuple[float, float]:
-    """(eta, gain): the knee of the walk, most said for the least moved, and how much more is said
-    anywhere than at eta 0.
+    """(eta, gain): the knee of the walk, most said for the least
+    moved, and how much more is said anywhere than at eta 0.
 
     measure(etas) -> (said, moved), (n,) each. Five points, then two golden-section steps between
     the best's neighbours.
@@ -145,7 +145,8 @@ def choose_eta(measure: Callable[[list[float]], tuple[Tensor, Tensor]]) -> tuple
 
     score = dict(zip(ETAS, knee(said, moved)))
     best = max(ETAS, key=score.get)
-    lo, hi = max(best - 0.25, 0.0), min(best + 0.25, 1.0)
+    lo = max(best - 0.25, 0.0)
+    hi = min(best + 0.25, 1.0)
     for _ in range(2):
         # in the longer part
         new = best + (1 - GOLDEN) * ((lo if best - lo > hi - best else hi) - best)
@@ -175,8 +176,8 @@ def imagic(
     seed: int = 0,
     progress: bool = False,
 ) -> Tensor:
-    """Edit pictures `image` (b 3 H W) in [-1, 1] towards `target`; returns (b 3 H W). Each picture
-    is learned alone.
+    """Edit pictures `image` (b 3 H W) in [-1, 1] towards
+    `target`; returns (b 3 H W). Each picture is learned alone.
 
     eta           how far to walk: 0 the picture, 1 the words; default: looked for, with a small
                   CLIP
@@ -205,9 +206,11 @@ def imagic(
         raise ValueError(
             f"{len(image)} picture(s) with {len(targets)} prompts: give one each, or one for all"
         )
-    clip, out = load_clip().to(pipe.device) if eta is None else None, []
+    clip = load_clip().to(pipe.device) if eta is None else None
+    out = []
     for i, prompt in enumerate(targets):
-        before, own = image[i : i + 1], eta
+        before = image[i : i + 1]
+        own = eta
         with learned(
             pipe,
             before,
@@ -229,8 +232,7 @@ def imagic(
                 if gain < GAIN:
                     warnings.warn(
                         f"Imagic: CLIP sees no more of {prompt!r} anywhere on the walk (gain "
-                        f"{gain:.3f}); eta "
-                        f"{own:.2f} means nothing, choose one by eye",
+                        f"{gain:.3f}); eta {own:.2f} means nothing, choose one by eye",
                         stacklevel=2,
                     )
             out.append(walk([own]))

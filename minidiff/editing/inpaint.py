@@ -51,8 +51,8 @@ def inpaint(
     decode: bool = True,
     progress: bool = False,
 ) -> Tensor:
-    """Redraw pictures `image` (b 3 H W) in [-1, 1] inside `mask`; returns (b 3 H W), outside the
-    mask the same pixels.
+    """Redraw pictures `image` (b 3 H W) in [-1, 1] inside
+    `mask`; returns (b 3 H W), outside the mask the same pixels.
 
     mask      (1 or b, 1, H, W), 1 where to draw
     strength  share of the model's steps that is run; 1 starts from noise and forgets what the hole
@@ -62,13 +62,13 @@ def inpaint(
     `decode=False` returns the latents (b c h w). ValueError: a strength outside 0..1, sizes that do
     not fit, a network with neither c nor 2 c + 1 input channels.
     """
-    ts, c = pipe.timesteps(steps, strength), pipe.shape[0]
+    ts = pipe.timesteps(steps, strength)
+    c = pipe.shape[0]
     mask = check_mask(mask, image)
     if pipe.net.in_channels not in (c, 2 * c + 1):
         raise ValueError(
-            f"{pipe.name or 'this network'} takes {pipe.net.in_channels} channels; to inpaint, "
-            f"{c} or "
-            f"{2 * c + 1} are needed ({c} of state, 1 of mask, {c} of the picture)"
+            f"{pipe.name or 'this network'} takes {pipe.net.in_channels} channels; to inpaint, {c} "
+            f"or {2 * c + 1} are needed ({c} of state, 1 of mask, {c} of the picture)"
         )
     z = pipe.encode(image)  # b c h w
     sees = pipe.net.in_channels > c
@@ -90,8 +90,8 @@ def inpaint(
 
 
 def surroundings(pipe: Pipe, image: Tensor, mask: Tensor) -> Tensor:
-    """What an inpainting network sees beside the state: the mask, then the picture with a grey hole
-    (b 1+c h w).
+    """What an inpainting network sees beside the state: the
+    mask, then the picture with a grey hole (b 1+c h w).
     """
     hole = pipe.encode(image * (1 - mask))
     # every f-th pixel, as trained

@@ -58,8 +58,7 @@ def instruct_pix2pix(
     if pipe.vae is None or pipe.net.in_channels != 2 * c:
         raise ValueError(
             f"{pipe.name or 'this network'} takes {pipe.net.in_channels} channels; one that edits "
-            "by "
-            f"instruction takes {2 * c} ({c} of state, {c} of the picture)"
+            f"by instruction takes {2 * c} ({c} of state, {c} of the picture)"
         )
     z = pipe.encode(image) / pipe.vae.scale  # b c h w, unscaled
     cond, null = (pipe.embed(p).expand(len(z)).replace(image=z) for p in (instruction, negative))
@@ -70,8 +69,8 @@ def instruct_pix2pix(
 
 
 def two_scales(denoise: Denoise, null: Cond, scale: float, image_scale: float) -> Denoise:
-    """Guide by words and picture apart, in one call on three times the rows; `null` has the
-    picture, not the words.
+    """Guide by words and picture apart, in one call on three
+    times the rows; `null` has the picture, not the words.
     """
 
     def guided(x_t, t, cond):

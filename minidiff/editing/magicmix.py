@@ -67,8 +67,8 @@ def magicmix(
     seed: int = 0,
     progress: bool = False,
 ) -> Tensor:
-    """Draw what `target` says with the layout of pictures `image` (b 3 H W) in [-1, 1]; returns (b
-    3 H W).
+    """Draw what `target` says with the layout of pictures
+    `image` (b 3 H W) in [-1, 1]; returns (b 3 H W).
 
     kmin  share of the schedule below which nothing is mixed any more; kmin = kmax is SDEdit of that
           strength
@@ -88,12 +88,10 @@ def magicmix(
     grid = pipe.timesteps(steps)
     ts = grid[steps - int(kmax * steps) :]
     stop = grid[steps - int(kmin * steps)]
-    denoise, cond, sch, z = (
-        cfg_batched(pipe.eps, pipe.null(), scale),
-        pipe.embed(target),
-        pipe.schedule,
-        pipe.encode(image),
-    )
+    denoise = cfg_batched(pipe.eps, pipe.null(), scale)
+    cond = pipe.embed(target)
+    sch = pipe.schedule
+    z = pipe.encode(image)
     n = noise(z.shape, seed, z.device, z.dtype)
     if len(ts) == 1:  # kmax 0: nothing is drawn
         return pipe.decode(z)
@@ -127,8 +125,8 @@ def ghosting(out: Tensor, source: Tensor, free: Tensor, *, apart: float = 0.6) -
 
 
 def layout_likeness(a: Tensor, b: Tensor) -> Tensor:
-    """Do objects stand at the same pixels, whatever their colours? IoU (b,) of two pictures'
-    figures, (b 3 H W) each.
+    """Do objects stand at the same pixels, whatever their
+    colours? IoU (b,) of two pictures' figures, (b 3 H W) each.
 
     The figure: pixels far from the picture's border colour, half of the largest distance being far.
     """
@@ -140,13 +138,14 @@ def layout_likeness(a: Tensor, b: Tensor) -> Tensor:
         away = (x - frame.median(2).values[..., None, None]).square().sum(1).sqrt()  # b h w
         return away > 0.5 * away.amax((1, 2), keepdim=True)
 
-    a, b = figure(a), figure(b)
+    a = figure(a)
+    b = figure(b)
     return (a & b).sum((1, 2)) / (a | b).sum((1, 2)).clamp_min(1)
 
 
 def tiny_clip(pipe: Pipe, pictures: Tensor, prompts: str | list[str]) -> Tensor:
-    """Cosine (b,) between pictures and prompts in the eyes of the shipped CLIP, which knows the toy
-    world only.
+    """Cosine (b,) between pictures and prompts in the eyes
+    of the shipped CLIP, which knows the toy world only.
     """
     from minidiff.weights.store import load_clip
 
@@ -168,15 +167,17 @@ def choose(
     scale: float = 4.0,
     seed: int = 0,
 ) -> tuple[list[tuple[float, float, float]], Tensor]:
-    """The setting that suits each picture, found without a judge: ([(kmin, kmax, nu)] * b, pictures
-    (b 3 H W)).
+    """The setting that suits each picture, found without
+    a judge: ([(kmin, kmax, nu)] * b, pictures (b 3 H W)).
 
     Every setting of `grid` is drawn and the one with the largest  meaning x layout x (1 - ghosting)
     taken, per picture. Meaning is `score(pipe, pictures, target)`, counted from the given picture's
     (0) to that of a free drawing (1).
     """
     free = magicmix(pipe, image, target, kmax=1.0, nu=1.0, steps=steps, scale=scale, seed=seed)
-    image, points, drawn = image.to(free), [], []
+    image = image.to(free)
+    points = []
+    drawn = []
     low, high = (score(pipe, x, target) for x in (image, free))
     for kmin, kmax, nu in grid:
         out = magicmix(

@@ -51,8 +51,8 @@ from minidiff.pipe.pipe import Pipe
 
 
 def layers(net: nn.Module, share: float) -> str:
-    """Pattern of the self-attention layers behind the first `share` of them, without the tap's
-    name: "(a|b)\\.".
+    """Pattern of the self-attention layers behind the first
+    `share` of them, without the tap's name: "(a|b)\\.".
     """
     # encoder, middle, decoder
     names = [n.rpartition(".")[0] for n in tap_names(net, r"\.(attn1|attn)\.q$")]
@@ -60,8 +60,8 @@ def layers(net: nn.Module, share: float) -> str:
 
 
 def look_at_source(b: int, on: bool, both: bool = False):
-    """fn for the taps k and v, rows [source, null, target]: the source's in place of the target's,
-    while `on`.
+    """fn for the taps k and v, rows [source, null, target]:
+    the source's in place of the target's, while `on`.
     """
 
     def fn(x, name):
@@ -91,11 +91,12 @@ def same_side(keys: Tensor, queries: Tensor, latent: tuple[int, int], both: bool
 
 
 def object_mask(maps: Tensor, tokens: list[list[int]], threshold: float) -> Tensor:
-    """(b 1 s s) of 0 and 1 from maps (b tokens s s): where each row's word is looked at, from its
-    own least to its most.
+    """(b 1 s s) of 0 and 1 from maps (b tokens s s): where each
+    row's word is looked at, from its own least to its most.
     """
     m = torch.stack([row[w].mean(0) for row, w in zip(maps, tokens)])[:, None]
-    low, high = m.amin((2, 3), keepdim=True), m.amax((2, 3), keepdim=True)
+    low = m.amin((2, 3), keepdim=True)
+    high = m.amax((2, 3), keepdim=True)
     return ((m - low) / (high - low).clamp_min(1e-8) > threshold).to(maps)
 
 
@@ -116,8 +117,8 @@ def masactrl(
     seed: int = 0,
     progress: bool = False,
 ) -> Tensor:
-    """Pictures `image` (b 3 H W) in [-1, 1], described by `source`, with the layout of `target`: (b
-    3 H W).
+    """Pictures `image` (b 3 H W) in [-1, 1], described
+    by `source`, with the layout of `target`: (b 3 H W).
 
     start      share of the steps that the edit goes alone, before it looks at the source (the
                paper's S)

@@ -43,8 +43,8 @@ from minidiff.pipe.pipe import Pipe
 
 
 def phrases(tokenizer, source: str, target: str) -> tuple[list[str], list[str]]:
-    """Sentences (before, after) for a direction: every beginning of the two prompts that holds all
-    that differs.
+    """Sentences (before, after) for a direction: every
+    beginning of the two prompts that holds all that differs.
 
     "a red circle on a wall" and "a red star on a wall" give ("a red circle", "a red star"), ("a red
     circle on", ...), ... Words keep their places, and a direction is taken token place by token
@@ -62,8 +62,8 @@ def phrases(tokenizer, source: str, target: str) -> tuple[list[str], list[str]]:
 
 
 def direction(pipe: Pipe, before: list[str], after: list[str]) -> Tensor:
-    """dE (1 n d): mean text states of the sentences `after` minus those of `before`, token place by
-    token place.
+    """dE (1 n d): mean text states of the sentences `after`
+    minus those of `before`, token place by token place.
     """
     if not before or not after:
         raise ValueError(
@@ -76,8 +76,8 @@ def direction(pipe: Pipe, before: list[str], after: list[str]) -> Tensor:
 
 
 def pair_loss(e: Tensor, smallest: int = 4) -> Tensor:
-    """(b,): how much e (b c h w) resembles its own shifts along either axis, at full size, half,
-    ... down to `smallest`.
+    """(b,): how much e (b c h w) resembles its own shifts along
+    either axis, at full size, half, ... down to `smallest`.
     """
     total = 0
     while True:
@@ -92,7 +92,8 @@ def pair_loss(e: Tensor, smallest: int = 4) -> Tensor:
 
 def kl_loss(e: Tensor) -> Tensor:
     """(b,): twice the divergence of a Gaussian with e's mean and variance from the unit one."""
-    mean, var = e.mean((1, 2, 3)), e.var((1, 2, 3), correction=0)
+    mean = e.mean((1, 2, 3))
+    var = e.var((1, 2, 3), correction=0)
     return var + mean**2 - 1 - (var + 1e-7).log()
 
 
@@ -120,7 +121,8 @@ def invert_white(
     """As `inversion.ddim.invert`, states from clean to noise, with every predicted noise made
     whiter before it is used.
     """
-    xs, cond = [pipe.encode(image)], pipe.embed(prompt)
+    xs = [pipe.encode(image)]
+    cond = pipe.embed(prompt)
     for s, t in step_pairs(pipe.timesteps(steps)[::-1], progress):
         xs.append(
             ddim_step(
@@ -162,8 +164,8 @@ def pix2pix_zero(
     scale: float = 3.0,
     progress: bool = False,
 ) -> Tensor:
-    """Pictures `image` (b 3 H W) in [-1, 1], described by `source`, moved along a direction of
-    meaning: (b 3 H W).
+    """Pictures `image` (b 3 H W) in [-1, 1], described by
+    `source`, moved along a direction of meaning: (b 3 H W).
 
     before   sentences about what is there; default: the beginnings of `source` and `target` that
              differ
@@ -183,8 +185,8 @@ def pix2pix_zero(
     needs_text(pipe, "a direction of meaning")
     if (before is None) != (after is None):
         raise ValueError(
-            "`before` and `after` go together: sentences about what is there, and about what "
-            "is wanted"
+            "`before` and `after` go together: sentences about what is there, and about what is "
+            "wanted"
         )
     b = len(image)
     sources = prompt_each(source, b, "source")

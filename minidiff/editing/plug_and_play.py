@@ -45,15 +45,15 @@ from minidiff.pipe.pipe import Pipe
 
 
 def sites(net: nn.Module) -> tuple[str, str]:
-    """(pattern of the one tap for features, pattern of the taps q and k of self-attention), for a
-    UNet or a transformer.
+    """(pattern of the one tap for features, pattern of the taps
+    q and k of self-attention), for a UNet or a transformer.
     """
     # in the order they run
     blocks = tap_names(net, r"^(up_blocks\.\d+\.resnets\.\d+\.h|blocks\.\d+\.out)$")
     if not blocks:
         raise ValueError(
-            "this network has neither decoder ResBlocks (UNet) nor blocks (DiT) to copy "
-            "features between"
+            "this network has neither decoder ResBlocks (UNet) nor blocks (DiT) to copy features "
+            "between"
         )
     rest = [
         re.escape(name.rpartition(".")[0].replace("resnets", "attentions"))
@@ -102,8 +102,12 @@ def plug_and_play(
     for name, value in (("features", features), ("attention", attention), ("away", away)):
         if not 0 <= value <= 1:
             raise ValueError(f"{name}={value}: a share of the steps, 0..1, was expected")
-    b, sch, ts = len(image), pipe.schedule, pipe.timesteps(steps)
-    old, new, null = pipe.embed(source).expand(b), pipe.embed(target).expand(b), pipe.null(b)
+    b = len(image)
+    sch = pipe.schedule
+    ts = pipe.timesteps(steps)
+    old = pipe.embed(source).expand(b)
+    new = pipe.embed(target).expand(b)
+    null = pipe.null(b)
     # rows: [source, null, target, maybe away]
     cond = Cond.cat([old, null, new, *([old] if away else [])])
     at, attends = sites(pipe.net)

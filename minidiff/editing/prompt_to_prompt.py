@@ -49,30 +49,50 @@ from minidiff.pipe.pipe import Pipe
 
 
 def align(source: list, target: list) -> list[int]:
-    """For each target token the index of its source partner, or -1 (Needleman-Wunsch: match 1,
-    mismatch -1, gap 0).
+    """For each target token the index of its source partner,
+    or -1 (Needleman-Wunsch: match 1, mismatch -1, gap 0).
     """
-    n, m = len(source), len(target)
+    n = len(source)
+    m = len(target)
     score = [[0] * (m + 1) for _ in range(n + 1)]
     for i in range(n):
         for j in range(m):
             same = score[i][j] + (1 if source[i] == target[j] else -1)
             score[i + 1][j + 1] = max(score[i + 1][j], score[i][j + 1], same)
-    partner, i, j = [-1] * m, n, m
+    partner = [-1] * m
+    i = n
+    j = m
     while i and j:  # insertion first, then deletion, then a pair
         if score[i][j] == score[i][j - 1]:
             j -= 1
         elif score[i][j] == score[i - 1][j]:
             i -= 1
         else:
-            i, j = i - 1, j - 1
+            i = i - 1
+            j = j - 1
             partner[j] = i
     return partner
 
 
+def span_map(source: list[list[int]], target: list[list[int]], n: int) -> Tensor:
+    """M (n n) for words given as lists of token positions: M[i, j] is the share of source token i
+    in target token j.
+
+    Word k of the source stands for word k of the target: token by token if they have equally many,
+    else every target token gets the mean over the source word's. Other columns are 0.
+    """
+    M = torch.zeros(n, n)
+    for a, b in zip(source, target):
+        if len(a) == len(b):
+            M[a, b] = 1.0
+        else:
+            M[torch.tensor(a)[:, None], torch.tensor(b)] = 1 / len(a)
+    return M
+
+
 def token_map(tokenizer, source: str, target: str, kind: str) -> tuple[Tensor, Tensor]:
-    """(M, alpha): M (n n) with columns that sum to 1 or 0, alpha (n,) 1 where a target token has
-    source tokens.
+    """(M, alpha): M (n n) with columns that sum to 1 or 0,
+    alpha (n,) 1 where a target token has source tokens.
 
     "replace" pairs word with word by place (equal word counts needed); "refine" aligns tokens, new
     ones stay their own. Start, end and padding correspond one to one, counted from the two sentence
@@ -85,14 +105,10 @@ def token_map(tokenizer, source: str, target: str, kind: str) -> tuple[Tensor, T
         spans_t = tokenizer.token_spans(target)
         if len(spans_s) != len(spans_t):
             raise ValueError(
-                f"'replace' needs equally many words, got {len(spans_s)} and {len(spans_t)}; "
-                "use 'refine'"
+                f"'replace' needs equally many words, got {len(spans_s)} and {len(spans_t)}; use "
+                "'refine'"
             )
-        for (_, a), (_, b) in zip(spans_s, spans_t):
-            if len(a) == len(b):
-                pairs += [([i], [j]) for i, j in zip(a, b)]
-            else:
-                pairs.append((a, b))
+        pairs += [(a, b) for (_, a), (_, b) in zip(spans_s, spans_t)]
     elif kind == "refine":
         room = n - 2  # what does not fit between start and end is cut off
         partner = align(tokenizer.ids(source)[:room], tokenizer.ids(target)[:room])
@@ -104,9 +120,7 @@ def token_map(tokenizer, source: str, target: str, kind: str) -> tuple[Tensor, T
     end_s = min(tokenizer.length(source), n) - 1
     end_t = min(tokenizer.length(target), n) - 1
     pairs += [([min(end_s + k, n - 1)], [end_t + k]) for k in range(n - end_t)]
-    M = torch.zeros(n, n)
-    for a, b in pairs:
-        M[torch.tensor(a)[:, None], torch.tensor(b)] = 1 / len(a)
+    M = span_map([a for a, _ in pairs], [b for _, b in pairs], n)
     return M, (M.sum(0) > 0).float()
 
 
@@ -130,6 +144,17 @@ def token_maps(
 # ---- the two things done to attention ------------------------------------------------------------
 
 
+def edited_maps(
+    source: Tensor, edit: Tensor, M: Tensor, alpha: Tensor, inject: Tensor | float, weight: Tensor
+) -> Tensor:
+    """The edit's attention maps (b h n m): those of `source` carried over by M (.. m m) where alpha
+    (.. m) is 1 and `inject` is 1, then times the weight (.. m) of each word.
+    """
+    mixed = alpha * (source @ M) + (1 - alpha) * edit
+    edit = inject * mixed + (1 - inject) * edit
+    return edit * weight  # in every step; the rows are not renormalised
+
+
 def edit_cross(M: Tensor, alpha: Tensor, inject: Tensor, weight: Tensor):
     """fn for a cross-attention tap, rows [sources, edits]: the box of the module docstring. M (.. n
     n), the others (.. n), with .. to fit (b h); `inject`: a_i of this step.
@@ -137,10 +162,7 @@ def edit_cross(M: Tensor, alpha: Tensor, inject: Tensor, weight: Tensor):
 
     def fn(probs, name):
         source, edit = probs.chunk(2)  # b h n m each
-        mixed = alpha * (source @ M) + (1 - alpha) * edit
-        edit = inject * mixed + (1 - inject) * edit
-        # re-weighted in every step; the rows are not renormalised
-        return torch.cat([source, edit * weight])
+        return torch.cat([source, edited_maps(source, edit, M, alpha, inject, weight)])
 
     return fn
 
@@ -162,8 +184,8 @@ def edit_self(latent: tuple[int, int], limit: int):
 def blend_mask(
     maps: Tensor, words: tuple[list[int], list[int]], size: tuple[int, int], threshold: float = 0.3
 ) -> Tensor:
-    """(1 1 h w) of 0 and 1: where the blend word of the source or of the edit is attended to. maps
-    (2 tokens h' w').
+    """(1 1 h w) of 0 and 1: where the blend word of the source
+    or of the edit is attended to. maps (2 tokens h' w').
     """
     m = torch.stack([maps[row, w].sum(0) for row, w in enumerate(words)])[:, None]  # 2 1 h' w'
     m = F.interpolate(F.max_pool2d(m, 3, 1, 1), size)
@@ -194,8 +216,8 @@ def prompt_to_prompt(
     seed: int = 0,
     progress: bool = False,
 ) -> Tensor:
-    """Pictures (2 3 H W): the source and its edit. Of two lists of b prompts: (2b 3 H W), all
-    sources, then all edits.
+    """Pictures (2 3 H W): the source and its edit. Of two lists
+    of b prompts: (2b 3 H W), all sources, then all edits.
 
     kind        "replace", "refine", or None: replace if the prompts have equally many words
     cross       share of the steps in which cross-attention is the source's; None: measured
@@ -221,13 +243,13 @@ def prompt_to_prompt(
     targets = prompts_of(target, "target")
     if len(sources) != len(targets):
         raise ValueError(
-            f"{len(sources)} source prompts and {len(targets)} targets: expected a pair for "
-            "each picture"
+            f"{len(sources)} source prompts and {len(targets)} targets: expected a pair for each "
+            "picture"
         )
     if inverted and len(inverted.states) != steps + 1:
         raise ValueError(
-            f"steps={steps}, but the picture was inverted in {len(inverted.states) - 1}; "
-            "give equal numbers"
+            f"steps={steps}, but the picture was inverted in {len(inverted.states) - 1}; give "
+            "equal numbers"
         )
     M, alpha = token_maps(pipe, sources, targets, kind)
     weight = word_weights(pipe, targets, weights or {}, alpha)
@@ -282,8 +304,8 @@ def word_weights(pipe: Pipe, targets: list[str], weights: dict[str, float], like
 
 
 def null_of_step(pipe: Pipe, inverted: Inverted | None, i: int, rows: int) -> Cond:
-    """What guidance compares with in step i: what the inversion learned for it, or the empty
-    prompt.
+    """What guidance compares with in step i: what the
+    inversion learned for it, or the empty prompt.
     """
     if inverted is None or not inverted.nulls:
         return pipe.null(rows)
@@ -302,8 +324,8 @@ def auto_cross(
     scale: float = 5.0,
     agree: float = 0.7,
 ) -> float:
-    """The share of the steps after which source and edit look at their changed words in the same
-    places by themselves.
+    """The share of the steps after which source and edit look
+    at their changed words in the same places by themselves.
 
     Both are drawn freely from x_T (1 c h w). At each step the pixels that look at the changed words
     more than half as much as the one that looks most are compared: the first step at which the two

@@ -43,8 +43,8 @@ from minidiff.train.finetune import READS_TEXT, in_float32, tuned
 def edit_each(
     pipe: Pipe, inverted: Inverted, source: str | list[str], target: str | list[str], **knobs
 ) -> Tensor:
-    """Prompt-to-prompt on every picture of an inversion; returns the edits (b 3 H W). knobs: those
-    of prompt_to_prompt.
+    """Prompt-to-prompt on every picture of an inversion; returns
+    the edits (b 3 H W). knobs: those of prompt_to_prompt.
     """
     b = len(inverted.states[0])
     sources = prompt_each(source, b, "source")
@@ -68,8 +68,8 @@ def direct_inversion(
     progress: bool = False,
     **knobs,
 ) -> Tensor:
-    """Prompt-to-prompt on pictures `image` (b 3 H W), each source row put back on its inversion;
-    returns (b 3 H W).
+    """Prompt-to-prompt on pictures `image` (b 3 H W), each
+    source row put back on its inversion; returns (b 3 H W).
 
     share   of the source row's correction that the edit gets too, 0..1: 0 direct inversion, 1 the
             closed form
@@ -110,8 +110,8 @@ def negative_prompt(
     progress: bool = False,
     **knobs,
 ) -> Tensor:
-    """Prompt-to-prompt on pictures `image` (b 3 H W), guided away from `source` instead of from "";
-    returns (b 3 H W).
+    """Prompt-to-prompt on pictures `image` (b 3 H W), guided
+    away from `source` instead of from ""; returns (b 3 H W).
 
     cross   share of the steps in which cross-attention is the source's
     self_   the same for self-attention
@@ -152,8 +152,8 @@ def null_text(
     progress: bool = False,
     **knobs,
 ) -> Tensor:
-    """Prompt-to-prompt on pictures `image` (b 3 H W) with nulls learned for each; returns (b 3 H
-    W).
+    """Prompt-to-prompt on pictures `image` (b 3 H W)
+    with nulls learned for each; returns (b 3 H W).
 
     inner      updates at each step, at most
     lr         learning rate, falling to half
@@ -210,8 +210,8 @@ def pivotal_tuning(
     seed: int = 0,
     progress: bool = False,
 ) -> Tensor:
-    """Prompt-to-Prompt on pictures `image` (b 3 H W) with the network tuned to each; returns (b 3 H
-    W).
+    """Prompt-to-Prompt on pictures `image` (b 3 H W)
+    with the network tuned to each; returns (b 3 H W).
 
     updates   of the weights, for each picture; 0 edits a guided replay of the inversion as it is
     lr        learning rate of Adam

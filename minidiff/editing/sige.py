@@ -49,7 +49,9 @@ class Watched(nn.Module):
 
     def __init__(self, layer: nn.Module, name: str, fn):
         super().__init__()
-        self.layer, self.name, self.fn = layer, name, fn
+        self.layer = layer
+        self.name = name
+        self.fn = fn
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fn(self.layer, self.name, x)
@@ -57,8 +59,8 @@ class Watched(nn.Module):
 
 @contextmanager
 def watched(net: nn.Module, fn, kinds: tuple = LAYERS):
-    """Every layer of these kinds gives fn(layer, name, x) as long as the block lasts, also when an
-    exception ends it.
+    """Every layer of these kinds gives fn(layer, name, x) as
+    long as the block lasts, also when an exception ends it.
     """
     found = [
         (parent, key, child, f"{name}.{key}")
@@ -77,8 +79,8 @@ def watched(net: nn.Module, fn, kinds: tuple = LAYERS):
 
 @dataclass
 class Memory:
-    """What a first run left behind, layer by layer and call by call; `sparse` reads it in the same
-    order.
+    """What a first run left behind, layer by layer and
+    call by call; `sparse` reads it in the same order.
 
     mask   (b 1 h w) at the size of the state, 1 where it changed; tile: side of the output tiles
            that are computed
@@ -107,8 +109,7 @@ class Memory:
         if i >= len(self.kept[name]):
             raise ValueError(
                 f"{name} is called for the {i + 1}. time, but the first run called it {i} times: "
-                "both runs "
-                "need the same steps, guidance and batch"
+                "both runs need the same steps, guidance and batch"
             )
         kept, self.calls[name] = self.kept[name][i], i + 1
         if isinstance(layer, nn.GroupNorm):
@@ -118,21 +119,19 @@ class Memory:
         else:
             y, share = self._linear(layer, x, kept)
         per_output = layer.weight[0].numel()
-        self.macs, self.dense = (
-            self.macs + round(share * y.numel()) * per_output,
-            self.dense + y.numel() * per_output,
-        )
+        self.macs = self.macs + round(share * y.numel()) * per_output
+        self.dense = self.dense + y.numel() * per_output
         return y
 
     def _at(self, size: tuple[int, int], rows: int) -> Tensor:
-        """The mask (rows 1 h w) of a layer's size: a cell counts if anything in it changed. rows:
-        [b, b, ...].
+        """The mask (rows 1 h w) of a layer's size: a cell
+        counts if anything in it changed. rows: [b, b, ...].
         """
         return F.adaptive_max_pool2d(self.mask, size).repeat(rows // len(self.mask), 1, 1, 1)
 
     def _linear(self, layer: nn.Linear, x: Tensor, kept: Tensor) -> tuple[Tensor, float]:
-        """Tokens of pixels (b hw c) one by one where they changed; what has no place (words, time)
-        is computed.
+        """Tokens of pixels (b hw c) one by one where they
+        changed; what has no place (words, time) is computed.
         """
         h, w = self.mask.shape[-2:]
         sizes = {(h // f) * (w // f): (h // f, w // f) for f in (8, 4, 2, 1)}
@@ -148,10 +147,8 @@ class Memory:
         if name.endswith("q"):
             self._q = x.numel()
         else:
-            self.macs, self.dense = (
-                self.macs + 2 * self._q * x.shape[2],
-                self.dense + 2 * self._q * x.shape[2],
-            )
+            self.macs = self.macs + 2 * self._q * x.shape[2]
+            self.dense = self.dense + 2 * self._q * x.shape[2]
 
 
 def statistics(norm: nn.GroupNorm, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -169,15 +166,17 @@ def normalise(norm: nn.GroupNorm, x: Tensor, mean: Tensor, rstd: Tensor) -> Tens
 def sparse_conv(
     conv: nn.Conv2d, x: Tensor, kept: Tensor, mask: Tensor, tile: int
 ) -> tuple[Tensor, float]:
-    """(output (b c h w), share of it that was computed): the tiles that touch `mask` (b 1 h w), and
-    `kept` elsewhere.
+    """(output (b c h w), share of it that was computed): the
+    tiles that touch `mask` (b 1 h w), and `kept` elsewhere.
     """
     (h, w), k, st, pad = kept.shape[-2:], conv.kernel_size[0], conv.stride[0], conv.padding[0]
-    ny, nx = -(-h // tile), -(-w // tile)  # tiles each way
+    ny = -(-h // tile)  # tiles each way
+    nx = -(-w // tile)
     hit = F.max_pool2d(F.pad(mask, (0, nx * tile - w, 0, ny * tile - h)), tile)[:, 0] > 0  # b ny nx
     if not hit.any():
         return kept.clone(), 0.0
-    side, move = (tile - 1) * st + k, tile * st  # input pixels of a tile
+    side = (tile - 1) * st + k  # input pixels of a tile
+    move = tile * st
     x = F.pad(
         x,
         (
@@ -205,13 +204,13 @@ def sparse_conv(
 def changed_mask(
     pipe: Pipe, image: Tensor, changed: Tensor, threshold: float = 0.04, grow: int = 1
 ) -> Tensor:
-    """(b 1 h w): latent cells whose pixels differ by more than `threshold` of [-1, 1], grown by
-    `grow` cells.
+    """(b 1 h w): latent cells whose pixels differ by more
+    than `threshold` of [-1, 1], grown by `grow` cells.
     """
     if image.shape != changed.shape:
         raise ValueError(
-            f"the pictures are {tuple(image.shape)} and {tuple(changed.shape)}: expected the "
-            "same shape"
+            f"the pictures are {tuple(image.shape)} and {tuple(changed.shape)}: expected the same "
+            "shape"
         )
     d = ((changed - image).abs().amax(1, keepdim=True) > threshold).float()
     return F.max_pool2d(to_latent_mask(d, pipe), 2 * grow + 1, 1, grow)
@@ -233,8 +232,8 @@ def compare(
     seed: int = 0,
     dense: bool = True,
 ) -> dict:
-    """{"sparse", "dense" (b 3 H W), "mask", "macs": share of the dense run's, "seconds": (sparse,
-    dense)}.
+    """{"sparse", "dense" (b 3 H W), "mask", "macs": share
+    of the dense run's, "seconds": (sparse, dense)}.
 
     `dense=False` leaves the dense run out. Options as in `sige`.
     """
@@ -242,15 +241,18 @@ def compare(
         raise ValueError(
             f"tile={tile}, grow={grow}: expected tiles of 1 or more and a growth of 0 or more cells"
         )
-    memory, run = Memory(tile), dict(strength=strength, steps=steps, scale=scale, seed=seed)
+    memory = Memory(tile)
+    run = dict(strength=strength, steps=steps, scale=scale, seed=seed)
     memory.mask = changed_mask(pipe, image, changed, grow=grow)
     with watched(pipe.net, memory.record):
         sdedit(pipe, image, source, **run)  # the first run: every output is kept
-    names, start = tap_names(pipe.net, QK), perf_counter()
+    names = tap_names(pipe.net, QK)
+    start = perf_counter()
     seen = tap(pipe.net, QK, memory.attention) if names else nullcontext()
     with watched(pipe.net, memory.sparse), seen:
         out = {"sparse": sdedit(pipe, changed, target, **run)}
-    seconds, start = [perf_counter() - start], perf_counter()
+    seconds = [perf_counter() - start]
+    start = perf_counter()
     if dense:
         out["dense"] = sdedit(pipe, changed, target, **run)
         seconds.append(perf_counter() - start)
@@ -277,8 +279,8 @@ def sige(
     seed: int = 0,
     progress: bool = False,
 ) -> Tensor:
-    """SDEdit of `changed`, computed only where it differs from `image` (b 3 H W); returns (b 3 H W)
-    in [-1, 1].
+    """SDEdit of `changed`, computed only where it differs
+    from `image` (b 3 H W); returns (b 3 H W) in [-1, 1].
 
     changed   the same picture after somebody painted on it, the guide of what is wanted
     source    the prompt that describes `image`: the first run, dense, which is kept

@@ -46,8 +46,8 @@ def unitune(
     seed: int = 0,
     progress: bool = False,
 ) -> Tensor:
-    """Edit pictures `image` (b 3 H W) in [-1, 1] towards `target`; returns (b 3 H W). Each picture
-    is tuned alone.
+    """Edit pictures `image` (b 3 H W) in [-1, 1] towards
+    `target`; returns (b 3 H W). Each picture is tuned alone.
 
     updates   of the weights, for each picture; 0 is SDEdit with the prompt "rare target"
     strength  share of the steps that is run from the noised picture; at 1 only the tuned word

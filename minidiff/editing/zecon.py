@@ -45,8 +45,8 @@ LEVELS = r"^level\.\d+$"  # the end of each level of a UNet's encoder
 
 
 def patch_nce(q: Tensor, k: Tensor, tau: float = 0.07) -> Tensor:
-    """(b,) contrast of features q with features k at the same p places (b p c each): the mean over
-    places of L_nce above.
+    """(b,) contrast of features q with features k at the same
+    p places (b p c each): the mean over places of L_nce above.
     """
     # b p p; the partner is in its row
     logits = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT / tau
@@ -56,8 +56,8 @@ def patch_nce(q: Tensor, k: Tensor, tau: float = 0.07) -> Tensor:
 
 
 def features(pipe: Pipe, z: Tensor, places: list[Tensor]) -> list[Tensor]:
-    """What the encoder sees in latents z (b c h w) taken for clean: for each level, vectors (b p c)
-    at places (b p).
+    """What the encoder sees in latents z (b c h w) taken for
+    clean: for each level, vectors (b p c) at places (b p).
     """
     seen = []
     with tap(pipe.net, LEVELS, lambda h, name: seen.append(h)):
@@ -69,15 +69,15 @@ def features(pipe: Pipe, z: Tensor, places: list[Tensor]) -> list[Tensor]:
 
 
 def some_places(sizes: list[int], n: int, streams: list[torch.Generator]) -> list[Tensor]:
-    """For each map of so many pixels (b p) random different places, at most n of them; row i draws
-    from streams[i].
+    """For each map of so many pixels (b p) random different
+    places, at most n of them; row i draws from streams[i].
     """
     return [torch.stack([torch.randperm(size, generator=g)[:n] for g in streams]) for size in sizes]
 
 
 def crops(images: Tensor, k: int, streams: list[torch.Generator], least: float = 0.5) -> Tensor:
-    """k random squares of each batch (b 3 H W) in a list of pictures alike, at full size: list of
-    (b k) 3 H W.
+    """k random squares of each batch (b 3 H W) in a list
+    of pictures alike, at full size: list of (b k) 3 H W.
 
     `least`: smallest side, as a share of the picture's. All pictures of the list are cut at the
     same places.
@@ -85,7 +85,8 @@ def crops(images: Tensor, k: int, streams: list[torch.Generator], least: float =
     # bk 3
     u = torch.stack([torch.rand(k, 3, generator=g) for g in streams]).flatten(0, 1).to(images[0])
     side = least + (1 - least) * u[:, 2]
-    zero, shift = torch.zeros_like(side), (1 - side)[:, None] * (2 * u[:, :2] - 1)
+    zero = torch.zeros_like(side)
+    shift = (1 - side)[:, None] * (2 * u[:, :2] - 1)
     theta = torch.stack([side, zero, shift[:, 0], zero, side, shift[:, 1]], 1).view(-1, 2, 3)
     grid = F.affine_grid(theta, [len(theta), *images[0].shape[1:]], align_corners=False)
     return [
@@ -112,8 +113,8 @@ def zecon(
     seed: int = 0,
     progress: bool = False,
 ) -> Tensor:
-    """Give pictures `image` (b 3 H W) in [-1, 1] the style that `target` has and `source` has not;
-    returns (b 3 H W).
+    """Give pictures `image` (b 3 H W) in [-1, 1] the style
+    that `target` has and `source` has not; returns (b 3 H W).
 
     strength  share of the steps that is run; 0 returns the autoencoder's copy
     style     the pull in every step, in units of the noise that the step would draw; 0: none
@@ -131,8 +132,7 @@ def zecon(
     if min(style, content, mse) < 0 or min(crops_, places) < 1 or not 0 <= eta <= 1:
         raise ValueError(
             f"style={style}, content={content}, mse={mse}, crops_={crops_}, places={places}, "
-            f"eta={eta}: "
-            "expected weights of 0 or more, counts of 1 or more, and eta in 0..1"
+            f"eta={eta}: expected weights of 0 or more, counts of 1 or more, and eta in 0..1"
         )
     if not tap_names(pipe.net, LEVELS):
         raise ValueError(
@@ -144,11 +144,10 @@ def zecon(
         way = direction(model, tokenize, source, target).expand(len(z), -1)
         null = pipe.null(len(z))
         x = invert_to(pipe, image, null, ts)
-    fresh, streams = (
-        noises(x, seed),
-        [torch.Generator().manual_seed(seed + i) for i in range(len(z))],
-    )
-    sch, pulled = pipe.schedule, style > 0 and source != target
+    fresh = noises(x, seed)
+    streams = [torch.Generator().manual_seed(seed + i) for i in range(len(z))]
+    sch = pipe.schedule
+    pulled = style > 0 and source != target
     for t, s in step_pairs(ts, progress):
         with torch.set_grad_enabled(pulled):
             x = x.detach().requires_grad_(pulled)

@@ -69,8 +69,8 @@ def facts(
 
 
 def model_index(configs: dict[str, dict], tokenizer: bool, scheduler: dict) -> dict:
-    """The list of parts, each with the library and class by which the diffusers package loads
-    it.
+    """The list of parts, each with the library and
+    class by which the diffusers package loads it.
     """
     kinds = {5: "Depth2Img", 8: "InstructPix2Pix", 9: "Inpaint"}
     kind = (
@@ -116,9 +116,8 @@ def _unet(a: dict) -> dict:
     if {*a["attention"], a["mid"]} - {"cross", None} or a["mid"] is None or a.get("classes"):
         raise ValueError(
             f"this UNet (attention {a['attention']}, middle {a['mid']}, classes "
-            f"{a.get('classes')}) has no "
-            "place in the diffusers layout, whose UNet reads text at the bottleneck; convert to "
-            "minidiff"
+            f"{a.get('classes')}) has no place in the diffusers layout, whose UNet reads text at "
+            "the bottleneck; convert to minidiff"
         )
     shared = dict(
         in_channels=a["in_channels"],
@@ -202,8 +201,7 @@ def _dit(a: dict) -> dict:
     if not a["classes"] or a["context"]:
         raise ValueError(
             "a DiT that reads text, or knows no classes, has no place in the diffusers layout; "
-            "convert to "
-            "minidiff"
+            "convert to minidiff"
         )
     return dict(
         _class_name="DiTTransformer2DModel",

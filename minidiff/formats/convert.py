@@ -51,8 +51,8 @@ def convert(
     force: bool = False,
     progress: bool = False,
 ) -> dict:
-    """Write a model in another layout, as safetensors; returns what was done (`report` puts it in
-    words).
+    """Write a model in another layout, as safetensors;
+    returns what was done (`report` puts it in words).
 
     to          the layout: one file, or with diffusers a folder
     dtype       of what is written; without it every tensor keeps its own
@@ -75,8 +75,8 @@ def convert(
     source = open_model(src, drop)
     if not source.family.parts:
         raise ValueError(
-            f"{src} is a file of kind {source.family.kind}, no network "
-            f"({source.family.why}): use it as it is"
+            f"{src} is a file of kind {source.family.kind}, no network ({source.family.why}): use "
+            f"it as it is"
         )
     if to != "diffusers" and Path(dst).suffix != ".safetensors":
         raise ValueError(f"cannot write {dst}: the name must end in .safetensors")
@@ -158,12 +158,14 @@ class Job:
         ema: bool,
         notes: list[str],
     ):
-        own, self.file = module.state_dict(), source.file
+        own = module.state_dict()
+        self.file = source.file
         if to == "original" and len(args) > 1 and own.pop(PROJECTION, None) is not None:
             notes.append(
                 f"{PROJECTION} of the text tower is left out: in this layout nothing reads it"
             )
-        self.rows, self.groups = sources(source.file, source.family, part, own, ema), {}
+        self.rows = sources(source.file, source.family, part, own, ema)
+        self.groups = {}
         stored = {
             k: meta(self.file, row).dtype for k, row in self.rows.items() if row[1] != "computed"
         }
@@ -183,15 +185,15 @@ class Job:
         for group in self.groups.values():
             ours = {k: self.take(self.rows[k], k) for k in group}
             for name, row in group.items():
-                x, rounding = ours[name].float(), max(0.001, torch.finfo(ours[name].dtype).eps)
+                x = ours[name].float()
+                rounding = max(0.001, torch.finfo(ours[name].dtype).eps)
                 if (
                     row[1] == "computed"
                     and (x - self.take(row, name).float()).abs().max() > rounding
                 ):
                     raise ValueError(
                         f"{self.file.path}: {name} is not what the formula gives, and the other "
-                        "layout has no "
-                        "place for it; convert to minidiff"
+                        "layout has no place for it; convert to minidiff"
                     )
             yield scatter(group, ours)
             bar.update(len(group))
@@ -222,8 +224,7 @@ def report(facts: dict) -> str:
     lines = [f"{facts['source']}: {facts['kind']}, {facts['why']}"]
     lines += [
         f"{part:12} {p['read']} tensors read, {p['filled']} of ours filled, {p['written']} "
-        "written; "
-        f"{p['parameters']:,} parameters, {', '.join(p['dtypes'])}"
+        f"written; {p['parameters']:,} parameters, {', '.join(p['dtypes'])}"
         for part, p in facts["parts"].items()
     ]
     lines += [

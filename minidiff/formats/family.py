@@ -1,5 +1,5 @@
-"""What a weights file is, from its names and shapes alone: which family, which layout, which parts,
-which variant.
+"""What a weights file is, from its names and shapes alone:
+which family, which layout, which parts, which variant.
 
 Rombach et al. 2021, arXiv 2112.10752 (SD 1); Brooks et al. 2022, arXiv 2211.09800
 (InstructPix2Pix); Peebles & Xie 2022, arXiv 2212.09748 (DiT); Zhang et al. 2023, arXiv 2302.05543
@@ -160,8 +160,8 @@ PREDICTS = {
     "sd1": (
         "eps",
         (
-            "every release of SD 1 predicts noise; a model retrained otherwise needs "
-            "prediction= (--prediction)"
+            "every release of SD 1 predicts noise; a model retrained otherwise needs prediction= "
+            "(--prediction)"
         ),
     ),
     "sd2": (
@@ -215,8 +215,8 @@ class Family:
 
 
 def detect(file: Mapping[str, Entry]) -> Family:
-    """The family of a file (names -> shapes). ValueError, naming the file, if it is of none that is
-    known.
+    """The family of a file (names -> shapes). ValueError,
+    naming the file, if it is of none that is known.
     """
     if hit := _match(file, {kind: look for kind, (look, _) in FOREIGN.items()}):
         return Family(hit[0], f"it holds {short(hit[1])}")
@@ -266,8 +266,7 @@ def detect(file: Mapping[str, Entry]) -> Family:
         )
     raise ValueError(
         f"{getattr(file, 'path', 'this file')} is of no known family: {len(file)} tensor(s) such "
-        "as "
-        f"{', '.join(short(n, 60) for n in list(file)[:3]) or 'none'}; {SUPPORTED}"
+        f"as {', '.join(short(n, 60) for n in list(file)[:3]) or 'none'}; {SUPPORTED}"
     )
 
 
@@ -294,15 +293,15 @@ def _unet(file: Mapping[str, Entry], part: str, found: dict) -> Family:
     )
     what = f"{short(name)} is {first}, so it takes {channels} channels" + (
         f"; its attention reads text states {context} wide behind "
-        f"{'linear' if len(proj) == 2 else 'convolutional'} "
-        f"projections, as {base} does"
+        f"{'linear' if len(proj) == 2 else 'convolutional'} projections, as {base} does"
         if context
         else "; no attention reads text"
     )
     known = base if context == {"sd1": 768, "sd2": 1024}.get(base) else "other"
     prediction, why = PREDICTS[known] if part == "unet" and base not in FOREIGN else (None, NOTHING)
     if part == "unet" and "v_pred" in file:
-        prediction, why = "v", "the file holds the mark v_pred"
+        prediction = "v"
+        why = "the file holds the mark v_pred"
     return Family(
         kind,
         what,
@@ -432,12 +431,13 @@ def dropped(names: Iterable[str]) -> dict[str, str]:
 
 
 def part_names(file: Mapping[str, Entry], family: Family, part: str) -> dict[str, str]:
-    """{name without prefix, as `alias` spells it: name in the file} of one part, without what is
-    dropped.
+    """{name without prefix, as `alias` spells it: name
+    in the file} of one part, without what is dropped.
 
     Parts may share the empty prefix (a whole CLIP): then other parts' names are in it too.
     """
-    prefix, gone = family.parts[part], dropped(file)
+    prefix = family.parts[part]
+    gone = dropped(file)
     return {
         alias(n.removeprefix(prefix)): n for n in file if n.startswith(prefix) and n not in gone
     }

@@ -1,5 +1,5 @@
-"""Opening any file or folder of weights: the safetensors format, shards, and the way to torch's
-pickles.
+"""Opening any file or folder of weights: the safetensors
+format, shards, and the way to torch's pickles.
 
 `open_tensors(path)` answers from headers alone which tensors there are; `.tensor(name)` maps one of
 them (`mapped.py`).
@@ -64,8 +64,8 @@ SHARD = re.compile(r"-\d+-of-\d+")
 
 
 def open_tensors(path: str | Path, variant: str | None = None) -> TensorFile:
-    """The table of tensors in a file, in shards (their folder or index file), or in a folder with
-    one file of weights.
+    """The table of tensors in a file, in shards (their folder
+    or index file), or in a folder with one file of weights.
 
     variant   in a folder: "fp16" takes `*.fp16.safetensors`; None the plain file, or else the only
               variant there is
@@ -122,7 +122,8 @@ def open_safetensors(path: str | Path) -> TensorFile:
     path = Path(path)
     impostor(path)
     with refusing(path, "safetensors file"), open(path, "rb") as f:
-        size, n = path.stat().st_size, int.from_bytes(f.read(8), "little")
+        size = path.stat().st_size
+        n = int.from_bytes(f.read(8), "little")
         if size < 8 or n > size - 8:
             raise ValueError(
                 f"{size} bytes cannot hold the header it claims: cut off, or another format "
@@ -131,7 +132,8 @@ def open_safetensors(path: str | Path) -> TensorFile:
         if n > LIMIT:
             raise ValueError(f"a header of {n} bytes; at most {LIMIT} are read")
         header = _json(f.read(n))
-        metadata, start = header.pop("__metadata__", {}), 8 + n
+        metadata = header.pop("__metadata__", {})
+        start = 8 + n
         entries = {name: _entry(path, name, row, start) for name, row in header.items()}
         end = start
         for name, e in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].nbytes)):
@@ -154,7 +156,9 @@ def _entry(path: Path, name: str, row: dict, start: int) -> Entry:
     """One row of the header, if it makes sense in itself."""
     if not isinstance(row, dict) or not {"dtype", "shape", "data_offsets"} <= row.keys():
         raise ValueError(f"tensor {short(name)} lacks dtype, shape or data_offsets")
-    dtype, shape, offsets = row["dtype"], row["shape"], row["data_offsets"]
+    dtype = row["dtype"]
+    shape = row["shape"]
+    offsets = row["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise ValueError(
             f"tensor {short(name)} is of dtype {short(dtype)}; known are {', '.join(DTYPES)}"
@@ -165,8 +169,8 @@ def _entry(path: Path, name: str, row: dict, start: int) -> Entry:
         or not all(type(n) is int and 0 <= n < 1 << 48 for n in shape)
     ):
         raise ValueError(
-            f"tensor {short(name)} has shape {short(shape)}; expected up to 8 whole numbers, "
-            "none negative"
+            f"tensor {short(name)} has shape {short(shape)}; expected up to 8 whole numbers, none "
+            "negative"
         )
     if (
         not isinstance(offsets, list)
@@ -221,8 +225,8 @@ def open_shards(index: str | Path) -> TensorFile:
                 or Path(shard).suffix.lower() not in SUFFIXES
             ):
                 raise ValueError(
-                    f"tensor {short(name)} is said to be in {short(shard)}, expected a file "
-                    "beside it"
+                    f"tensor {short(name)} is said to be in {short(shard)}, expected a file beside "
+                    "it"
                 )
         if not where:
             raise ValueError("it names no shards")
@@ -231,8 +235,7 @@ def open_shards(index: str | Path) -> TensorFile:
     if missing:
         raise FileNotFoundError(
             f"{index.parent / missing[0]} is missing ({len(missing)} of the {len(shards)} shards "
-            "that "
-            f"{index.name} names); fetch it"
+            f"that {index.name} names); fetch it"
         )
     parts = {shard: _open(index.parent / shard) for shard in shards}
     lost = [name for name, shard in where.items() if name not in parts[shard]]

@@ -58,8 +58,8 @@ class Coverage:
 
 
 class Blank(TorchFunctionMode):
-    """Leaves out random initialisation: without memory it is idle, and PyTorch would import its
-    compiler for it (2 s).
+    """Leaves out random initialisation: without memory it is
+    idle, and PyTorch would import its compiler for it (2 s).
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -88,14 +88,15 @@ def read(
     dtype: torch.dtype | None = None,
     ema: bool = False,
 ) -> Coverage:
-    """Fill `module` (from `build`) with one part of a file, in `dtype` (None: float32), ready for
-    inference.
+    """Fill `module` (from `build`) with one part of a
+    file, in `dtype` (None: float32), ready for inference.
 
     Tensors are assigned, and mapped from the file where it has that dtype already. `ema`: of the
     UNet, the running average. ValueError naming the file: tensors missing, of another shape, of
     integers, NaN or infinite (also where `dtype` cannot hold them); then the module is as it was.
     """
-    own, dtype = module.state_dict(), dtype or torch.float32
+    own = module.state_dict()
+    dtype = dtype or torch.float32
     rows = sources(file, family, part, own, ema)
     module.load_state_dict(
         {k: take(file, row, own[k].shape, dtype) for k, row in rows.items()}, assign=True
@@ -107,8 +108,8 @@ def read(
 def coverage(
     file: TensorFile, family: Family, modules: Mapping[str, nn.Module], ema: bool = False
 ) -> Coverage:
-    """What `read` makes of a whole file, from headers alone. ValueError: as `read`, or tensors that
-    have no place.
+    """What `read` makes of a whole file, from headers alone.
+    ValueError: as `read`, or tensors that have no place.
     """
     rows = {
         part: sources(file, family, part, module.state_dict(), ema)
@@ -129,8 +130,7 @@ def coverage(
     if unknown:
         raise ValueError(
             f"{file.path}: {len(unknown)} of {len(file)} tensor(s) have no place in a network of "
-            "family "
-            f"{family.kind}: {_few(list(map(short, unknown)))}"
+            f"family {family.kind}: {_few(list(map(short, unknown)))}"
         )
     return Coverage(
         tuple(n for n in file if n in taken),
@@ -142,11 +142,13 @@ def coverage(
 def sources(
     file: TensorFile, family: Family, part: str, own: Mapping[str, Tensor], ema: bool = False
 ) -> Rows:
-    """{our name: (name or names in the file, op)}, all of them there, floats, and of the shapes of
-    `own`, a state dict.
+    """{our name: (name or names in the file, op)}, all of them
+    there, floats, and of the shapes of `own`, a state dict.
     """
     have = part_names(file, family, part)
-    rows, missing, wrong = {}, [], []
+    rows = {}
+    missing = []
+    wrong = []
     if ema and not family.has_ema:
         raise ValueError(
             f"{file.path} holds no running average (model_ema.*); load its plain weights"
@@ -176,8 +178,8 @@ def take(
     *,
     copy: bool = False,
 ) -> Tensor:
-    """One of our tensors, finite, in `dtype`. `copy`: read, so that no pages of a mapping stay in
-    memory.
+    """One of our tensors, finite, in `dtype`. `copy`:
+    read, so that no pages of a mapping stay in memory.
     """
     theirs, op = row
     if op == "computed":

@@ -46,7 +46,8 @@ def inspect(path: str | Path, *, sha256: bool = False, drop: tuple[str, ...] = (
     FileNotFoundError: no weights file, damaged, or of no known family.
     """
     source = open_model(path, drop)
-    file, family = source.file, source.family
+    file = source.file
+    family = source.family
     files = sorted({e.path for e in file.values() if e.path} or {source.path})
     prediction, why = source.prediction()
     report = dict(
@@ -108,8 +109,8 @@ def _dtypes(file: TensorFile, names) -> dict[str, int]:
 
 
 def _lora(file: TensorFile) -> tuple[list[int], list[float]]:
-    """(ranks, alphas) that occur. Alphas are single numbers in the file, the only ones that are
-    read.
+    """(ranks, alphas) that occur. Alphas are single
+    numbers in the file, the only ones that are read.
     """
     ranks = {file[n].shape[0] for n in file if RANK.fullmatch(n) and file[n].shape}
     alphas = {float(file.tensor(n)) for n in file if n.endswith(".alpha") and file[n].numel == 1}
@@ -117,8 +118,8 @@ def _lora(file: TensorFile) -> tuple[list[int], list[float]]:
 
 
 def _problem(source: Source) -> str | None:
-    """What would keep a supported file from being loaded: the message that loading would end
-    with.
+    """What would keep a supported file from being
+    loaded: the message that loading would end with.
     """
 
     def trial(heads: dict[str, int] | None) -> str | None:
@@ -146,8 +147,7 @@ def table(report: dict) -> str:
         (
             "file",
             f"{r['path']}, {size(r['bytes'])}, {r['container']}, {r['tensors']} tensors, "
-            f"{r['parameters']:,} "
-            f"parameters ({_count(r['dtypes'])})",
+            f"{r['parameters']:,} parameters ({_count(r['dtypes'])})",
         ),
         ("family", f"{r['family']}: {r['why']}"),
         ("layout", r["layout"]),
@@ -160,8 +160,7 @@ def table(report: dict) -> str:
         (
             part,
             f"{p['tensors']} tensors, {p['parameters']:,} parameters ({_count(p['dtypes'])}), "
-            f"{p['layout']} names "
-            f"behind {short(p['prefix'])}",
+            f"{p['layout']} names behind {short(p['prefix'])}",
         )
         for part, p in r["parts"].items()
     ]

@@ -265,8 +265,8 @@ def t2i_original(
 
 
 def dit_diffusers(key: str, layers: int = 28, levels: int = 1) -> tuple[Theirs, str]:
-    """Our (the official) DiT -> diffusers; `layers` is the number of blocks. Several names for
-    "join" and "copies".
+    """Our (the official) DiT -> diffusers; `layers` is the
+    number of blocks. Several names for "join" and "copies".
     """
     return rename(key, DIT, layers, levels)
 
@@ -295,17 +295,15 @@ def source_names(
         )
     if layers is None or levels is None:
         plan = plan_of(keys)
-        layers, levels = (
-            plan["layers"] if layers is None else layers,
-            plan["levels"] if levels is None else levels,
-        )
+        layers = plan["layers"] if layers is None else layers
+        levels = plan["levels"] if levels is None else levels
         attention = attention or plan["attention"]
     return {k: rename(k, TABLES[part, layout], layers, levels, attention) for k in keys}
 
 
 def plan_of(keys: Iterable[str]) -> dict:
-    """{"layers", "levels", "attention"} of a network (see `rename`), from its names in any layout,
-    without prefix.
+    """{"layers", "levels", "attention"} of a network (see
+    `rename`), from its names in any layout, without prefix.
     """
     keys = list(keys)
 
@@ -329,19 +327,24 @@ def plan_of(keys: Iterable[str]) -> dict:
         r"(?:adapter\.)?body\.(\d+)\.(?:resnets|body)\.(\d+)\.",
     ):
         # counts: a file may hold any number
-        layers, levels = len({l for _, l in blocks}), len({b for b, _ in blocks})
+        layers = len({l for _, l in blocks})
+        levels = len({b for b, _ in blocks})
         having = [b for (b,) in seen(r"down_blocks\.(\d+)\.attentions\.")]
     elif blocks := seen(r"(?:adapter\.)?body\.(\d+)\.block1\."):
         # a full adapter: two ResBlocks a level in all files
-        layers, levels, having = 2, len(blocks) // 2, []
+        layers = 2
+        levels = len(blocks) // 2
+        having = []
     else:
-        layers, levels, having = len(seen(r"(?:transformer_)?blocks\.(\d+)\.")) or 2, 1, []
+        layers = len(seen(r"(?:transformer_)?blocks\.(\d+)\.")) or 2
+        levels = 1
+        having = []
     return dict(layers=layers, levels=levels, attention=tuple(b in having for b in range(levels)))
 
 
 def alias(name: str) -> str:
-    """A name without the prefixes that come and go between writers, in the present spelling of old
-    diffusers files.
+    """A name without the prefixes that come and go between
+    writers, in the present spelling of old diffusers files.
 
     Compare two names by their aliases. (`position_ids`, which some text towers store, names nothing
     of ours: see `family.DROPPED`.)
@@ -355,8 +358,8 @@ def alias(name: str) -> str:
 
 
 def ema_name(name: str) -> str:
-    """Where the running average of a parameter lies in a training checkpoint: its name with every
-    dot taken out.
+    """Where the running average of a parameter lies in a
+    training checkpoint: its name with every dot taken out.
 
     `model.diffusion_model.out.2.bias` -> `model_ema.diffusion_modelout2bias`. Dots cannot be put
     back, so averages are always looked up from the plain names.

@@ -1,5 +1,5 @@
-"""A whole model on the disk, whatever the layout: its tensors as one table, and their names in
-every layout.
+"""A whole model on the disk, whatever the layout: its
+tensors as one table, and their names in every layout.
 
 | layout | tensors | what no tensor shows | | --- | --- | --- | | original | one file, each part
 behind a prefix (ORIGINAL, TOWERS) | is as in the released models; sometimes the metadata | | | |
@@ -49,9 +49,9 @@ UNSEEN = ("heads", *TOLD)
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A model that was opened: `file` has all tensors, `family` says what it is; `configs` by part,
-    `scheduler` the scheduler's config, `facts` what a minidiff file says of itself; each empty
-    where there is none.
+    """A model that was opened: `file` has all tensors, `family` says what
+    it is; `configs` by part, `scheduler` the scheduler's config, `facts`
+    what a minidiff file says of itself; each empty where there is none.
     """
 
     path: Path
@@ -89,8 +89,7 @@ class Source:
                 if name not in UNSEEN and (part not in seen or seen[part].get(name) != value):
                     raise ValueError(
                         f"{self.path}: its metadata say that {name} of the {part} is {value!r}, "
-                        "its tensors "
-                        f"show {seen.get(part, {}).get(name)!r}"
+                        f"its tensors show {seen.get(part, {}).get(name)!r}"
                     )
             seen[part] |= {
                 name: value for name, value in args.items() if name in UNSEEN and name != "heads"
@@ -98,8 +97,8 @@ class Source:
         return seen
 
     def prediction(self, said: str | None = None) -> tuple[str | None, str]:
-        """(what the network predicts: eps, v, x0, flow or None, why that is known or not). `said`
-        overrules the rest.
+        """(what the network predicts: eps, v, x0, flow or None,
+        why that is known or not). `said` overrules the rest.
         """
         if said is not None:
             return said, "you said so"
@@ -113,8 +112,8 @@ class Source:
             if not flow and kind not in PREDICTIONS:
                 raise ValueError(
                     (
-                        f"{self.path}: its scheduler's prediction_type is {short(kind)}; "
-                        "expected one of: "
+                        f"{self.path}: its scheduler's prediction_type is {short(kind)}; expected "
+                        "one of: "
                     )
                     + ", ".join(PREDICTIONS)
                 )
@@ -158,7 +157,9 @@ def open_model(path: str | Path, drop: Iterable[str] = ()) -> Source:
         scheduler = read_json(path / "scheduler/scheduler_config.json")
         return Source(path, file, detect(file), configs, scheduler)
     file = open_tensors(path).without(drop)
-    family, facts, configs = detect(file), {}, {}
+    family = detect(file)
+    facts = {}
+    configs = {}
     if (path.is_dir() or path.name.startswith(WHOLE)) and len(family.parts) == 1:
         configs = {
             part: read_json((path if path.is_dir() else path.parent) / "config.json")
@@ -197,8 +198,8 @@ def _merge(path: Path, parts: list[str]) -> TensorFile:
 def destination(
     part: str, own: Iterable[str], to: str, args: dict, alone: bool
 ) -> dict[str, tuple[Theirs, str]]:
-    """{our name: (full name or names, op)} in the file of another layout, like
-    `keymaps.source_names`.
+    """{our name: (full name or names, op)} in the file
+    of another layout, like `keymaps.source_names`.
 
     The original text tower of SD 1 has Hugging Face's names, that of SD 2 OpenCLIP's. Readers take
     the one for quick GELU, the other for exact GELU, so the activation decides. `alone`: a file for
@@ -285,17 +286,17 @@ def contents(
 
 
 def unsaid(entries: dict[str, Entry], args: dict[str, dict]) -> list[str]:
-    """What readers of the original layout will take for something else. ValueError: tensors that
-    they would leave out.
+    """What readers of the original layout will take for something
+    else. ValueError: tensors that they would leave out.
     """
     if gone := dropped(entries):
         name, why = next(iter(gone.items()))
         raise ValueError(
             f"the original layout has no place for {len(gone)} tensor(s) such as {name} ({why}); "
-            "convert to "
-            "diffusers or minidiff"
+            "convert to diffusers or minidiff"
         )
-    family, notes = detect(entries), []
+    family = detect(entries)
+    notes = []
     try:
         seen = networks(entries, family)
     except ValueError as e:

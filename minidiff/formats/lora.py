@@ -1,5 +1,5 @@
-"""LoRA and its relatives: small files that change a big network, merged into its weights for a
-while or for good.
+"""LoRA and its relatives: small files that change a big
+network, merged into its weights for a while or for good.
 
 Edward J. Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", arXiv 2106.09685.
 LoHa and LoKr: Shih-Ying Yeh et al. 2023, "Navigating Text-To-Image Customization: From LyCORIS
@@ -71,8 +71,8 @@ READS_TEXT = (
 
 @dataclass(frozen=True, eq=False)
 class Delta:
-    """What a file adds to one weight at strength 1. `scale` is alpha / r, 1 where the file has no
-    alpha.
+    """What a file adds to one weight at strength 1.
+    `scale` is alpha / r, 1 where the file has no alpha.
     """
 
     family: str  # plain conv tucker loha lokr
@@ -86,8 +86,8 @@ class Delta:
         return (self.scale * self.matrix(shape)).reshape(shape)
 
     def matrix(self, shape: tuple[int, ...]) -> Tensor:
-        """D in float32 as out x (in kh kw). ValueError: factors that do not multiply, or give
-        another shape.
+        """D in float32 as out x (in kh kw). ValueError:
+        factors that do not multiply, or give another shape.
         """
         d = {k: v.float() for k, v in self.factors.items()}
         try:
@@ -111,8 +111,8 @@ def _low_rank(d: Factors, kernel: tuple[int, ...]) -> Tensor:
 
 
 def _tucker(core: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """D[o, i, k] = sum_mn a[o, m] core[m, n, k] b[n, i], by products, which unlike einsum never
-    stretch an axis of 1.
+    """D[o, i, k] = sum_mn a[o, m] core[m, n, k] b[n, i], by
+    products, which unlike einsum never stretch an axis of 1.
     """
     x = (a @ core.flatten(1)).view(len(a), core.shape[1], -1)  # o n k
     return (x.transpose(1, 2) @ b).transpose(1, 2).flatten(1)  # o (i k)
@@ -152,8 +152,8 @@ FORMULAS = {"plain": _low_rank, "conv": _low_rank, "tucker": _mid, "loha": _loha
 
 
 def _rank(f: Factors) -> int | None:
-    """r, the size that the factors share; None for a Kronecker product of two whole matrices, which
-    alpha never scales.
+    """r, the size that the factors share; None for a Kronecker
+    product of two whole matrices, which alpha never scales.
 
     With a core, r is the core's size. (LyCORIS's own re-import takes the rows of w2_a for it; its
     training does not.)
@@ -190,15 +190,14 @@ def read_lora(
             if base and base != shape[1]:
                 raise ValueError(
                     f"{path} was made for {BASES[base]} (text width {base}); "
-                    f"{pipe.name or 'this model'} has "
-                    f"text width {shape[1]}"
+                    f"{pipe.name or 'this model'} has text width {shape[1]}"
                 ) from e
     if homeless or not deltas:
         raise ValueError(homeless_message(path, homeless, len(deltas), pipe))
     if wrong:
         raise ValueError(
-            f"{path}: {len(wrong)} of {len(deltas)} layers do not fit "
-            f"{pipe.name or 'this model'}: {wrong[0]}"
+            f"{path}: {len(wrong)} of {len(deltas)} layers do not fit {pipe.name or 'this model'}: "
+            f"{wrong[0]}"
         )
     return deltas
 
@@ -214,22 +213,22 @@ def _delta(path: Path, layer: str, factors: Factors) -> Delta:
     if any(v.dim() < 2 for v in f.values()):
         raise ValueError(
             f"{path}: {layer} has factors of shape "
-            f"{', '.join(str(tuple(v.shape)) for v in f.values())}; "
-            "expected matrices or kernels"
+            f"{', '.join(str(tuple(v.shape)) for v in f.values())}; expected matrices or kernels"
         )
     if any(v.numel() == 0 for v in f.values()):
         raise ValueError(f"{path}: {layer} has factors without numbers (rank 0)")
     if family == "plain" and f["down"][0, 0].numel() > 1:
         family = "conv"
-    alpha, rank = factors.get("alpha"), _rank(f)
+    alpha = factors.get("alpha")
+    rank = _rank(f)
     if alpha is not None and alpha.numel() != 1:
         raise ValueError(f"{path}: alpha of {layer} is {tuple(alpha.shape)}, expected one number")
     return Delta(family, f, float(alpha) / rank if alpha is not None and rank else 1.0)
 
 
 def _base(layer: str, delta: Delta, shape: tuple[int, ...]) -> int | None:
-    """The width of text that a low-rank layer was made for, if the layer tells and the width is
-    well known.
+    """The width of text that a low-rank layer was made
+    for, if the layer tells and the width is well known.
     """
     inner = delta.factors.get("down", delta.factors.get("hada_w1_b"))
     columns = inner.shape[1] if inner is not None and layer.endswith(READS_TEXT) else None
@@ -246,8 +245,8 @@ def lora(
     strength: float = 1.0,
     drop: Iterable[str] = (),
 ) -> Iterator[Pipe]:
-    """`with lora(pipe, path, strength=.8):` the pipe has the LoRA merged; after it, the weights
-    from before, bit by bit.
+    """`with lora(pipe, path, strength=.8):` the pipe has the
+    LoRA merged; after it, the weights from before, bit by bit.
     """
     with apply_lora(pipe, read_lora(path, pipe, drop), strength):
         yield pipe
@@ -255,9 +254,9 @@ def lora(
 
 @contextmanager
 def apply_lora(pipe: Pipe, deltas: dict[str, Delta], strength: float = 1.0) -> Iterator[Pipe]:
-    """As `lora`, for deltas read before. The touched weights exist twice for so long. What changes
-    them inside the block (training, casting) is undone with it. ValueError: a layer that the pipe
-    does not have.
+    """As `lora`, for deltas read before. The touched weights exist twice
+    for so long. What changes them inside the block (training, casting)
+    is undone with it. ValueError: a layer that the pipe does not have.
     """
     before = _merge(pipe, deltas, strength)
     try:
@@ -273,8 +272,8 @@ def merge_lora(
     strength: float = 1.0,
     drop: Iterable[str] = (),
 ) -> Pipe:
-    """Merge for good, into the pipe's own weights; returns the pipe. Errors: those of `read_lora`,
-    nothing half merged.
+    """Merge for good, into the pipe's own weights; returns the
+    pipe. Errors: those of `read_lora`, nothing half merged.
     """
     _merge(pipe, read_lora(path, pipe, drop), strength)
     return pipe
@@ -285,8 +284,8 @@ def _merge(pipe: Pipe, deltas: dict[str, Delta], strength: float) -> list[tuple[
     """Merge; returns each weight with its numbers from before, which are not written over."""
     if not isfinite(strength):
         raise ValueError(
-            f"strength={strength}; expected a number such as 1 (as trained), 0 (off) or -1 "
-            "(the opposite)"
+            f"strength={strength}; expected a number such as 1 (as trained), 0 (off) or -1 (the "
+            "opposite)"
         )
     before = []
     try:

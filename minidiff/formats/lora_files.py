@@ -1,5 +1,5 @@
-"""The dialects of LoRA files: which tensor belongs to which of our weights. The mathematics is in
-`lora.py`.
+"""The dialects of LoRA files: which tensor belongs to
+which of our weights. The mathematics is in `lora.py`.
 
 A file says two things with each name, which layer and which factor. The layer is found by walking
 OUR network and spelling every layer in every dialect; nobody ever turns `to_out_0` back into
@@ -86,14 +86,17 @@ def collect(
             f"{file.path}: {short(numbered)} numbers its layer, as files of early 2023 do, which "
             "is not supported; convert it to names with the program that wrote it"
         )
-    found, named, homeless, where = {}, [], [], homes(pipe)
+    found = {}
+    named = []
+    homeless = []
+    where = homes(pipe)
     for key in [*file, *odd]:
         hit = FACTOR.fullmatch(key)
         layer = where.get(hit["layer"].replace("base_model.model.", "", 1)) if hit else None
         if hit and hit["dora"] is not None:
             raise ValueError(
-                f"{file.path}: {short(key)} belongs to DoRA, which is not implemented; "
-                "take a plain LoRA"
+                f"{file.path}: {short(key)} belongs to DoRA, which is not implemented; take a "
+                "plain LoRA"
             )
         if layer is None or key not in file:
             homeless.append(key)
@@ -103,8 +106,8 @@ def collect(
     for key, layer, role in named:
         if role in found.setdefault(layer, {}):
             raise ValueError(
-                f"{file.path}: {short(key)} is a second {role!r} for {layer}; expected one "
-                "LoRA in a file"
+                f"{file.path}: {short(key)} is a second {role!r} for {layer}; expected one LoRA in "
+                "a file"
             )
         tensor = finite(file.tensor(key), key, file.path)
         if not tensor.is_floating_point() and role != "alpha":
@@ -141,8 +144,8 @@ def homeless_message(path: Path, homeless: list[str], layers: int, pipe: Pipe) -
 
 
 def homes(pipe: Pipe) -> dict[str, str]:
-    """{a layer's name in some dialect: our name "net...." or "text...."}, for every linear and
-    convolution.
+    """{a layer's name in some dialect: our name "net...."
+    or "text...."}, for every linear and convolution.
     """
     table = {}
     for part, prefixes in PARTS.items():
@@ -157,8 +160,8 @@ def homes(pipe: Pipe) -> dict[str, str]:
             for spelled in _spellings(part, name, original.get(name), prefixes):
                 if table.setdefault(spelled, f"{part}.{name}") != f"{part}.{name}":
                     raise ValueError(
-                        f"{table[spelled]} and {part}.{name} are both called {spelled!r} in "
-                        "LoRA files"
+                        f"{table[spelled]} and {part}.{name} are both called {spelled!r} in LoRA "
+                        "files"
                     )
     return table
 
@@ -191,7 +194,8 @@ def _spellings(part: str, name: str, original: str | None, prefixes: tuple[str, 
 
 def _configure(file: TensorFile, found: dict[str, Factors]) -> None:
     """Add the alphas of PEFT's settings to factors that have none of their own."""
-    settings, matched = _settings(file), set()
+    settings = _settings(file)
+    matched = set()
     for layer, factors in found.items() if settings else ():
         part, name = layer.split(".", 1)
         own = {
@@ -202,9 +206,8 @@ def _configure(file: TensorFile, found: dict[str, Factors]) -> None:
         }
         if own.get("peft_type", "LORA") != "LORA" or own.get("use_dora"):
             raise ValueError(
-                f"{file.path}: PEFT's "
-                f"{'DoRA' if own.get('use_dora') else short(own['peft_type'])} is not "
-                "implemented; take a plain LoRA"
+                f"{file.path}: PEFT's {'DoRA' if own.get('use_dora') else short(own['peft_type'])} "
+                f"is not implemented; take a plain LoRA"
             )
         patterns = {
             k: a
@@ -221,8 +224,7 @@ def _configure(file: TensorFile, found: dict[str, Factors]) -> None:
     if lost:
         raise ValueError(
             f"{file.path}: alpha_pattern {short(min(lost))} names no layer of the file; expected "
-            "the name of "
-            "one, or its end"
+            "the name of one, or its end"
         )
 
 

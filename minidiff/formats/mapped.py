@@ -1,5 +1,5 @@
-"""`TensorFile`: a file of tensors as a dictionary of shapes, whose numbers are read only where
-somebody looks.
+"""`TensorFile`: a file of tensors as a dictionary of
+shapes, whose numbers are read only where somebody looks.
 
 Every container of weights (safetensors, shards, torch's pickles) comes down to one table: name ->
 where in which file, which dtype, which shape. The reader of each container makes that table from a
@@ -59,8 +59,8 @@ PARSING = (
 
 @dataclass(frozen=True)
 class Entry:
-    """What a header says about one tensor. `stride` None: rows lie densely, the last index
-    fastest.
+    """What a header says about one tensor. `stride`
+    None: rows lie densely, the last index fastest.
     """
 
     shape: tuple[int, ...]
@@ -75,15 +75,15 @@ class Entry:
 
     @property
     def aligned(self) -> bool:
-        """Can it be mapped? torch wants numbers at multiples of their size; old files and headers
-        have them anywhere.
+        """Can it be mapped? torch wants numbers at multiples of
+        their size; old files and headers have them anywhere.
         """
         return self.begin % self.dtype.itemsize == 0
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the file from its first number to its last; more than numel * itemsize for a
-        view with gaps.
+        """Bytes of the file from its first number to its
+        last; more than numel * itemsize for a view with gaps.
         """
         if self.stride is None or not self.numel:
             return self.numel * self.dtype.itemsize
@@ -170,8 +170,8 @@ def read(entry: Entry, maps: dict[Path, mmap.mmap], copy: bool = False) -> Tenso
 
 
 def finite(tensor: Tensor, name: str, path: str | Path) -> Tensor:
-    """The tensor itself, if none of its numbers is NaN or infinite; otherwise a ValueError with
-    name and count.
+    """The tensor itself, if none of its numbers is NaN or
+    infinite; otherwise a ValueError with name and count.
     """
     if tensor.is_floating_point() and tensor.numel():
         low, high = ends(tensor)
@@ -222,8 +222,8 @@ def refusing(path: Path, what: str):
 
 
 def impostor(path: Path) -> None:
-    """FileNotFoundError or ValueError for what is no file, empty, or what a failed download leaves
-    behind.
+    """FileNotFoundError or ValueError for what is no
+    file, empty, or what a failed download leaves behind.
     """
     if not path.is_file():
         raise FileNotFoundError(

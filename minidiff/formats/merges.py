@@ -39,8 +39,8 @@ COUNT = 48_894  # the list of OpenAI goes on, but CLIP uses no more
 def clip_tokenizer(
     source: str | Path | None = None, *, pad: str | None = None, context: int = 77
 ) -> Tokenizer:
-    """The tokenizer of a CLIP text tower, from a `tokenizer/` folder, a file of merges, or (None)
-    the user's cache.
+    """The tokenizer of a CLIP text tower, from a `tokenizer/`
+    folder, a file of merges, or (None) the user's cache.
 
     pad   "eos" (Stable Diffusion 1) or "zero" (Stable Diffusion 2); None: what the folder says,
           else "eos"
@@ -57,8 +57,10 @@ def clip_tokenizer(
                 "another model's"
             )
         return Tokenizer.bpe(merges, context, pad or "eos")
-    whole, config = read_json(path / "tokenizer.json"), read_json(path / "tokenizer_config.json")
-    vocab, words = read_json(path / "vocab.json"), read_json(path / "added_tokens.json")
+    whole = read_json(path / "tokenizer.json")
+    config = read_json(path / "tokenizer_config.json")
+    vocab = read_json(path / "vocab.json")
+    words = read_json(path / "added_tokens.json")
     if "added_tokens_decoder" not in config:
         config |= read_json(path / "special_tokens_map.json")
     merges = (
@@ -77,8 +79,8 @@ def clip_tokenizer(
 
 
 def read_merges(path: Path) -> list[tuple[str, str]]:
-    """The pairs of a merge list, plain or gzip, at most as many as CLIP has; the first line is a
-    version header.
+    """The pairs of a merge list, plain or gzip, at most as
+    many as CLIP has; the first line is a version header.
     """
     if not path.is_file():
         raise FileNotFoundError(
@@ -108,8 +110,8 @@ def pairs(rows: list[str] | list[list[str]]) -> list[tuple[str, str]]:
 
 
 def frame(config: dict, whole: dict) -> tuple[str, set[str]]:
-    """(padding "eos" or "zero", names of the frame that count in a prompt however they are
-    written).
+    """(padding "eos" or "zero", names of the frame
+    that count in a prompt however they are written).
     """
     tokens = {}
     for role, usual in (("bos", START), ("eos", STOP), ("unk", STOP), ("pad", STOP)):
@@ -137,15 +139,15 @@ def listed(config: dict, whole: dict) -> list[tuple[int, dict]]:
 
 
 def check_vocabulary(tokenizer: Tokenizer, vocab: dict[str, int] | None) -> None:
-    """ValueError if a vocabulary gives other ids than follow from the merges; without one, these
-    must be CLIP's.
+    """ValueError if a vocabulary gives other ids than follow
+    from the merges; without one, these must be CLIP's.
     """
     own = tokenizer.speller.id
     if vocab is None:
         if len(own) != COUNT + 514:
             raise ValueError(
-                f"{len(own) - 514} merges, CLIP has {COUNT}, and no vocab.json tells of "
-                "another size"
+                f"{len(own) - 514} merges, CLIP has {COUNT}, and no vocab.json tells of another "
+                "size"
             )
     elif vocab != own:
         odd = vocab.keys() ^ own.keys() or {n for n in own if vocab[n] != own[n]}
@@ -157,8 +159,8 @@ def check_vocabulary(tokenizer: Tokenizer, vocab: dict[str, int] | None) -> None
 
 
 def add_words(tokenizer: Tokenizer, words: dict[str, int]) -> None:
-    """Add the words whose ids come after CLIP's. "<cat>", "<cat>_1", ... are one word of several
-    tokens.
+    """Add the words whose ids come after CLIP's. "<cat>",
+    "<cat>_1", ... are one word of several tokens.
     """
     first = len(tokenizer)
     names = sorted((name for name, i in words.items() if i >= first), key=words.get)
@@ -174,8 +176,8 @@ def add_words(tokenizer: Tokenizer, words: dict[str, int]) -> None:
 
 
 def cached() -> Path:
-    """CLIP's list in the user's cache, fetched if it is not there. A file that differs from the
-    public one is refused.
+    """CLIP's list in the user's cache, fetched if it is not
+    there. A file that differs from the public one is refused.
     """
     path = cache() / Path(URLS[0]).name
     if path.is_file():
@@ -189,14 +191,14 @@ def cached() -> Path:
         except (OSError, ValueError) as e:
             failed.append(str(e))
     raise OSError(
-        f"no merge list of CLIP: {'; '.join(failed)}; put {path.name} into {path.parent} by "
-        "hand, or name a file"
+        f"no merge list of CLIP: {'; '.join(failed)}; put {path.name} into {path.parent} by hand, "
+        "or name a file"
     )
 
 
 def cache() -> Path:
-    """The folder of fetched files: MINIDIFF_CACHE, else `minidiff` where this system keeps
-    caches.
+    """The folder of fetched files: MINIDIFF_CACHE,
+    else `minidiff` where this system keeps caches.
     """
     if own := os.environ.get("MINIDIFF_CACHE"):
         return Path(own).expanduser()

@@ -43,8 +43,8 @@ def _third(i: int) -> Callable[[list[Tensor]], Tensor]:
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
-    """Rows below each other. For meta tensors `torch.cat` would import PyTorch's compiler (2 s, 40
-    MB) to add up shapes.
+    """Rows below each other. For meta tensors `torch.cat` would
+    import PyTorch's compiler (2 s, 40 MB) to add up shapes.
     """
     if not parts[0].is_meta:
         return torch.cat(parts)
@@ -55,8 +55,8 @@ def _joined(parts: list[Tensor]) -> Tensor:
 def _equal(parts: list[Tensor]) -> Tensor:
     if not parts[0].is_meta and not all(torch.equal(parts[0], p) for p in parts[1:]):
         raise ValueError(
-            "the blocks hold different copies of what is one tensor here; only equal copies "
-            "can be read"
+            "the blocks hold different copies of what is one tensor here; only equal copies can be "
+            "read"
         )
     return parts[0]
 
@@ -83,8 +83,8 @@ READ: dict[str, Reading] = {
 
 
 def write(op: str, ours: Tensor, n: int) -> list[Tensor]:
-    """Their n tensors from ours; of a "third" the one piece, which `scatter` puts beside the
-    others.
+    """Their n tensors from ours; of a "third" the one
+    piece, which `scatter` puts beside the others.
     """
     match op:
         case "squeeze":
@@ -111,8 +111,8 @@ def gather(theirs: Theirs, op: str, tensor: Callable[[str], Tensor]) -> Tensor:
 
 
 def scatter(plan: dict[str, tuple[Theirs, str]], tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Their tensors from ours, for all rows of `source_names`: the inverse of `gather`, thirds
-    concatenated.
+    """Their tensors from ours, for all rows of `source_names`:
+    the inverse of `gather`, thirds concatenated.
 
     ValueError: not all three thirds of a tensor are there.
     """

@@ -1,5 +1,5 @@
-"""A pickle is a program for a stack machine; this is that machine without the instructions that do
-harm.
+"""A pickle is a program for a stack machine; this is
+that machine without the instructions that do harm.
 
 Push a number, make a tuple, look up `os` `system`, call it: Python's unpickler obeys, and so a
 checkpoint can own a computer. Here a name like `os.system` becomes a `Global`, a label which is
@@ -55,8 +55,8 @@ class Global:
 
 @dataclass(eq=False)
 class Inert:
-    """What a call of anything unknown makes: the name that was called and the attributes it was
-    given.
+    """What a call of anything unknown makes: the name
+    that was called and the attributes it was given.
     """
 
     name: str
@@ -78,18 +78,22 @@ class Storage:
 
 
 class Machine:
-    """`tensor(storage, offset, size, stride, dtype=None)` decides what stands for a tensor in the
-    object that is made.
+    """`tensor(storage, offset, size, stride, dtype=None)`
+    decides what stands for a tensor in the object that is made.
     """
 
     def __init__(self, tensor: Callable = lambda *args: None):
-        self.tensor, self.left, self.storages = tensor, STEPS, {}
+        self.tensor = tensor
+        self.left = STEPS
+        self.storages = {}
 
     def run(self, stream: io.BytesIO) -> object:
-        """The object one program leaves behind (ValueError and its like: no pickle); the stream
-        then stands after it.
+        """The object one program leaves behind (ValueError and
+        its like: no pickle); the stream then stands after it.
         """
-        self.stack, self.marks, self.memo = [], [], {}
+        self.stack = []
+        self.marks = []
+        self.memo = {}
         for op, arg, _ in pickletools.genops(stream):
             self.spend(1)
             if op.name == "STOP":
@@ -102,8 +106,8 @@ class Machine:
         self.left -= steps
         if self.left < 0:
             raise ValueError(
-                f"its pickle takes more than {STEPS:,} steps: no weights, or made to exhaust "
-                "the memory"
+                f"its pickle takes more than {STEPS:,} steps: no weights, or made to exhaust the "
+                "memory"
             )
 
     # ---- the stack -------------------------------------------------------------------------------
@@ -134,8 +138,8 @@ class Machine:
             self.stack[-1].update(map(self.key, items))
 
     def key(self, key: object) -> object:
-        """Keys that cost nothing to hash. A tuple of tuples of ... can take for ever, and is never
-        the name of a weight.
+        """Keys that cost nothing to hash. A tuple of tuples of
+        ... can take for ever, and is never the name of a weight.
         """
         cheap = isinstance(key, (str, bytes, Global, Inert, type(None))) or (
             isinstance(key, int) and abs(key) < 1 << 60
@@ -166,8 +170,8 @@ class Machine:
         return Global(f"{module}.{name}")
 
     def call(self, fn: object, args: tuple) -> object:
-        """Everything that a program can have done. What `fn` names is not imported, here or
-        anywhere.
+        """Everything that a program can have done. What
+        `fn` names is not imported, here or anywhere.
         """
         if not isinstance(args, tuple):
             raise ValueError("its pickle calls something without a tuple of arguments")
@@ -190,16 +194,16 @@ class Machine:
                 return Inert(name or "something unnamed")
 
     def copied(self, args: tuple) -> list:
-        """The items a container is made of. Copies are counted, or a list copied a million times
-        would fill the memory.
+        """The items a container is made of. Copies are counted,
+        or a list copied a million times would fill the memory.
         """
         items = args[0] if args and isinstance(args[0], list) else []
         self.spend(len(items))
         return items
 
     def persistent(self, ident: object) -> object:
-        """("storage", type, key, device, numel, None or a view of it) -> Storage. Devices are of no
-        interest here.
+        """("storage", type, key, device, numel, None or a view
+        of it) -> Storage. Devices are of no interest here.
         """
         if isinstance(ident, tuple) and ident[:1] == ("module",):  # a class beside its source text
             return ident[1]

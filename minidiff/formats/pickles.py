@@ -41,7 +41,8 @@ from minidiff.formats.mapped import (
 )
 from minidiff.formats.pickle_machine import Inert, Machine, Storage
 
-MAGIC, VERSION = 0x1950A86A20F9469CFC6C, 1001  # of the layout before the zip
+MAGIC = 0x1950A86A20F9469CFC6C  # of the layout before the zip
+VERSION = 1001
 WRAPPERS = ("state_dict", "ema", "model")  # in this order
 NAMED = {str(dtype): dtype for dtype in DTYPES.values()}
 Places = dict[str, tuple[int, int]]  # key of a storage -> first byte, bytes
@@ -52,7 +53,8 @@ def load_pickle(path: str | Path) -> object:
     mapped from the file. Objects of unknown classes are `Inert`. Nothing is imported, nothing runs.
     ValueError: one line naming the file.
     """
-    maps, copied = {}, 0
+    maps = {}
+    copied = 0
 
     def make(entry: Entry) -> Tensor:
         nonlocal copied
@@ -67,8 +69,8 @@ def load_pickle(path: str | Path) -> object:
 
 
 def open_pickle(path: str | Path) -> TensorFile:
-    """The tensors of a torch file as a TensorFile; what is no tensor is in `ignored`, numbers and
-    texts in `metadata`.
+    """The tensors of a torch file as a TensorFile; what is no
+    tensor is in `ignored`, numbers and texts in `metadata`.
     """
     path = Path(path)
     obj, metadata, ignored = _unwrap(path, _unpickle(path, lambda entry: entry))
@@ -134,7 +136,9 @@ def _wraps(obj: object) -> bool:
 
 def _unwrap(path: Path, obj: object) -> tuple[object, dict[str, str], list[str]]:
     """(what is inside, the numbers and texts beside it, the names of everything else)."""
-    metadata, ignored, way = {}, [], []
+    metadata = {}
+    ignored = []
+    way = []
     while (
         isinstance(obj, dict)
         and len(way) < 4
@@ -148,13 +152,14 @@ def _unwrap(path: Path, obj: object) -> tuple[object, dict[str, str], list[str]]
         if rivals:
             raise ValueError(
                 f"{path} holds several networks "
-                f"({', '.join(short(_label(k)) for k in [inner, *rivals[:4]])})"
-                "; save the one you want in a file of its own"
+                f"({', '.join(short(_label(k)) for k in [inner, *rivals[:4]])}); save the one you "
+                "want in a file of its own"
             )
         told = _told(obj)
         metadata |= told
         ignored += [_label(k) for k in obj if k not in told and k != inner]
-        way, obj = [*way, inner], obj[inner]
+        way = [*way, inner]
+        obj = obj[inner]
     return obj, metadata | ({"unwrapped": ".".join(way)} if way else {}), sorted(ignored)
 
 
@@ -192,24 +197,24 @@ def _zip(f: Frugal) -> tuple[io.BytesIO, Places]:
     """Where each storage lies in a zip archive. The list of contents is at the end of the file;
     each part has a header of 30 bytes, its name and padding before it.
     """
-    infos, size = zipfile.ZipFile(f).infolist(), f.seek(0, io.SEEK_END)
+    infos = zipfile.ZipFile(f).infolist()
+    size = f.seek(0, io.SEEK_END)
     names = [info.filename for info in infos]
     programs = [name for name in names if name.split("/")[-1] == "data.pkl" and name.count("/") < 2]
     if len(programs) != 1 or len(set(names)) != len(names):
         raise ValueError(
-            f"a zip with {len(programs)} data.pkl among {len(names)} parts, expected one, "
-            "and no part twice"
+            f"a zip with {len(programs)} data.pkl among {len(names)} parts, expected one, and no "
+            "part twice"
         )
-    root, places = programs[0].removesuffix("data.pkl"), {}
+    root = programs[0].removesuffix("data.pkl")
+    places = {}
     for info in infos:
         part = info.filename.removeprefix(root)
         if part in ("data.pkl", "byteorder") or part.startswith("data/"):
             f.seek(info.header_offset)
             head = f.read(30)
-            name, extra = (
-                int.from_bytes(head[26:28], "little"),
-                int.from_bytes(head[28:30], "little"),
-            )
+            name = int.from_bytes(head[26:28], "little")
+            extra = int.from_bytes(head[28:30], "little")
             begin = info.header_offset + 30 + name + extra
             if not head.startswith(b"PK\3\4") or begin + info.file_size > size:
                 raise ValueError(
@@ -228,7 +233,8 @@ def _legacy(f: Frugal) -> tuple[io.BytesIO, Places]:
     """Where each storage lies in the old layout. How long one is in bytes follows from its type,
     which only the object's pickle tells: that one is followed twice, the first time for this.
     """
-    stream, size = io.BytesIO(_bytes(f, 0, LIMIT)), f.seek(0, io.SEEK_END)
+    stream = io.BytesIO(_bytes(f, 0, LIMIT))
+    size = f.seek(0, io.SEEK_END)
     magic, version, system = (Machine().run(stream) for _ in range(3))
     if magic != MAGIC or version != VERSION:
         raise ValueError(
@@ -236,10 +242,12 @@ def _legacy(f: Frugal) -> tuple[io.BytesIO, Places]:
         )
     if not isinstance(system, dict) or system.get("little_endian") is not True:
         raise ValueError("its numbers are big-endian, expected little")
-    start, scout = stream.tell(), Machine()
+    start = stream.tell()
+    scout = Machine()
     scout.run(stream)
     keys = Machine().run(stream)
-    at, places = stream.tell(), {}
+    at = stream.tell()
+    places = {}
     for key in keys:
         length = (
             int.from_bytes(_bytes(f, at, 8), "little", signed=True)
@@ -269,13 +277,13 @@ def _place(
     stride: tuple,
     dtype: object = None,
 ) -> Entry:
-    """A tensor as torch's rebuild functions describe it, if that is true of the file: none reaches
-    beyond its storage.
+    """A tensor as torch's rebuild functions describe it, if
+    that is true of the file: none reaches beyond its storage.
     """
     if not isinstance(storage, Storage) or storage.key not in places:
         raise ValueError(
-            f"a tensor of the storage {short(getattr(storage, 'key', '?'))}, which is not in "
-            "the file"
+            f"a tensor of the storage {short(getattr(storage, 'key', '?'))}, which is not in the "
+            "file"
         )
     if (
         not all(isinstance(x, (tuple, list)) and len(x) <= 8 for x in (size, stride))
@@ -306,8 +314,8 @@ def _place(
         or entry.numel * dtype.itemsize > room
     ):
         raise ValueError(
-            f"a tensor of shape {tuple(size)} reaches beyond its storage "
-            f"{short(storage.key)}, {nbytes} bytes"
+            f"a tensor of shape {tuple(size)} reaches beyond its storage {short(storage.key)}, "
+            f"{nbytes} bytes"
         )
     return entry
 
@@ -323,13 +331,16 @@ def _dense(size: tuple, stride: tuple) -> bool:
 
 
 def _attributes(module: Inert) -> dict[str, object]:
-    """The attributes of a TorchScript module and its parts, named like a state dict:
-    "visual.conv1.weight".
+    """The attributes of a TorchScript module and its
+    parts, named like a state dict: "visual.conv1.weight".
     """
-    found, todo, seen = {}, [("", module)], 0
+    found = {}
+    todo = [("", module)]
+    seen = 0
     for prefix, part in todo:  # grows as parts of parts are found
         for name, value in part.state.items():
-            name, seen = prefix + name, seen + 1
+            name = prefix + name
+            seen = seen + 1
             if seen > 100_000 or len(name) > 1000:
                 raise ValueError("its modules are nested without end")
             if isinstance(value, Inert) and isinstance(value.state, dict):

@@ -1,5 +1,5 @@
-"""How to build the network that a file was made for: the arguments of our classes, from its shapes
-and its config.
+"""How to build the network that a file was made for: the
+arguments of our classes, from its shapes and its config.
 
 Widths, depths, kinds of attention and projections are read off the tensors, which cannot lie about
 them. What no tensor shows (heads, groups, epsilons, the latent scale, the activation) comes from
@@ -101,8 +101,8 @@ def networks(
     *,
     heads: Mapping[str, int | tuple[int, ...]] | None = None,
 ) -> dict[str, dict]:
-    """{part: arguments of its class} for every part of a file; `configs` and `heads` by part, where
-    they are known.
+    """{part: arguments of its class} for every part of a
+    file; `configs` and `heads` by part, where they are known.
     """
     act = "quick_gelu" if family.kind == "openai-clip" else None
     return {
@@ -142,7 +142,8 @@ def network_args(
     """
     if part not in READERS:
         raise ValueError(f"no network is called {part!r}; there are: {', '.join(READERS)}")
-    have, plan = {alias(n): tuple(e.shape) for n, e in entries.items()}, plan_of(entries)
+    have = {alias(n): tuple(e.shape) for n, e in entries.items()}
+    plan = plan_of(entries)
     table = "t2i-light" if part == "t2i" and any("out_conv" in n for n in have) else part
 
     def shape(ours: str) -> tuple[int, ...]:
@@ -163,8 +164,8 @@ def network_args(
 
 
 def check(part: str, config: Mapping, shown: dict) -> None:
-    """Refuse a config that contradicts the tensors (`shown`: field -> what they show), or that our
-    class cannot follow.
+    """Refuse a config that contradicts the tensors (`shown`:
+    field -> what they show), or that our class cannot follow.
     """
     for name, value in config.items():
         values = value if isinstance(value, (list, tuple)) and value else [value]
@@ -179,8 +180,8 @@ def check(part: str, config: Mapping, shown: dict) -> None:
             if not all(any(same(v, known) for known in MUST[part][name]) for v in values):
                 known = " or ".join(map(repr, MUST[part][name]))
                 raise ValueError(
-                    f"{part} config: {name} is {short(value)}, which is not implemented; "
-                    f"expected {known}"
+                    f"{part} config: {name} is {short(value)}, which is not implemented; expected "
+                    f"{known}"
                 )
         elif name.startswith("_") or name in READ_OFF or part == "text":
             continue
@@ -245,8 +246,8 @@ def _unet(shape: Shape, plan: dict, config: Mapping, heads, act) -> tuple[dict, 
     heads = _heads("UNet", channels[0], heads, named, 8 if config else None, released)
     if isinstance(heads, tuple) and len(heads) != levels:
         raise ValueError(
-            f"heads are {heads}, but the UNet has {levels} levels; expected a number for "
-            "each, or one for all"
+            f"heads are {heads}, but the UNet has {levels} levels; expected a number for each, or "
+            "one for all"
         )
     args = dict(
         in_channels=_need(shape, "conv_in.weight", 4)[1],
@@ -287,10 +288,8 @@ def _vae(shape: Shape, plan: dict, config: Mapping, heads, act) -> tuple[dict, d
         _need(shape, f"encoder.down_blocks.{b}.resnets.0.conv1.weight", 4)[0]
         for b in range(plan["levels"])
     )
-    colors, latent = (
-        _need(shape, "encoder.conv_in.weight", 4)[1],
-        _need(shape, "decoder.conv_in.weight", 4)[1],
-    )
+    colors = _need(shape, "encoder.conv_in.weight", 4)[1]
+    latent = _need(shape, "decoder.conv_in.weight", 4)[1]
     args = dict(
         in_channels=colors,
         latent=latent,
@@ -339,7 +338,8 @@ def _text(shape: Shape, plan: dict, config: Mapping, heads, act) -> tuple[dict, 
 
 
 def _t2i(shape: Shape, plan: dict, config: Mapping, heads, act) -> tuple[dict, dict]:
-    light, levels = bool(shape("body.0.out_conv.weight")), range(plan["levels"])
+    light = bool(shape("body.0.out_conv.weight"))
+    levels = range(plan["levels"])
     last = "body.{}.out_conv.weight" if light else "body.{}.resnets.0.block1.weight"
     first = "body.0.in_conv.weight" if light else "conv_in.weight"
     factor = field(config, "downscale_factor", int, 8, above=0)
@@ -367,19 +367,17 @@ def _t2i(shape: Shape, plan: dict, config: Mapping, heads, act) -> tuple[dict, d
 
 def _dit(shape: Shape, plan: dict, config: Mapping, heads, act) -> tuple[dict, dict]:
     dim, channels, patch, _ = _need(shape, "x_embedder.proj.weight", 4)
-    table, text, places = (
-        shape("y_embedder.embedding_table.weight"),
-        shape("text_embedder.proj.weight"),
-        shape("pos_embed"),
-    )
+    table = shape("y_embedder.embedding_table.weight")
+    text = shape("text_embedder.proj.weight")
+    places = shape("pos_embed")
     out = _need(shape, "final_layer.linear.weight", 2)[0] // patch**2
     size = field(config, "sample_size", int, None, above=0)
     if len(places) == 3:
         size = isqrt(places[1]) * patch
     if size is None:
         raise ValueError(
-            "nothing tells the size of this DiT's latents, its positions are not stored: "
-            "give its config.json"
+            "nothing tells the size of this DiT's latents, its positions are not stored: give its "
+            "config.json"
         )
     named = field(config, "num_attention_heads", int, None, above=0)
     heads = _heads("DiT", dim, heads, named, DIT_HEADS.get(dim))

@@ -36,8 +36,8 @@ from minidiff.pipe.pipe import Pipe
 
 
 def load_embedding(path: str | Path, pipe: Pipe, token: str | None = None) -> list[str]:
-    """Add the word(s) of a file to the pipe's tokenizer and text tower, in place; returns them as
-    prompts spell them.
+    """Add the word(s) of a file to the pipe's tokenizer and
+    text tower, in place; returns them as prompts spell them.
 
     token   the word to use instead of the file's own (lower case, no spaces, such as "<my-cat>"),
             for files with one word
@@ -55,12 +55,13 @@ def load_embedding(path: str | Path, pipe: Pipe, token: str | None = None) -> li
     if len(pipe.tokenizer) != table.num_embeddings:
         raise ValueError(
             f"{path}: the tokenizer has {len(pipe.tokenizer)} tokens, the text tower "
-            f"{table.num_embeddings}; "
-            "they must be of one model"
+            f"{table.num_embeddings}; they must be of one model"
         )
-    words, names = {}, []
+    words = {}
+    names = []
     for own, vectors in _words(path, token).items():
-        vectors, word = _checked(path, own, vectors, pipe), clean(own)
+        vectors = _checked(path, own, vectors, pipe)
+        word = clean(own)
         # as the tokenizer will name them
         new = [word, *(f"{word}_{i}" for i in range(1, len(vectors)))]
         if clash := set(new) & set(names):
@@ -99,8 +100,8 @@ def _words(path: Path, token: str | None) -> dict[str, Tensor]:
     if isinstance(found, Tensor):
         if token is None:
             raise ValueError(
-                f"{path} is a bare tensor without a word; name one, such as "
-                "token='<my-cat>' (--embedding FILE=WORD)"
+                f"{path} is a bare tensor without a word; name one, such as token='<my-cat>' "
+                "(--embedding FILE=WORD)"
             )
         found = {token: found}
     if (
@@ -118,14 +119,13 @@ def _words(path: Path, token: str | None) -> dict[str, Tensor]:
         )
     if {"clip_l", "clip_g"} & found.keys():
         raise ValueError(
-            f"{path} was made for SDXL, which has two text towers (clip_l, clip_g); it is "
-            "not supported"
+            f"{path} was made for SDXL, which has two text towers (clip_l, clip_g); it is not "
+            "supported"
         )
     if token is not None and len(found) > 1:
         raise ValueError(
             f"{path} has {len(found)} words ({', '.join(map(short, list(found)[:3]))}), so "
-            f"token={token!r} "
-            "cannot name it"
+            f"token={token!r} cannot name it"
         )
     return found if token is None else {token: next(iter(found.values()))}
 
@@ -133,7 +133,8 @@ def _words(path: Path, token: str | None) -> dict[str, Tensor]:
 def _checked(path: Path, word: str, vectors: Tensor, pipe: Pipe) -> Tensor:
     """Vectors as n d, of the tower's width, finite, few enough for a prompt."""
     vectors = vectors.detach()[None] if vectors.dim() == 1 else vectors.detach()
-    room, width = pipe.tokenizer.context - 2, pipe.text.width
+    room = pipe.tokenizer.context - 2
+    width = pipe.text.width
     if vectors.dim() != 2 or not vectors.is_floating_point() or not 0 < len(vectors) <= room:
         raise ValueError(
             f"{path}: {short(word)} is {vectors.dtype} {tuple(vectors.shape)}; expected 1 to "

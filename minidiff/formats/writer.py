@@ -1,5 +1,5 @@
-"""Writing weights: a safetensors file tensor by tensor, and files and folders that appear whole or
-not at all.
+"""Writing weights: a safetensors file tensor by tensor,
+and files and folders that appear whole or not at all.
 
 A safetensors file begins with the list of what follows (`files.py` has the format), so shapes and
 dtypes must be known before the first number is. They are: converting on the meta device costs
@@ -28,11 +28,13 @@ MARKS = ("model_index.json", "diffusion_pytorch_model*", "model*.safetensors", "
 def header(
     entries: Mapping[str, Entry], metadata: Mapping[str, str]
 ) -> tuple[bytes, dict[str, int]]:
-    """(the first bytes of a file, {name: its first byte in the file}). The widest dtypes come
-    first, so that all numbers lie at multiples of their size, and by name, so that equal tensors
-    make equal files.
+    """(the first bytes of a file, {name: its first byte in the file}).
+    The widest dtypes come first, so that all numbers lie at multiples
+    of their size, and by name, so that equal tensors make equal files.
     """
-    rows, begin, places = {"__metadata__": dict(metadata)} if metadata else {}, 0, {}
+    rows = {"__metadata__": dict(metadata)} if metadata else {}
+    begin = 0
+    places = {}
     for name, e in sorted(entries.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])):
         places[name], begin = begin, begin + e.nbytes
         rows[name] = {
@@ -53,9 +55,9 @@ def write_safetensors(
     pieces: Iterable[Mapping[str, Tensor]],
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write tensors as they come: `entries` (shapes and dtypes) says which there will be, `pieces`
-    brings them, in any order, a few in each dictionary. ValueError: one is missing or not as
-    announced.
+    """Write tensors as they come: `entries` (shapes and dtypes) says
+    which there will be, `pieces` brings them, in any order, a few in
+    each dictionary. ValueError: one is missing or not as announced.
     """
     head, places = header(entries, metadata or {})
     with open(path, "wb") as f:
@@ -64,15 +66,14 @@ def write_safetensors(
             if (tuple(tensor.shape), tensor.dtype) != (entries[name].shape, entries[name].dtype):
                 raise ValueError(
                     f"{short(name)} is {tuple(tensor.shape)} {tensor.dtype}; expected "
-                    f"{entries[name].shape} "
-                    f"{entries[name].dtype}"
+                    f"{entries[name].shape} {entries[name].dtype}"
                 )
             f.seek(places.pop(name))
             f.write(tensor.contiguous().view(-1).view(torch.uint8).numpy())
         if places:
             raise ValueError(
-                f"{len(places)} tensor(s) were announced and never came, "
-                f"{short(min(places))} among them"
+                f"{len(places)} tensor(s) were announced and never came, {short(min(places))} "
+                f"among them"
             )
         f.flush()
         os.fsync(f.fileno())
@@ -80,8 +81,8 @@ def write_safetensors(
 
 @contextmanager
 def replacing(dst: str | Path, force: bool = False, folder: bool = False) -> Iterator[Path]:
-    """A name beside `dst` to write to, which takes its place when the block ends well; otherwise
-    nothing is left behind.
+    """A name beside `dst` to write to, which takes its place
+    when the block ends well; otherwise nothing is left behind.
 
     ValueError, before anything is written: `dst` exists (unless `force`), is a file where a folder
     is to be, the reverse, or a folder that does not look like one of weights, which `force` would
@@ -100,8 +101,8 @@ def replacing(dst: str | Path, force: bool = False, folder: bool = False) -> Ite
             )
         if folder and any(target.iterdir()) and not any(any(target.glob(mark)) for mark in MARKS):
             raise ValueError(
-                f"{dst} is a folder of other things than weights, which would be lost; "
-                "choose another name"
+                f"{dst} is a folder of other things than weights, which would be lost; choose "
+                "another name"
             )
     beside, old = (
         target.with_name(f".{target.name[:100]}.{os.getpid()}.{end}") for end in ("part", "old")

@@ -53,8 +53,8 @@ def shape_batches(size: int, seed: int, T: int, drop: float = 0.1):
 def picture_batches(
     images: Tensor, labels: Tensor, classes: int, size: int, seed: int, T: int, drop: float = 0.1
 ):
-    """batch(step): random rows of a data set (uint8 n 3 32 32, labels n), flipped left to right
-    half of the time.
+    """batch(step): random rows of a data set (uint8 n 3 32
+    32, labels n), flipped left to right half of the time.
     """
 
     def batch(step: int) -> dict[str, Tensor]:

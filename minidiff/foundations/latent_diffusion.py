@@ -41,10 +41,12 @@ def draw_times(
 def diffusion_loss(
     net: nn.Module, batch: dict[str, Tensor], sch: Schedule, prediction: str
 ) -> Tensor:
-    """Mean squared error on the target. batch: x0, eps (b c h w), t (b,) in 1..T, and text (b n d)
-    or label (b,).
+    """Mean squared error on the target. batch: x0, eps (b
+    c h w), t (b,) in 1..T, and text (b n d) or label (b,).
     """
-    x0, eps, t = batch["x0"], batch["eps"], batch["t"]
+    x0 = batch["x0"]
+    eps = batch["eps"]
+    t = batch["t"]
     out = net(
         q_sample(sch, x0, t, eps), t - 1, Cond(text=batch.get("text"), label=batch.get("label"))
     )
@@ -71,8 +73,8 @@ def encoded_scenes(
         same = len(z) == n and z[:8].shape == first.shape and (z[:8] - first).abs().max() <= 0.1
         if not same:
             raise ValueError(
-                f"{path} holds latents of other scenes or of another autoencoder; delete it "
-                "to encode anew"
+                f"{path} holds latents of other scenes or of another autoencoder; delete it to "
+                "encode anew"
             )
         return scenes, z
     z = torch.cat([encode(scenes[i : i + 64]) for i in range(0, n, 64)])
@@ -133,9 +135,9 @@ def latent_batches(
 
 
 def shape_gain(pipe, n: int = 32, seed: int = 5, caption=shapes.short_caption) -> float:
-    """Excess error in % of a pipe's network when the shape word is wrong, on held-out scenes with
-    one object. The usual `caption` says nothing of the place, so the network must see in the noise
-    where the object is.
+    """Excess error in % of a pipe's network when the shape word is wrong,
+    on held-out scenes with one object. The usual `caption` says nothing of
+    the place, so the network must see in the noise where the object is.
     """
     scenes = _held_out_scenes(n, seed, objects=1)
     wrong = []
@@ -147,8 +149,8 @@ def shape_gain(pipe, n: int = 32, seed: int = 5, caption=shapes.short_caption) -
 
 
 def binding_gain(pipe, n: int = 32, seed: int = 5) -> float:
-    """The same when the two shapes of a caption change places: zero for a model that reads captions
-    as bags of words.
+    """The same when the two shapes of a caption change places:
+    zero for a model that reads captions as bags of words.
     """
     scenes = _held_out_scenes(n, seed, objects=2)
     wrong = []
@@ -172,10 +174,11 @@ def _excess_error(
     seed: int,
     caption=shapes.short_caption,
 ) -> float:
-    """How many % worse the network does at logSNR -1.5 when told the captions of the wrong
-    scenes.
+    """How many % worse the network does at logSNR
+    -1.5 when told the captions of the wrong scenes.
     """
-    z, sch = pipe.encode(shapes.render(scenes)), pipe.schedule
+    z = pipe.encode(shapes.render(scenes))
+    sch = pipe.schedule
     t = torch.full((len(scenes),), int((sch.log_snr + 1.5).abs().argmin()), device=z.device)
     eps = torch.randn(z.shape, generator=torch.Generator().manual_seed(seed)).to(z)
     losses = []
@@ -197,7 +200,8 @@ def standardise_text(text, tokenizer, seed: int = 3, n: int = 512):
     captions = [shapes.random_caption(shapes.scene(rng, split="train"), rng) for _ in range(n)]
     ids = tokenizer(captions)
     h = text(ids)[(ids != tokenizer.pad) & (ids != tokenizer.bos)]  # words d
-    m, s = h.mean(0), h.std(0)
+    m = h.mean(0)
+    s = h.std(0)
     text.final_layer_norm.weight /= s
     text.final_layer_norm.bias.copy_((text.final_layer_norm.bias - m) / s)
     return text

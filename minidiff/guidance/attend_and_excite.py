@@ -60,8 +60,8 @@ def smooth(maps: Tensor, sigma: float = 0.5) -> Tensor:
 def word_maxima(
     pipe: Pipe, x: Tensor, t: int, cond: Cond, tokens: list[list[int]], ends: list[int], side: int
 ) -> Tensor:
-    """(b, words): the largest value of each word's smoothed map; rows with fewer words are filled
-    up with 1.
+    """(b, words): the largest value of each word's smoothed
+    map; rows with fewer words are filled up with 1.
 
     tokens: positions of each row's words; ends: each row's end token, where its text is over.
     """
@@ -115,8 +115,8 @@ def attend_and_excite(
     seed: int = 0,
     progress: bool = False,
 ) -> Tensor:
-    """Pictures (b 3 H W) of `prompt` in which none of `words` is forgotten; row i starts from the
-    noise of seed + i.
+    """Pictures (b 3 H W) of `prompt` in which none of `words`
+    is forgotten; row i starts from the noise of seed + i.
 
     words     words of the prompt, for a list of prompts a list of tuples; default: all but articles
               and prepositions

@@ -41,8 +41,8 @@ Score = Callable[[Tensor, int | Tensor], Tensor]  # (x_t, t) -> (b,), higher is 
 
 
 def pull(denoise: Denoise, sch: Schedule, score: Score, scale: float) -> Denoise:
-    """Guide a denoiser up the gradient of `score(x_t, t)` (b,), such as log p(y|x_t). ValueError
-    for a negative scale.
+    """Guide a denoiser up the gradient of `score(x_t, t)` (b,),
+    such as log p(y|x_t). ValueError for a negative scale.
 
     Scale 0 leaves it as it is, at no cost. The gradient is of the classifier alone: the denoiser
     keeps none.
@@ -69,8 +69,8 @@ def gradient(score: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 def log_prob(classifier, wanted: list[dict[str, int]]) -> Score:
-    """log p(wanted | x_t, t) (b,) of a classifier with named heads (x_t, t) -> {head: logits b k};
-    one dict a row.
+    """log p(wanted | x_t, t) (b,) of a classifier with named
+    heads (x_t, t) -> {head: logits b k}; one dict a row.
     """
 
     def score(x_t, t):
@@ -93,8 +93,8 @@ def ancestral(
     seed: int = 0,
     progress: bool = False,
 ) -> Tensor:
-    """Carry x (b ..) along `ts` with fresh noise at every move; with little of it (eta to 0) early
-    mistakes stay.
+    """Carry x (b ..) along `ts` with fresh noise at every
+    move; with little of it (eta to 0) early mistakes stay.
     """
     for (t, s), n in zip(step_pairs(ts, progress), noises(x, seed)):
         x = ddim_step(sch, x, denoise(x, t, cond), t, s, eta, n)
@@ -115,8 +115,8 @@ def classifier_guidance(
     seed: int = 0,
     progress: bool = False,
 ) -> Tensor:
-    """Pictures (b 3 H W) of the classes that `target` names, by a model that reads no prompt: null
-    condition, classifier.
+    """Pictures (b 3 H W) of the classes that `target` names, by
+    a model that reads no prompt: null condition, classifier.
 
     target    classes of one object, such as "red star on a striped blue background", or a few of
               those words
@@ -133,8 +133,8 @@ def classifier_guidance(
     if pipe.vae is None or (*pipe.shape, pipe.factor) != (4, 16, 16, 4):
         raise ValueError(
             f"{pipe.name or 'this model'}: the shipped classifier reads the latents of tiny and "
-            "tiny-dit only"
-            "; for another model train one (shipped/noisy_classifier.py) and use `pull`"
+            "tiny-dit only; for another model train one (shipped/noisy_classifier.py) and use "
+            "`pull`"
         )
     wanted = [named(p) for p in ([target] * len(image) if isinstance(target, str) else target)]
     if len(wanted) != len(image):

@@ -46,8 +46,8 @@ from minidiff.pipe.pipe import Pipe
 
 
 def look_ahead(denoise: Denoise, sch: Schedule, score, through: bool = False) -> Denoise:
-    """Guide a denoiser up the gradient of `score(x0_hat)` (b,), a function of the clean sample that
-    it predicts.
+    """Guide a denoiser up the gradient of `score(x0_hat)`
+    (b,), a function of the clean sample that it predicts.
     """
 
     def guided(x_t, t, cond):
@@ -66,8 +66,8 @@ def look_ahead(denoise: Denoise, sch: Schedule, score, through: bool = False) ->
 
 
 def look(clip: CLIP, picture: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """(unit vector (b e), states of the patches (b n d) after every block) of pictures (b 3 H W) in
-    [-1, 1].
+    """(unit vector (b e), states of the patches (b n d)
+    after every block) of pictures (b 3 H W) in [-1, 1].
     """
     states = []
     with tap(clip.image, r"layers\.\d+\.out$", lambda h, name: states.append(h[:, 1:])):
@@ -94,8 +94,8 @@ def wish(
     structure: float,
     style: float,
 ):
-    """F of the module docstring: pictures (b 3 H W) -> (b,). `words` (b e): unit vectors;
-    `reference`: pictures.
+    """F of the module docstring: pictures (b 3 H W) -> (b,).
+    `words` (b e): unit vectors; `reference`: pictures.
     """
     v_ref, f_ref = look(clip, reference)
     g_ref = [gram(f) for f in f_ref]
@@ -131,8 +131,8 @@ def semantic_guidance(
     seed: int = 0,
     progress: bool = False,
 ) -> Tensor:
-    """Pictures (b 3 H W) by the unconditional model, led by a prompt and by the pictures `image` (b
-    3 H W) in [-1, 1].
+    """Pictures (b 3 H W) by the unconditional model, led by a
+    prompt and by the pictures `image` (b 3 H W) in [-1, 1].
 
     text       weight of the likeness to the prompt, as CLIP sees it; "" asks for nothing
     content    of the likeness to the picture as a whole
@@ -156,10 +156,11 @@ def semantic_guidance(
             raise ValueError(f"{name}={value} is negative: guidance leads towards, 0 is off")
     if clip is None and not pipe.name.startswith("tiny"):
         raise ValueError(
-            f"{pipe.name or 'this model'}: the CLIP that ships knows the toy world only; "
-            "pass one as clip="
+            f"{pipe.name or 'this model'}: the CLIP that ships knows the toy world only; pass one "
+            "as clip="
         )
-    ts, z = pipe.timesteps(steps, strength), pipe.encode(image)  # b c h w
+    ts = pipe.timesteps(steps, strength)  # b c h w
+    z = pipe.encode(image)
     n = noise(z.shape, seed, z.device, z.dtype)
     x = pipe.start_std * n if strength == 1 else pipe.noised(z, ts[0], n)
     denoise = pipe.eps

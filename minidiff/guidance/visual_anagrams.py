@@ -66,8 +66,8 @@ def jigsaw(cells: int, seed: int = 0) -> View:
     def move(x: Tensor, order: Tensor) -> Tensor:
         if x.shape[2] % cells or x.shape[3] % cells:
             raise ValueError(
-                f"a picture or latent of {x.shape[2]} x {x.shape[3]} cannot be cut into "
-                f"{cells} x {cells}"
+                f"a picture or latent of {x.shape[2]} x {x.shape[3]} cannot be cut into {cells} x "
+                f"{cells}"
             )
         # b c n ph pw
         squares = (
@@ -98,8 +98,7 @@ def chosen(pipe: Pipe, view: str) -> View:
     if VIEWS[view].pixels and pipe.vae is not None:
         raise ValueError(
             f"{pipe.name or 'this model'} works on latents, and the {view} of a latent is not the "
-            "latent of "
-            f"the {view}; take a pixel model (tiny-pixel) or one of: "
+            f"latent of the {view}; take a pixel model (tiny-pixel) or one of: "
             f"{', '.join(n for n, v in VIEWS.items() if not v.pixels)}"
         )
     return VIEWS[view]
@@ -140,7 +139,9 @@ def visual_anagrams(
     Row i of the upright half depends on seed + i alone. ValueError: a view that is unknown or, like
     "negative", needs a pixel model; differing numbers of prompts; no steps.
     """
-    v, a, b = chosen(pipe, view), pipe.embed(prompt), pipe.embed(other)
+    v = chosen(pipe, view)
+    a = pipe.embed(prompt)
+    b = pipe.embed(other)
     if len(a) != len(b):
         raise ValueError(
             f"{len(a)} prompt(s) for the picture upright, {len(b)} for the other view: give pairs"
@@ -166,5 +167,6 @@ def latent_error(pipe: Pipe, image: Tensor, view: str) -> float:
     The distance between turned latents and the latents of turned pictures, relative to the latents'
     spread.
     """
-    v, z = chosen(pipe, view), pipe.encode(image)
+    v = chosen(pipe, view)
+    z = pipe.encode(image)
     return ((v.do(z) - pipe.encode(v.do(image))).square().mean().sqrt() / z.std()).item()

@@ -33,8 +33,8 @@ from minidiff.pipe.pipe import Pipe
 
 @dataclass(frozen=True)
 class Inverted:
-    """A picture's way to noise, and what makes guided sampling follow it back: what an inversion
-    hands to an edit.
+    """A picture's way to noise, and what makes guided sampling
+    follow it back: what an inversion hands to an edit.
 
     states  [clean, ..., noise], (b c h w) each
     nulls   what guidance compares with, one Cond per step from the noise on; None: the empty prompt
@@ -52,9 +52,15 @@ class Inverted:
         """Rows [sources, edits] (2b c h w) after step i, corrected."""
         if self.share is None:
             return x
-        goal = self.states[-2 - i]
-        source, edit = x.chunk(2)
-        return torch.cat([goal, edit + self.share * (goal - source)])
+        return follow(x, self.states[-2 - i], self.share)
+
+
+def follow(x: Tensor, goal: Tensor, share: float) -> Tensor:
+    """Rows x = [sources, edits] (2b c h w) after a move: sources go to `goal` (b c h w), edits by
+    the share of the same offset.
+    """
+    source, edit = x.chunk(2)
+    return torch.cat([goal, edit + share * (goal - source)])
 
 
 def invert_step(
@@ -66,20 +72,22 @@ def invert_step(
     cond: Cond | None,
     fixed_point: int = 0,
 ) -> Tensor:
-    """One move up, from x_s at time s to time t > s. The network is asked about t only: never about
-    0, unknown to it.
+    """One move up, from x_s at time s to time t > s. The
+    network is asked about t only: never about 0, unknown to it.
     """
 
     def up(x):
         return ddim_step(sch, x_s, denoise(x, t, cond), s, t)
 
-    y, best = up(x_s), float("inf")  # the explicit form
+    y = up(x_s)  # the explicit form
+    best = float("inf")
     for _ in range(fixed_point):
         y2 = up(y)  # the implicit equation once more
         residual = (y2 - y).abs().amax().item()
         if residual >= best:
             break
-        y, best = y2, residual
+        y = y2
+        best = residual
     return y
 
 
@@ -116,8 +124,8 @@ def invert(
     fixed_point: int = 0,
     progress: bool = False,
 ) -> list[Tensor]:
-    """The latents of a picture (b 3 H W) on its way to noise: [clean, ..., noise], steps + 1 states
-    (b c h w).
+    """The latents of a picture (b 3 H W) on its way to
+    noise: [clean, ..., noise], steps + 1 states (b c h w).
 
     Without guidance (scale 1) and with the prompt that describes the picture; "" is the
     unconditional model. Start any edit from the last state. `fixed_point`: iterations of the
@@ -148,8 +156,8 @@ def replay(
     scale: float = 1.0,
     progress: bool = False,
 ) -> Tensor:
-    """Pictures (b 3 H W) from inverted noise: with the same prompt the round trip, with another one
-    an edit.
+    """Pictures (b 3 H W) from inverted noise: with the
+    same prompt the round trip, with another one an edit.
     """
     denoise = cfg_batched(pipe.eps, pipe.null(), scale)
     ts = pipe.timesteps(steps)

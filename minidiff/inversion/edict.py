@@ -41,8 +41,8 @@ from minidiff.pipe.pipe import Pipe
 
 
 def doubled(pipe: Pipe, scale: float) -> Denoise:
-    """The guided denoiser for states in float64 on the CPU; the network stays what and where it
-    is.
+    """The guided denoiser for states in float64 on
+    the CPU; the network stays what and where it is.
     """
     denoise = cfg_batched(pipe.eps, pipe.null(), scale)
     return lambda x_t, t, cond: denoise(x_t.to(pipe.device, pipe.dtype), t, cond).to(
@@ -145,8 +145,8 @@ def edict(
     scale: float = 3.0,
     progress: bool = False,
 ) -> Tensor:
-    """Edit pictures `image` (b 3 H W) from what `source` says to what `target` says; returns (b 3 H
-    W).
+    """Edit pictures `image` (b 3 H W) from what `source`
+    says to what `target` says; returns (b 3 H W).
 
     strength  share of the steps that is undone and run again: 0 returns the autoencoder's copy
     p         weight of a state against its twin when they are mixed; 1 is no mixing
@@ -164,11 +164,11 @@ def edict(
     if (apart := p ** (-2 * (len(ts) - 1))) > 1e4:
         warnings.warn(
             f"p={p} over {len(ts) - 1} steps drives the two states apart, by a factor of up to "
-            f"{apart:.0e}: the "
-            "inverse stays exact, but no edit starts well from there; raise p",
+            f"{apart:.0e}: the inverse stays exact, but no edit starts well from there; raise p",
             stacklevel=2,
         )
-    z, denoise = pipe.encode(image).to("cpu", torch.float64), doubled(pipe, scale)
+    z = pipe.encode(image).to("cpu", torch.float64)
+    denoise = doubled(pipe, scale)
     run = dict(p=p, leapfrog=leapfrog, progress=progress)
     x, y = edict_invert(denoise, pipe.schedule, z, z, ts, pipe.embed(source), **run)
     x, y = edict_sample(denoise, pipe.schedule, x, y, ts, pipe.embed(target), **run)

@@ -36,15 +36,21 @@ from minidiff.pipe.pipe import Pipe
 
 
 def scattered(sch: Schedule, x0: Tensor, ts: list[int], seed: int = 0) -> list[Tensor]:
-    """The picture x0 (b ..) noised to every time of ts but the last, each with its own noise; the
-    last state is x0.
+    """The picture x0 (b ..) noised to every time of ts but
+    the last, each with its own noise; the last state is x0.
     """
     return [q_sample(sch, x0, t, n) for t, n in zip(ts[:-1], noises(x0, seed))] + [x0]
 
 
-def mean(denoise: Denoise, sch: Schedule, x: Tensor, t: int, s: int, cond: Cond | None) -> Tensor:
-    """Where ancestral sampling expects x_s, before it adds its noise."""
-    return posterior(sch, x, eps_to_x0(sch, x, denoise(x, t, cond), t), t, s)[0]
+def mean(sch: Schedule, x_t: Tensor, eps: Tensor, t: int, s: int) -> Tensor:
+    """Where ancestral sampling expects x_s, before it adds its noise; `eps` is the network's."""
+    expected, _ = posterior(sch, x_t, eps_to_x0(sch, x_t, eps, t), t, s)
+    return expected
+
+
+def noise_map(sch: Schedule, x_t: Tensor, x_s: Tensor, eps: Tensor, t: int, s: int) -> Tensor:
+    """r_t of one step: what leads from x_t to x_s, beyond what the model expects."""
+    return x_s - mean(sch, x_t, eps, t, s)
 
 
 @torch.no_grad()
@@ -56,11 +62,9 @@ def noise_maps(
     cond: Cond | None = None,
     progress: bool = False,
 ) -> list[Tensor]:
-    """r_t of every step: what leads from each state of `xs` to the next, beyond what the model
-    expects.
-    """
+    """r_t of every step, from each state of `xs` to the next."""
     return [
-        after - mean(denoise, sch, x, t, s, cond)
+        noise_map(sch, x, after, denoise(x, t, cond), t, s)
         for x, after, (t, s) in zip(xs, xs[1:], step_pairs(ts, progress))
     ]
 
@@ -77,7 +81,7 @@ def replay_maps(
 ) -> Tensor:
     """From x at ts[0] to ts[-1] with the noise maps given in place of fresh noise."""
     for r, (t, s) in zip(maps, step_pairs(ts, progress)):
-        x = mean(denoise, sch, x, t, s, cond) + r
+        x = mean(sch, x, denoise(x, t, cond), t, s) + r
     return x
 
 
@@ -95,8 +99,8 @@ def edit_friendly(
     seed: int = 0,
     progress: bool = False,
 ) -> Tensor:
-    """Edit pictures `image` (b 3 H W) from what `source` says to what `target` says; returns (b 3 H
-    W).
+    """Edit pictures `image` (b 3 H W) from what `source`
+    says to what `target` says; returns (b 3 H W).
 
     strength      share of the steps whose noise is kept and replayed: 0 returns the autoencoder's
                   copy
@@ -107,7 +111,9 @@ def edit_friendly(
     Identical prompts give the autoencoder's copy, to rounding, if the two scales are equal.
     ValueError: strength outside 0..1, a negative scale.
     """
-    ts, sch, z = pipe.timesteps(steps, strength), pipe.schedule, pipe.encode(image)
+    ts = pipe.timesteps(steps, strength)
+    sch = pipe.schedule
+    z = pipe.encode(image)
     known, wanted = (cfg_batched(pipe.eps, pipe.null(), w) for w in (source_scale, scale))
     xs = scattered(sch, z, ts, seed)
     maps = noise_maps(known, sch, xs, ts, pipe.embed(source), progress)

@@ -50,8 +50,8 @@ def learn_null(
     lr: float,
     enough: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One step: (null tokens (b n d), the states (b c h w) they lead to, squared errors (inner + 1
-    or fewer, b)).
+    """One step: (null tokens (b n d), the states (b c h w)
+    they lead to, squared errors (inner + 1 or fewer, b)).
 
     Rows do not see each other: a row closer than `enough` keeps its tokens while the others go on.
     Errors are those of the best tokens so far.
@@ -59,12 +59,10 @@ def learn_null(
     with torch.no_grad():
         e_cond = pipe.eps(x, t, cond)
     text = text.clone().requires_grad_()
-    best, land, error, errors = (
-        text.detach().clone(),
-        x,
-        torch.full((len(x),), torch.inf, device=x.device),
-        [],
-    )
+    best = text.detach().clone()
+    land = x
+    error = torch.full((len(x),), torch.inf, device=x.device)
+    errors = []
     optimizer = torch.optim.Adam([text], lr=lr)
     for k in range(inner + 1):
         with torch.set_grad_enabled(k < inner):  # the last one is only measured
@@ -95,8 +93,8 @@ def learn_nulls(
     tolerance: float = 1e-5,
     progress: bool = False,
 ) -> Inverted:
-    """Inverted pictures (`states`: clean to noise) with one learned null per step, for guided
-    replays at `scale`.
+    """Inverted pictures (`states`: clean to noise) with one
+    learned null per step, for guided replays at `scale`.
 
     inner      updates of a step at most; lr: of its optimiser, falling to half
     tolerance  mean squared error at which a step is good enough; grows by twice that every step, as

@@ -68,25 +68,27 @@ def near(text: Tensor, other: Tensor, reach: float) -> Tensor:
 def pivot_loss(
     pipe: Pipe, denoise, states: list[Tensor], ts: Tensor, rows: Tensor, cond: Cond
 ) -> Tensor:
-    """How far the guided prediction is from the one that leads along the states; `rows`: which
-    moves, 0 the noisiest.
+    """How far the guided prediction is from the one that leads
+    along the states; `rows`: which moves, 0 the noisiest.
     """
     x = torch.cat(states[::-1])  # from noise to clean
-    t, s = ts[rows], ts[rows + 1]
+    t = ts[rows]
+    s = ts[rows + 1]
     goal = leading(pipe.schedule, x[rows], x[rows + 1], t, s)
     return (denoise(x[rows], t, cond.expand(len(rows))) - goal).pow(2).mean()
 
 
 class Near:
-    """Points around the pivot and what the untuned network says there: asked once, so no second
-    network is kept.
+    """Points around the pivot and what the untuned network
+    says there: asked once, so no second network is kept.
     """
 
     def __init__(
         self, pipe: Pipe, z: Tensor, cond: Cond, reach: float, noise: Tensor, g: torch.Generator
     ):
         rows = picture_batch(pipe, z, noise, g)
-        self.x, self.t = q_sample(pipe.schedule, rows["x0"], rows["t"], noise), rows["t"]
+        self.x = q_sample(pipe.schedule, rows["x0"], rows["t"], noise)
+        self.t = rows["t"]
         self.text = near(cond.text, random_words(pipe, len(noise), g), reach)
         self.eps = pipe.eps(self.x, self.t, Cond(text=self.text))
 
@@ -110,15 +112,18 @@ def tune(
     seed: int = 0,
     progress: bool = False,
 ) -> list[tuple[float, float]]:
-    """Teach `weights` to return along `states` (one picture's, clean first); (pivot, locality) loss
-    of each update.
+    """Teach `weights` to return along `states` (one picture's,
+    clean first); (pivot, locality) loss of each update.
 
     The options are those of `pivotal_tuning`; an update sees `batch` moves, spread over all of
     them.
     """
-    steps, g, losses = len(states) - 1, torch.Generator().manual_seed(seed), []
+    steps = len(states) - 1
+    g = torch.Generator().manual_seed(seed)
+    losses = []
     ts = torch.tensor(pipe.timesteps(steps), device=pipe.device)
-    cond, denoise = pipe.embed(source), cfg_batched(pipe.eps, pipe.null(), scale)
+    cond = pipe.embed(source)
+    denoise = cfg_batched(pipe.eps, pipe.null(), scale)
     with torch.no_grad():
         others = Near(
             pipe, states[0], cond, reach, noise((BANK, *states[0].shape[1:]), seed).to(states[0]), g

@@ -1,8 +1,8 @@
 """What an exercise is made of: a definition of right, facts that must hold, and mistakes that
 people really made.
 
-Nothing here knows how answers are graded (`check.py`) or how stubs are cut (`stub.py`); an exercise
-is data.
+Nothing here knows how answers are graded (`grader.py`) or how stubs are cut (`stub.py`): an
+exercise is data.
 """
 
 from collections.abc import Callable
@@ -36,6 +36,8 @@ class Exercise:
 
     task       what to write, in Markdown: shapes, ranges, the equation
     reference  the project's own function; the stub is its signature and docstring
+    apart      why the reference is none of the package's own functions but one written for the
+               exercise; "" where it is
     spec       the slow and obvious definition of right
     cases      cases(seed) -> tuples of arguments, random shapes included, the simplest first
     behaviour  behaviour(fn) -> (score, needed, what was measured), in seconds; None if nothing is
@@ -55,6 +57,7 @@ class Exercise:
     hints: tuple[str, str, str] = ("", "", "")
     tolerance: float = 1e-5
     page: str = ""
+    apart: str = ""
 
     def __post_init__(self):
         if self.ladder not in LADDERS:

@@ -15,26 +15,30 @@ def leaves(value, path: str = "") -> Iterator[tuple[str, Tensor]]:
     elif isinstance(value, (bool, int, float)):
         yield path, torch.tensor(value, dtype=torch.float64)
     elif isinstance(value, (list, tuple)):
-        for i, v in enumerate(value):
-            yield from leaves(v, f"{path}[{i}]")
+        for i, part in enumerate(value):
+            yield from leaves(part, f"{path}[{i}]")
     elif isinstance(value, dict):
-        for k, v in value.items():
-            yield from leaves(v, f"{path}[{k!r}]")
+        for key, part in value.items():
+            yield from leaves(part, f"{path}[{key!r}]")
+
+
+def is_number(value) -> bool:
+    """A Python number or a tensor of none but one number: as good as each other for an answer."""
+    return isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.ndim == 0)
 
 
 def kind(value) -> str:
     """The type of a value in words."""
+    if value is None:
+        return "nothing (None)"
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}"
     if isinstance(value, (list, tuple)):
         return f"a {type(value).__name__} of {len(value)}"
-    return (
-        "nothing (None)"
-        if value is None
-        else f"a {type(value).__module__.partition('.')[0]} {type(value).__name__}"
-        if type(value).__module__ != "builtins"
-        else f"the {type(value).__name__} {value!r}"[:60]
-    )
+    module = type(value).__module__
+    if module == "builtins":
+        return f"the {type(value).__name__} {value!r}"[:60]
+    return f"a {module.partition('.')[0]} {type(value).__name__}"
 
 
 def clone(value):
@@ -44,41 +48,59 @@ def clone(value):
     if isinstance(value, Tensor):
         return value.clone()
     if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
-        return type(value)(clone(v) for v in value)
-    return {k: clone(v) for k, v in value.items()} if isinstance(value, dict) else value
+        return type(value)(clone(part) for part in value)
+    if isinstance(value, dict):
+        return {key: clone(part) for key, part in value.items()}
+    return value
 
 
 def difference(a, b) -> tuple[float, str]:
     """(largest |a - b|, where); inf if the structures or shapes differ, or where only one of the
     two is finite.
     """
-    worst, where = 0.0, ""
-    pairs = list(leaves(a)), list(leaves(b))
-    if [p for p, _ in pairs[0]] != [p for p, _ in pairs[1]]:
+    parts_a = list(leaves(a))
+    parts_b = list(leaves(b))
+    if [path for path, _ in parts_a] != [path for path, _ in parts_b]:
         return float("inf"), ""
-    for (path, x), (_, y) in zip(*pairs):
+    worst = 0.0
+    where = ""
+    for (path, x), (_, y) in zip(parts_a, parts_b):
         if x.shape != y.shape:
             return float("inf"), path
         if not x.numel():
             continue
-        gap = (x.double() - y.double()).abs()
-        # inf - inf is no difference
-        gap = torch.where(x == y, 0.0, gap).nan_to_num(nan=float("inf"))
-        if gap.max() > worst:
-            index = torch.unravel_index(gap.argmax(), gap.shape)
-            worst, where = gap.max().item(), path + (str([int(i) for i in index]) if x.ndim else "")
+        gap = _gap(x, y)
+        largest = gap.max().item()
+        if largest > worst:
+            worst = largest
+            where = path + _place(gap)
     return worst, where
+
+
+def _gap(x: Tensor, y: Tensor) -> Tensor:
+    """|x - y| in float64: 0 where both are the same infinity, inf where one of them is NaN."""
+    gap = (x.double() - y.double()).abs()
+    return torch.where(x == y, 0.0, gap).nan_to_num(nan=float("inf"))
+
+
+def _place(gap: Tensor) -> str:
+    """The indices of the largest value, such as "[0, 3]"; "" for a single number."""
+    if gap.ndim == 0:
+        return ""
+    indices = torch.unravel_index(gap.argmax(), gap.shape)
+    return str([int(i) for i in indices])
 
 
 def scale(value) -> float:
     """The largest finite number in a value, at least 1: what errors are measured against."""
-    found = [
-        x.double()[x.isfinite()].abs().amax().item()
-        for _, x in leaves(value)
-        if x.numel() and x.isfinite().any()
-    ]
-    return max([1.0, *found])
+    largest = 1.0
+    for _, part in leaves(value):
+        numbers = part.double()[part.isfinite()].abs()
+        if numbers.numel():
+            largest = max(largest, numbers.max().item())
+    return largest
 
 
 def close(a, b, tolerance: float) -> bool:
-    return difference(a, b)[0] <= tolerance * scale(b)
+    error, _ = difference(a, b)
+    return error <= tolerance * scale(b)

@@ -1,5 +1,5 @@
-"""Is every exercise fit to be given? Its stub must fail, its reference pass, every mutant be caught
-and called by name.
+"""Is every exercise fit to be given? Its stub must run and fail, its reference must pass, and every
+mutant must be caught and called by its name.
 
     python -m minidiff.learn.verify [NAME ...]            # what `make verify-exercises` runs
 """
@@ -7,57 +7,57 @@ and called by name.
 import sys
 import time
 
-from minidiff.learn.check import grade
-from minidiff.learn.exercise import Exercise
+from minidiff.learn.exercise import Exercise, Mutant
 from minidiff.learn.exercises import exercises, find
-from minidiff.learn.stub import empty, stub
+from minidiff.learn.grader import grade
+from minidiff.learn.stub import empty
 
 
-def faults(e: Exercise) -> list[str]:
+def faults(exercise: Exercise) -> list[str]:
     """Everything that is wrong with an exercise; empty if nothing is."""
-    found = []
-    if f"def {e.name}(" not in stub(e):
-        found.append("its stub defines no function of that name")
-    if grade(e, empty(e)).passed:
-        found.append("its stub passes")
-    for what, fn in (("reference", e.reference), ("specification", e.spec)):
-        verdict = grade(e, fn)
+    wrong = []
+    if grade(exercise, empty(exercise)).passed:
+        wrong.append("its stub passes")
+    for what, fn in (("reference", exercise.reference), ("specification", exercise.spec)):
+        verdict = grade(exercise, fn)
         if not verdict.passed:
-            found.append(f"its {what} fails: {verdict.says}")
-    for m in e.mutants:
-        verdict = grade(e, m.fn)
-        if verdict.passed:
-            found.append(f"the mutant {m.name!r} passes")
-        elif verdict.mutant is not m:
-            said = verdict.mutant.name if verdict.mutant else "nothing"
-            found.append(
-                f"the mutant {m.name!r} is called {said} ({verdict.layer}: {verdict.says})"
-            )
-    return found
+            wrong.append(f"its {what} fails: {verdict.says}")
+    for mutant in exercise.mutants:
+        fault = mutant_fault(exercise, mutant)
+        if fault:
+            wrong.append(fault)
+    return wrong
+
+
+def mutant_fault(exercise: Exercise, mutant: Mutant) -> str:
+    """What is wrong with the verdict on a mutant; "" if it is caught and called by its name."""
+    verdict = grade(exercise, mutant.fn)
+    if verdict.passed:
+        return f"the mutant {mutant.name!r} passes"
+    if verdict.mutant is mutant:
+        return ""
+    name = verdict.mutant.name if verdict.mutant else "nothing"
+    return f"the mutant {mutant.name!r} is called {name} ({verdict.layer}: {verdict.says})"
 
 
 def main(names: list[str]) -> int:
-    chosen, wrong, begun = (
-        [find(n) for n in names] or list(exercises().values()),
-        0,
-        time.perf_counter(),
-    )
-    for e in chosen:
+    chosen = [find(name) for name in names] or list(exercises().values())
+    begun = time.perf_counter()
+    unfit = 0
+    for exercise in chosen:
         start = time.perf_counter()
-        found = faults(e)
-        wrong += bool(found)
+        wrong = faults(exercise)
+        spent = time.perf_counter() - start
+        unfit += bool(wrong)
         print(
-            f"{e.ladder:8} {e.name:28} {len(e.mutants)} mutants "
-            f"{time.perf_counter() - start:6.1f} s  "
-            f"{'; '.join(found) or 'good'}",
+            f"{exercise.ladder:8} {exercise.name:28} {len(exercise.mutants)} mutants "
+            f"{spent:6.1f} s  {'; '.join(wrong) or 'good'}",
             flush=True,
         )
-    mutants = sum(len(e.mutants) for e in chosen)
-    print(
-        f"{len(chosen)} exercises, {mutants} mutants, {wrong} not fit, "
-        f"{time.perf_counter() - begun:.0f} s"
-    )
-    return 1 if wrong else 0
+    mutants = sum(len(exercise.mutants) for exercise in chosen)
+    spent = time.perf_counter() - begun
+    print(f"{len(chosen)} exercises, {mutants} mutants, {unfit} not fit, {spent:.0f} s")
+    return 1 if unfit else 0
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""Attention and the transformer block of the Stable Diffusion UNet (Vaswani et al. 2017; Rombach et
-al. 2022, 2112.10752).
+"""Attention and the transformer block of the Stable Diffusion
+UNet (Vaswani et al. 2017; Rombach et al. 2022, 2112.10752).
 
     out = softmax(q k^T / sqrt(d)) v
 
@@ -28,13 +28,15 @@ def add_taps(module: nn.Module) -> None:
 def attend(
     module: nn.Module, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None
 ) -> Tensor:
-    """Multi-head attention of projected q (b n c), k and v (b m c) through the taps of `module`;
-    returns b n c.
+    """Multi-head attention of projected q (b n c), k and
+    v (b m c) through the taps of `module`; returns b n c.
 
     `mask` (b m), 1 = attend, hides key tokens. Scale is head_dim ** -0.5.
     """
     q, k, v = (rearrange(x, "b n (h d) -> b h n d", h=heads) for x in (q, k, v))
-    q, k, v = module.q(q), module.k(k), module.v(v)
+    q = module.q(q)
+    k = module.k(k)
+    v = module.v(v)
     # b 1 1 m
     bias = (
         None
@@ -73,8 +75,8 @@ class Attention(nn.Module):
 
 
 class SpatialAttention(nn.Module):
-    """GroupNorm, single- or multi-head self-attention over pixels, residual: the VAE's and the 2020
-    DDPM's block.
+    """GroupNorm, single- or multi-head self-attention over
+    pixels, residual: the VAE's and the 2020 DDPM's block.
     """
 
     def __init__(self, channels: int, heads: int = 1, groups: int = 32, eps: float = 1e-6):
@@ -92,6 +94,12 @@ class SpatialAttention(nn.Module):
         return x + rearrange(h, "b (h w) c -> b c h w", h=x.shape[2])
 
 
+def geglu(h: Tensor) -> Tensor:
+    """a * gelu(g) of the two halves (a, g) of the channels: h (b n 2m) -> (b n m)."""
+    a, g = h.chunk(2, dim=-1)
+    return a * F.gelu(g)
+
+
 class GEGLU(nn.Module):
     """a * gelu(g), both halves from one projection (Shazeer 2020, 2002.05202)."""
 
@@ -100,8 +108,7 @@ class GEGLU(nn.Module):
         self.proj = nn.Linear(dim, 2 * inner)
 
     def forward(self, x: Tensor) -> Tensor:
-        a, g = self.proj(x).chunk(2, dim=-1)
-        return a * F.gelu(g)
+        return geglu(self.proj(x))
 
 
 class FeedForward(nn.Module):
@@ -137,8 +144,8 @@ class TransformerBlock(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-    """Pixels as tokens through a TransformerBlock. SD 1 projects with 1x1 convolutions, SD 2 with
-    linear layers.
+    """Pixels as tokens through a TransformerBlock. SD 1
+    projects with 1x1 convolutions, SD 2 with linear layers.
     """
 
     def __init__(
@@ -154,13 +161,15 @@ class SpatialTransformer(nn.Module):
         make = nn.Linear if linear else lambda i, o: nn.Conv2d(i, o, 1)
         self.linear = linear
         self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
-        self.proj_in, self.proj_out = make(channels, channels), make(channels, channels)
+        self.proj_in = make(channels, channels)
+        self.proj_out = make(channels, channels)
         self.transformer_blocks = nn.ModuleList(
             [TransformerBlock(channels, heads, context) for _ in range(depth)]
         )
 
     def forward(self, x: Tensor, cond) -> Tensor:
-        h, rows = self.norm(x), x.shape[2]
+        h = self.norm(x)
+        rows = x.shape[2]
         h = h if self.linear else self.proj_in(h)
         h = rearrange(h, "b c h w -> b (h w) c")
         h = self.proj_in(h) if self.linear else h

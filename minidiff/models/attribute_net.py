@@ -1,5 +1,5 @@
-"""A small convolutional network that says what is in a picture of the toy world: the learned
-oracle's body.
+"""A small convolutional network that says what is in
+a picture of the toy world: the learned oracle's body.
 
 Ten forced choices share one trunk: number of objects, place, background, texture, and shape, colour
 and size of the objects in slots A and B. The trunk keeps where things are (its last map is
@@ -36,8 +36,8 @@ NOTHING = -100  # label of a head that has no right answer (cross_entropy's own)
 
 
 def canonical(s: Scene) -> Scene:
-    """The same picture with the left or upper object first; scenes with fewer than two objects are
-    returned as is.
+    """The same picture with the left or upper object first;
+    scenes with fewer than two objects are returned as is.
 
     (Where two objects overlap the order also says which lies on top: use this for labels, not for
     rendering.)
@@ -55,8 +55,8 @@ def canonical(s: Scene) -> Scene:
 
 
 def labels(scenes: list[Scene]) -> Tensor:
-    """Right answers, (b, 10) in the order of `HEADS`; NOTHING for slots without an object and for
-    places of nothing.
+    """Right answers, (b, 10) in the order of `HEADS`; NOTHING
+    for slots without an object and for places of nothing.
     """
     rows = []
     for s in map(canonical, scenes):
@@ -82,7 +82,8 @@ class Stage(nn.Module):
     def __init__(self, c_in: int, c_out: int, groups: int):
         super().__init__()
         self.down = nn.Conv2d(c_in, c_out, 3, stride=2, padding=1)
-        self.norm1, self.norm2 = nn.GroupNorm(groups, c_out), nn.GroupNorm(groups, c_out)
+        self.norm1 = nn.GroupNorm(groups, c_out)
+        self.norm2 = nn.GroupNorm(groups, c_out)
         self.conv = nn.Conv2d(c_out, c_out, 3, padding=1)
 
     def forward(self, h: Tensor) -> Tensor:
@@ -110,8 +111,8 @@ class AttributeNet(nn.Module):
         """Pictures (b 3 64 64) in [-1, 1] -> (b, width), not negative."""
         if x.shape[1:] != (3, 64, 64):
             raise ValueError(
-                f"pictures of shape {tuple(x.shape)}: expected (b, 3, 64, 64) in [-1, 1]; "
-                "resize them first"
+                f"pictures of shape {tuple(x.shape)}: expected (b, 3, 64, 64) in [-1, 1]; resize "
+                "them first"
             )
         h = F.relu(self.conv_in(x))
         for stage in self.stages:

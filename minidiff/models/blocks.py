@@ -1,5 +1,5 @@
-"""Convolutional pieces that the UNet and the VAE share: ResBlock, up- and down-sampling, and the
-time embedding.
+"""Convolutional pieces that the UNet and the VAE share:
+ResBlock, up- and down-sampling, and the time embedding.
 
 (Ho, Jain, Abbeel 2020, 2006.11239; Rombach et al. 2022, 2112.10752.) Names are those of public
 checkpoints. Without gradients the activations and sums below are written over their own input, so
@@ -16,8 +16,8 @@ from minidiff.core.taps import Tap
 
 
 def timestep_embedding(t: Tensor, dim: int, cos_first: bool = True, shift: float = 0) -> Tensor:
-    """Sinusoidal embedding of network times t (b,) -> (b, dim): frequencies 10000^(-k / (dim/2 -
-    shift)).
+    """Sinusoidal embedding of network times t (b,) ->
+    (b, dim): frequencies 10000^(-k / (dim/2 - shift)).
 
     Stable Diffusion and DiT put the cosines first with shift 0; the 2020 DDPM code puts sines first
     with shift 1.
@@ -58,7 +58,8 @@ class GroupNorm(nn.GroupNorm):
             or x.device.type != "cpu"
         ):
             return super().forward(x)
-        rows, g = x.permute(0, 2, 3, 1), self.num_groups  # b h w c
+        rows = x.permute(0, 2, 3, 1)  # b h w c
+        g = self.num_groups
         total = rows.sum(2).double().sum(1)  # b c
         # strips stay in the cache
         square = sum(strip.square().sum(2).double().sum(1) for strip in rows.split(8, dim=1))
@@ -76,15 +77,16 @@ class GroupNorm(nn.GroupNorm):
 class TimeEmbedding(nn.Module):
     def __init__(self, dim: int, out: int):
         super().__init__()
-        self.linear_1, self.linear_2 = nn.Linear(dim, out), nn.Linear(out, out)
+        self.linear_1 = nn.Linear(dim, out)
+        self.linear_2 = nn.Linear(out, out)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear_2(F.silu(self.linear_1(x)))
 
 
 class ResBlock(nn.Module):
-    """GN SiLU conv, + time, GN SiLU conv, + shortcut. The tap `h` sees the branch before the
-    residual sum.
+    """GN SiLU conv, + time, GN SiLU conv, + shortcut.
+    The tap `h` sees the branch before the residual sum.
     """
 
     def __init__(
@@ -97,16 +99,12 @@ class ResBlock(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
-        self.norm1, self.conv1 = (
-            GroupNorm(groups, c_in, eps=eps),
-            nn.Conv2d(c_in, c_out, 3, padding=1),
-        )
+        self.norm1 = GroupNorm(groups, c_in, eps=eps)
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
         if time:
             self.time_emb_proj = nn.Linear(time, c_out)
-        self.norm2, self.conv2 = (
-            GroupNorm(groups, c_out, eps=eps),
-            nn.Conv2d(c_out, c_out, 3, padding=1),
-        )
+        self.norm2 = GroupNorm(groups, c_out, eps=eps)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
         self.dropout = nn.Dropout(dropout)
         if c_in != c_out:
             self.conv_shortcut = nn.Conv2d(c_in, c_out, 1)
@@ -125,21 +123,22 @@ class ResBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Stride-2 convolution. pad=1: symmetric (SD UNet); pad=0: one row and column of zeros at the
-    end (VAE, DDPM).
+    """Stride-2 convolution. pad=1: symmetric (SD UNet);
+    pad=0: one row and column of zeros at the end (VAE, DDPM).
     """
 
     def __init__(self, channels: int, pad: int = 1):
         super().__init__()
-        self.pad, self.conv = pad, nn.Conv2d(channels, channels, 3, stride=2, padding=pad)
+        self.pad = pad
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=pad)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x if self.pad else F.pad(x, (0, 1, 0, 1)))
 
 
 class Upsample(nn.Module):
-    """Every pixel four times, then a convolution. `size`: one row or column less, where an odd size
-    had been halved.
+    """Every pixel four times, then a convolution. `size`: one
+    row or column less, where an odd size had been halved.
     """
 
     def __init__(self, channels: int):

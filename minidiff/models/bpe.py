@@ -34,20 +34,21 @@ from collections.abc import Collection
 from itertools import pairwise
 from math import inf
 
-START, STOP = "<|startoftext|>", "<|endoftext|>"
+START = "<|startoftext|>"
+STOP = "<|endoftext|>"
 END = "</w>"  # marks a symbol that ends its word
 
 
 def clean(text: str) -> str:
-    """Composed (NFC), then lower case character by character: Python alone gives the last sigma of
-    a word another one.
+    """Composed (NFC), then lower case character by character:
+    Python alone gives the last sigma of a word another one.
     """
     return unicodedata.normalize("NFC", text).replace("Σ", "σ").lower()
 
 
 def cut(text: str, names: Collection[str]) -> list[str]:
-    """`text` in parts, `names` apart (the leftmost, then the longest; a name of letters never from
-    inside a word).
+    """`text` in parts, `names` apart (the leftmost, then the
+    longest; a name of letters never from inside a word).
     """
     edge = lambda c: r"\b" if c.isalnum() else ""  # noqa: E731
     found = [edge(n[0]) + re.escape(n) + edge(n[-1]) for n in sorted(names, key=len, reverse=True)]
@@ -91,7 +92,8 @@ class BytePairs:
 
     def plain(self, text: str) -> list[int]:
         """Ids of a text without exact names."""
-        anycase, ids = self.special.keys() - self.exact, []
+        anycase = self.special.keys() - self.exact
+        ids = []
         for part in cut(clean(text), anycase):
             if part in anycase:
                 ids += self.special[part]
@@ -103,8 +105,8 @@ class BytePairs:
         return ids
 
     def merge(self, run: str) -> list[str]:
-        """The symbols of one run of characters: the lowest-ranked neighbouring pair is merged until
-        none is ranked.
+        """The symbols of one run of characters: the lowest-ranked
+        neighbouring pair is merged until none is ranked.
         """
         symbols = [self.letter[b] for b in run.encode()]
         symbols[-1] += END
@@ -127,8 +129,8 @@ class BytePairs:
 
 
 def byte_letters() -> dict[int, str]:
-    """Byte -> printable letter, in the order of the vocabulary: 188 bytes show themselves, 68 get
-    letters from 256.
+    """Byte -> printable letter, in the order of the vocabulary:
+    188 bytes show themselves, 68 get letters from 256.
     """
     shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
     hidden = [b for b in range(256) if b not in shown]
@@ -136,8 +138,8 @@ def byte_letters() -> dict[int, str]:
 
 
 def runs(piece: str) -> list[str]:
-    """Split numerals such as the squared sign off: Python's `\\w` takes them for letters, CLIP does
-    not.
+    """Split numerals such as the squared sign off:
+    Python's `\\w` takes them for letters, CLIP does not.
     """
     if not piece[0].isalnum():
         return [piece]

@@ -24,8 +24,8 @@ from minidiff.models.text import CLIPText
 
 
 class CLIP(nn.Module):
-    """Both towers and the learned temperature. The text tower needs a `project_dim`, equal to the
-    image tower's.
+    """Both towers and the learned temperature. The text
+    tower needs a `project_dim`, equal to the image tower's.
     """
 
     def __init__(self, text: CLIPText, image: CLIPImage):
@@ -38,7 +38,8 @@ class CLIP(nn.Module):
             raise ValueError(
                 f"towers project to {dims} (text, image); build both with the same project_dim"
             )
-        self.text, self.image = text, image
+        self.text = text
+        self.image = image
         self.logit_scale = nn.Parameter(torch.tensor(log(1 / 0.07)))
 
     def embed_text(self, ids: Tensor) -> Tensor:
@@ -50,8 +51,8 @@ class CLIP(nn.Module):
         return F.normalize(self.image(image), dim=-1)
 
     def forward(self, image: Tensor, ids: Tensor) -> Tensor:
-        """Logits (pictures, captions); the temperature is kept below 100, as in the paper's section
-        2.5.
+        """Logits (pictures, captions); the temperature
+        is kept below 100, as in the paper's section 2.5.
         """
         return (
             self.logit_scale.exp().clamp(max=100.0)

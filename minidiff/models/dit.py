@@ -42,7 +42,15 @@ def position_embedding(dim: int, grid: int) -> Tensor:
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Tokens x (b n d), scaled and shifted alike within each picture; shift and scale (b d)."""
     return x * (1 + scale[:, None]) + shift[:, None]
+
+
+def unpatchify(tokens: Tensor, p: int, rows: int) -> Tensor:
+    """Tokens (b n p*p*c), row by row with `rows` rows of patches, inside a token row, column,
+    channel -> picture (b c h w).
+    """
+    return rearrange(tokens, "b (h w) (p q c) -> b c (h p) (w q)", h=rows, p=p, q=p)
 
 
 class SelfAttention(nn.Module):
@@ -208,7 +216,4 @@ class DiT(nn.Module):
         c = self.condition(t, cond, x.dtype)
         for block in self.blocks:
             h = block(h, c, cond)
-        h = self.final_layer(h, c)
-        return rearrange(
-            h, "b (h w) (p q c) -> b c (h p) (w q)", h=rows, p=self.patch, q=self.patch
-        )
+        return unpatchify(self.final_layer(h, c), self.patch, rows)

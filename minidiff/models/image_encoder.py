@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from minidiff.models.text import Encoder
 
 # of CLIP's training pictures in [0, 1]
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class PatchEmbeddings(nn.Module):
@@ -72,8 +73,8 @@ class CLIPImage(nn.Module):
         nn.init.normal_(self.visual_projection.weight, std=width**-0.5)
 
     def preprocess(self, image: Tensor) -> Tensor:
-        """[-1, 1], any size -> CLIP's input: short side to `image_size` (bicubic), centre crop,
-        CLIP's mean and std.
+        """[-1, 1], any size -> CLIP's input: short side to
+        `image_size` (bicubic), centre crop, CLIP's mean and std.
         """
         if image.dim() != 4 or image.shape[1] != 3:
             raise ValueError(
@@ -83,14 +84,15 @@ class CLIPImage(nn.Module):
         if min(h, w) != self.image_size:
             h, w = (round(x * self.image_size / min(h, w)) for x in (h, w))
             image = F.interpolate(image, (h, w), mode="bicubic", antialias=True).clamp(-1, 1)
-        top, left = (h - self.image_size) // 2, (w - self.image_size) // 2
+        top = (h - self.image_size) // 2
+        left = (w - self.image_size) // 2
         image = image[..., top : top + self.image_size, left : left + self.image_size]
         mean, std = (image.new_tensor(c).view(3, 1, 1) for c in (MEAN, STD))
         return ((image + 1) / 2 - mean) / std  # b 3 s s
 
     def hidden(self, image: Tensor, *, layer: int = -1) -> Tensor:
-        """States (b 1+n d) of class token and patches after the blocks; `layer=-2` leaves out the
-        last block.
+        """States (b 1+n d) of class token and patches after
+        the blocks; `layer=-2` leaves out the last block.
         """
         return self.encoder(self.pre_layrnorm(self.embeddings(self.preprocess(image))), layer)
 

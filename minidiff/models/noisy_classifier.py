@@ -59,8 +59,8 @@ class NoisyClassifier(nn.Module):
 
 
 def labels(scenes: list[Scene]) -> Tensor:
-    """Right answers (b, 6), in the order of `HEADS`; NOTHING where a picture of two objects has two
-    answers.
+    """Right answers (b, 6), in the order of `HEADS`;
+    NOTHING where a picture of two objects has two answers.
     """
     rows = []
     for scene in scenes:
@@ -77,8 +77,8 @@ def labels(scenes: list[Scene]) -> Tensor:
 
 
 def named(text: str) -> dict[str, int]:
-    """{head: index}: the classes that a phrase about one object names, such as "a red star on a
-    black background".
+    """{head: index}: the classes that a phrase about one
+    object names, such as "a red star on a black background".
 
     ValueError if there are none, or two of one head.
     """
@@ -98,8 +98,8 @@ def named(text: str) -> dict[str, int]:
         choices = [f"{head}: {', '.join(v)}" for head, v in HEADS.items() if head != "count"]
         known = "; ".join(choices)
         raise ValueError(
-            f"{text!r} names no class. Colours of the ground are said as 'red background'. "
-            f"There are {known}"
+            f"{text!r} names no class. Colours of the ground are said as 'red background'. There "
+            f"are {known}"
         )
     if found.keys() & set(OF_AN_OBJECT):
         found["count"] = 0  # one object

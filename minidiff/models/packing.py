@@ -1,5 +1,5 @@
-"""Convolution weights packed once: the layout a CPU's kernels want, made ahead instead of in every
-call.
+"""Convolution weights packed once: the layout a CPU's
+kernels want, made ahead instead of in every call.
 
 oneDNN, which computes PyTorch's convolutions on x86 processors, keeps weights in blocks of an order
 of its own, and PyTorch re-orders the plain ones in EVERY call. Where few pixels meet many weights
@@ -35,10 +35,12 @@ class PackedConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() or x.device.type != "cpu" or x.ndim != 4:
             return super().forward(x)
-        w, how = self.weight, (self.padding, self.stride, self.dilation, self.groups)
+        w = self.weight
+        how = (self.padding, self.stride, self.dilation, self.groups)
         key = (x.shape, w.dtype, w.data_ptr(), w._version)
         if self.key != key:
-            self.key, self.pack = key, reorder(w, *how, x.shape)
+            self.key = key
+            self.pack = reorder(w, *how, x.shape)
         if self.pack is None:
             return super().forward(x)
         return torch.ops.mkldnn._convolution_pointwise(
@@ -58,8 +60,8 @@ def reorder(weight: Tensor, padding, stride, dilation, groups: int, shape) -> Te
 
 @contextmanager
 def packed(net: nn.Module) -> Iterator[None]:
-    """Run the convolutions of `net` on packed weights while the block lasts, without gradients and
-    on a CPU.
+    """Run the convolutions of `net` on packed weights
+    while the block lasts, without gradients and on a CPU.
     """
     convs = [m for m in net.modules() if type(m) is nn.Conv2d and m.padding_mode == "zeros"]
     for m in convs:

@@ -1,5 +1,5 @@
-"""One set of classes in several sizes: flat arguments, by the name of the model. `tiny` and `sd15`
-differ here only.
+"""One set of classes in several sizes: flat arguments, by
+the name of the model. `tiny` and `sd15` differ here only.
 
 Each entry: `unet` or `dit`, maybe `vae`, `text`, `image` (CLIP's image tower), the `schedule`
 builder with its arguments, what the network predicts, and the shape of a sample.

@@ -30,8 +30,8 @@ from minidiff.core.taps import Tap
 
 
 def quick_gelu(x: Tensor) -> Tensor:
-    """OpenAI's cheap GELU; off by up to 0.02 from the exact one, which is enough to change
-    pictures.
+    """OpenAI's cheap GELU; off by up to 0.02 from the
+    exact one, which is enough to change pictures.
     """
     return x * torch.sigmoid(1.702 * x)
 
@@ -39,30 +39,38 @@ def quick_gelu(x: Tensor) -> Tensor:
 ACTS = {"quick_gelu": quick_gelu, "gelu": F.gelu}
 
 
+def causal_mask(n: int) -> Tensor:
+    """What is added to logits (.. n n), rows the queries: 0 where a token may look, -inf where the
+    key comes later.
+    """
+    return torch.full((n, n), -torch.inf).triu(1)
+
+
 class SelfAttention(nn.Module):
-    """Multi-head self-attention. Probabilities are formed only while someone listens to the tap
-    `probs` (b h n m).
+    """Multi-head self-attention. Probabilities are formed
+    only while someone listens to the tap `probs` (b h n m).
     """
 
     def __init__(self, width: int, heads: int, causal: bool):
         super().__init__()
         if width % heads:
             raise ValueError(f"width {width} does not divide into {heads} heads")
-        self.heads, self.causal = heads, causal
+        self.heads = heads
+        self.causal = causal
         self.q_proj, self.k_proj, self.v_proj, self.out_proj = (
             nn.Linear(width, width) for _ in range(4)
         )
         self.probs = Tap()
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)  # b n (h d)
+        q = self.q_proj(x)  # b n (h d)
+        k = self.k_proj(x)
+        v = self.v_proj(x)
         q, k, v = (rearrange(y, "b n (h d) -> b h n d", h=self.heads) for y in (q, k, v))
         if self.probs.fns:
             logits = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5  # b h n m
             if self.causal:
-                logits = logits.masked_fill(
-                    torch.ones_like(logits[0, 0], dtype=torch.bool).triu(1), -torch.inf
-                )
+                logits = logits + causal_mask(logits.shape[-1]).to(logits)
             h = self.probs(logits.softmax(-1)) @ v  # b h n d
         else:
             h = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)  # b h n d
@@ -74,7 +82,9 @@ class MLP(nn.Module):
         super().__init__()
         if act not in ACTS:
             raise ValueError(f"act is {act!r}; expected one of {', '.join(ACTS)}")
-        self.fc1, self.fc2, self.act = nn.Linear(width, hidden), nn.Linear(hidden, width), ACTS[act]
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+        self.act = ACTS[act]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(self.act(self.fc1(x)))
@@ -85,7 +95,8 @@ class Block(nn.Module):
 
     def __init__(self, width: int, heads: int, hidden: int, act: str, causal: bool):
         super().__init__()
-        self.layer_norm1, self.layer_norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.layer_norm1 = nn.LayerNorm(width)
+        self.layer_norm2 = nn.LayerNorm(width)
         self.self_attn = SelfAttention(width, heads, causal)
         self.mlp = MLP(width, hidden, act)
         self.out = Tap()
@@ -115,12 +126,13 @@ class Encoder(nn.Module):
 
 
 def init_(encoder: Encoder, width: int, layers: int) -> None:
-    """CLIP's start: what writes to the residual stream is small in proportion to the number of
-    writers.
+    """CLIP's start: what writes to the residual stream
+    is small in proportion to the number of writers.
     """
     write = (2 * layers * width) ** -0.5
     for block in encoder.layers:
-        a, m = block.self_attn, block.mlp
+        a = block.self_attn
+        m = block.mlp
         for linear, std in (
             (a.q_proj, width**-0.5),
             (a.k_proj, width**-0.5),
@@ -134,8 +146,8 @@ def init_(encoder: Encoder, width: int, layers: int) -> None:
 
 
 class CLIPText(nn.Module):
-    """Token ids -> one state per token. `project_dim` adds the projection of the pooled state, used
-    to train CLIP.
+    """Token ids -> one state per token. `project_dim` adds
+    the projection of the pooled state, used to train CLIP.
 
     `causal=False` lets every token read the whole row, as latent diffusion's first text encoder did
     (BERT): then the noun that is named first can know where it stands. A row must then be as long
@@ -157,7 +169,9 @@ class CLIPText(nn.Module):
         causal: bool = True,
     ):
         super().__init__()
-        self.width, self.context, self.eos_id = width, context, eos_id
+        self.width = width
+        self.context = context
+        self.eos_id = eos_id
         self.embeddings = nn.ModuleDict(
             {
                 "token_embedding": nn.Embedding(vocab_size, width),
@@ -173,16 +187,16 @@ class CLIPText(nn.Module):
             nn.init.normal_(self.text_projection.weight, std=width**-0.5)
 
     def token_embeds(self, ids: Tensor) -> Tensor:
-        """The vectors of the tokens (b n) -> (b n d), before positions: change some and pass them
-        as `embeds`.
+        """The vectors of the tokens (b n) -> (b n d), before
+        positions: change some and pass them as `embeds`.
         """
         return self.embeddings["token_embedding"](ids)
 
     def forward(
         self, ids: Tensor | None, *, embeds: Tensor | None = None, layer: int = -1
     ) -> Tensor:
-        """States (b n d) after the final norm, of `ids` (b n) or of token vectors `embeds` (b n d)
-        in their place.
+        """States (b n d) after the final norm, of `ids` (b n)
+        or of token vectors `embeds` (b n d) in their place.
 
         `layer=-2` leaves out the last block (its norm stays). n may be shorter than the context:
         the mask is causal.
@@ -205,8 +219,8 @@ class CLIPText(nn.Module):
         is_end = ids == self.eos_id  # b n
         if not is_end.any(dim=1).all():
             raise ValueError(
-                f"a row of ids has no end token {self.eos_id}; were the prompts framed by "
-                "this tokenizer?"
+                f"a row of ids has no end token {self.eos_id}; were the prompts framed by this "
+                "tokenizer?"
             )
         row = hidden[torch.arange(len(ids), device=ids.device), is_end.int().argmax(dim=1)]  # b d
         return row if self.text_projection is None else self.text_projection(row)

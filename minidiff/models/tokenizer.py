@@ -41,12 +41,14 @@ class Words:
     rest = r"[^\W_]+"
 
     def __init__(self, names: list[str], special: dict[str, list[int]]):
-        self.names, self.special = names, special
+        self.names = names
+        self.special = special
         # nobody types <pad> <bos> <eos>
         self.id = {n: i for i, n in enumerate(names) if not n.startswith("<")}
 
     def spell(self, words: list[str]) -> list[list[int]]:
-        ids, unknown = [], set()
+        ids = []
+        unknown = set()
         for parts in (cut(clean(w), self.special) for w in words):
             pieces = [
                 p
@@ -78,13 +80,17 @@ class Tokenizer:
     ):
         if context < 3:
             raise ValueError(f"context is {context}; expected at least 3 (start, one token, end)")
-        self.speller, self.context, self.cuts = speller, context, cuts
-        self.bos, self.eos, self.pad = bos, eos, pad
+        self.speller = speller
+        self.context = context
+        self.cuts = cuts
+        self.bos = bos
+        self.eos = eos
+        self.pad = pad
 
     @classmethod
     def words(cls, vocab: list[str], context: int = 20) -> "Tokenizer":
-        """Word level: <pad> <bos> <eos> are 0 1 2, then `vocab` in its order, then the two reserved
-        new words.
+        """Word level: <pad> <bos> <eos> are 0 1 2, then
+        `vocab` in its order, then the two reserved new words.
         """
         bad = [w for w in vocab if clean(w) != w or re.findall(Words.rest, w) != [w]]
         if bad or len(set(vocab)) < len(vocab):
@@ -121,15 +127,16 @@ class Tokenizer:
                 "Diffusion 2)"
             )
         speller = BytePairs(merges, PAD[pad], anycase)
-        bos, eos = speller.id[START], speller.id[STOP]
+        bos = speller.id[START]
+        eos = speller.id[STOP]
         return cls(speller, context, bos=bos, eos=eos, pad=speller.id[PAD[pad]], cuts=True)
 
     def __len__(self) -> int:
         return len(self.speller.names)
 
     def __call__(self, prompts: str | list[str]) -> Tensor:
-        """Framed rows, (b, context) int64. Too long: ValueError for words, a warning and a cut for
-        BPE.
+        """Framed rows, (b, context) int64. Too long:
+        ValueError for words, a warning and a cut for BPE.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         rows = []
@@ -149,27 +156,29 @@ class Tokenizer:
         return [i for _, ids in self._spelled(text) for i in ids]
 
     def length(self, text: str) -> int:
-        """Tokens of `text` with its frame, before any cut: it fits when this is at most
-        `tok.context`.
+        """Tokens of `text` with its frame, before any
+        cut: it fits when this is at most `tok.context`.
         """
         return len(self.ids(text)) + 2
 
     def decode(self, ids: list[int] | Tensor) -> str:
-        """Text of one row (framed or not): the start is skipped and reading stops at the first end
-        token.
+        """Text of one row (framed or not): the start is
+        skipped and reading stops at the first end token.
         """
         ids = [int(i) for i in ids]
         ids = ids[: ids.index(self.eos)] if self.eos in ids else ids
         return self.speller.read([i for i in ids if i != self.bos])
 
     def token_spans(self, text: str) -> list[tuple[str, list[int]]]:
-        """(word, its positions in the framed row) for every word, split at spaces, its outer
-        punctuation trimmed.
+        """(word, its positions in the framed row) for every
+        word, split at spaces, its outer punctuation trimmed.
 
         A comma's token belongs to the word it is written at. Words that own no position (cut off,
         or a lone dash for the word tokenizer) are left out.
         """
-        spans, at, end = [], 1, self.context - 1
+        spans = []
+        at = 1
+        end = self.context - 1
         for word, ids in self._spelled(text):
             spans.append((self._trim(word), list(range(at, min(at + len(ids), end)))))
             at += len(ids)
@@ -189,7 +198,8 @@ class Tokenizer:
         names = [word, *(f"{word}_{i}" for i in range(1, count))]
         for name in names:
             self.check_new(name)
-        first, speller = len(self), self.speller
+        first = len(self)
+        speller = self.speller
         speller.special |= {name: [first + i] for i, name in enumerate(names)} | {
             word: [*range(first, first + count)]
         }
@@ -199,8 +209,8 @@ class Tokenizer:
         return first
 
     def check_new(self, word: str) -> None:
-        """ValueError if `word` cannot be added: it must be one lower-case word, and not yet a
-        token.
+        """ValueError if `word` cannot be added: it must
+        be one lower-case word, and not yet a token.
         """
         if clean(word) != word or not word or SPACE.search(word):
             raise ValueError(

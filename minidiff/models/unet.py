@@ -83,16 +83,16 @@ class UNet(nn.Module):
         pad: int = 1,
     ):
         super().__init__()
-        n, c0, ct = len(channels), channels[0], 4 * channels[0]
+        n = len(channels)
+        c0 = channels[0]
+        ct = 4 * channels[0]
         if len(attention) != n:
             raise ValueError(f"{n} levels of channels but {len(attention)} attention kinds")
-        self.c0, self.cos_first, self.shift, self.in_channels, self.classes = (
-            c0,
-            cos_first,
-            shift,
-            in_channels,
-            classes,
-        )
+        self.c0 = c0
+        self.cos_first = cos_first
+        self.shift = shift
+        self.in_channels = in_channels
+        self.classes = classes
         heads = (heads,) * n if isinstance(heads, int) else heads
 
         def attend(kind: str | None, c: int, level: int) -> list[nn.Module]:
@@ -107,10 +107,13 @@ class UNet(nn.Module):
         self.time_embedding = TimeEmbedding(c0, ct)
         if classes:
             self.class_embedding = nn.Embedding(classes + 1, ct)
-        self.down_blocks, widths, c = nn.ModuleList(), [c0], c0
+        self.down_blocks = nn.ModuleList()
+        widths = [c0]
+        c = c0
         for i, w in enumerate(channels):
             resnets = [res(c if j == 0 else w, w) for j in range(layers)]
-            down, c = (Downsample(w, pad) if i < n - 1 else None), w
+            down = Downsample(w, pad) if i < n - 1 else None
+            c = w
             self.down_blocks.append(
                 Level(resnets, [a for _ in resnets for a in attend(attention[i], w, i)], down)
             )
@@ -130,10 +133,8 @@ class UNet(nn.Module):
             self.up_blocks.append(
                 Level(resnets, [a for _ in resnets for a in attend(attention[i], w, i)], up)
             )
-        self.conv_norm_out, self.conv_out = (
-            nn.GroupNorm(groups, c0, eps=eps),
-            nn.Conv2d(c0, out_channels, 3, padding=1),
-        )
+        self.conv_norm_out = nn.GroupNorm(groups, c0, eps=eps)
+        self.conv_out = nn.Conv2d(c0, out_channels, 3, padding=1)
 
     def embed_time(self, t: Tensor, cond: Cond, dtype: torch.dtype) -> Tensor:
         """(b, 4 c0): time, plus the class if the model has classes."""
@@ -143,15 +144,15 @@ class UNet(nn.Module):
         if self.classes:
             if cond is None or cond.label is None:
                 raise ValueError(
-                    f"this model is class-conditional: cond.label (b,) in 0..{self.classes} "
-                    "is missing"
+                    f"this model is class-conditional: cond.label (b,) in 0..{self.classes} is "
+                    "missing"
                 )
             temb = temb + self.class_embedding(cond.label)
         return temb
 
     def encode(self, x: Tensor, temb: Tensor, cond: Cond) -> tuple[Tensor, list[Tensor]]:
-        """Down path: deepest features (b c h w) before the middle block, and the skips in the order
-        they were made.
+        """Down path: deepest features (b c h w) before the
+        middle block, and the skips in the order they were made.
         """
         return self.down(self.conv_in(x), temb, cond)
 
@@ -176,8 +177,8 @@ class UNet(nn.Module):
         return self.h(self.mid_block.resnets[1](h, temb))
 
     def decode(self, h: Tensor, skips: list[Tensor], temb: Tensor, cond: Cond) -> Tensor:
-        """Up path from the bottleneck to the output; each ResBlock takes one skip, last made
-        first.
+        """Up path from the bottleneck to the output;
+        each ResBlock takes one skip, last made first.
         """
         stack = [tap(s) for tap, s in zip(self.skip, skips)]
         for level in self.up_blocks:

@@ -1,5 +1,5 @@
-"""The KL autoencoder of latent diffusion (Rombach et al. 2022, 2112.10752; Kingma & Welling 2013,
-1312.6114).
+"""The KL autoencoder of latent diffusion (Rombach et
+al. 2022, 2112.10752; Kingma & Welling 2013, 1312.6114).
 
 Pictures (b 3 H W) in [-1, 1] <-> latents (b 4 H/f W/f), f = patch * 2^(levels-1). Diffusion happens
 on `scale * mean`, so latents have about unit variance (0.18215 for Stable Diffusion).
@@ -26,6 +26,13 @@ from minidiff.models.attention import SpatialAttention
 from minidiff.models.blocks import Downsample, GroupNorm, ResBlock, Upsample, silu
 
 
+def gaussian_kl(mean: Tensor, logvar: Tensor) -> Tensor:
+    """KL(N(mean, exp(logvar)) || N(0, 1)) in nats, averaged over every value of (b c h w); a scalar
+    tensor.
+    """
+    return 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
+
+
 @dataclass(frozen=True)
 class Gaussian:
     """Posterior q(z|x): `mean` and `logvar`, each (b c h w), unscaled."""
@@ -38,13 +45,13 @@ class Gaussian:
 
     def kl(self) -> Tensor:
         """KL to N(0, 1) in nats, averaged over every latent value."""
-        return 0.5 * (self.mean**2 + self.logvar.exp() - 1 - self.logvar).mean()
+        return gaussian_kl(self.mean, self.logvar)
 
 
 class Block(nn.Module):
-    """ResBlocks, then maybe a change of resolution. Iterating gives them in order: a caller who
-    runs them one by one holds the largest maps no longer than a `forward` of the whole, whose input
-    would live to its end.
+    """ResBlocks, then maybe a change of resolution. Iterating gives them in
+    order: a caller who runs them one by one holds the largest maps no
+    longer than a `forward` of the whole, whose input would live to its end.
     """
 
     def __init__(self, c_in: int, c_out: int, layers: int, groups: int, change: str | None):
@@ -108,7 +115,8 @@ class Decoder(nn.Module):
         self, c_out: int, latent: int, channels: tuple[int, ...], layers: int, groups: int
     ):
         super().__init__()
-        n, c = len(channels), tuple(reversed(channels))
+        n = len(channels)
+        c = tuple(reversed(channels))
         self.conv_in = nn.Conv2d(latent, c[0], 3, padding=1)
         self.mid_block = Middle(c[0], groups)
         self.up_blocks = nn.ModuleList(
@@ -128,8 +136,8 @@ class Decoder(nn.Module):
 
 
 class VAE(nn.Module):
-    """`channels` per level, `layers` ResBlocks a level (one more in the decoder), `groups` of
-    GroupNorm.
+    """`channels` per level, `layers` ResBlocks a level
+    (one more in the decoder), `groups` of GroupNorm.
     """
 
     def __init__(
@@ -143,7 +151,9 @@ class VAE(nn.Module):
         scale: float = 0.18215,
     ):
         super().__init__()
-        self.patch, self.scale, self.latent = patch, scale, latent
+        self.patch = patch
+        self.scale = scale
+        self.latent = latent
         self.factor = patch * 2 ** (len(channels) - 1)
         self.encoder = Encoder(in_channels * patch**2, latent, channels, layers, groups)
         self.quant_conv = nn.Conv2d(2 * latent, 2 * latent, 1)

@@ -34,8 +34,8 @@ def usual_side(latent: tuple[int, int]) -> int:
 
 
 class Maps:
-    """Cross-attention maps of one size, summed as they pass; averaged over heads, layers and looks
-    when read.
+    """Cross-attention maps of one size, summed as they
+    pass; averaged over heads, layers and looks when read.
 
     latent  (H, W) of the state the network is asked about
     side    shorter side of the maps that count; default `usual_side`

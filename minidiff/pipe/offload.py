@@ -46,8 +46,8 @@ def offload(
     *,
     least: int = 1 << 20,
 ) -> Iterator[None]:
-    """Run net, VAE and text tower of `pipe` layer by layer on `device` in `dtype` (default: the
-    pipe's) in the block.
+    """Run net, VAE and text tower of `pipe` layer by layer on
+    `device` in `dtype` (default: the pipe's) in the block.
 
     least   bytes of weights of its own from which a layer comes and goes; smaller ones stay on the
             device throughout (some,
@@ -56,7 +56,8 @@ def offload(
     `pipe.device` and `pipe.dtype` are those of the computation inside the block; afterwards
     everything lies at home again.
     """
-    device, dtype = device or pipe.device, dtype or pipe.dtype
+    device = device or pipe.device
+    dtype = dtype or pipe.dtype
     modules = [
         m for part in (pipe.net, pipe.vae, pipe.text) if part is not None for m in part.modules()
     ]
@@ -89,16 +90,14 @@ def offload(
 
 
 def let_go(tensor: Tensor) -> None:
-    """Hand the pages of a tensor in a mapped file back to the system; the next look reads them
-    again.
+    """Hand the pages of a tensor in a mapped file back
+    to the system; the next look reads them again.
 
     Nothing is ever lost: memory that is no file, and pages of a private mapping that were written
     to, stay as they are. So does everything where there is no Linux.
     """
-    begin, end = (
-        -(-tensor.data_ptr() // mmap.PAGESIZE),
-        (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE,
-    )
+    begin = -(-tensor.data_ptr() // mmap.PAGESIZE)
+    end = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE
     if tensor.device.type != "cpu" or sys.platform != "linux" or end <= begin:
         return
     with open("/proc/self/pagemap", "rb") as f:

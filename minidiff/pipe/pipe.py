@@ -16,7 +16,7 @@ from minidiff.core.cond import Cond
 from minidiff.core.denoise import Denoise
 from minidiff.core.denoise import noise as draw
 from minidiff.core.process import q_sample, to_eps
-from minidiff.core.schedule import Schedule
+from minidiff.core.schedule import Schedule, times_of_strength
 from minidiff.io import MAX_PIXELS, known_range
 from minidiff.models.tokenizer import Tokenizer
 from minidiff.models.vae import VAE
@@ -72,8 +72,8 @@ class Pipe:
         return self.shape[1] * self.factor, self.shape[2] * self.factor
 
     def latent_size(self, height: int, width: int) -> tuple[int, int]:
-        """Size of the latents of a picture. Latent UNets take every multiple of `factor`, other
-        models their own size.
+        """Size of the latents of a picture. Latent UNets take
+        every multiple of `factor`, other models their own size.
         """
         if height * width > MAX_PIXELS:
             raise ValueError(
@@ -130,13 +130,13 @@ class Pipe:
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:
-        """Pictures (b 3 H W) in [-1, 1] -> scaled posterior means (b c h w); pixel models return
-        the picture.
+        """Pictures (b 3 H W) in [-1, 1] -> scaled posterior
+        means (b c h w); pixel models return the picture.
         """
         if image.ndim != 4 or image.shape[1] != 3:
             raise ValueError(
-                f"picture of shape {tuple(image.shape)}: {self.name or 'this model'} takes "
-                f"(b, 3, {self.image_size[0]}, {self.image_size[1]}) in [-1, 1]"
+                f"picture of shape {tuple(image.shape)}: {self.name or 'this model'} takes (b, 3, "
+                f"{self.image_size[0]}, {self.image_size[1]}) in [-1, 1]"
             )
         self.latent_size(*image.shape[2:])
         image = image.to(self.device, self.dtype)
@@ -165,8 +165,8 @@ class Pipe:
         raise ValueError(f"time={self.time!r} is unknown; choose one of index, sigma, log_snr")
 
     def eps(self, x_t: Tensor, t: int | Tensor, cond: Cond | None) -> Tensor:
-        """The noise in x_t at schedule index t (one int, or b of them): a `Denoise`, with gradients
-        if they are on.
+        """The noise in x_t at schedule index t (one int, or b
+        of them): a `Denoise`, with gradients if they are on.
         """
         cond = cond.expand(len(x_t)) if cond is not None else None
         out = self.net(x_t, self.clock(t, x_t), cond)
@@ -212,14 +212,13 @@ class Pipe:
                 f"strength={strength} is outside 0..1 (0 returns the picture, 1 ignores it)"
             )
         ts = self.schedule.timesteps(steps, start, self.spacing, self.end)
-        # cut off, not rounded: .58 of 50 are 28, as in diffusers
-        kept = int(steps * strength)
-        if strength and not kept:
+        kept = times_of_strength(ts, strength)
+        if strength and len(kept) == 1:
             raise ValueError(
                 f"strength={strength} of steps={steps} is less than one step: nothing would be "
                 f"drawn; raise the strength to {1 / steps:.2g} or more, or the steps"
             )
-        return ts[steps - kept :]
+        return kept
 
     # ---- sampling --------------------------------------------------------------------------------
 
@@ -302,8 +301,8 @@ class Pipe:
             shape = (len(cond), self.shape[0], *self.latent_size(*size))
             if noise.shape != shape:
                 raise ValueError(
-                    f"noise of shape {tuple(noise.shape)}: these {len(cond)} picture(s) start "
-                    f"from {shape}"
+                    f"noise of shape {tuple(noise.shape)}: these {len(cond)} picture(s) start from "
+                    f"{shape}"
                 )
             x = self.start_std * noise.to(self.device, self.dtype)
         z = self.solve(

@@ -69,12 +69,14 @@ def ddnm_sample(
     """
     if not 0 <= eta <= 1 or not sigma_y >= 0:
         raise ValueError(
-            f"eta={eta}, sigma_y={sigma_y}: expected a share 0..1, and a standard deviation "
-            "of 0 or more"
+            f"eta={eta}, sigma_y={sigma_y}: expected a share 0..1, and a standard deviation of 0 "
+            "or more"
         )
-    way, y = jumps(pipe.timesteps(steps), length, repeats), y.to(pipe.device, pipe.dtype)
+    way = jumps(pipe.timesteps(steps), length, repeats)
+    y = y.to(pipe.device, pipe.dtype)
     x = pipe.start_std * noise(operator.pinv(y).shape, seed, y.device, y.dtype)  # b c H W
-    denoise, cond = cfg_batched(pipe.eps, pipe.null(), scale), pipe.embed(prompt)
+    denoise = cfg_batched(pipe.eps, pipe.null(), scale)
+    cond = pipe.embed(prompt)
     zs = noises(x, seed)
     for t, s in step_pairs(way, progress):
         if s > t:  # time travel
@@ -94,8 +96,8 @@ def ddnm_sample(
 def trust(
     operator: LinearOp, sigma_y: float, a: float, fresh: float, like: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """(lam, d): how far each coefficient of y is followed, and what is left to draw of the `fresh`
-    noise due.
+    """(lam, d): how far each coefficient of y is followed,
+    and what is left to draw of the `fresh` noise due.
     """
     theirs = a * sigma_y * operator.singular(like)[1]  # y's noise in the state
     lam = torch.where(theirs > fresh, fresh / theirs.clamp_min(1e-20), 1.0)  # eq. 19

@@ -50,8 +50,8 @@ def ddrm_sample(
     seed: int = 0,
     progress: bool = False,
 ) -> Tensor:
-    """Pictures or latents x (b c H W) drawn under the measurement y = A x + sigma_y n; `operator`
-    is A.
+    """Pictures or latents x (b c H W) drawn under the
+    measurement y = A x + sigma_y n; `operator` is A.
 
     sigma_y  standard deviation of the noise in y, pictures being in [-1, 1]
     eta      share of the noise that is drawn anew at every step, 0 to 1
@@ -61,10 +61,12 @@ def ddrm_sample(
     """
     if not (0 <= eta <= 1 and 0 <= eta_b <= 1) or not sigma_y >= 0:
         raise ValueError(
-            f"eta={eta}, eta_b={eta_b}, sigma_y={sigma_y}: expected shares 0..1 and a "
-            "deviation of 0 or more"
+            f"eta={eta}, eta_b={eta_b}, sigma_y={sigma_y}: expected shares 0..1 and a deviation of "
+            "0 or more"
         )
-    ts, y, sch = pipe.timesteps(steps), y.to(pipe.device, pipe.dtype), pipe.schedule
+    ts = pipe.timesteps(steps)
+    y = y.to(pipe.device, pipe.dtype)
+    sch = pipe.schedule
     n = noise(operator.pinv(y).shape, seed, y.device, y.dtype)  # b c H W
     s_, inverse = operator.singular(n)
     ybar = inverse * operator.Ut(y)  # y in V's coordinates
@@ -73,11 +75,9 @@ def ddrm_sample(
     known = (s_ > 0) & (theirs <= sigma)
     start = a * ybar + _left(sigma, theirs) * operator.Vt(n)
     x = operator.V(torch.where(known, start, sigma * operator.Vt(n)))
-    denoise, cond, zs = (
-        cfg_batched(pipe.eps, pipe.null(), scale),
-        pipe.embed(prompt),
-        noises(x, seed),
-    )
+    denoise = cfg_batched(pipe.eps, pipe.null(), scale)
+    cond = pipe.embed(prompt)
+    zs = noises(x, seed)
     for t, s in step_pairs(ts, progress):
         eps = denoise(x, t, cond)
         x0 = eps_to_x0(sch, x, eps, t)

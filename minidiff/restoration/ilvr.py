@@ -61,8 +61,8 @@ def ilvr(
     seed: int = 0,
     progress: bool = False,
 ) -> Tensor:
-    """Pictures (b 3 H W) of `prompt` whose coarse part is that of the references `image` (b 3 H W)
-    in [-1, 1].
+    """Pictures (b 3 H W) of `prompt` whose coarse part is
+    that of the references `image` (b 3 H W) in [-1, 1].
 
     factor  N, side of the blocks whose mean is held, in latents: 1 returns the reference, the
             latent's side its mean
@@ -74,16 +74,18 @@ def ilvr(
     Row i uses seed + i. ValueError: a factor that does not divide the latents, stop or eta outside
     0..1, steps.
     """
-    ts, y = pipe.timesteps(steps), pipe.encode(image)  # b c h w
+    ts = pipe.timesteps(steps)  # b c h w
+    y = pipe.encode(image)
     if not (isinstance(factor, int) and factor >= 1 and all(n % factor == 0 for n in y.shape[2:])):
         raise ValueError(
-            f"factor={factor}: blocks must tile the latents of {y.shape[2]} x {y.shape[3]}; "
-            "try 2, 4 or 8"
+            f"factor={factor}: blocks must tile the latents of {y.shape[2]} x {y.shape[3]}; try 2, "
+            "4 or 8"
         )
     for name, value in (("stop", stop), ("eta", eta)):
         if not 0 <= value <= 1:
             raise ValueError(f"{name}={value} is outside 0..1")
-    sch, cond = pipe.schedule, pipe.embed(prompt)
+    sch = pipe.schedule
+    cond = pipe.embed(prompt)
     denoise = cfg_batched(pipe.eps, pipe.null(), scale)
     x = pipe.start_std * noise(y.shape, seed, y.device, y.dtype)
     fresh = noises(y, seed)

@@ -33,8 +33,7 @@ def jumps(
     if length < 1 or repeats < 1 or not 0 <= window[0] <= window[1] <= 1:
         raise ValueError(
             f"length={length}, repeats={repeats}, window={window}: expected two numbers of 1 or "
-            "more, and two "
-            "shares 0 <= from <= to <= 1"
+            "more, and two shares 0 <= from <= to <= 1"
         )
     n = len(ts) - 1
     left = {
@@ -42,7 +41,8 @@ def jumps(
         for k in range(0, n - length, length)
         if window[0] * n <= k + 1 <= window[1] * n
     }
-    level, way = n, [ts[0]]  # level: steps left to the end
+    level = n  # level: steps left to the end
+    way = [ts[0]]
     while level > 0:
         level -= 1
         way.append(ts[n - level])

@@ -1,5 +1,5 @@
-"""Linear operators: what a picture lost, as y = A x + noise, and all that can be said about A
-without a dense matrix.
+"""Linear operators: what a picture lost, as y = A x + noise,
+and all that can be said about A without a dense matrix.
 
 The shared library of DDRM (Kawar et al. 2022, 2201.11793), DDNM (Wang et al. 2022, 2212.00490) and
 RePaint. Every A is kept as its singular value decomposition,
@@ -44,8 +44,8 @@ Task = Literal["inpaint", "sr2", "sr4", "grey", "blur"]
 
 @dataclass(frozen=True)
 class LinearOp:
-    """x: pictures or latents (b c H W); y: measurements; the coefficients V^T x have a shape of
-    their own.
+    """x: pictures or latents (b c H W); y: measurements;
+    the coefficients V^T x have a shape of their own.
 
     `s` (float64) broadcasts against the coefficients. Ut lays y out like them, with anything where
     s is 0.
@@ -78,8 +78,8 @@ class LinearOp:
 
 
 def mirror(x: Tensor, dim: int) -> Tensor:
-    """Reflect axis `dim` (n long) so that (1, .., 1)/sqrt(n) becomes (1, 0, .., 0): orthogonal and
-    its own inverse.
+    """Reflect axis `dim` (n long) so that (1, .., 1)/sqrt(n)
+    becomes (1, 0, .., 0): orthogonal and its own inverse.
 
     Entry 0 of the result is the sum over the axis / sqrt(n); the others hold what the mean does not
     tell.
@@ -94,8 +94,8 @@ def mirror(x: Tensor, dim: int) -> Tensor:
 
 
 def lossy(mask: Tensor | None = None, factor: int = 1, grey: bool = False) -> LinearOp:
-    """Pictures averaged over blocks of factor x factor, then made grey, then with holes: each
-    optional.
+    """Pictures averaged over blocks of factor x factor,
+    then made grey, then with holes: each optional.
 
     mask: (1 or b, 1, h, w) on the COARSE grid, 1 where the measurement is missing. V mirrors blocks
     and colours, U = I. ValueError: a factor below 1, a mask that is not 0 and 1, or (when applied)
@@ -115,8 +115,7 @@ def lossy(mask: Tensor | None = None, factor: int = 1, grey: bool = False) -> Li
         if mask is not None and mask.shape[-2:] != y.shape[-2:]:
             raise ValueError(
                 f"the mask is {tuple(mask.shape[-2:])}, the measurement {tuple(y.shape[-2:])}: "
-                "holes are "
-                "made in the coarse picture, since averages over a hole have no such A^+"
+                "holes are made in the coarse picture, since averages over a hole have no such A^+"
             )
         return kept.to(y) * y
 
@@ -190,15 +189,15 @@ def blur(height: int, width: int, sigma: float = 1.0, cut: float = 0.02) -> Line
 
 
 def task_operator(task: Task, size: tuple[int, int], mask: Tensor | None = None) -> LinearOp:
-    """The operator of a name: inpaint (needs a mask of that size), sr2, sr4, grey, blur (1 pixel in
-    32). ValueError.
+    """The operator of a name: inpaint (needs a mask of that
+    size), sr2, sr4, grey, blur (1 pixel in 32). ValueError.
     """
     if (task == "inpaint") != (mask is not None):
         raise ValueError(f"task {task!r} {'needs a' if mask is None else 'takes no'} mask")
     if mask is not None and (mask.ndim != 4 or mask.shape[-2:] != size):
         raise ValueError(
-            f"mask is {tuple(mask.shape)}, the picture {size[0]} x {size[1]}: expected (1 or "
-            "b, 1, H, W)"
+            f"mask is {tuple(mask.shape)}, the picture {size[0]} x {size[1]}: expected (1 or b, 1, "
+            "H, W)"
         )
     made = {
         "inpaint": lambda: hole(mask),
@@ -224,8 +223,8 @@ def measure(
     sigma_y: float = 0.0,
     seed: int = 0,
 ) -> tuple[LinearOp, Tensor]:
-    """(operator, y) of pictures (b 3 H W), in the space the model works in. ValueError: what does
-    not fit.
+    """(operator, y) of pictures (b 3 H W), in the space
+    the model works in. ValueError: what does not fit.
 
     With `degraded` the pictures are what was measured, at full size (blocks, grey, a hole of any
     content), and get no noise. Block means, grey and holes measure a second time what they measured
@@ -234,8 +233,7 @@ def measure(
     if pipe.vae is not None and task != "inpaint":
         raise ValueError(
             f"task {task!r} acts on pixels, and {pipe.name or 'this model'} works on latents, "
-            "where it is not "
-            "linear; use a pixel model such as tiny-pixel, or task inpaint"
+            "where it is not linear; use a pixel model such as tiny-pixel, or task inpaint"
         )
     x = pipe.encode(image)  # pixel models: the picture
     op = task_operator(
@@ -252,11 +250,12 @@ def measure(
 def finish(
     pipe: Pipe, x: Tensor, image: Tensor, op: LinearOp, y: Tensor, mask: Tensor | None = None
 ) -> Tensor:
-    """Rows [measured, restored] as pictures (2b 3 H W). Of a pixel model x is the picture, uncut (a
-    cut would lose y).
+    """Rows [measured, restored] as pictures (2b 3 H W). Of a
+    pixel model x is the picture, uncut (a cut would lose y).
     """
     if pipe.vae is not None:  # a hole in latents
-        x, seen = paste(pipe.decode(x), image, mask), image * (1 - mask)
+        x = paste(pipe.decode(x), image, mask)
+        seen = image * (1 - mask)
     else:
         seen = y if y.shape == x.shape else op.pinv(y)
     return torch.cat([seen.to(x), x])

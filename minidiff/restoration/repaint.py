@@ -53,8 +53,8 @@ def repaint(
     seed: int = 0,
     progress: bool = False,
 ) -> Tensor:
-    """Fill the hole of pictures `image` (b 3 H W) in [-1, 1]; returns (b 3 H W), outside the mask
-    the same pixels.
+    """Fill the hole of pictures `image` (b 3 H W) in [-1,
+    1]; returns (b 3 H W), outside the mask the same pixels.
 
     mask      (1 or b, 1, H, W), 1 where to draw
     prompt    what the whole picture shows; default: the empty condition, the model completes what
@@ -68,13 +68,17 @@ def repaint(
     ValueError: a mask that does not fit, steps, length, repeats or window out of range.
     """
     mask = check_mask(mask, image)
-    way, sch = jumps(pipe.timesteps(steps), length, repeats, window), pipe.schedule
-    denoise, cond = cfg_batched(pipe.eps, pipe.null(), scale), pipe.embed(prompt)
+    way = jumps(pipe.timesteps(steps), length, repeats, window)
+    sch = pipe.schedule
+    denoise = cfg_batched(pipe.eps, pipe.null(), scale)
+    cond = pipe.embed(prompt)
     if not mask.any():
         return image
-    z, m = pipe.encode(image), to_latent_mask(mask, pipe)  # b c h w
+    z = pipe.encode(image)  # b c h w
+    m = to_latent_mask(mask, pipe)
     x = pipe.start_std * noise(z.shape, seed, z.device, z.dtype)
-    zs, outside = noises(x, seed), noises(x, seed + 2**31)
+    zs = noises(x, seed)
+    outside = noises(x, seed + 2**31)
     for t, s in step_pairs(way, progress):
         if s > t:  # back up: the paper's resampling
             x = renoise(sch, x, t, s, next(zs))

@@ -28,6 +28,22 @@ from minidiff.core.process import eps_to_x0, posterior, transition
 from minidiff.core.schedule import Schedule
 
 
+def ddpm_step(
+    sch: Schedule, x_t: Tensor, x0: Tensor, t: int, s: int, noise: Tensor | None, variance: str
+) -> Tensor:
+    """One draw of the next state, from t to s < t, with the guess x0 of the clean picture: the
+    posterior's mean plus noise; at s = 0, the last step, the mean alone.
+
+    variance "small": the posterior's own; "large": beta of the stride.
+    """
+    mean, var = posterior(sch, x_t, x0, t, s)  # DDPM eq. 7
+    if s == 0:
+        return mean
+    if variance == "large":
+        _, var = transition(sch, s, t, x_t)
+    return mean + var**0.5 * noise
+
+
 @torch.no_grad()
 def ddpm(
     denoise: Denoise,
@@ -55,9 +71,6 @@ def ddpm(
     for t, s in step_pairs(sch.timesteps(steps, start, spacing), progress):
         x0 = eps_to_x0(sch, x, denoise(x, t, cond), t)
         x0 = x0 if clip is None else x0.clamp(-clip, clip)
-        x, var = posterior(sch, x, x0, t, s)  # DDPM eq. 7
-        if variance == "large":
-            _, var = transition(sch, s, t, x)  # the stride's beta
-        if s > 0:  # the last step returns the mean
-            x = x + var**0.5 * next(fresh)
+        z = next(fresh) if s > 0 else None
+        x = ddpm_step(sch, x, x0, t, s, z, variance)
     return x

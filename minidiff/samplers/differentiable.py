@@ -43,7 +43,8 @@ class _Run(torch.autograd.Function):
         states = [x.detach().clone()]  # a copy: were it x, the run itself would be its own input
         for t, s in pairwise(ts):  # no graph in here
             states.append(move(states[-1], t, s))
-        ctx.move, ctx.ts = move, ts
+        ctx.move = move
+        ctx.ts = ts
         ctx.save_for_backward(*states[:-1], *weights)  # torch notices if they change
         return states[-1]
 
@@ -51,7 +52,8 @@ class _Run(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         n = len(ctx.ts) - 1
-        states, weights = ctx.saved_tensors[:n], ctx.saved_tensors[n:]
+        states = ctx.saved_tensors[:n]
+        weights = ctx.saved_tensors[n:]
         total: list[Tensor | None] = [None] * len(weights)
         for x, (t, s) in zip(reversed(states), reversed(list(pairwise(ctx.ts)))):
             with torch.enable_grad():
@@ -72,8 +74,8 @@ def sample_with_gradients(
     weights: Sequence[Tensor] = (),
     step: Step = ddim_step,
 ) -> Tensor:
-    """As `core.denoise.sample`, from ts[0] to ts[-1], but a loss on the result has a gradient to x
-    and to `weights`.
+    """As `core.denoise.sample`, from ts[0] to ts[-1], but a
+    loss on the result has a gradient to x and to `weights`.
 
     weights   every tensor the gradient is wanted for and `denoise` looks at: parameters of a
               network, text tokens ...

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from minidiff.core.cond import Cond
 from minidiff.core.denoise import Denoise, step_pairs
-from minidiff.core.process import eps_to_x0
+from minidiff.core.process import ddim_step, eps_to_x0
 from minidiff.core.schedule import Schedule
 
 
@@ -46,6 +46,22 @@ def solver_times(
     return sch.timesteps(steps + 1, start, spacing)[:-2] + [0]
 
 
+def dpm_step(
+    sch: Schedule, x_t: Tensor, x0: Tensor, x0_before: Tensor, r: int, t: int, s: int
+) -> Tensor:
+    """One step of second order from t to s (r > t > s > 0): x0 is the guess of the clean picture at
+    t, x0_before the one at r, the time before.
+    """
+    a_t, sig_t = sch.at(t)
+    a_s, sig_s = sch.at(s)
+    a_r, sig_r = sch.at(r)
+    lam_t = math.log(a_t / sig_t)
+    h = math.log(a_s / sig_s) - lam_t
+    h_before = lam_t - math.log(a_r / sig_r)
+    D = x0 + (x0 - x0_before) * (h / (2 * h_before))  # along lambda, on the line through both
+    return sig_s / sig_t * x_t - a_s * math.expm1(-h) * D
+
+
 @torch.no_grad()
 def dpm_solver(
     denoise: Denoise,
@@ -63,15 +79,15 @@ def dpm_solver(
     `steps`, `spacing` and `start` as in `solver_times`. Raises ValueError for any of them out of
     range.
     """
-    before, h_before = None, math.inf
+    # the last guess of the clean picture, and the time of it
+    before: tuple[Tensor, int] | None = None
     for t, s in step_pairs(solver_times(sch, steps, spacing, start), progress):
-        a_t, sig_t = sch.at(t)
-        a_s, sig_s = sch.at(s)
-        x0 = eps_to_x0(sch, x, denoise(x, t, cond), t)
-        h = math.log(a_s / sig_s) - math.log(a_t / sig_t) if s > 0 else math.inf
-        D = x0
-        if before is not None and s > 0:  # along lambda, on the line through both
-            D = x0 + (x0 - before) * (h / (2 * h_before))
-        x = sig_s / sig_t * x - a_s * math.expm1(-h) * D
-        before, h_before = x0, h
+        eps = denoise(x, t, cond)
+        x0 = eps_to_x0(sch, x, eps, t)
+        if before is None or s == 0:
+            x = ddim_step(sch, x, eps, t, s)
+        else:
+            x0_before, r = before
+            x = dpm_step(sch, x, x0, x0_before, r, t, s)
+        before = (x0, t)
     return x

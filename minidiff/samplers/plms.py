@@ -46,6 +46,17 @@ WEIGHTS = (
 )
 
 
+def plms_noise(old: list[Tensor]) -> Tensor:
+    """What to move along: the course of the last 1 to 4 answers of the network, newest first,
+    continued over the step to come; for even strides.
+    """
+    weights = WEIGHTS[len(old) - 1]
+    continued = torch.zeros_like(old[0])
+    for weight, answer in zip(weights, old):
+        continued = continued + weight * answer
+    return continued
+
+
 @torch.no_grad()
 def plms(
     denoise: Denoise,
@@ -62,8 +73,8 @@ def plms(
     extrapolate: str | None = None,
     progress: bool = False,
 ) -> Tensor:
-    """Denoise x (b ..), a state at time `start` (default T), to a clean x0 of the same shape, in
-    steps + 1 evaluations.
+    """Denoise x (b ..), a state at time `start` (default T),
+    to a clean x0 of the same shape, in steps + 1 evaluations.
 
     `steps`, `spacing`, `start` and `end` as in `Schedule.timesteps`; `literal`: every move is start
     // steps long, and what a v-model predicts is extrapolated as v; `extrapolate`: the quantity
@@ -99,9 +110,5 @@ def plms(
             mean = (old[0] + look(trial, u)) / 2
             x = move(x, mean, u + t - s, u)  # from t to s; from a little later if `literal`
         else:
-            weights = WEIGHTS[len(old) - 1]
-            continued = torch.zeros_like(old[0])
-            for weight, answer in zip(weights, old):
-                continued = continued + weight * answer
-            x = move(x, continued, t, s)
+            x = move(x, plms_noise(old), t, s)
     return x

@@ -1,5 +1,5 @@
-"""Training the tiny KL autoencoder (Kingma & Welling 2013, arXiv 1312.6114; Rombach et al. 2022,
-2112.10752).
+"""Training the tiny KL autoencoder (Kingma & Welling
+2013, arXiv 1312.6114; Rombach et al. 2022, 2112.10752).
 
     loss = |x - y| + (x - y)^2 + .5 |grad x - grad y| + beta KL,     y = decode(z), z ~ q(z|x)
 
@@ -45,8 +45,8 @@ def image_batches(size: int, seed: int, latent: tuple[int, int, int], split: str
 
 @torch.no_grad()
 def standardise(vae: VAE, images: Tensor) -> VAE:
-    """Fold the latents' per-channel mean m and deviation s into quant_conv and post_quant_conv;
-    sets scale = 1.
+    """Fold the latents' per-channel mean m and deviation
+    s into quant_conv and post_quant_conv; sets scale = 1.
 
     z' = (z - m) / s on the way in, z = s z' + m on the way out: reconstructions are unchanged.
     """

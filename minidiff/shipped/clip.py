@@ -95,8 +95,8 @@ def clip_loss(clip: CLIP, batch: dict[str, Tensor], identity: float = 0.5) -> Te
 def word_distances(
     text, tokenizer, words: tuple[str, ...], template: str = "a red {} on a white background"
 ) -> dict:
-    """{(a, b): distance} between the states at the word slot, relative to the states' root mean
-    square norm.
+    """{(a, b): distance} between the states at the word
+    slot, relative to the states' root mean square norm.
     """
     slot = template.split().index("{}") + 1
     captions = [template.format(word) for word in words]
@@ -111,8 +111,8 @@ def word_distances(
 
 @torch.no_grad()
 def retrieval(clip: CLIP, batch: dict[str, Tensor]) -> dict[str, float]:
-    """Top-1 of a batch (caption from picture), and how often a picture prefers its caption to its
-    twin's.
+    """Top-1 of a batch (caption from picture), and how
+    often a picture prefers its caption to its twin's.
     """
     logits = clip(batch["image"], batch["ids"])  # b b
     own = torch.arange(len(logits))

@@ -80,8 +80,8 @@ def accuracy(
 def train_noisy_classifier(
     out: Path, pipe, *, steps: int = 3000, batch: int = 64, scenes: int = 8000, seed: int = 0, **kw
 ) -> NoisyClassifier:
-    """Train on the latents of `pipe`: two CPU minutes to encode, two to train; resumable from the
-    folder `out`.
+    """Train on the latents of `pipe`: two CPU minutes to
+    encode, two to train; resumable from the folder `out`.
     """
     torch.manual_seed(seed)
     net = NoisyClassifier(pipe.shape[0])

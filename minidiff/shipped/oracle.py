@@ -38,8 +38,8 @@ def oracle_loss(net: AttributeNet, batch: dict[str, Tensor]) -> Tensor:
 
 
 def drawn(rng: np.random.Generator) -> shapes.Scene:
-    """A scene of any split, a quarter of them changed as an edit would: objects deleted, or two
-    made alike.
+    """A scene of any split, a quarter of them changed as
+    an edit would: objects deleted, or two made alike.
     """
     scene = shapes.scene(rng, pairs=0.4)
     two = len(scene.objects) == 2
@@ -55,8 +55,8 @@ def drawn(rng: np.random.Generator) -> shapes.Scene:
 
 
 def augment(x: Tensor, rng: np.random.Generator) -> Tensor:
-    """Blur, tint, contrast and noise, drawn per picture and each well below the distance of two
-    classes.
+    """Blur, tint, contrast and noise, drawn per picture
+    and each well below the distance of two classes.
     """
 
     def draw(low: float, high: float, channels: int = 1) -> Tensor:
@@ -87,8 +87,8 @@ def round_trip(vae: VAE, x: Tensor, noise: Tensor | float = 0.0) -> Tensor:
 
 
 def oracle_batches(size: int, seed: int, vae: VAE | None = None, share: float = 1 / 3):
-    """batch(step) -> {"image", "label"}; with a `vae`, the first `share` of the rows have been
-    through it.
+    """batch(step) -> {"image", "label"}; with a `vae`,
+    the first `share` of the rows have been through it.
     """
 
     def batch(step: int) -> dict[str, Tensor]:

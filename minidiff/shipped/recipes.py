@@ -1,5 +1,5 @@
-"""How the shipped weights are made: one function per stage, run in order by `python -m minidiff
-train tiny`.
+"""How the shipped weights are made: one function per
+stage, run in order by `python -m minidiff train tiny`.
 
 Each stage trains in its own folder under `out` (resumable at any moment) and returns the finished
 network. `budget` multiplies every number of steps: 1 is the recipe of the README's figures for
@@ -199,8 +199,8 @@ def text_tower(clip: CLIP) -> CLIPText:
 def train_words(
     out: Path, clip: CLIPText, *, steps: int = STEPS["words"], batch: int = 64, seed: int = 0, **kw
 ) -> CLIPText:
-    """Stage 3: a copy of the tower that reads both ways and is told what belongs together;
-    frozen.
+    """Stage 3: a copy of the tower that reads both
+    ways and is told what belongs together; frozen.
     """
     torch.manual_seed(seed)
     tokenizer = Tokenizer.words(shapes.VOCAB)
@@ -248,8 +248,8 @@ def train_denoiser(
     stock: float = 0.3,
     **kw,
 ):
-    """Stage 4: the latent denoiser `name` ("tiny" or "tiny-dit"), with VAE and text frozen; returns
-    the whole pipe.
+    """Stage 4: the latent denoiser `name` ("tiny" or "tiny-dit"),
+    with VAE and text frozen; returns the whole pipe.
 
     `stock`: the share of two-object scenes among the encoded ones, `pairs`: among those drawn,
     later (see `latent_batches`). `prediction` and `tables` (the name of a schedule: "cosine",
@@ -354,8 +354,8 @@ def train_tiny_pixel(
     seed: int = 0,
     **kw,
 ):
-    """Pixel-space, class-conditional 32x32 model. `data`: "shapes", or "cifar" with the archive or
-    folder at `root`.
+    """Pixel-space, class-conditional 32x32 model. `data`:
+    "shapes", or "cifar" with the archive or folder at `root`.
     """
     if data not in ("shapes", "cifar"):
         raise ValueError(f"data {data!r}: expected 'shapes' or 'cifar'")
@@ -407,8 +407,8 @@ def train_tiny(
     start: str | None = None,
     device: str = "cpu",
 ):
-    """The whole chain from nothing: autoencoder, CLIP, denoiser. `budget` scales every number of
-    steps.
+    """The whole chain from nothing: autoencoder, CLIP,
+    denoiser. `budget` scales every number of steps.
 
     `optimiser` "muon" or "adamw", `prediction` eps, x0, v or flow, `tables` a noise schedule: of
     the denoiser. `start` "shipped" goes on from the shipped weights, mostly on scenes with two
@@ -441,8 +441,8 @@ def train_tiny_dit(
     start: str | None = None,
     device: str = "cpu",
 ):
-    """The transformer on the same latents and text; the first two stages are made if `out` does not
-    hold them yet.
+    """The transformer on the same latents and text; the first
+    two stages are made if `out` does not hold them yet.
     """
     steps = _share(STEPS["tiny-dit"], budget)
     check_options(seed=seed, device=device, start=start)
@@ -482,8 +482,8 @@ def _first_stages(out: Path, budget: float, seed: int, start: str | None) -> tup
 def ship_run(
     name: str, module: torch.nn.Module, run: Path, recipe: str, seed: int = 0, **facts
 ) -> None:
-    """Put a finished training into the package: weights as fp16, a thinned log beside them, facts
-    in the manifest.
+    """Put a finished training into the package: weights as
+    fp16, a thinned log beside them, facts in the manifest.
     """
     rows = [json.loads(line) for line in (run / LOG).read_text().splitlines()]
     losses = [row for row in rows if "loss" in row]

@@ -46,8 +46,8 @@ UNSAID = -100  # cross_entropy's ignore_index
 
 
 def belongings(caption: str) -> list[dict[str, str]]:
-    """For every word of a toy caption, what is said anywhere in it of the thing that the word
-    belongs to.
+    """For every word of a toy caption, what is said
+    anywhere in it of the thing that the word belongs to.
 
     "a red star above a ring on a blue background" -> four times {shape: star, color: red, place:
     top}, then ...
@@ -89,8 +89,8 @@ def _said(words: list[str], kinds: tuple[str, ...]) -> dict[str, str]:
 
 
 def word_batch(tokenizer: Tokenizer, size: int, seed: int, step: int) -> dict[str, Tensor]:
-    """ids (b n), and for every attribute of SAYS the index that token i should give away (b n), or
-    UNSAID.
+    """ids (b n), and for every attribute of SAYS the
+    index that token i should give away (b n), or UNSAID.
     """
     rng = np.random.default_rng([seed, step])
     captions = []

@@ -66,8 +66,8 @@ def check_finite(tensors: dict[str, Tensor], step: int) -> None:
     for name, values in tensors.items():
         if not torch.isfinite(values).all():
             raise FloatingPointError(
-                f"{name} holds NaN or infinite numbers after step {step}: nothing was saved, "
-                "the checkpoint before it is as it was; lower the learning rate"
+                f"{name} holds NaN or infinite numbers after step {step}: nothing was saved, the "
+                "checkpoint before it is as it was; lower the learning rate"
             )
 
 
@@ -113,8 +113,8 @@ def read_checkpoint(folder: Path) -> dict[str, Tensor]:
 
 
 def averaged_weights(folder: Path) -> dict[str, Tensor]:
-    """The network's weights as the checkpoint would finish now: averaged where there is an
-    average.
+    """The network's weights as the checkpoint would
+    finish now: averaged where there is an average.
     """
     tensors = read_checkpoint(folder)
     raw = _group(tensors, NET)
@@ -167,8 +167,8 @@ def check_settings(folder: Path, settings: dict) -> None:
         holds = _spelled(others, held)
         wants = _spelled(others, asked)
         raise ValueError(
-            f"{folder} holds a training with {holds}, and {wants} was asked for: go on with "
-            "the settings it has, take another folder, or delete this one to start over"
+            f"{folder} holds a training with {holds}, and {wants} was asked for: go on with the "
+            "settings it has, take another folder, or delete this one to start over"
         )
 
 

@@ -31,8 +31,8 @@ READS_TEXT = r"attn2\.to_[kv]"  # the few weights that read the text, UNet and D
 
 @contextmanager
 def in_float32(pipe: Pipe) -> Iterator[None]:
-    """All of the pipe in float32, for a block in which something learns; then in its own types
-    again.
+    """All of the pipe in float32, for a block in which
+    something learns; then in its own types again.
 
     An optimiser's steps are smaller than float16 can add, and its squares of gradients are zero
     there: it divides by them. Weights that did not learn come back as they were, to the bit. Takes
@@ -52,8 +52,8 @@ def in_float32(pipe: Pipe) -> Iterator[None]:
 
 @contextmanager
 def tuned(net: nn.Module, pattern: str = "") -> Iterator[list[nn.Parameter]]:
-    """The parameters whose names match the regular expression, with gradients on; put back at the
-    end of the block.
+    """The parameters whose names match the regular expression,
+    with gradients on; put back at the end of the block.
 
     KeyError if none matches.
     """
@@ -77,8 +77,8 @@ def tuned(net: nn.Module, pattern: str = "") -> Iterator[list[nn.Parameter]]:
 
 
 def picture_batch(pipe: Pipe, z: Tensor, noise: Tensor, g: torch.Generator) -> dict[str, Tensor]:
-    """Training rows of one picture's latent z (1 c h w), one for each noise (b c h w), times spread
-    evenly over 1..T.
+    """Training rows of one picture's latent z (1 c h w), one
+    for each noise (b c h w), times spread evenly over 1..T.
     """
     bands = len(noise)
     within = torch.rand(bands, generator=g)
@@ -99,8 +99,8 @@ def fit_picture(
     seed: int = 0,
     progress: bool = False,
 ) -> list[float]:
-    """Adam on `params` so that the network denoises latent z (1 c h w) when told `text` (1 n d);
-    the loss of each update.
+    """Adam on `params` so that the network denoises latent z (1
+    c h w) when told `text` (1 n d); the loss of each update.
 
     `params` are weights of the network, or `text` itself. Updates 0 changes nothing.
     """

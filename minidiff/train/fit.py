@@ -1,5 +1,5 @@
-"""The one training loop. Everything that happens at step k is a function of (seed, k), so a killed
-run resumes exactly.
+"""The one training loop. Everything that happens at step k
+is a function of (seed, k), so a killed run resumes exactly.
 
     loss(net, batch) -> scalar            the method: one pure function
     batch(step) -> {name: Tensor}         the data AND its randomness (times, noise) for that step,
@@ -42,21 +42,22 @@ LOG_EVERY = 100  # steps
 
 
 class _Objective(nn.Module):
-    """The loss as a module, so that DistributedDataParallel sees one forward whatever methods the
-    loss calls.
+    """The loss as a module, so that DistributedDataParallel
+    sees one forward whatever methods the loss calls.
     """
 
     def __init__(self, net: nn.Module, loss: Callable[[nn.Module, Batch], Tensor]):
         super().__init__()
-        self.net, self.loss = net, loss
+        self.net = net
+        self.loss = loss
 
     def forward(self, batch: Batch) -> Tensor:
         return self.loss(self.net, batch)
 
 
 def schedule_lr(step: int, steps: int, warmup: int, decay: float) -> float:
-    """Factor on the learning rate: linear warm-up, constant, linear to zero over the last `decay`
-    share of the steps.
+    """Factor on the learning rate: linear warm-up, constant,
+    linear to zero over the last `decay` share of the steps.
     """
     tail = max(int(decay * steps), 1)
     return min((step + 1) / max(warmup, 1), 1.0, max(steps - step, 0) / tail)
@@ -86,8 +87,8 @@ def fit(
     stop_at: int | None = None,
     progress: bool = True,
 ) -> nn.Module:
-    """Train `net` in place for `steps` steps; at the end it holds the EMA weights and is in eval
-    mode.
+    """Train `net` in place for `steps` steps; at the
+    end it holds the EMA weights and is in eval mode.
 
     Only parameters with requires_grad are trained. `out`: folder for the checkpoint and
     `log.jsonl`; a checkpoint found there is resumed (`stop_at` ends this call early, as a kill
@@ -129,11 +130,15 @@ def fit(
     end = min(steps, stop_at or steps)
 
     with locked(folder if writes else None):
-        start, spent, running = 0, 0.0, 0.0
+        start = 0
+        spent = 0.0
+        running = 0.0
         if folder and (facts := read_facts(folder)):
             check_settings(folder, made_with)
             restore(folder, net, average, movers)
-            start, spent, running = facts["step"], facts["cpu_seconds"], facts["loss"]
+            start = facts["step"]
+            spent = facts["cpu_seconds"]
+            running = facts["loss"]
         if writes:
             _rewind_log(folder / LOG, start)
         clock = time.process_time()
@@ -210,14 +215,14 @@ def _refuse_if_not_finite(what: str, value: Tensor, step: int, folder: Path | No
     if not math.isfinite(value.item()):
         where = f"kept at {folder / CHECKPOINT}" if folder else "not on disk"
         raise FloatingPointError(
-            f"{what} is {value.item()} at step {step}: lower the learning rate "
-            f"(the last checkpoint is {where})"
+            f"{what} is {value.item()} at step {step}: lower the learning rate (the last "
+            f"checkpoint is {where})"
         )
 
 
 def _with_average(net: nn.Module, average: dict[str, Tensor], look: Callable[[], dict]) -> dict:
-    """Call `look` with the averaged weights in place and the net in eval mode; put everything back,
-    also on errors.
+    """Call `look` with the averaged weights in place and the
+    net in eval mode; put everything back, also on errors.
     """
     raw = {name: p.detach().clone() for name, p in net.named_parameters() if name in average}
     try:

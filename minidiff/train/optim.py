@@ -1,5 +1,5 @@
-"""Muon for hidden matrices, AdamW for the rest (Jordan et al. 2024, "Muon"; Loshchilov & Hutter
-2017, arXiv 1711.05101).
+"""Muon for hidden matrices, AdamW for the rest (Jordan et al.
+2024, "Muon"; Loshchilov & Hutter 2017, arXiv 1711.05101).
 
     M <- mu M + G;   U = orthogonalise(G + mu M);   W <- W - lr (.2 sqrt(max(rows, cols)) U + decay
     W)
@@ -46,8 +46,8 @@ def sections(net: nn.Module) -> dict[str, str]:
 
 
 def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
-    """Newton-Schulz iteration: singular values of (..., r, c) matrices pushed to about 1 (quintic
-    of Jordan et al.).
+    """Newton-Schulz iteration: singular values of (..., r,
+    c) matrices pushed to about 1 (quintic of Jordan et al.).
 
     X <- p(X X^T) X repeated is P X with P a product of polynomials of the first Gram matrix, which
     all commute. So only (r, r) matrices are iterated and X is touched twice: a third of the cost
@@ -56,18 +56,20 @@ def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
     wide = g.shape[-2] <= g.shape[-1]
     x = g.float() if wide else g.float().mT
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    gram, eye = x @ x.mT, torch.eye(x.shape[-2], device=x.device)
+    gram = x @ x.mT
+    eye = torch.eye(x.shape[-2], device=x.device)
     product = eye
     for _ in range(steps):
         p = 3.4445 * eye - 4.7750 * gram + 2.0315 * gram @ gram
-        product, gram = p @ product, p @ gram @ p
+        product = p @ product
+        gram = p @ gram @ p
     x = product @ x
     return (x if wide else x.mT).to(g.dtype)
 
 
 class Muon(torch.optim.Optimizer):
-    """`torch.optim.Muon` refuses convolutions; this one flattens them and iterates equal shapes as
-    one batch.
+    """`torch.optim.Muon` refuses convolutions; this one
+    flattens them and iterates equal shapes as one batch.
     """
 
     def __init__(
@@ -115,7 +117,8 @@ def optimisers(
     if kind not in KINDS:
         raise ValueError(f"optimiser {kind!r}: expected 'muon' or 'adamw'")
     where = sections(net)
-    matrices, others = [], []
+    matrices = []
+    others = []
     for name, p in net.named_parameters():
         if p.requires_grad:
             to_muon = kind == "muon" and where[name] == "muon"

@@ -15,8 +15,8 @@ from torch import Tensor
 
 
 def process_group(device: str) -> tuple[int, int]:
-    """(rank, world). Joins the group that torchrun announces in the environment: gloo on CPU, nccl
-    on GPU.
+    """(rank, world). Joins the group that torchrun
+    announces in the environment: gloo on CPU, nccl on GPU.
     """
     if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return 0, 1
@@ -30,8 +30,8 @@ def own_rows(batch: dict[str, Tensor], rank: int, world: int) -> dict[str, Tenso
     for name, rows in batch.items():
         if len(rows) % world:
             raise ValueError(
-                f"{len(rows)} rows of {name!r} cannot be shared evenly by {world} processes: "
-                f"take a multiple of {world} as the size of a batch"
+                f"{len(rows)} rows of {name!r} cannot be shared evenly by {world} processes: take "
+                f"a multiple of {world} as the size of a batch"
             )
     return {name: rows[rank::world] for name, rows in batch.items()}
 
@@ -58,8 +58,8 @@ class _Gather(torch.autograd.Function):
 
 
 def gathered(rows: Tensor) -> Tensor:
-    """The rows (b ..) of all processes as they stand in the whole batch, with gradients; alone: the
-    rows.
+    """The rows (b ..) of all processes as they stand in
+    the whole batch, with gradients; alone: the rows.
     """
     alone = not dist.is_initialized() or dist.get_world_size() == 1
     return rows if alone else _Gather.apply(rows)

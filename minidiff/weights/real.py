@@ -1,5 +1,5 @@
-"""`minidiff.load(path)`: a public model as a `Pipe`, so that every technique runs on it without
-changing a line.
+"""`minidiff.load(path)`: a public model as a `Pipe`, so
+that every technique runs on it without changing a line.
 
     pipe = minidiff.load("v1-5-pruned.safetensors")  # or .ckpt, or a folder
     pipe = minidiff.load("v2-1_768.ckpt", prediction="v")  # asked for, never guessed
@@ -116,9 +116,9 @@ def _filled(
     heads: dict[str, int | tuple[int, ...]] | None,
     average: str | None = None,
 ) -> dict[str, nn.Module]:
-    """{part: its network, filled}, each from its own source. Of every source, every tensor must be
-    used or dropped by name, which is settled before a number is read. `average`: the part to take
-    the running average of.
+    """{part: its network, filled}, each from its own source. Of every source,
+    every tensor must be used or dropped by name, which is settled before a
+    number is read. `average`: the part to take the running average of.
     """
     modules = {}
     for part, source in parts.items():
@@ -167,8 +167,8 @@ def load_control(
 def find_tokenizer(
     source: Source, given: str | Path | Tokenizer | None, text: nn.Module
 ) -> Tokenizer:
-    """The tokenizer of a text tower: the one given, the folder beside it, else CLIP's with the
-    padding of its family.
+    """The tokenizer of a text tower: the one given, the folder
+    beside it, else CLIP's with the padding of its family.
     """
     if isinstance(given, Tokenizer):
         return given

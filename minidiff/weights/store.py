@@ -55,8 +55,8 @@ def build(
     dtype: torch.dtype | None = None,
     seed: int = 0,
 ) -> Pipe:
-    """A pipe with random weights. `device="meta"` allocates nothing: shapes and counts of full-size
-    models for free.
+    """A pipe with random weights. `device="meta"` allocates
+    nothing: shapes and counts of full-size models for free.
     """
     if size not in SIZES:
         raise ValueError(f"size {size!r} is unknown; choose one of: {', '.join(SIZES)}")
@@ -110,8 +110,7 @@ def load(
         if not Path(name).exists():
             raise ValueError(
                 f"model {str(name)!r} is unknown: neither one of the shipped ones "
-                f"({', '.join(PARTS)}) nor a "
-                "file or folder"
+                f"({', '.join(PARTS)}) nor a file or folder"
             )
         from minidiff.weights.real import load_model
 
@@ -178,8 +177,7 @@ def _as_described(folder: Path, found: list[dict]) -> Pipe:
     if len(found) != 1:
         raise ValueError(
             f"{folder} names {len(found)} denoisers in its manifest.json; expected one folder per "
-            "model, as "
-            "`minidiff train` makes it"
+            "model, as `minidiff train` makes it"
         )
     row = found[0]
     predicts = field(row, "prediction", str)
@@ -188,8 +186,7 @@ def _as_described(folder: Path, found: list[dict]) -> Pipe:
     if predicts not in PREDICTIONS or tables not in SCHEDULES:
         raise ValueError(
             f"{folder}: prediction {predicts!r} with schedule {tables!r} is not known; expected "
-            "one of "
-            f"{', '.join(PREDICTIONS)} with one of {', '.join(SCHEDULES)}"
+            f"one of {', '.join(PREDICTIONS)} with one of {', '.join(SCHEDULES)}"
         )
     pipe = build(row["size"])
     if not all(isinstance(name, str) for name in classes):
@@ -197,10 +194,8 @@ def _as_described(folder: Path, found: list[dict]) -> Pipe:
     pipe.prediction = predicts
     pipe.schedule = SCHEDULES[tables]()
     if classes != pipe.classes:
-        pipe.net, pipe.classes = (
-            UNet(**SIZES[row["size"]]["unet"] | {"classes": len(classes)}).eval(),
-            classes,
-        )
+        pipe.net = UNet(**SIZES[row["size"]]["unet"] | {"classes": len(classes)}).eval()
+        pipe.classes = classes
         pipe.net.requires_grad_(False)
     return pipe
 
@@ -214,11 +209,12 @@ def load_clip() -> CLIP:
 
 
 def fill(module: nn.Module, weights: dict[str, Tensor], name: str = "weights") -> nn.Module:
-    """Copy weights into a module; every key used, every parameter filled, every shape equal, every
-    number finite.
+    """Copy weights into a module; every key used, every
+    parameter filled, every shape equal, every number finite.
     """
     own = module.state_dict()
-    missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    missing = sorted(own.keys() - weights.keys())
+    extra = sorted(weights.keys() - own.keys())
     wrong = [
         f"{k} is {tuple(weights[k].shape)}, expected {tuple(own[k].shape)}"
         for k in own.keys() & weights.keys()
@@ -244,16 +240,16 @@ def fill(module: nn.Module, weights: dict[str, Tensor], name: str = "weights") -
 
 
 def read_safetensors(path: str | Path) -> dict[str, Tensor]:
-    """Tensors of a file, with one-line errors for what is missing, empty, cut off or no safetensors
-    file at all.
+    """Tensors of a file, with one-line errors for what is
+    missing, empty, cut off or no safetensors file at all.
     """
     file = open_safetensors(path)
     return {name: file.tensor(name, copy=True) for name in file}
 
 
 def manifest(folder: Path | None = None) -> dict[str, dict]:
-    """{name: {"sha256", "recipe", "seed", "cpu_minutes", ...}} of the files in a folder (default:
-    the shipped ones).
+    """{name: {"sha256", "recipe", "seed", "cpu_minutes", ...}}
+    of the files in a folder (default: the shipped ones).
     """
     path = (folder or TINY) / "manifest.json"
     rows = read_json(path)
@@ -264,7 +260,8 @@ def manifest(folder: Path | None = None) -> dict[str, dict]:
 
 def load_weights(name: str, folder: Path = TINY) -> dict[str, Tensor]:
     """Tensors (float16 or float32) of a shipped file, after its hash was found right."""
-    path, known = folder / f"{name}.safetensors", manifest(folder)
+    path = folder / f"{name}.safetensors"
+    known = manifest(folder)
     if name not in known:
         raise ValueError(f"no shipped weights called {name!r}; there are: {', '.join(known)}")
     tensors = read_safetensors(path)
@@ -284,11 +281,12 @@ def ship(
     folder: Path = TINY,
     **facts,
 ) -> Path:
-    """Write weights for shipping, atomically, and their hash and facts (recipe, seed, minutes...)
-    into the manifest.
+    """Write weights for shipping, atomically, and their hash
+    and facts (recipe, seed, minutes...) into the manifest.
     """
     state = module.state_dict() if isinstance(module, nn.Module) else module
-    path, index = folder / f"{name}.safetensors", folder / "manifest.json"
+    path = folder / f"{name}.safetensors"
+    index = folder / "manifest.json"
     tensors = {k: v.detach().to("cpu", dtype).contiguous().clone() for k, v in state.items()}
     write_bytes(to_bytes(tensors), path)
     rows = json.loads(index.read_text()) if index.exists() else {}

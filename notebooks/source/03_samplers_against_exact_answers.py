@@ -207,16 +207,16 @@ def flawed(x, t, cond):
 
 counts = (5, 10, 20, 50)
 fig, ax = plt.subplots(1, 2, figsize=(9, 3), layout="constrained", sharey=True)
-found = {}
+distances = {}
 for a, (name, denoise) in zip(ax, {"perfect": exact, "flawed": flawed}.items()):
     for eta in (0.0, 0.5, 1.0):
-        found[name, eta] = [
+        distances[name, eta] = [
             energy_distance(walk(denoise, start, n, eta)[-1], truth) for n in counts
         ]
-        a.plot(counts, found[name, eta], "o-", label=f"η = {eta:g}")
+        a.plot(counts, distances[name, eta], "o-", label=f"η = {eta:g}")
         print(
             f"{name:8} eta {eta:3}: "
-            + "  ".join(f"{n} steps {d:7.4f}" for n, d in zip(counts, found[name, eta]))
+            + "  ".join(f"{n} steps {d:7.4f}" for n, d in zip(counts, distances[name, eta]))
         )
     a.axhspan(-blur, blur, color="silver", alpha=0.5)
     a.set(title=f"{name} denoiser: energy distance to the data", xlabel="steps")
@@ -226,8 +226,8 @@ for a, (name, denoise) in zip(ax, {"perfect": exact, "flawed": flawed}.items()):
     a.minorticks_off()
 ax[0].legend(fontsize=8)
 assert (
-    found["perfect", 1.0][1] > found["perfect", 0.0][1]
-    and found["flawed", 0.0][-1] > 4 * found["flawed", 1.0][-1]
+    distances["perfect", 1.0][1] > distances["perfect", 0.0][1]
+    and distances["flawed", 0.0][-1] > 4 * distances["flawed", 1.0][-1]
 )
 
 # %% [markdown]

@@ -225,11 +225,11 @@ prompts = [p for p in [prompt] * len(silent) + list(left_out.values()) for _ in 
 
 
 def guided(x, t, cond):
-    null = pipe.eps(x, t, pipe.null(len(x)))
+    e_null = pipe.eps(x, t, pipe.null(len(x)))
     # b h places words
     with tap(pipe.net, CROSS, lambda probs, name: probs * keep[:, None, None, :]):
-        told = pipe.eps(x, t, cond)
-    return null + 3 * (told - null)
+        e_cond = pipe.eps(x, t, cond)
+    return e_null + 3 * (e_cond - e_null)
 
 
 start = pipe.noise(seeds, seed=1).repeat(len(keep) // seeds, 1, 1, 1)

@@ -75,7 +75,7 @@ start = torch.randn(600, 2, generator=torch.Generator().manual_seed(1), dtype=D)
 side = torch.linspace(-1, 3, 81, dtype=D)
 grid = torch.stack(torch.meshgrid(side, side - 1, indexing="xy"), -1)  # points of the plane, y x 2
 fig, ax = plt.subplots(1, 4, figsize=(10, 2.8), layout="constrained", sharex=True, sharey=True)
-found = {}
+moments = {}
 for a, w in zip(ax, (1.0, 2.0, 4.0, 8.0)):
     out = sample(
         cfg(exact, Cond(label=torch.tensor([-1])), w), sch, start, ts[::4], label.expand(600)
@@ -84,7 +84,7 @@ for a, w in zip(ax, (1.0, 2.0, 4.0, 8.0)):
     p = (log - log.max()).exp() / (log - log.max()).exp().sum()
     centre = (p[..., None] * grid).sum((0, 1))
     spread = ((p[..., None] * (grid - centre) ** 2).sum((0, 1)).mean()) ** 0.5
-    found[w] = (
+    moments[w] = (
         out.var(0).mean().sqrt().item(),
         spread.item(),
         out[:, 0].mean().item(),
@@ -94,12 +94,12 @@ for a, w in zip(ax, (1.0, 2.0, 4.0, 8.0)):
     a.plot(*out.T, ".", ms=2, color="tab:red")
     a.plot(*mix.means.T, "k+", ms=5)
     a.set_title(
-        f"w = {w:g}: spread {found[w][0]:.2f} (contours {found[w][1]:.2f})\nmean {found[w][2]:.2f} "
-        f"({found[w][3]:.2f})",
+        f"w = {w:g}: spread {moments[w][0]:.2f} (contours {moments[w][1]:.2f})\nmean {moments[w][2]:.2f} "
+        f"({moments[w][3]:.2f})",
         fontsize=8,
     )
     a.set(xlim=(-1, 3), ylim=(-2, 2))
-assert abs(found[1.0][0] / found[1.0][1] - 1) < 0.1 and found[8.0][0] < 0.8 * found[8.0][1]
+assert abs(moments[1.0][0] / moments[1.0][1] - 1) < 0.1 and moments[8.0][0] < 0.8 * moments[8.0][1]
 
 # %% [markdown]
 # At $w = 1$ the dots fill the contours, so the sampler is right. With more guidance they leave the wanted blob (the cross at 1), run out to where no data is, and huddle: at $w = 8$ not one dot lies on the contours, and their mean is 2.36, where the sharpened density has 1.29 and the blob 1. Pictures that are *more* typical than any real one, too far out, and all alike: that is what over-guidance looks like.
@@ -250,7 +250,8 @@ assert (by_classifier - by_difference).abs().max() < 1e-9
 # A trained classifier is another matter. The project ships one of 37,000 weights that has seen noisy latents. It leads `tiny`, which is told *nothing* here (the empty prompt), to red stars:
 
 # %%
-blank, wish = torch.zeros(4, 3, 64, 64), "red star on a white background"
+blank = torch.full((4, 3, 64, 64), -1.0)  # only its size counts
+wish = "red star on a white background"
 fig, ax = plt.subplots(1, 8, figsize=(10, 1.6), layout="constrained")
 hits = {}
 for k, scale in enumerate((0.0, 6.0)):

@@ -270,14 +270,14 @@ def multiplications(size, c, h, w):
         text = torch.zeros(1, known["text"]["context"], known["text"]["width"])
         with FlopCounterMode(display=False) as counter, tap(net, r"probs$", lambda x, name: None):
             net(torch.zeros(1, c, h, w), torch.zeros(1, dtype=torch.long), Cond(text=text))
-    found = {
+    counts = {
         str(op).removeprefix("aten."): v / 2e9
         for op, v in counter.get_flop_counts()["Global"].items()
     }
     return {
-        "convolutions": found.get("convolution", 0),
-        "linear layers": found.get("mm", 0) + found.get("addmm", 0),
-        "attention maps": found.get("bmm", 0),
+        "convolutions": counts.get("convolution", 0),
+        "linear layers": counts.get("mm", 0) + counts.get("addmm", 0),
+        "attention maps": counts.get("bmm", 0),
     }
 
 

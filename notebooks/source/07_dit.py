@@ -173,12 +173,12 @@ assert torch.equal(out, x)
 
 def spread(gates):
     """Spread of the tokens after each block, with the six numbers drawn at random with that deviation."""
-    h, g, found = x, torch.Generator().manual_seed(1), []
+    h, g, spreads = x, torch.Generator().manual_seed(1), []
     with torch.no_grad():
         for b in fresh.blocks:
             h = dit_block(h, gates * torch.randn(2, 576, generator=g), b.attn, b.mlp)
-            found.append(h.std().item())
-    return found
+            spreads.append(h.std().item())
+    return spreads
 
 
 plt.figure(figsize=(6, 2.4), layout="constrained")
@@ -272,12 +272,12 @@ with torch.no_grad():
         torch.tensor([10, 900]),
         torch.tensor([3, 10]),
     )
-    mine, theirs = my_dit(small, x, when, which), small(x, when, Cond(label=which))
+    output, expected = my_dit(small, x, when, which), small(x, when, Cond(label=which))
 print(
-    f"output {tuple(mine.shape)} (eight channels: the noise, and a variance); values reach {theirs.abs().max():.2f}"
+    f"output {tuple(output.shape)} (eight channels: the noise, and a variance); values reach {expected.abs().max():.2f}"
 )
-print(f"largest difference to minidiff.models.dit.DiT: {(mine - theirs).abs().max():.1e}")
-assert (mine - theirs).abs().max() < 1e-4
+print(f"largest difference to minidiff.models.dit.DiT: {(output - expected).abs().max():.1e}")
+assert (output - expected).abs().max() < 1e-4
 
 # %% [markdown]
 # The module's names are those of the published checkpoints, so real weights load into it (`tutorials/weights/dit.md`).
@@ -307,7 +307,7 @@ with torch.device("meta"):
         torch.zeros(1, dtype=torch.long),
         Cond(label=torch.zeros(1, dtype=torch.long)),
     )
-found = {}
+costs = {}
 print("model      width  depth  heads   parameters   by formula  multiplications")
 for size in ("dit-s-2", "dit-b-2", "dit-l-2", "dit-xl-2"):
     known = SIZES[size]["dit"]
@@ -324,12 +324,12 @@ for size in ("dit-s-2", "dit-b-2", "dit-l-2", "dit-xl-2"):
     )
     # ends: patches, places, time, classes, last modulation and layer
     formula = depth * (18 * d * d + 15 * d) + ends
-    found[size] = count, multiplications(big, *inputs)
+    costs[size] = count, multiplications(big, *inputs)
     print(
-        f"{size:9} {d:6} {depth:6} {known['heads']:6}  {count:11,}  {formula:11,}  {found[size][1]:11.2f} billion"
+        f"{size:9} {d:6} {depth:6} {known['heads']:6}  {count:11,}  {formula:11,}  {costs[size][1]:11.2f} billion"
     )
     assert count == formula
-assert found["dit-xl-2"][0] == 675_129_632 and abs(found["dit-xl-2"][1] - 118.6) < 0.1
+assert costs["dit-xl-2"][0] == 675_129_632 and abs(costs["dit-xl-2"][1] - 118.6) < 0.1
 
 # %% [markdown]
 # 675,129,632 is what the published XL/2 file holds (its fixed table of places included), and 118.6 is the paper's
@@ -339,10 +339,10 @@ assert found["dit-xl-2"][0] == 675_129_632 and abs(found["dit-xl-2"][1] - 118.6)
 # %%
 _, ax = plt.subplots(figsize=(6, 2.8), layout="constrained")
 for p, mark in ((2, "o"), (4, "s"), (8, "^")):
-    points = list(found.values())
+    points = list(costs.values())
     if p > 2:
         with torch.device("meta"):
-            nets = [DiT(**SIZES[s]["dit"] | dict(patch=p)) for s in found]
+            nets = [DiT(**SIZES[s]["dit"] | dict(patch=p)) for s in costs]
         points = [
             (sum(q.numel() for q in n.parameters()), multiplications(n, *inputs)) for n in nets
         ]
@@ -354,7 +354,7 @@ for p, mark in ((2, "o"), (4, "s"), (8, "^")):
         label=f"p = {p}",
     )
 ax.loglog()
-ax.set_xticks([count / 1e6 for count, _ in found.values()], ["S", "B", "L", "XL"], minor=False)
+ax.set_xticks([count / 1e6 for count, _ in costs.values()], ["S", "B", "L", "XL"], minor=False)
 ax.set_xticks([], minor=True)
 ax.set_xlabel("parameters")
 ax.set_ylabel("billion multiplications")

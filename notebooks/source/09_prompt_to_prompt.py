@@ -58,12 +58,12 @@ def show(ax, picture, title=""):
 # %%
 def maps_of(prompt, seed):
     """(latents, P averaged: tokens 8 8) of a picture drawn with guidance 3."""
-    x, cond, null, found = pipe.noise(1, seed), pipe.embed(prompt), pipe.null(), []
+    x, cond, null, seen = pipe.noise(1, seed), pipe.embed(prompt), pipe.null(), []
 
     def look(probs, name):  # b heads places tokens
         assert (probs.sum(-1) - 1).abs().max() < 1e-4
         if probs.shape[2] == 64:
-            found.append(probs.mean(1)[0])
+            seen.append(probs.mean(1)[0])
 
     with torch.no_grad():
         for t, s in pairwise(sch.timesteps(steps, spacing="trailing")):
@@ -71,7 +71,7 @@ def maps_of(prompt, seed):
             with tap(pipe.net, CROSS, look):
                 e_cond = pipe.eps(x, t, cond)
             x = ddim_step(sch, x, e_null + 3 * (e_cond - e_null), t, s)
-    return x, torch.stack(found).mean(0).T.view(-1, 8, 8)
+    return x, torch.stack(seen).mean(0).T.view(-1, 8, 8)
 
 
 prompt = "a large yellow star on a dotted purple background"
@@ -206,10 +206,10 @@ def edit(x_T, source, target, cross=0.3, self_=0.9, weight=ONES, path=None, blen
 x_T = pipe.noise(1, seed=3)
 same = edit(x_T, SOURCE, SOURCE)
 print(f"the same prompt twice: rows differ by {(same[0] - same[1]).abs().max():.1e}")
-mine = pipe.decode(edit(x_T, SOURCE, RECOLOUR))
-theirs = prompt_to_prompt(pipe, SOURCE, RECOLOUR, seed=3, steps=steps)
-print(f"against minidiff's own: {(mine - theirs).abs().max():.1e}")
-assert (same[0] - same[1]).abs().max() < 1e-3 and (mine - theirs).abs().max() < 1e-2
+edited = pipe.decode(edit(x_T, SOURCE, RECOLOUR))
+expected = prompt_to_prompt(pipe, SOURCE, RECOLOUR, seed=3, steps=steps)
+print(f"against minidiff's own: {(edited - expected).abs().max():.1e}")
+assert (same[0] - same[1]).abs().max() < 1e-3 and (edited - expected).abs().max() < 1e-2
 
 # %% [markdown]
 # Two checks that cost nothing and catch most mistakes: the same prompt twice must give the same picture twice, and a

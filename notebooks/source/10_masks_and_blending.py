@@ -288,16 +288,16 @@ d = difference(
     samples=6,
     seed=0,
 )
-found = threshold_mask(d)
+guessed = threshold_mask(d)
 score = lambda m: iou(pixels(m), exact)  # noqa: E731
-scattered = found.flatten(1)[
+scattered = guessed.flatten(1)[
     :, torch.randperm(256, generator=torch.Generator().manual_seed(0))
-].view_as(found)
+].view_as(guessed)
 print("overlap (IoU) with the exact mask:")
 for name, v in {
-    "as found": score(found),
-    "recolouring": score(found)[:4],
-    "reshaping": score(found)[4:],
+    "as found": score(guessed),
+    "recolouring": score(guessed)[:4],
+    "reshaping": score(guessed)[4:],
     "the exact mask's own cells": score(to_latent_mask(exact, pipe)),
     "as many cells, scattered": score(scattered),
 }.items():
@@ -308,11 +308,11 @@ show(
     {
         "picture": torch.cat([i.image for i in more])[::2],
         "disagreement D": d[::2],
-        "mask found": pixels(found)[::2],
+        "mask found": pixels(guessed)[::2],
         "exact mask": exact[::2],
     }
 )
-assert score(found).mean() > 0.45 and score(scattered).mean() < 0.25
+assert score(guessed).mean() > 0.45 and score(scattered).mean() < 0.25
 
 # %% [markdown]
 # **Fourth loss: knowing where.** The mask found from words alone overlaps the exact one nearly as well as the exact one's

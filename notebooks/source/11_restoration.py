@@ -237,17 +237,17 @@ assert (A.A(colours) - y2).abs().max() < 1e-5 and (colours[0] - colours[1]).abs(
 ts = pipe.timesteps(20)
 _, ax = plt.subplots(figsize=(8.5, 2.4), layout="constrained")
 for repeats in (1, 2, 4):
-    way = jumps(ts, 5, repeats)
-    ax.plot(way, label=f"{repeats}: {sum(s < t for t, s in pairwise(way))} evaluations")
+    path = jumps(ts, 5, repeats)
+    ax.plot(path, label=f"{repeats}: {sum(s < t for t, s in pairwise(path))} evaluations")
 ax.set(
     title="the way down, by how often a stretch of 5 steps is walked", xlabel="move", ylabel="time"
 )
 ax.legend()
 # n + k (repeats - 1) length, k places to jump from
 for n, length, repeats in ((20, 5, 2), (30, 5, 3), (250, 10, 10)):
-    way = jumps(list(range(n, -1, -1)), length, repeats)
+    path = jumps(list(range(n, -1, -1)), length, repeats)
     counted, formula = (
-        sum(s < t for t, s in pairwise(way)),
+        sum(s < t for t, s in pairwise(path)),
         n + -(-(n - length) // length) * (repeats - 1) * length,
     )
     print(

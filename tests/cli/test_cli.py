@@ -13,7 +13,7 @@ from PIL import Image
 import minidiff
 from minidiff.cli import main as app
 from minidiff.cli import measuring, training
-from minidiff.cli.options import Parser, arguments
+from minidiff.cli.options import Parser, arguments, described
 from minidiff.data import shapes
 from minidiff.io import read_image, write_image
 from minidiff.weights import store
@@ -35,6 +35,8 @@ def here(tmp_path, monkeypatch):
     Image.fromarray(np.full((64, 64), 40_000, np.uint16)).save("deep.png")
     Image.fromarray(np.zeros((64, 64, 4), np.uint8)).save("clear.png")
     Image.fromarray(np.zeros((64, 64), np.uint8)).save("grey.png")
+    write_image(-torch.ones(3, 64, 64), "black.png")
+    write_image(torch.ones(3, 64, 64), "white.png")
     Path("empty.png").write_bytes(b"")
     Path("text.png").write_text("not a picture")
     Path("folder").mkdir()
@@ -119,6 +121,21 @@ BAD = {
     "invert unknown word": (
         "invert --image scene.png --prompt zebra --steps 2",
         "unknown words: zebra",
+    ),
+    "proof of nothing": ("prove sdedit --n 0", "n=0: at least one scene"),
+    "bench: a word for a number": (
+        "bench --methods sdedit@strength=x --items 1",
+        "strength='x': a finite number",
+    ),
+    "height 0": (f"generate {P} --height 0", "0 x 64 pixels"),
+    "more than memory": (f"generate {P} --height 1000000 --width 100000", "more than 64 million"),
+    "paste without a mask": (f"{SDEDIT} --image scene.png --paste", "--paste needs"),
+    "empty mask": (f"{SDEDIT} --image scene.png --mask black.png", "black.png is empty"),
+    "full mask": (f"{SDEDIT} --image scene.png --mask white.png", "white.png is full"),
+    "strength of no step": (f"{SDEDIT} --image scene.png --strength .1", "less than one step"),
+    "size a transformer has not": (
+        f"{SDEDIT} --image scene.png --model tiny-pixel --height 64",
+        "takes that size only",
     ),
     "no such part": ("trace tiny --part engine", "part 'engine' is unknown"),
     "part that is not there": ("trace tiny-pixel --part vae", "has no vae"),
@@ -222,6 +239,48 @@ def test_sdedit_takes_pictures_of_every_depth(here, image):
 def test_a_picture_of_another_size_is_resized_when_asked(here):
     assert run(f"{SDEDIT} --image small.png --resize --out a.png") == 0
     assert read_image("a.png").shape == (1, 3, 64, 64)
+
+
+def test_picture_and_mask_are_cut_and_scaled_together_and_pasted_back(here):
+    """A photo and its mask of 96 x 160: the edit comes back at that size, its surroundings as they
+    were.
+    """
+    rng = np.random.default_rng(0)
+    photo = rng.integers(0, 255, (96, 160, 3)).astype(np.uint8)
+    mask = np.zeros((96, 160), np.uint8)
+    mask[30:60, 60:100] = 255
+    Image.fromarray(photo).save("photo.png")
+    Image.fromarray(mask).save("stroke.png")
+    line = f"{SDEDIT} --image photo.png --mask stroke.png --resize --strength 1"
+    assert run(f"{line} --out small.png") == 0 and read_image("small.png").shape[2:] == (64, 64)
+    assert run(f"{line} --paste --out large.png") == 0
+    out = np.asarray(Image.open("large.png"))
+    assert out.shape == photo.shape and (out != photo)[mask > 0].any()
+    assert (out == photo)[mask == 0].all()
+
+
+def test_a_picture_is_worked_on_at_another_size_when_asked(here):
+    assert run(f"{SDEDIT} --image scene.png --resize --height 48 --width 80 --out a.png") == 0
+    assert read_image("a.png").shape == (1, 3, 48, 80)
+    assert (
+        run("invert --image scene.png --steps 2 --resize --height 48 --width 80 --out b.png") == 0
+    )
+
+
+def test_the_mask_can_be_turned_around(here):
+    for extra, side in (("", slice(0, 20)), ("--invert-mask", slice(20, 64))):
+        assert (
+            run(f"{SDEDIT} --image scene.png --mask mask.png --strength 1 {extra} --out a.png") == 0
+        )
+        kept = (read_image("a.png") - read_image("scene.png"))[..., side]
+        assert kept.abs().max() == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file descriptors are closed by a shell; Linux")
+def test_a_closed_output_is_one_line():
+    command = f"{sys.executable} -m minidiff trace tiny >&-"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "closed" in done.stderr
 
 
 def test_outside_the_mask_nothing_changes(here):
@@ -521,3 +580,24 @@ def test_help_repeats_the_docstring():
 def test_a_required_parameter_that_cannot_be_typed_in_is_a_programming_error():
     with pytest.raises(TypeError, match="parameter pipe"):
         arguments(Parser(), every_type)
+
+
+def test_help_goes_on_over_the_lines_of_the_docstring():
+    found = described(
+        """Title.
+
+        one    begins here
+               and ends here
+        other  alone
+
+        Prose after it.
+            x    a formula
+        """.replace("        ", "")
+    )
+    assert found["other"] == "alone" and found["one"].startswith("begins here")
+
+
+def test_every_option_of_every_technique_is_explained_to_its_end(capsys):
+    assert run("edit sdedit --help") == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "0 returns the autoencoder's copy, 1 starts from noise" in text

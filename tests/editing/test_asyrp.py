@@ -1,5 +1,5 @@
-"""Asyrp: identity cases, the one asymmetric line against the closed form, and the shared
-encoder.
+"""Asyrp: identity cases, the one asymmetric line
+against the closed form, and the shared encoder.
 """
 
 import pytest

@@ -1,5 +1,5 @@
-"""Blended Diffusion: the distance and its gradients, what CLIP is shown, the blend, and the choice
-among runs.
+"""Blended Diffusion: the distance and its gradients,
+what CLIP is shown, the blend, and the choice among runs.
 """
 
 import math

@@ -1,5 +1,5 @@
-"""Blended Latent Diffusion: the blend, the shrinking mask, and three ways to have the background
-back.
+"""Blended Latent Diffusion: the blend, the shrinking
+mask, and three ways to have the background back.
 """
 
 from itertools import pairwise
@@ -37,8 +37,8 @@ def test_a_full_mask_is_drawing_from_the_same_start(pipe, image):
 
 
 def test_without_growing_it_is_the_plain_blend(pipe, image):
-    """On a mask that does not shrink the states are those of SDEdit's mask: one equation, written
-    for two papers.
+    """On a mask that does not shrink the states are those
+    of SDEdit's mask: one equation, written for two papers.
     """
     out = blended_latent(pipe, image, PROMPT, mask=window(), steps=4, strength=0.75, seed=2)
     assert (

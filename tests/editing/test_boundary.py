@@ -1,5 +1,5 @@
-"""Boundary diffusion: the machine against its optimality conditions, the push, and the search on
-pictures it never saw.
+"""Boundary diffusion: the machine against its optimality
+conditions, the push, and the search on pictures it never saw.
 """
 
 import numpy as np
@@ -47,8 +47,8 @@ def test_two_points_have_the_wall_halfway_between():
 
 @pytest.mark.parametrize("n, d", [(40, 3), (20, 200)])
 def test_the_machine_meets_its_optimality_conditions(n, d):
-    """w = sum u_i y_i x_i with 0 <= u <= C is checked through the primal: no other w has a smaller
-    objective.
+    """w = sum u_i y_i x_i with 0 <= u <= C is checked
+    through the primal: no other w has a smaller objective.
     """
     rng = np.random.default_rng(0)
     y = np.sign(rng.normal(size=n))
@@ -109,8 +109,8 @@ def test_the_plane_stands_between_the_kinds_across_their_difference():
 
 
 def test_accuracy_is_that_of_pictures_it_was_not_fitted_to():
-    """With more axes than pictures a plane parts any two sets; unseen ones are then a coin's
-    toss.
+    """With more axes than pictures a plane parts any
+    two sets; unseen ones are then a coin's toss.
     """
     g = torch.Generator().manual_seed(0)
     a, b = torch.randn(2, 40, 8, 8, 8, generator=g)

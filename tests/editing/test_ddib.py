@@ -1,5 +1,5 @@
-"""DDIB: the closed form between two Gaussians, cycles that close, and the round trip it
-contains.
+"""DDIB: the closed form between two Gaussians,
+cycles that close, and the round trip it contains.
 """
 
 import pytest
@@ -43,8 +43,8 @@ def test_between_two_gaussians_it_is_the_known_flow_up_and_down():
 
 
 def test_what_is_left_of_the_source_at_T_crosses_with_the_noise():
-    """Stable Diffusion's schedule ends at alpha .07, not 0: that much of the source's mean arrives
-    with the noise.
+    """Stable Diffusion's schedule ends at alpha .07, not 0:
+    that much of the source's mean arrives with the noise.
     """
     source, out = (
         gauss_aniso(),

@@ -19,8 +19,8 @@ def window():
 
 
 def gaussian(pipe, std=0.5):
-    """A denoiser that is exact: pictures of condition c are N(c, std^2), one mean per row in
-    `cond.extra["mean"]`.
+    """A denoiser that is exact: pictures of condition c are
+    N(c, std^2), one mean per row in `cond.extra["mean"]`.
     """
 
     def denoise(x_t, t, cond):
@@ -43,8 +43,8 @@ def test_equal_prompts_return_the_autoencoders_copy(pipe, image):
 
 
 def test_at_the_start_the_direction_is_exact_and_free_of_noise(pipe):
-    """On Gaussians the two opinions differ by a constant times the means' difference, whatever the
-    noise and picture.
+    """On Gaussians the two opinions differ by a constant times
+    the means' difference, whatever the noise and picture.
     """
     z = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(1))
     t = torch.tensor([300, 700])
@@ -59,8 +59,8 @@ def test_at_the_start_the_direction_is_exact_and_free_of_noise(pipe):
 
 
 def test_the_walk_moves_the_picture_by_the_difference_of_the_means(pipe, monkeypatch):
-    """DDS carries z0 to z0 + (target mean - source mean), details and all; SDS shrinks the details:
-    it blurs.
+    """DDS carries z0 to z0 + (target mean - source mean),
+    details and all; SDS shrinks the details: it blurs.
     """
     z0 = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(1)) * 0.5
     exact, ends = gaussian(pipe), {}

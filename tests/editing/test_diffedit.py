@@ -41,8 +41,8 @@ def test_the_difference_is_the_mean_over_shared_noises(pipe, image):
 
 
 def test_guidance_would_not_change_the_mask(pipe, image):
-    """eps_null cancels and the scale is divided out, so the mask costs two evaluations a noise, not
-    four.
+    """eps_null cancels and the scale is divided out, so
+    the mask costs two evaluations a noise, not four.
     """
     z = pipe.encode(image)
     guided = cfg_batched(pipe.eps, pipe.null(), 7.5)

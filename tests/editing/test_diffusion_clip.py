@@ -1,5 +1,5 @@
-"""DiffusionCLIP: the loss, the identity cases, mixtures of networks, and what tuning leaves
-behind.
+"""DiffusionCLIP: the loss, the identity cases,
+mixtures of networks, and what tuning leaves behind.
 """
 
 import math

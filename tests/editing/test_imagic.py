@@ -1,5 +1,5 @@
-"""Imagic: stages, the ends of the walk, the choice of eta on curves whose knee is known, and its
-warning.
+"""Imagic: stages, the ends of the walk, the choice of
+eta on curves whose knee is known, and its warning.
 """
 
 import warnings
@@ -21,8 +21,8 @@ FAST = dict(text_updates=2, net_updates=2, batch=2, steps=2)
 
 
 def test_eta_one_is_the_words_and_eta_zero_what_was_learned(pipe, image):
-    """With no update e_opt is the target: then the walk stands still, and is plain sampling of the
-    target.
+    """With no update e_opt is the target: then the walk
+    stands still, and is plain sampling of the target.
     """
     with learned(
         pipe,

@@ -1,5 +1,5 @@
-"""Inpainting: what the network is shown, and what may not change. Parity with diffusers is in
-test_sd_parity.py.
+"""Inpainting: what the network is shown, and what may not
+change. Parity with diffusers is in test_sd_parity.py.
 """
 
 from dataclasses import replace
@@ -135,8 +135,8 @@ def test_a_network_for_something_else_is_refused(pipe, image):
 
 @pytest.mark.weights
 def test_the_blend_draws_what_was_asked_and_keeps_the_rest():
-    """Half of the attributes' change is in the hole: more of the prompt's colour there than
-    before.
+    """Half of the attributes' change is in the hole:
+    more of the prompt's colour there than before.
     """
     from minidiff.data import shapes
 

@@ -1,5 +1,5 @@
-"""InstructPix2Pix: the three rows and their two scales. Parity with diffusers is in
-test_sd_parity.py.
+"""InstructPix2Pix: the three rows and their two
+scales. Parity with diffusers is in test_sd_parity.py.
 """
 
 from copy import deepcopy
@@ -53,8 +53,8 @@ def test_the_two_scales_weigh_three_predictions_as_in_the_paper():
 
 
 def test_without_weights_for_the_picture_it_is_the_base_model(base, pipe, image):
-    """New input channels start at zero: then both pictures give the same, and at equal scales it is
-    plain guidance.
+    """New input channels start at zero: then both pictures
+    give the same, and at equal scales it is plain guidance.
     """
     state = dict(base.net.state_dict())
     state["conv_in.weight"] = torch.cat(

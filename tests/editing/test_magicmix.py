@@ -1,5 +1,5 @@
-"""MagicMix: its limits are SDEdit and the picture itself; what a ghost is; and how a setting is
-chosen.
+"""MagicMix: its limits are SDEdit and the picture
+itself; what a ghost is; and how a setting is chosen.
 """
 
 import pytest
@@ -52,8 +52,8 @@ def test_what_is_mixed_in_has_the_noise_of_the_time_the_state_is_at(pipe, image,
 
 
 def test_the_mixture_is_what_the_network_sees_next(pipe, image, monkeypatch):
-    """A widespread variant shows the mixed state to the network but moves the unmixed one, so the
-    mixing fades away.
+    """A widespread variant shows the mixed state to the network
+    but moves the unmixed one, so the mixing fades away.
     """
     moved, real = [], module.ddim_step
     monkeypatch.setattr(
@@ -111,8 +111,8 @@ def test_layout_is_place_and_extent_whatever_the_colour():
 
 
 def test_the_choice_is_the_setting_with_the_best_product(pipe, image, monkeypatch):
-    """With layout and ghosts out of play, it is the picture that the score likes best, row by
-    row.
+    """With layout and ghosts out of play, it is the
+    picture that the score likes best, row by row.
     """
     grid = ((0.1, 0.9, 0.2), (0.1, 0.9, 0.6), (0.1, 0.9, 0.999))
     monkeypatch.setattr(module, "ghosting", lambda out, source, free: torch.zeros(len(out)))

@@ -134,8 +134,8 @@ def test_with_start_one_it_is_the_inverted_noise_replayed(pipe, image):
 
 
 def test_equal_prompts_at_scale_one_lead_back_to_the_copy(pipe, image):
-    """The source's own keys and values: at least as near the autoencoder's copy as the plain round
-    trip, up to a half.
+    """The source's own keys and values: at least as near the
+    autoencoder's copy as the plain round trip, up to a half.
     """
     states = invert(pipe, image, A, steps=8)
     back, copy = replay(pipe, states[-1], A, steps=8), pipe.decode(states[0])
@@ -207,8 +207,8 @@ def test_words_need_a_model_that_reads():
 
 @pytest.mark.weights
 def test_the_edit_takes_its_paint_from_the_source():
-    """Moved: what the captions leave out, size and texture, comes nearer to the true answer than by
-    re-prompting.
+    """Moved: what the captions leave out, size and texture,
+    comes nearer to the true answer than by re-prompting.
     """
     from minidiff.bench.items import items
     from minidiff.evaluate.metrics import psnr

@@ -1,5 +1,5 @@
-"""pix2pix-zero: the direction, the two losses against closed forms, the gradient, and the limits of
-its knobs.
+"""pix2pix-zero: the direction, the two losses against
+closed forms, the gradient, and the limits of its knobs.
 """
 
 import math
@@ -81,8 +81,8 @@ def test_kl_is_zero_for_unit_moments_and_the_closed_form_elsewhere():
 
 
 def test_pair_loss_of_stripes_is_the_closed_form():
-    """Columns +1 -1 +1 ...: along x the correlation is +-1 at any shift, along y 1; halved, the
-    stripes are gone.
+    """Columns +1 -1 +1 ...: along x the correlation is +-1
+    at any shift, along y 1; halved, the stripes are gone.
     """
     e = torch.tensor([1.0, -1.0]).repeat(8).expand(1, 3, 16, 16)
     assert torch.allclose(pair_loss(e), torch.tensor([2.0 * 3]))

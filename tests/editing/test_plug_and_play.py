@@ -1,5 +1,5 @@
-"""Plug-and-Play: where it copies, that it copies there and nowhere else, and the limits of its
-knobs.
+"""Plug-and-Play: where it copies, that it copies
+there and nowhere else, and the limits of its knobs.
 """
 
 import pytest
@@ -101,8 +101,8 @@ def test_while_injecting_all_rows_share_features_and_maps(pipe, image):
 
 
 def test_features_are_copied_at_the_right_steps(pipe, image):
-    """The tap of the block behind sees equal branches only in the first share of the steps; q and k
-    stay alone here.
+    """The tap of the block behind sees equal branches only
+    in the first share of the steps; q and k stay alone here.
     """
     at, _ = sites(pipe.net)
     free = states_seen(pipe, image, at, features=0, attention=0, steps=4)
@@ -122,8 +122,8 @@ def test_without_injection_it_is_the_inverted_noise_replayed(pipe, image):
 
 
 def test_equal_prompts_at_scale_one_are_the_round_trip(pipe, image):
-    """Without injection to rounding; fully injected, the source's own features lead back as well as
-    the inversion does.
+    """Without injection to rounding; fully injected, the source's
+    own features lead back as well as the inversion does.
     """
     states = invert(pipe, image, A, steps=8)
     back, copy = replay(pipe, states[-1], A, steps=8), pipe.decode(states[0])

@@ -1,5 +1,5 @@
-"""Prompt-to-Prompt: mappers, identity cases on both backbones, and what each knob may and may not
-touch.
+"""Prompt-to-Prompt: mappers, identity cases on both
+backbones, and what each knob may and may not touch.
 """
 
 from dataclasses import replace

@@ -1,5 +1,5 @@
-"""Direct inversion, its closed form, negative-prompt: what comes back exactly, and what the
-correction is equal to.
+"""Direct inversion, its closed form, negative-prompt: what
+comes back exactly, and what the correction is equal to.
 """
 
 import pytest
@@ -72,8 +72,8 @@ def test_identical_prompts_without_a_share_are_the_guided_replay(pipe, image, st
 
 
 def test_the_offset_is_the_closed_form_null(pipe, states):
-    """The closed form as it is written, by the null prediction, against `share`, which never
-    divides.
+    """The closed form as it is written, by the null
+    prediction, against `share`, which never divides.
     """
     z, scale, share = first(states), 4.0, 0.6
     x = z[-1]

@@ -58,8 +58,8 @@ def test_the_blend_uses_the_time_the_state_is_at(pipe, image, monkeypatch):
 
 
 def test_steps_and_their_end_are_the_models_own(pipe, image, monkeypatch):
-    """On Stable Diffusion's grid, ending at 1; that end counts as clean, so what is put back there
-    carries no noise.
+    """On Stable Diffusion's grid, ending at 1; that end counts
+    as clean, so what is put back there carries no noise.
     """
     seen = []
     noised = Pipe.noised

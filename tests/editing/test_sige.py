@@ -1,5 +1,5 @@
-"""SIGE: exact where it can be exact (everything, nothing, a net of convolutions alone), counted
-everywhere.
+"""SIGE: exact where it can be exact (everything, nothing,
+a net of convolutions alone), counted everywhere.
 """
 
 import pytest

@@ -1,5 +1,5 @@
-"""UniTune: without tuning it is SDEdit, with tuning the word remembers, and afterwards the network
-is as it was.
+"""UniTune: without tuning it is SDEdit, with tuning the
+word remembers, and afterwards the network is as it was.
 """
 
 import pytest
@@ -74,8 +74,8 @@ def test_models_without_text_are_refused(image):
 
 @pytest.mark.weights
 def test_the_word_alone_brings_the_picture_back():
-    """With no other words, and from mostly noise, the tuned network ends nearer to the picture it
-    was shown.
+    """With no other words, and from mostly noise, the
+    tuned network ends nearer to the picture it was shown.
     """
     s = shapes.Scene((shapes.Obj("star", "green", "large"),), "left", "white", "striped")
     image, pipe = shapes.render(s), minidiff.load("tiny")

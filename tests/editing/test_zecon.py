@@ -44,8 +44,8 @@ def test_exchanged_places_raise_it_and_a_change_alike_everywhere_hardly_does():
 
 
 def test_each_row_asks_which_source_place_a_new_place_is():
-    """Not the other way round: here two new places look like source place 0, which only the rows of
-    q punish.
+    """Not the other way round: here two new places look
+    like source place 0, which only the rows of q punish.
     """
     k = torch.eye(2)[None]
     q = torch.tensor([[[1.0, 0], [1, 0]]])

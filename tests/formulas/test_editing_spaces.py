@@ -33,6 +33,7 @@ from minidiff.editing import zecon as zecon_file
 from minidiff.editing.asyrp import drift
 from minidiff.editing.boundary import Plane, linear_svm, plane
 from minidiff.editing.ddib import bridge
+from minidiff.editing.flowedit import flow_time, velocity
 from minidiff.editing.zecon import crops, patch_nce, some_places, zecon
 
 
@@ -206,3 +207,17 @@ def test_zecon_step(monkeypatch):
     std = sg_s / sg * sqrt(sg**2 - (al / al_s * sg_s) ** 2)
     rms = sqrt(sum(v * v for v in g.flatten().tolist()) / 48)
     near(x_s, move(sch, x_t, eps(x_t), 800, 600) - style * std * g / rms, 1e-5)
+
+
+@pytest.mark.parametrize("t", [1, 300, 700, 1000])
+@pytest.mark.parametrize("table", [schedule.scaled_linear, schedule.cosine, schedule.flow])
+def test_flowedit(table, t):
+    """Divided by k a state lies on the straight line, and eps - x0 is its slope."""
+    sch = table()
+    x0, n = rand(3, 2), rand(3, 2, seed=1)
+    alpha, sigma = sch.at(t)
+    k, tau = flow_time(sch, t)
+    assert torch.allclose((alpha * x0 + sigma * n) / k, (1 - tau) * x0 + tau * n, atol=1e-6)
+    z = (1 - tau) * x0 + tau * n
+    v = velocity(lambda x_t, t, cond: n, sch, z, t, None)
+    assert torch.allclose(v, n - x0, atol=1e-4 / alpha)

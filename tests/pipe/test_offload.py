@@ -1,5 +1,5 @@
-"""Sequential offload: the same numbers, weights at home before and after, and memory that stays
-small.
+"""Sequential offload: the same numbers, weights at
+home before and after, and memory that stays small.
 """
 
 import subprocess
@@ -119,8 +119,8 @@ def test_pages_of_a_mapped_file_are_let_go_and_come_back(tmp_path):
 
 @LINUX
 def test_what_was_written_is_never_lost(tmp_path):
-    """A page of the mapping changed in place (a merged adapter), and memory that is no file at
-    all.
+    """A page of the mapping changed in place (a merged
+    adapter), and memory that is no file at all.
     """
     save_file({"w": torch.zeros(4, 1 << 18)}, tmp_path / "a.safetensors")
     w = open_tensors(tmp_path / "a.safetensors").tensor("w")

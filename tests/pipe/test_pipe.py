@@ -1,5 +1,5 @@
-"""The pipe: the one place that knows about latents, index shifts, prediction types, prompts and
-classes.
+"""The pipe: the one place that knows about latents,
+index shifts, prediction types, prompts and classes.
 """
 
 from dataclasses import replace

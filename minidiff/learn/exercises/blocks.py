@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minidiff.learn.exercise import Exercise, Fact, Mutant
-from minidiff.learn.exercises.networks import UNET, draws
+from minidiff.learn.exercises.inputs import draws
+from minidiff.learn.exercises.networks import UNET
 from minidiff.models.blocks import ResBlock
 from minidiff.models.dit import DiTBlock, modulate
 
@@ -29,65 +30,65 @@ def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float)
 
 
 def slow_group_norm(x, groups, weight, bias, eps):
-    out, n = torch.zeros_like(x), x.shape[1] // groups
+    out = torch.zeros_like(x)
+    size = x.shape[1] // groups
     for b in range(len(x)):
         for c in range(x.shape[1]):
-            own = x[b, c // n * n : c // n * n + n].double().flatten()
-            mean = own.sum() / own.numel()
-            var = ((own - mean) ** 2).sum() / own.numel()
-            out[b, c] = (
-                (x[b, c].double() - mean) / (var + eps) ** 0.5 * weight[c] + bias[c]
-            ).float()
+            first = c // size * size
+            group = x[b, first : first + size].double().flatten()
+            mean = group.sum() / group.numel()
+            var = ((group - mean) ** 2).sum() / group.numel()
+            normal = (x[b, c].double() - mean) / (var + eps) ** 0.5
+            out[b, c] = (normal * weight[c] + bias[c]).float()
     return out
 
 
 def normed(dims=(2, 3, 4), correction=0, outside=False, interleaved=False):
     def wrong(x, groups, weight, bias, eps):
-        y = (
-            x.unflatten(1, (-1, groups)).transpose(1, 2)
-            if interleaved
-            else x.unflatten(1, (groups, -1))
-        )
+        if interleaved:
+            y = x.unflatten(1, (-1, groups)).transpose(1, 2)
+        else:
+            y = x.unflatten(1, (groups, -1))
         var = y.var(dims, keepdim=True, correction=correction)
-        y = (y - y.mean(dims, keepdim=True)) / (var.sqrt() + eps if outside else (var + eps).sqrt())
-        y = (y.transpose(1, 2) if interleaved else y).flatten(1, 2)
-        return y * weight[:, None, None] + bias[:, None, None]
+        spread = var.sqrt() + eps if outside else (var + eps).sqrt()
+        y = (y - y.mean(dims, keepdim=True)) / spread
+        if interleaved:
+            y = y.transpose(1, 2)
+        return y.flatten(1, 2) * weight[:, None, None] + bias[:, None, None]
 
     return wrong
 
 
-def maps(seed):
-    return [
-        (r * x, g, w, b, eps)
-        for k, (r, shape, g, eps) in enumerate(
-            (
-                (1.0, (1, 2, 2, 2), 1, 1e-5),
-                (3.0, (2, 6, 3, 4), 3, 1e-6),
-                (0.05, (2, 8, 2, 2), 2, 1e-2),
-            )
-        )
-        for x, w, b in [draws(seed + 7 * k, shape, shape[1:2], shape[1:2])]
-    ]
+def norm_cases(seed):
+    sizes = (
+        (1.0, (1, 2, 2, 2), 1, 1e-5),
+        (3.0, (2, 6, 3, 4), 3, 1e-6),
+        (0.05, (2, 8, 2, 2), 2, 1e-2),
+    )
+    cases = []
+    for spread, shape, groups, eps in sizes:
+        x, weight, bias = draws(seed + 7 * groups, shape, shape[1:2], shape[1:2])
+        cases.append((spread * x, groups, weight, bias, eps))
+    return cases
 
 
 norm = Exercise(
     "group_norm",
     "core",
     "GroupNorm of x (b c h w): channels in `groups` consecutive groups; each group of each "
-    "picture is brought to mean 0 "
-    "and variance 1 over its channels and all pixels, $(x - \\mu) / \\sqrt{\\mathrm{var} + "
-    "\\epsilon}$ with the variance "
-    "divided by n, then scaled and shifted per channel by `weight` and `bias` (c,).",
+    "picture is brought to mean 0 and variance 1 over its channels and all pixels, $(x - \\mu) / "
+    "\\sqrt{\\mathrm{var} + \\epsilon}$ with the variance divided by n, then scaled and shifted "
+    "per channel by `weight` and `bias` (c,).",
     group_norm,
     slow_group_norm,
-    maps,
+    norm_cases,
+    apart="PyTorch has this layer, and the networks use it",
     mutants=(
         Mutant(
             "divided by n - 1",
             normed(correction=1),
             "The default of `var` and `std`. Norms of every framework divide by n; on a small map "
-            "the difference "
-            "shows.",
+            "the difference shows.",
         ),
         Mutant(
             "eps outside the root",
@@ -98,25 +99,20 @@ norm = Exercise(
             "statistics of the whole batch",
             normed(dims=(0, 2, 3, 4)),
             "Then a picture depends on its neighbours in the batch, and guidance, which puts two "
-            "conditions in one "
-            "batch, mixes them.",
+            "conditions in one batch, mixes them.",
         ),
         Mutant(
             "groups interleaved",
             normed(interleaved=True),
-            (
-                "Channel i in group i mod g: another layout than the one checkpoints were "
-                "trained with."
-            ),
+            "Channel i in group i mod g: another layout than the one checkpoints were trained "
+            "with.",
         ),
     ),
     hints=(
         "Give the channels an axis for the group: `x.unflatten(1, (groups, -1))`.",
         "Mean and variance over the axes (2, 3, 4), with keepdim and correction=0.",
-        (
-            "`y = (y - mean) / (var + eps).sqrt()`; flatten(1, 2); `* weight[:, None, None] + "
-            "bias[:, None, None]`."
-        ),
+        "`y = (y - mean) / (var + eps).sqrt()`; flatten(1, 2); `* weight[:, None, None] + bias[:, "
+        "None, None]`.",
     ),
     tolerance=2e-5,
     page=UNET,
@@ -139,29 +135,40 @@ def res_block(block: ResBlock, x: Tensor, temb: Tensor) -> Tensor:
 def conv3(layer, x):
     h, w = x.shape[2:]
     x = F.pad(x, (1, 1, 1, 1))
-    parts = [
-        torch.einsum("oc,bchw->bohw", layer.weight[:, :, i, j], x[:, :, i : i + h, j : j + w])
-        for i in range(3)
-        for j in range(3)
-    ]
-    return sum(parts) + layer.bias[:, None, None]
+    total = layer.bias[:, None, None]
+    for i in range(3):
+        for j in range(3):
+            window = x[:, :, i : i + h, j : j + w]
+            total = total + torch.einsum("oc,bchw->bohw", layer.weight[:, :, i, j], window)
+    return total
+
+
+def slow_silu(v):
+    return v / (1 + (-v).exp())
+
+
+def slow_norm(norm, v):
+    return slow_group_norm(v, norm.num_groups, norm.weight, norm.bias, norm.eps)
 
 
 def slow_res_block(block, x, temb, late=False, bare=False, activated=False, timeless=False):
-    act = lambda v: v / (1 + (-v).exp())  # noqa: E731
-    gn = lambda n, v: slow_group_norm(v, n.num_groups, n.weight, n.bias, n.eps)  # noqa: E731
-    time = (
-        torch.einsum("be,oe->bo", temb if bare else act(temb), block.time_emb_proj.weight)
-        + block.time_emb_proj.bias
-    )
-    time, first = time[:, :, None, None], act(gn(block.norm1, x))
+    time = temb if bare else slow_silu(temb)
+    time = torch.einsum("be,oe->bo", time, block.time_emb_proj.weight) + block.time_emb_proj.bias
+    time = time[:, :, None, None]
+    first = slow_silu(slow_norm(block.norm1, x))
     h = conv3(block.conv1, first)
-    h = gn(block.norm2, h) + time if late else gn(block.norm2, h if timeless else h + time)
-    x = first if activated else x
+    if late:
+        h = slow_norm(block.norm2, h) + time
+    elif timeless:
+        h = slow_norm(block.norm2, h)
+    else:
+        h = slow_norm(block.norm2, h + time)
+    if activated:
+        x = first
     if hasattr(block, "conv_shortcut"):
         one = block.conv_shortcut
         x = torch.einsum("oc,bchw->bohw", one.weight[:, :, 0, 0], x) + one.bias[:, None, None]
-    return conv3(block.conv2, act(h)) + x
+    return conv3(block.conv2, slow_silu(h)) + x
 
 
 def block_like(**how):
@@ -171,63 +178,56 @@ def block_like(**how):
 def res_cases(seed):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        blocks = [
-            ResBlock(4, 4, 6, groups=2).requires_grad_(False),
-            ResBlock(4, 6, 8, groups=2).requires_grad_(False),
-        ]
+        same = ResBlock(4, 4, 6, groups=2).requires_grad_(False)
+        wider = ResBlock(4, 6, 8, groups=2).requires_grad_(False)
     return [
-        (blocks[0], *draws(seed, (1, 4, 3, 3), (1, 6))),
-        (blocks[1], *draws(seed, (2, 4, 4, 5), (2, 8))),
+        (same, *draws(seed, (1, 4, 3, 3), (1, 6))),
+        (wider, *draws(seed, (2, 4, 4, 5), (2, 8))),
     ]
 
 
 def as_the_unet(fn):
-    case = res_cases(7)[1]
-    return fn(*case), case[0](*case[1:])
+    block, x, temb = res_cases(7)[1]
+    return fn(block, x, temb), block(x, temb)
 
 
 residual = Exercise(
     "res_block",
     "core",
     "The forward pass of the UNet's ResBlock, with the layers of `block`: norm1, SiLU, conv1; "
-    "plus time_emb_proj of the "
-    "SiLU of `temb` (b e), for every pixel the same; norm2, SiLU, conv2; plus the input, through "
-    "conv_shortcut where the "
-    "block has one (the number of channels changes). x (b c_in h w) -> (b c_out h w).",
+    "plus time_emb_proj of the SiLU of `temb` (b e), for every pixel the same; norm2, SiLU, "
+    "conv2; plus the input, through conv_shortcut where the block has one (the number of channels "
+    "changes). x (b c_in h w) -> (b c_out h w).",
     res_block,
     slow_res_block,
     res_cases,
+    apart="the package has it as a method, `ResBlock.forward`, which also saves memory and "
+    "serves a tap; a fact compares the two",
     facts=(Fact("it is the network's own block", as_the_unet),),
     mutants=(
         Mutant(
             "time after the norm",
             block_like(late=True),
             "Some networks scale and shift there. In this one the norm comes after the sum, and "
-            "trained weights rely on "
-            "it.",
+            "trained weights rely on it.",
         ),
         Mutant(
             "time without its SiLU",
             block_like(bare=True),
             "The embedding network ends in a linear layer; the SiLU is each block's own. Easily "
-            "forgotten, since shapes "
-            "fit.",
+            "forgotten, since shapes fit.",
         ),
         Mutant(
             "time not added",
             block_like(timeless=True),
-            (
-                "The block no longer knows how noisy its input is, and removes the average "
-                "amount of noise at every time."
-            ),
+            "The block no longer knows how noisy its input is, and removes the average amount of "
+            "noise at every time.",
         ),
         Mutant(
             "the activated input in the shortcut",
             block_like(activated=True),
-            (
-                "The variable x was overwritten by silu(norm1(x)): the residual path is no "
-                "longer a path around."
-            ),
+            "The variable x was overwritten by silu(norm1(x)): the residual path is no longer a "
+            "path around.",
         ),
     ),
     hints=(
@@ -251,40 +251,39 @@ def slow_modulate(x, shift, scale):
     return out
 
 
+def with_zeros(fn):
+    x = torch.ones(1, 2, 3)
+    zeros = torch.zeros(1, 3)
+    return fn(x, zeros, zeros), x
+
+
 adaln = Exercise(
     "modulate",
     "warm-up",
     "How a condition speaks to a DiT: tokens x (b n d), normalised before, are scaled and "
-    "shifted, all tokens of a picture "
-    "alike: $x (1 + \\text{scale}) + \\text{shift}$, with shift and scale (b d).",
+    "shifted, all tokens of a picture alike: $x (1 + \\text{scale}) + \\text{shift}$, with shift "
+    "and scale (b d).",
     modulate,
     slow_modulate,
     lambda seed: [draws(seed, (1, 2, 3), (1, 3), (1, 3)), draws(seed, (3, 3, 4), (3, 4), (3, 4))],
     facts=(
         Fact(
             "with zeros nothing happens",
-            lambda fn: (
-                fn(torch.ones(1, 2, 3), torch.zeros(1, 3), torch.zeros(1, 3)),
-                torch.ones(1, 2, 3),
-            ),
+            with_zeros,
         ),
     ),
     mutants=(
         Mutant(
             "scale for 1 + scale",
             lambda x, b, s: x * s[:, None] + b[:, None],
-            (
-                "The layer that makes these numbers starts at zero; then the network would begin "
-                "by deleting its input."
-            ),
+            "The layer that makes these numbers starts at zero; then the network would begin by "
+            "deleting its input.",
         ),
         Mutant(
             "shift and scale exchanged",
             lambda x, b, s: modulate(x, s, b),
-            (
-                "One of the six chunks for another: nothing complains, and a trained network "
-                "draws noise."
-            ),
+            "One of the six chunks for another: nothing complains, and a trained network draws "
+            "noise.",
         ),
         Mutant(
             "shifted first",
@@ -306,19 +305,23 @@ def dit_block(x: Tensor, c: Tensor, attn: nn.Module, mlp: nn.Module) -> Tensor:
     mlp; returns (b n d).
     """
     b1, s1, g1, b2, s2, g2 = c.chunk(6, 1)
-    norm = lambda v: F.layer_norm(v, v.shape[-1:], eps=1e-6)  # noqa: E731
-    x = x + g1[:, None] * attn(modulate(norm(x), b1, s1))
-    return x + g2[:, None] * mlp(modulate(norm(x), b2, s2))
+    normal = F.layer_norm(x, x.shape[-1:], eps=1e-6)
+    x = x + g1[:, None] * attn(modulate(normal, b1, s1))
+    normal = F.layer_norm(x, x.shape[-1:], eps=1e-6)
+    return x + g2[:, None] * mlp(modulate(normal, b2, s2))
 
 
 def slow_dit_block(x, c, attn, mlp, order=(0, 1, 2), one=0.0, parallel=False, norm=True):
-    d, start = x.shape[2], x
-    for branch, f in enumerate((attn, mlp)):
-        shift, scale, gate = (c[:, (3 * branch + k) * d : (3 * branch + k + 1) * d] for k in order)
+    start = x
+    chunks = c.split(x.shape[2], 1)
+    for branch, layer in enumerate((attn, mlp)):
+        own = chunks[3 * branch : 3 * branch + 3]
+        shift, scale, gate = own[order[0]], own[order[1]], own[order[2]]
         h = start if parallel else x
-        mean = h.mean(-1, keepdim=True)
-        h = (h - mean) / ((h - mean).square().mean(-1, keepdim=True) + 1e-6).sqrt() if norm else h
-        x = x + (gate[:, None] + one) * f(slow_modulate(h, shift, scale))
+        if norm:
+            h = h - h.mean(-1, keepdim=True)
+            h = h / (h.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+        x = x + (gate[:, None] + one) * layer(slow_modulate(h, shift, scale))
     return x
 
 
@@ -339,28 +342,31 @@ def dit_cases(seed):
 
 def as_the_dit(fn):
     torch.manual_seed(0)
-    block, (x, c) = DiTBlock(8, 2, None).requires_grad_(False), draws(3, (2, 4, 8), (2, 8))
+    block = DiTBlock(8, 2, None).requires_grad_(False)
+    x, c = draws(3, (2, 4, 8), (2, 8))
     return fn(x, block.adaLN_modulation(c), block.attn, block.mlp), block(x, c, None)
+
+
+def with_shut_gates(fn):
+    x = torch.ones(1, 2, 2).cumsum(1)
+    return fn(x, torch.zeros(1, 12), mix_tokens, torch.tanh), x
 
 
 adaln_zero = Exercise(
     "dit_block",
     "core",
     "A DiT block. c (b 6d) holds shift, scale and gate for `attn`, then for `mlp`, each (b d). "
-    "Twice: LayerNorm without "
-    "weights over the channels (eps 1e-6), modulate, the layer, times the gate, added to x (b n "
-    "d). The second branch sees "
-    "what the first one made.",
+    "Twice: LayerNorm without weights over the channels (eps 1e-6), modulate, the layer, times "
+    "the gate, added to x (b n d). The second branch sees what the first one made.",
     dit_block,
     slow_dit_block,
     dit_cases,
+    apart="the package has it as a method, `DiTBlock.forward`, with cross-attention and adapters "
+    "between the two branches; a fact compares the two",
     facts=(
         Fact(
             "gates of zero: the block is the identity",
-            lambda fn: (
-                fn(torch.ones(1, 2, 2).cumsum(1), torch.zeros(1, 12), mix_tokens, torch.tanh),
-                torch.ones(1, 2, 2).cumsum(1),
-            ),
+            with_shut_gates,
         ),
         Fact("it is the network's own block", as_the_dit),
     ),
@@ -370,15 +376,13 @@ adaln_zero = Exercise(
             "scale, shift, gate",
             adaln_like(order=(1, 0, 2)),
             "Public DiTs store shift first. Some later models store scale first in their last "
-            "layer; taking one order "
-            "for both is a common conversion bug.",
+            "layer; taking one order for both is a common conversion bug.",
         ),
         Mutant(
             "1 + gate",
             adaln_like(one=1.0),
             "Scale gets the 1, the gate does not: with it the block does not start as the "
-            "identity, which is the Zero "
-            "in the name.",
+            "identity, which is the Zero in the name.",
         ),
         Mutant(
             "both branches from the same x",
@@ -394,10 +398,8 @@ adaln_zero = Exercise(
     hints=(
         "`c.chunk(6, 1)` in the order b1, s1, g1, b2, s2, g2.",
         "`x = x + g1[:, None] * attn(modulate(norm(x), b1, s1))`.",
-        (
-            "The same line again with mlp and the second three; norm is `F.layer_norm(v, "
-            "v.shape[-1:], eps=1e-6)`."
-        ),
+        "The same line again with mlp and the second three; norm is `F.layer_norm(v, "
+        "v.shape[-1:], eps=1e-6)`.",
     ),
     page=DIT,
 )

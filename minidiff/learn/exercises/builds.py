@@ -19,10 +19,12 @@ from minidiff.data.toy2d import gauss_aniso, gmm8
 from minidiff.editing.sdedit import sdedit
 from minidiff.inversion.ddim import invert, replay
 from minidiff.learn.exercise import Exercise, Fact, Mutant
-from minidiff.learn.exercises.process import LINEAR, PAGE
+from minidiff.learn.exercises.inputs import LINEAR, levels
+from minidiff.learn.exercises.process import PAGE
 from minidiff.pipe.pipe import Pipe
 
-SOURCE, TARGET = "a red circle on a blue background", "a small green circle on a blue background"
+SOURCE = "a red circle on a blue background"
+TARGET = "a small green circle on a blue background"
 
 
 @cache
@@ -36,7 +38,8 @@ def picture(seed):
 
 
 def step(sch, x, e, t, s):
-    (a_t, s_t), (a_s, s_s) = sch.at(t), sch.at(s)
+    a_t, s_t = sch.at(t)
+    a_s, s_s = sch.at(s)
     return a_s * (x - s_t * e) / a_t + s_s * e
 
 
@@ -57,37 +60,29 @@ def ddpm_sample(
     return x
 
 
-def slow_ddpm(denoise, sch, x, ts, zs, clock=lambda i, t: t, spread=0.5, noisy=1.0, stride=True):
+def slow_ddpm(denoise, sch, x, ts, zs, clock=lambda i, t: t, power=0.5, noisy=1.0, stride=True):
     for i, (t, s) in enumerate(pairwise(ts)):
-        to = s if stride else t - 1
-        a_t, s_t, a_s, s_s = sch.alpha[t], sch.sigma[t], sch.alpha[to], sch.sigma[to]
+        a_t, s_t, a_s, s_s = levels(sch, t, s if stride else t - 1)
         x0 = (x - s_t * denoise(x, clock(i, t), None)) / a_t
         beta = s_t**2 - (a_t / a_s) ** 2 * s_s**2
         x = (a_t / a_s * s_s**2 * x + a_s * beta * x0) / s_t**2
-        x = x + (noisy * (beta * s_s**2 / s_t**2) ** spread * zs[i] if s > 0 else 0)
+        if s > 0:
+            tilde = beta * s_s**2 / s_t**2
+            x = x + noisy * tilde**power * zs[i]
     return x
 
 
 def chains(seed):
     g = torch.Generator().manual_seed(seed)
-    eps, ts = gmm8().denoise(LINEAR), [[900, 500, 0], [1000, 700, 300, 50, 0]][seed % 2]
-    return [
-        (
-            eps,
-            LINEAR,
-            *torch.randn(1, 5, 2, generator=g, dtype=torch.float64),
-            ts,
-            [*torch.randn(len(ts) - 1, 5, 2, generator=g, dtype=torch.float64)],
-        )
-    ]
+    ts = [[900, 500, 0], [1000, 700, 300, 50, 0]][seed % 2]
+    x, *zs = torch.randn(len(ts), 5, 2, generator=g, dtype=torch.float64)
+    return [(gmm8().denoise(LINEAR), LINEAR, x, ts, zs)]
 
 
 def spread_of(fn):
-    toy, ts, g = (
-        gauss_aniso(),
-        LINEAR.timesteps(100, spacing="trailing"),
-        torch.Generator().manual_seed(0),
-    )
+    toy = gauss_aniso()
+    ts = LINEAR.timesteps(100, spacing="trailing")
+    g = torch.Generator().manual_seed(0)
     x, *zs = torch.randn(101, 3000, 2, generator=g, dtype=torch.float64)
     true = toy.sample(3000, seed=1).T.cov()
     x = fn(toy.denoise(LINEAR), LINEAR, x, ts, zs)
@@ -102,13 +97,13 @@ sampling = Exercise(
     "ddpm_sample",
     "build",
     "A whole sampler: carry x (b d) down the falling times `ts` by draws from $q(x_s \\mid x_t, "
-    "\\hat x_0)$, where "
-    "`denoise(x, t, None)` gives the noise and `zs[i]` (b d) is the random number of move i. The "
-    "last move, to time 0, "
-    "takes the mean.",
+    "\\hat x_0)$, where `denoise(x, t, None)` gives the noise and `zs[i]` (b d) is the random "
+    "number of move i. The last move, to time 0, takes the mean.",
     ddpm_sample,
     slow_ddpm,
     chains,
+    apart="the noise is given here, so that answers can be compared; the sampler `ddpm` draws "
+    "its own",
     behaviour=spread_of,
     tolerance=1e-7,
     mutants=(
@@ -116,28 +111,24 @@ sampling = Exercise(
             "the network told the loop's index",
             lambda *a: slow_ddpm(*a, clock=lambda i, t: len(a[3]) - 1 - i),
             "Strided loops count 49, 48, ... while the times are 981, 961, ...: the network "
-            "believes there is hardly "
-            "any noise.",
+            "believes there is hardly any noise.",
         ),
         Mutant(
             "the variance for its root",
-            lambda *a: slow_ddpm(*a, spread=1.0),
+            lambda *a: slow_ddpm(*a, power=1.0),
             "Too little noise is put back, and the spread of the data is lost.",
         ),
         Mutant(
             "no noise",
             lambda *a: slow_ddpm(*a, noisy=0.0),
             "The mean of every draw. It is not DDIM: noise is taken away that nothing replaces, "
-            "and all samples move to "
-            "the middle.",
+            "and all samples move to the middle.",
         ),
         Mutant(
             "one step's posterior",
             lambda *a: slow_ddpm(*a, stride=False),
-            (
-                "The coefficients of t to t - 1 while the loop jumps to s: at the end most of "
-                "the noise is still there."
-            ),
+            "The coefficients of t to t - 1 while the loop jumps to s: at the end most of the "
+            "noise is still there.",
         ),
     ),
     hints=(
@@ -158,8 +149,10 @@ def sdedit_picture(
     """SDEdit with given noise n (b c h w): picture (b 3 H W) in [-1, 1] -> edited picture, guided
     by `scale`.
     """
-    ts, z = pipe.timesteps(steps, strength), pipe.encode(image)
-    denoise, cond = cfg_batched(pipe.eps, pipe.null(), scale), pipe.embed(prompt)
+    ts = pipe.timesteps(steps, strength)
+    z = pipe.encode(image)
+    denoise = cfg_batched(pipe.eps, pipe.null(), scale)
+    cond = pipe.embed(prompt)
     x = process.q_sample(pipe.schedule, z, ts[0], n)
     for t, s in pairwise(ts):
         x = process.ddim_step(pipe.schedule, x, denoise(x, t, cond), t, s)
@@ -167,15 +160,32 @@ def sdedit_picture(
 
 
 def slow_sdedit(
-    pipe, image, prompt, strength, steps, scale, n, late=False, share=None, null=False, clean=False
+    pipe,
+    image,
+    prompt,
+    strength,
+    steps,
+    scale,
+    n,
+    late=False,
+    share=None,
+    exchanged=False,
+    clean=False,
 ):
-    sch, grid, z = pipe.schedule, pipe.timesteps(steps), pipe.encode(image)
-    ts = grid[len(grid) - 1 - int(steps * (strength if share is None else share(strength))) :]
-    a, sigma = sch.at(grid[0] if late else ts[0])
-    x = a * z + sigma * n if not clean else z
+    if share is not None:
+        strength = share(strength)
+    sch = pipe.schedule
+    grid = pipe.timesteps(steps)
+    ts = grid[len(grid) - 1 - int(steps * strength) :]
+    x = pipe.encode(image)
+    if not clean:
+        alpha, sigma = sch.at(grid[0] if late else ts[0])
+        x = alpha * x + sigma * n
     for t, s in pairwise(ts):
-        e_null, e_cond = pipe.eps(x, t, pipe.null()), pipe.eps(x, t, pipe.embed(prompt))
-        e_null, e_cond = (e_cond, e_null) if null else (e_null, e_cond)
+        e_null = pipe.eps(x, t, pipe.null())
+        e_cond = pipe.eps(x, t, pipe.embed(prompt))
+        if exchanged:
+            e_null, e_cond = e_cond, e_null
         x = step(sch, x, e_null + scale * (e_cond - e_null), t, s)
     return pipe.decode(x)
 
@@ -183,21 +193,15 @@ def slow_sdedit(
 def pictures(seed):
     if seed == 2:
         return []
-    return [
-        (
-            tiny(),
-            picture(seed),
-            TARGET,
-            (0.5, 0.75)[seed],
-            4,
-            (8.0, 3.0)[seed],
-            noise((1, *tiny().shape), seed),
-        )
-    ]
+    strength = (0.5, 0.75)[seed]
+    scale = (8.0, 3.0)[seed]
+    n = noise((1, *tiny().shape), seed)
+    return [(tiny(), picture(seed), TARGET, strength, 4, scale, n)]
 
 
 def as_the_project(fn):
-    pipe, x = tiny(), picture(5)
+    pipe = tiny()
+    x = picture(5)
     ours = fn(pipe, x, TARGET, 0.5, 4, 3.0, noise((1, *pipe.shape), 3))
     return ours, sdedit(pipe, x, TARGET, strength=0.5, steps=4, scale=3.0, seed=3)
 
@@ -210,14 +214,14 @@ stroke = Exercise(
     "sdedit_picture",
     "build",
     "SDEdit from picture to picture. Encode (`pipe.encode`); take the share `strength` of the "
-    "model's grid "
-    "(`pipe.timesteps(steps, strength)`); noise the latents with n to its first time; DDIM down "
-    "to 0 with guidance `scale` "
-    "against `pipe.null()`; decode. `pipe.eps(x, t, cond)` is the network, `pipe.embed(prompt)` "
-    "the condition.",
+    "model's grid (`pipe.timesteps(steps, strength)`); noise the latents with n to its first "
+    "time; DDIM down to 0 with guidance `scale` against `pipe.null()`; decode. `pipe.eps(x, t, "
+    "cond)` is the network, `pipe.embed(prompt)` the condition.",
     sdedit_picture,
     slow_sdedit,
     pictures,
+    apart="the noise is given here, and masks and repeats are left out; a fact compares the "
+    "answer with `sdedit`",
     facts=(Fact("it is the project's sdedit", as_the_project),),
     tolerance=2e-5,
     mutants=(
@@ -225,8 +229,7 @@ stroke = Exercise(
             "noised to T",
             sdedit_like(late=True),
             "The state is pure noise while the network is told a middle time: the layout of the "
-            "picture is gone, and "
-            "grain stays.",
+            "picture is gone, and grain stays.",
         ),
         Mutant(
             "the strength upside down",
@@ -240,17 +243,15 @@ stroke = Exercise(
         ),
         Mutant(
             "guided away from the prompt",
-            sdedit_like(null=True),
+            sdedit_like(exchanged=True),
             "The two guesses were split in the wrong order.",
         ),
     ),
     hints=(
         "Three lines before the loop, one in it, one after it.",
         "`cfg_batched(pipe.eps, pipe.null(), scale)` is the guided network.",
-        (
-            "`x = q_sample(pipe.schedule, z, ts[0], n)`, then `ddim_step` for every pair of "
-            "times, then `pipe.decode(x)`."
-        ),
+        "`x = process.q_sample(pipe.schedule, z, ts[0], n)`, then `process.ddim_step` for every "
+        "pair of times, then `pipe.decode(x)`.",
     ),
     page="tutorials/editing/sdedit.md",
 )
@@ -270,21 +271,22 @@ def invert_and_edit(
 
 
 def slow_invert_and_edit(
-    pipe, image, source, target, steps, scale, guided=False, told=None, low=False
+    pipe, image, source, target, steps, scale, guided=False, explained=None, low=False
 ):
-    sch, x, ts = (
-        pipe.schedule,
-        pipe.encode(image),
-        pipe.schedule.timesteps(steps, spacing="trailing"),
-    )
-    known, wanted, null = pipe.embed(told or source), pipe.embed(target), pipe.null()
+    sch = pipe.schedule
+    ts = sch.timesteps(steps, spacing="trailing")
+    known = pipe.embed(explained or source)
+    wanted = pipe.embed(target)
+    null = pipe.null()
 
-    def look(x, t, cond, w):
-        e = pipe.eps(x, t, null)
-        return e + w * (pipe.eps(x, t, cond) - e)
+    def look(x, t, cond, weight):
+        e_null = pipe.eps(x, t, null)
+        return e_null + weight * (pipe.eps(x, t, cond) - e_null)
 
+    x = pipe.encode(image)
     for s, t in pairwise(ts[::-1]):
-        x = step(sch, x, look(x, max(s, 1) if low else t, known, scale if guided else 1.0), s, t)
+        eps = look(x, max(s, 1) if low else t, known, scale if guided else 1.0)
+        x = step(sch, x, eps, s, t)
     for t, s in pairwise(ts):
         x = step(sch, x, look(x, t, wanted, scale), t, s)
     return pipe.decode(x)
@@ -298,29 +300,26 @@ editor = Exercise(
     "invert_and_edit",
     "build",
     "Edit a given picture: encode; climb to noise by DDIM inversion with the prompt `source` and "
-    "no guidance (scale 1, the "
-    "network asked at the higher time of each move); come down with `target`, guided by `scale`. "
-    "Both on "
-    '`pipe.schedule.timesteps(steps, spacing="trailing")`. Decode.',
+    "no guidance (scale 1, the network asked at the higher time of each move); come down with "
+    '`target`, guided by `scale`. Both on `pipe.schedule.timesteps(steps, spacing="trailing")`. '
+    "Decode.",
     invert_and_edit,
     slow_invert_and_edit,
     lambda seed: [] if seed else [(tiny(), picture(0), SOURCE, TARGET, 2, 6.0)],
-    tolerance=5e-5,
+    apart="the package has its two halves, `invert` and `replay`",
+    tolerance=2e-4,
     mutants=(
         Mutant(
             "guided on the way up",
             editor_like(guided=True),
-            (
-                "Guided inversion runs out of the range of states: its noise is no Gaussian, and "
-                "what comes back is burnt."
-            ),
+            "Guided inversion runs out of the range of states: its noise is no Gaussian, and what "
+            "comes back is burnt.",
         ),
         Mutant(
             "inverted under the target",
-            lambda *a: slow_invert_and_edit(*a, told=a[3]),
+            lambda *a: slow_invert_and_edit(*a, explained=a[3]),
             "The new prompt explains the old picture badly, and the noise has to hold what it "
-            "cannot: it comes back as "
-            "artefacts.",
+            "cannot: it comes back as artefacts.",
         ),
         Mutant(
             "asked at the lower time",
@@ -330,11 +329,9 @@ editor = Exercise(
     ),
     hints=(
         "Two loops over the same times, one of them backwards.",
-        "Up: `ddim_step(sch, x, pipe.eps(x, t, cond), s, t)` for s < t.",
-        (
-            "The project has both halves: `invert(...)[-1]` and `replay(...)` in "
-            "minidiff.inversion.ddim."
-        ),
+        "Up: `ddim_step(sch, x, pipe.eps(x, t, cond), s, t)` of minidiff.core.process for s < t.",
+        "The project has both halves: `invert(...)[-1]` and `replay(...)` in "
+        "minidiff.inversion.ddim.",
     ),
     page="tutorials/inversion/ddim.md",
 )

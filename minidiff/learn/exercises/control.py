@@ -2,13 +2,14 @@
 attention maps.
 """
 
-from contextlib import ExitStack
+from contextlib import nullcontext
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from minidiff.core import process
+from minidiff.core.cfg import guide
 from minidiff.core.denoise import noise
 from minidiff.core.taps import tap
 from minidiff.editing.prompt_to_prompt import (
@@ -42,19 +43,23 @@ def edit_pair(
     `cross` and `self_` are the shares of the steps in which cross- and self-attention maps are the
     source's.
     """
-    M, alpha = token_map(pipe.tokenizer, source, target, kind_of(pipe.tokenizer, source, target))
-    cond, null, x = pipe.embed([source, target]), pipe.null(2), torch.cat([x_T, x_T])
+    kind = kind_of(pipe.tokenizer, source, target)
+    M, alpha = token_map(pipe.tokenizer, source, target, kind)
+    weight = torch.ones_like(alpha)
+    cond = pipe.embed([source, target])
+    null = pipe.null(2)
+    x = torch.cat([x_T, x_T])
+    latent = tuple(x.shape[2:])
     for i, (t, s) in enumerate(pairwise(pipe.schedule.timesteps(steps, spacing="trailing"))):
         e_null = pipe.eps(x, t, null)
-        on = torch.tensor(float(i < cross * steps))
-        with ExitStack() as taps:
-            taps.enter_context(
-                tap(pipe.net, CROSS, edit_cross(M, alpha, on, torch.ones_like(alpha)))
-            )
-            if i < self_ * steps:
-                taps.enter_context(tap(pipe.net, SELF, edit_self(pipe.shape[1])))
+        inject = torch.tensor(float(i < cross * steps))
+        limit = max(latent) if i < self_ * steps else 0
+        with (
+            tap(pipe.net, CROSS, edit_cross(M, alpha, inject, weight)),
+            tap(pipe.net, SELF, edit_self(latent, limit)),
+        ):
             e_cond = pipe.eps(x, t, cond)
-        x = process.ddim_step(pipe.schedule, x, e_null + scale * (e_cond - e_null), t, s)
+        x = process.ddim_step(pipe.schedule, x, guide(e_null, e_cond, scale), t, s)
     return x
 
 
@@ -76,23 +81,26 @@ def slow_pair(
     """One after the other: the source is drawn alone and its maps are written down; the edit is
     drawn alone with them.
     """
-    tok, sch, book = pipe.tokenizer, pipe.schedule, {}
-    M, alpha = token_map(tok, source, target, kind_of(tok, source, target))
-    M, alpha = (torch.eye(len(M)), torch.ones(len(M))) if by_place else (M, alpha)
-    null, ts = pipe.null(), sch.timesteps(steps, spacing="trailing")
+    M, alpha = token_map(pipe.tokenizer, source, target, kind_of(pipe.tokenizer, source, target))
+    if by_place:
+        M = torch.eye(len(M))
+        alpha = torch.ones(len(M))
+    null = pipe.null()
+    ts = pipe.schedule.timesteps(steps, spacing="trailing")
+    book = {}  # the source's map of every layer and step
 
-    def draw(prompt, cond_fn):
+    def draw(prompt, look):
         x = x_T
         for i, (t, s) in enumerate(pairwise(ts)):
-            with tap(
-                pipe.net,
-                f"{CROSS}|{SELF}",
-                lambda p, name, i=i: cond_fn(p, name, i) if null_too else None,
-            ):
+
+            def listen(probs, name, i=i):
+                return look(probs, name, i)
+
+            with tap(pipe.net, f"{CROSS}|{SELF}", listen) if null_too else nullcontext():
                 e_null = pipe.eps(x, t, null)
-            with tap(pipe.net, f"{CROSS}|{SELF}", lambda p, name, i=i: cond_fn(p, name, i)):
+            with tap(pipe.net, f"{CROSS}|{SELF}", listen):
                 e_cond = pipe.eps(x, t, pipe.embed(prompt))
-            x = step(sch, x, e_null + scale * (e_cond - e_null), t, s)
+            x = step(pipe.schedule, x, e_null + scale * (e_cond - e_null), t, s)
         return x
 
     def write(probs, name, i):
@@ -100,13 +108,17 @@ def slow_pair(
 
     def read(probs, name, i):
         old = book[name, i]
-        if "attn2" in name and (ever or i < cross * steps):
-            return torch.where(alpha > 0, torch.einsum("bhni,ij->bhnj", old, M), probs)
-        return old if "attn2" not in name and i < self_ * steps and not no_self else None
+        if "attn2" in name:
+            if ever or i < cross * steps:
+                return torch.where(alpha > 0, torch.einsum("bhni,ij->bhnj", old, M), probs)
+            return None
+        return old if i < self_ * steps and not no_self else None
 
-    first, second = (target, source) if swapped else (source, target)
-    rows = draw(first, write), draw(second, read)
-    return torch.cat(rows[::-1] if swapped else rows)
+    if swapped:
+        edit = draw(target, write)
+        return torch.cat([draw(source, read), edit])
+    drawn = draw(source, write)
+    return torch.cat([drawn, draw(target, read)])
 
 
 def pair_cases(seed):
@@ -138,18 +150,17 @@ pair = Exercise(
     "edit_pair",
     "build",
     "Prompt-to-prompt. From one noise x_T (1 c h w) draw source and edit side by side on "
-    "`pipe.schedule.timesteps(steps, "
-    'spacing="trailing")`, DDIM, guidance `scale` against `pipe.null(2)`. In the conditional '
-    "evaluation of the first "
-    "cross x steps steps the edit's cross-attention maps are the source's, carried over by the "
-    "project's `token_map`; in "
-    "the first self_ x steps its self-attention maps are the source's as they are. Taps: "
-    "`tap(pipe.net, CROSS, fn)` and "
-    "SELF, where fn(probs, name) gets (b h n m) and returns what to go on with. Return latents, "
-    "rows [source, edit].",
+    '`pipe.schedule.timesteps(steps, spacing="trailing")`, DDIM, guidance `scale` against '
+    "`pipe.null(2)`. In the conditional evaluation of the first cross x steps steps the edit's "
+    "cross-attention maps are the source's, carried over by the project's `token_map`; in the "
+    "first self_ x steps its self-attention maps are the source's as they are. Taps: "
+    "`tap(pipe.net, CROSS, fn)` and SELF, where fn(probs, name) gets (b h n m) and returns what "
+    "to go on with. Return latents, rows [source, edit].",
     edit_pair,
     slow_pair,
     pair_cases,
+    apart="the noise is given here, and re-weighting, blending and given pictures are left out; "
+    "a fact compares the answer with `prompt_to_prompt`",
     tolerance=5e-5,
     facts=(
         Fact("the same words draw the same picture twice", the_same_words),
@@ -160,23 +171,20 @@ pair = Exercise(
             "the unconditional maps too",
             pair_like(null_too=True),
             'A widely copied controller edits "the second half of the batch", which is the '
-            "conditional one only while "
-            "both are in one batch. Called twice, it also edits the empty prompt's.",
+            "conditional one only while both are in one batch. Called twice, it also edits the "
+            "empty prompt's.",
         ),
         Mutant(
             "cross-attention alone",
             pair_like(no_self=True),
-            (
-                "Words stay in place and shapes do not: self-attention says which pixels belong "
-                "together."
-            ),
+            "Words stay in place and shapes do not: self-attention says which pixels belong "
+            "together.",
         ),
         Mutant(
             "until the end",
             pair_like(ever=True),
             "The counter of steps is never reset or never looked at: the new word gets the old "
-            "shape down to the last "
-            "detail.",
+            "shape down to the last detail.",
         ),
         Mutant(
             "words by their place",
@@ -186,21 +194,16 @@ pair = Exercise(
         Mutant(
             "source and edit exchanged",
             pair_like(swapped=True),
-            (
-                "The source is drawn with the edit's maps: the picture that should stay is the "
-                "one that changes."
-            ),
+            "The source is drawn with the edit's maps: the picture that should stay is the one "
+            "that changes.",
         ),
     ),
     hints=(
         "Two rows, one noise; a `with tap(...)` around the conditional evaluation only.",
-        (
-            "`M, alpha = token_map(tok, source, target, kind_of(tok, source, target))`; "
-            "`source_maps @ M` where alpha is 1."
-        ),
-        "`edit_cross(M, alpha, on, weight)` and `edit_self(limit)` in "
-        "minidiff.editing.prompt_to_prompt are the two "
-        "functions.",
+        "`M, alpha = token_map(tok, source, target, kind_of(tok, source, target))`; `source_maps "
+        "@ M` where alpha is 1.",
+        "`edit_cross(M, alpha, on, weight)` and `edit_self(latent, limit)` in "
+        "minidiff.editing.prompt_to_prompt are the two functions.",
     ),
     page=P2P,
 )

@@ -23,14 +23,17 @@ def slow_align(source, target):
         pair = score(i - 1, j - 1) + (1 if source[i - 1] == target[j - 1] else -1)
         return max(score(i, j - 1), score(i - 1, j), pair)
 
-    partner, i, j = [-1] * len(target), len(source), len(target)
+    partner = [-1] * len(target)
+    i = len(source)
+    j = len(target)
     while i and j:
         if score(i, j) == score(i, j - 1):
             j -= 1
         elif score(i, j) == score(i - 1, j):
             i -= 1
         else:
-            i, j = i - 1, j - 1
+            i -= 1
+            j -= 1
             partner[j] = i
     return partner
 
@@ -44,10 +47,24 @@ def first_equal(source, target):
 
 
 def replaced_too(source, target):
-    partner = align(source, target)
+    partners = align(source, target)
+    if len(source) != len(target):
+        return partners
+    return [place if partner < 0 else partner for place, partner in enumerate(partners)]
+
+
+def numbers(seed, length):
+    g = torch.Generator().manual_seed(seed)
+    return torch.randint(4, (length,), generator=g).tolist()
+
+
+def align_cases(seed):
     return [
-        j if i < 0 and j < len(source) and len(source) == len(target) else i
-        for j, i in enumerate(partner)
+        ("a b".split(), "a b".split()),
+        ("a red cat".split(), "a blue cat".split()),
+        ("a cat on a mat".split(), "a small cat on a red mat".split()),
+        ([], ["x"]),
+        (numbers(seed, 9), numbers(seed + 9, 7)),
     ]
 
 
@@ -55,22 +72,12 @@ aligned = Exercise(
     "align",
     "core",
     "For every token of `target` (a list) the index of its partner in `source`, or -1: the "
-    "Needleman-Wunsch alignment with "
-    "match 1, mismatch -1, gap 0. So a replaced word is unmatched. Where several alignments are "
-    "equally good, walking back "
-    "from the two ends, an insertion in the target goes first, then a deletion, then a pair.",
+    "Needleman-Wunsch alignment with match 1, mismatch -1, gap 0. So a replaced word is "
+    "unmatched. Where several alignments are equally good, walking back from the two ends, an "
+    "insertion in the target goes first, then a deletion, then a pair.",
     align,
     slow_align,
-    lambda seed: [
-        ("a b".split(), "a b".split()),
-        ("a red cat".split(), "a blue cat".split()),
-        ("a cat on a mat".split(), "a small cat on a red mat".split()),
-        ([], ["x"]),
-        (
-            torch.randint(4, (9,), generator=torch.Generator().manual_seed(seed)).tolist(),
-            torch.randint(4, (7,), generator=torch.Generator().manual_seed(seed + 9)).tolist(),
-        ),
-    ],
+    align_cases,
     facts=(
         Fact(
             "equal prompts: every token is its own partner",
@@ -82,31 +89,27 @@ aligned = Exercise(
         Mutant(
             "by place",
             by_place,
-            'Words behind an insertion get the maps of their neighbours: "cat" looks where '
-            '"red" was.',
+            'Words behind an insertion get the maps of their neighbours: "cat" looks where "red" '
+            "was.",
         ),
         Mutant(
             "the first equal word",
             first_equal,
             '"a cat on a mat": both articles find the first one. Repeated words need an order, '
-            "which only an "
-            "alignment keeps.",
+            "which only an alignment keeps.",
         ),
         Mutant(
             "replaced words paired",
             replaced_too,
-            (
-                'Then "refine" keeps the old word\'s maps for the new one, which is what '
-                '"replace" is for.'
-            ),
+            'Then "refine" keeps the old word\'s maps for the new one, which is what "replace" '
+            "is for.",
         ),
     ),
     hints=(
         "A table of (len(source) + 1) x (len(target) + 1) scores, filled row by row.",
         "score[i+1][j+1] = max(score[i+1][j], score[i][j+1], score[i][j] + (1 if equal else -1)).",
         "Walk back from the last cell: if it equals its left neighbour, j -= 1; elif the upper "
-        "one, i -= 1; else pair "
-        "them.",
+        "one, i -= 1; else pair them.",
     ),
     page=P2P,
 )
@@ -115,29 +118,35 @@ aligned = Exercise(
 # ---- prompt-to-prompt: local blend ---------------------------------------------------------------
 
 
+def slow_grown(m):
+    """Each cell is the largest of itself and its neighbours."""
+    out = torch.zeros_like(m)
+    for i in range(len(m)):
+        for j in range(len(m)):
+            out[i, j] = m[max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2].max()
+    return out
+
+
 def slow_blend(maps, words, size, threshold=0.3):
-    out = torch.zeros(1, 1, *size)
+    height, width = size
+    out = torch.zeros(1, 1, height, width)
     for row in range(2):
-        m = sum(maps[row, w] for w in words[row])
-        s = m.shape[0]
-        grown = torch.tensor(
-            [
-                [m[max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2].max() for j in range(s)]
-                for i in range(s)
-            ]
-        )
-        for y in range(size[0]):
-            for x in range(size[1]):
-                out[0, 0, y, x] += grown[y * s // size[0], x * s // size[1]] > threshold * m.max()
+        m = sum(maps[row, word] for word in words[row])
+        side = len(m)
+        strong = slow_grown(m) > threshold * m.max()
+        for y in range(height):
+            for x in range(width):
+                out[0, 0, y, x] += strong[y * side // height, x * side // width]
     return out.clamp(max=1)
 
 
-def some_maps(seed):
+def blend_cases(seed):
     g = torch.Generator().manual_seed(seed)
-    return [
-        (0.2 * torch.rand(2, 6, s, s, generator=g) ** 4, ([1], [1, 3]), (2 * s, 2 * s), 0.3)
-        for s in (4, 8)
-    ]
+    cases = []
+    for side in (4, 8):
+        maps = 0.2 * torch.rand(2, 6, side, side, generator=g) ** 4
+        cases.append((maps, ([1], [1, 3]), (2 * side, 2 * side), 0.3))
+    return cases
 
 
 def blended(joined=torch.any, grow=1, relative=True):
@@ -154,14 +163,12 @@ blend = Exercise(
     "blend_mask",
     "core",
     "Local blend: where may the picture change? `maps` (2 tokens s s) are the averaged attention "
-    "maps of source and edit, "
-    "`words` the token positions of the blend word in each. Sum a word's tokens, grow with a 3x3 "
-    "maximum, resize to `size` "
-    "(nearest), divide by the largest value, keep what exceeds `threshold`: 1 where either row "
-    "does, as (1 1 h w).",
+    "maps of source and edit, `words` the token positions of the blend word in each. Sum a word's "
+    "tokens, grow with a 3x3 maximum, resize to `size` (nearest), divide by the largest value, "
+    "keep what exceeds `threshold`: 1 where either row does, as (1 1 h w).",
     blend_mask,
     slow_blend,
-    some_maps,
+    blend_cases,
     mutants=(
         Mutant(
             "both rows",
@@ -176,10 +183,8 @@ blend = Exercise(
         Mutant(
             "an absolute threshold",
             blended(relative=False),
-            (
-                "Maps are probabilities over tokens and layers: how large they get depends on "
-                "the number of words."
-            ),
+            "Maps are probabilities over tokens and layers: how large they get depends on the "
+            "number of words.",
         ),
     ),
     hints=(
@@ -198,9 +203,11 @@ def slow_mask(d, threshold=0.5, grow=0):
     out = torch.zeros_like(d)
     for b in range(len(d)):
         cut = 3 * d[b].mean()
-        hit = torch.minimum(d[b, 0], cut) > threshold * cut
-        for y, x in hit.nonzero().tolist():
-            out[b, 0, max(y - grow, 0) : y + grow + 1, max(x - grow, 0) : x + grow + 1] = 1
+        strong = torch.minimum(d[b, 0], cut) > threshold * cut
+        for y, x in strong.nonzero().tolist():
+            rows = slice(max(y - grow, 0), y + grow + 1)
+            columns = slice(max(x - grow, 0), x + grow + 1)
+            out[b, 0, rows, columns] = 1
     return out
 
 
@@ -215,8 +222,11 @@ def differences(seed):
 def cut_by(mean, absolute=False):
     def wrong(d, threshold=0.5, grow=0):
         cut = RATIO * mean(d)
-        m = (d > threshold if absolute else d.clamp(max=cut) > threshold * cut).to(d)
-        return F.max_pool2d(m, 2 * grow + 1, 1, grow)
+        if absolute:
+            strong = d > threshold
+        else:
+            strong = d.clamp(max=cut) > threshold * cut
+        return F.max_pool2d(strong.to(d), 2 * grow + 1, 1, grow)
 
     return wrong
 
@@ -225,9 +235,8 @@ diffedit_mask = Exercise(
     "threshold_mask",
     "core",
     "DiffEdit: from the two prompts' disagreement d (b 1 h w) to a mask. Cut every picture's "
-    "values at 3 times its own "
-    "mean; 1 where more than `threshold` of that cut is reached; grown by `grow` cells in every "
-    "direction.",
+    "values at 3 times its own mean; 1 where more than `threshold` of that cut is reached; grown "
+    "by `grow` cells in every direction.",
     threshold_mask,
     slow_mask,
     differences,
@@ -246,10 +255,8 @@ diffedit_mask = Exercise(
         Mutant(
             "no cut",
             cut_by(lambda d: d.amax((1, 2, 3), keepdim=True) / RATIO),
-            (
-                "One cell with a huge disagreement sets the scale, and the rest of the object "
-                "falls below the threshold."
-            ),
+            "One cell with a huge disagreement sets the scale, and the rest of the object falls "
+            "below the threshold.",
         ),
         Mutant(
             "an absolute threshold",

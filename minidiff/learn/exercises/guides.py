@@ -6,29 +6,21 @@ import torch
 from torch import Tensor
 
 from minidiff.core import process
+from minidiff.core.cfg import guide_within, rescale
 from minidiff.core.schedule import Schedule
 from minidiff.learn.exercise import Exercise, Fact, Mutant
-from minidiff.learn.exercises.networks import draws
-from minidiff.learn.exercises.process import FLOW, states
+from minidiff.learn.exercises.inputs import FLOW, draw, draws, states
 from minidiff.learn.exercises.solvers import PAGE
-from minidiff.samplers.plms import WEIGHTS
+from minidiff.samplers.plms import plms_noise
 
 D = torch.float64
-SIGMA = (
-    3 * torch.linspace(0, 0.999, 1001, dtype=D) / (1 + 2 * torch.linspace(0, 0.999, 1001, dtype=D))
-)
+EVEN = torch.linspace(0, 0.999, 1001, dtype=D)
+SIGMA = 3 * EVEN / (1 + 2 * EVEN)
 # more of the times at high noise, as SD 3 does
 SHIFTED = Schedule(1 - SIGMA, SIGMA, "shifted flow")
 
 
 # ---- PLMS ----------------------------------------------------------------------------------------
-
-
-def plms_noise(old: list[Tensor]) -> Tensor:
-    """The noise to move along, from the last 1 to 4 that the network gave, newest first; even
-    strides.
-    """
-    return sum(w * e for w, e in zip(WEIGHTS[len(old) - 1], old))
 
 
 def slow_plms(old):
@@ -51,10 +43,8 @@ plms = Exercise(
     "plms_noise",
     "warm-up",
     "What PLMS moves along: not the last noise, but the course of the last four continued. `old` "
-    "is a list of 1 to 4 "
-    "tensors, newest first. Return their combination with the Adams-Bashforth weights: (1), (3, "
-    "-1) / 2, (23, -16, 5) / "
-    "12, (55, -59, 37, -9) / 24.",
+    "is a list of 1 to 4 tensors, newest first. Return their combination with the Adams-Bashforth "
+    "weights: (1), (3, -1) / 2, (23, -16, 5) / 12, (55, -59, 37, -9) / 24.",
     plms_noise,
     slow_plms,
     plms_cases,
@@ -70,16 +60,13 @@ plms = Exercise(
             "oldest first",
             lambda old: plms_noise(old[::-1]),
             "A list that grows by `append` is read from its end. From the front, the oldest noise "
-            "counts two and a half "
-            "times.",
+            "counts two and a half times.",
         ),
         Mutant(
             "four weights from the start",
             lambda old: sum(w / 24 * e for w, e in zip((55, -59, 37, -9), old)),
-            (
-                "The weights sum to 1 only together. With one value, the first step is more than "
-                "twice too long."
-            ),
+            "The weights sum to 1 only together. With one value, the first step is more than "
+            "twice too long.",
         ),
         Mutant(
             "never more than two",
@@ -107,9 +94,11 @@ def euler_step(sch: Schedule, x_t: Tensor, v: Tensor, t: int, s: int) -> Tensor:
 
 
 def slow_euler(sch, x_t, v, t, s):
-    sigma = sch.sigma[t].item()
-    x0, eps = x_t.double() - sigma * v.double(), x_t.double() + (1 - sigma) * v.double()
-    return ((1 - sch.sigma[s].item()) * x0 + sch.sigma[s].item() * eps).to(x_t.dtype)
+    sigma_t = sch.sigma[t].item()
+    sigma_s = sch.sigma[s].item()
+    x0 = x_t.double() - sigma_t * v.double()
+    eps = x_t.double() + (1 - sigma_t) * v.double()
+    return ((1 - sigma_s) * x0 + sigma_s * eps).to(x_t.dtype)
 
 
 def flow_cases(seed):
@@ -125,13 +114,13 @@ euler = Exercise(
     "euler_step",
     "warm-up",
     "Flow matching: the way from picture to noise is a straight line, $x = (1 - \\sigma) x_0 + "
-    "\\sigma \\epsilon$, and the "
-    "network says its direction, $v = \\epsilon - x_0$. Walk from time t to time s: sigma changes "
-    "from sigma_t to sigma_s. "
-    "The tables need not be even in t.",
+    "\\sigma \\epsilon$, and the network says its direction, $v = \\epsilon - x_0$. Walk from "
+    "time t to time s: sigma changes from sigma_t to sigma_s. The tables need not be even in t.",
     euler_step,
     slow_euler,
     flow_cases,
+    apart="the package has no sampler of its own for flow models: on a flow table `ddim_step` is "
+    "this step, written for eps",
     facts=(Fact("with the true v one step finds the picture", straight),),
     tolerance=1e-5,
     mutants=(
@@ -139,15 +128,13 @@ euler = Exercise(
             "the wrong way",
             lambda sch, x, v, t, s: x + (sch.at(t)[1] - sch.at(s)[1]) * v,
             "Papers let time run from noise to data as often as from data to noise. Half of all "
-            "public flow code has "
-            "the other sign, so signs cannot be copied.",
+            "public flow code has the other sign, so signs cannot be copied.",
         ),
         Mutant(
             "t / T for sigma",
             lambda sch, x, v, t, s: x + (s - t) / sch.T * v,
             "True for the plain straight table. Large models shift it towards noise; then steps "
-            "are too long or too "
-            "short.",
+            "are too long or too short.",
         ),
         Mutant(
             "v read as noise",
@@ -162,52 +149,52 @@ euler = Exercise(
 # ---- guidance with limits ------------------------------------------------------------------------
 
 
-def rescale(guided: Tensor, e_cond: Tensor, phi: float) -> Tensor:
-    """Guided noise (b c h w) with each row's standard deviation brought towards that of `e_cond`,
-    by the share phi.
-    """
-    dims = tuple(range(1, guided.ndim))
-    return (
-        1 - phi + phi * e_cond.std(dims, keepdim=True) / guided.std(dims, keepdim=True)
-    ) * guided
+def slow_spread(values):
+    return math.sqrt(((values - values.mean()) ** 2).sum() / (values.numel() - 1))
 
 
 def slow_rescale(guided, e_cond, phi):
     rows = []
     for g, c in zip(guided.double(), e_cond.double()):
-        spread = [math.sqrt(((v - v.mean()) ** 2).sum() / (v.numel() - 1)) for v in (g, c)]
-        rows.append((phi * g * spread[1] / spread[0] + (1 - phi) * g).to(guided.dtype))
+        ratio = slow_spread(c) / slow_spread(g)
+        rows.append((phi * g * ratio + (1 - phi) * g).to(guided.dtype))
     return torch.stack(rows)
 
 
 def rescale_cases(seed):
     loud = torch.tensor([1.0, 4, 9])[:, None, None, None]
-    sizes = (1.0, (1, 1, 2, 2)), (0.7, (3, 2, 4, 4)), (0.0, (2, 1, 3, 3))
-    return [
-        (3 * g * loud[: len(g)] + 1, c, phi)
-        for phi, shape in sizes
-        for g, c in [draws(seed, shape, shape)]
-    ]
+    cases = []
+    for phi, shape in ((1.0, (1, 1, 2, 2)), (0.7, (3, 2, 4, 4)), (0.0, (2, 1, 3, 3))):
+        guided, e_cond = draws(seed, shape, shape)
+        cases.append((3 * guided * loud[: len(guided)] + 1, e_cond, phi))
+    return cases
+
+
+def spread_at_one(fn):
+    guided = 5 * draw(0, 1, 2, 3, 3)
+    e_cond = draw(1, 1, 2, 3, 3)
+    return fn(guided, e_cond, 1.0).std(), e_cond.std()
+
+
+def ratio_upside_down(guided, e_cond, phi):
+    dims = (1, 2, 3)
+    ratio = guided.std(dims, keepdim=True) / e_cond.std(dims, keepdim=True)
+    return (1 - phi + phi * ratio) * guided
 
 
 rescaled = Exercise(
     "rescale",
     "warm-up",
     "Guidance makes noise guesses too large, and pictures over-saturated. Bring the standard "
-    "deviation of each row of "
-    "`guided` (b c h w), over all its values, to that of `e_cond`, and mix: share `phi` of the "
-    "result, 1 - phi of the "
-    "guided guess itself.",
+    "deviation of each row of `guided` (b c h w), over all its values, to that of `e_cond`, and "
+    "mix: share `phi` of the result, 1 - phi of the guided guess itself.",
     rescale,
     slow_rescale,
     rescale_cases,
     facts=(
         Fact(
             "phi = 1: the spread is that of the conditional guess",
-            lambda fn: (
-                fn(5 * draws(0, (1, 2, 3, 3))[0], draws(1, (1, 2, 3, 3))[0], 1.0).std(),
-                draws(1, (1, 2, 3, 3))[0].std(),
-            ),
+            spread_at_one,
         ),
     ),
     mutants=(
@@ -223,10 +210,7 @@ rescaled = Exercise(
         ),
         Mutant(
             "the ratio upside down",
-            lambda g, c, phi: (
-                (1 - phi + phi * g.std((1, 2, 3), keepdim=True) / c.std((1, 2, 3), keepdim=True))
-                * g
-            ),
+            ratio_upside_down,
             "What was too large gets larger.",
         ),
     ),
@@ -239,50 +223,33 @@ rescaled = Exercise(
 )
 
 
-def guide_within(
-    e_null: Tensor, e_cond: Tensor, scale: float, t: Tensor, lo: float, hi: float
-) -> Tensor:
-    """Guidance in the rows whose time t (b,) has lo < t <= hi; the others get the conditional guess
-    (b c h w).
-    """
-    on = ((t > lo) & (t <= hi)).view(-1, *[1] * (e_null.ndim - 1))
-    return torch.where(on, e_null + scale * (e_cond - e_null), e_cond)
-
-
 def slow_within(e_null, e_cond, scale, t, lo, hi, off="cond"):
-    return torch.stack(
-        [
-            n + scale * (c - n) if lo < u <= hi else c if off == "cond" else n
-            for n, c, u in zip(e_null, e_cond, t.tolist())
-        ]
-    )
+    rows = []
+    for null, cond, time in zip(e_null, e_cond, t.tolist()):
+        if lo < time <= hi:
+            rows.append(null + scale * (cond - null))
+        else:
+            rows.append(cond if off == "cond" else null)
+    return torch.stack(rows)
 
 
 def within_cases(seed):
     g = torch.Generator().manual_seed(seed)
-    return [
-        (
-            *draws(seed, (b, 1, 2, 2), (b, 1, 2, 2)),
-            3.0,
-            torch.cat(
-                [
-                    torch.tensor([200, 700])[:b],
-                    torch.randint(1, 1000, (max(b - 2, 0),), generator=g),
-                ]
-            ),
-            200,
-            700,
-        )
-        for b in (1, 2, 9)
-    ]
+    cases = []
+    for b in (1, 2, 9):
+        edges = torch.tensor([200, 700])[:b]
+        others = torch.randint(1, 1000, (b - len(edges),), generator=g)
+        e_null, e_cond = draws(seed, (b, 1, 2, 2), (b, 1, 2, 2))
+        cases.append((e_null, e_cond, 3.0, torch.cat([edges, others]), 200, 700))
+    return cases
 
 
 interval = Exercise(
     "guide_within",
     "warm-up",
     "Guidance only where it helps: rows with lo < t <= hi (`t` is a LongTensor (b,)) get "
-    "$e_\\varnothing + scale\\,(e_c - "
-    "e_\\varnothing)$, all others the conditional guess, which saves the second evaluation there.",
+    "$e_\\varnothing + scale\\,(e_c - e_\\varnothing)$, all others the conditional guess, which "
+    "saves the second evaluation there.",
     guide_within,
     slow_within,
     within_cases,
@@ -295,17 +262,14 @@ interval = Exercise(
         Mutant(
             "the time of the first row",
             lambda n, c, w, t, lo, hi: guide_within(n, c, w, t[:1].expand(len(t)), lo, hi),
-            (
-                "True in a sampler, where all rows are at one time, and wrong in a batch of "
-                "frames or in training."
-            ),
+            "True in a sampler, where all rows are at one time, and wrong in a batch of frames or "
+            "in training.",
         ),
         Mutant(
             "lo included, hi not",
             lambda n, c, w, t, lo, hi: guide_within(n, c, w, t + 1, lo, hi),
             "Two neighbouring intervals then still fit together, but results differ from the "
-            "published ones by a "
-            "step.",
+            "published ones by a step.",
         ),
     ),
     hints=(
@@ -325,16 +289,20 @@ def threshold(x0: Tensor, p: float) -> Tensor:
     return x0.clamp(-s, s) / s
 
 
+def slow_quantile(values, p):
+    """By linear interpolation between the two neighbours in order."""
+    values = sorted(values)
+    place = p * (len(values) - 1)
+    k = min(int(place), len(values) - 2)
+    return values[k] + (place - k) * (values[k + 1] - values[k])
+
+
 def slow_threshold(x0, p):
     rows = []
     for row in x0:
-        values = sorted(row.abs().flatten().tolist())
-        place = p * (len(values) - 1)
-        k = min(int(place), len(values) - 2)
-        s = max(values[k] + (place - k) * (values[k + 1] - values[k]), 1.0)
-        rows.append(
-            torch.tensor([min(max(v, -s), s) / s for v in row.flatten().tolist()]).view_as(row)
-        )
+        s = max(slow_quantile(row.abs().flatten().tolist(), p), 1.0)
+        pixels = [min(max(v, -s), s) / s for v in row.flatten().tolist()]
+        rows.append(torch.tensor(pixels).view_as(row))
     return torch.stack(rows)
 
 
@@ -350,20 +318,22 @@ def quantile(x0, p):
     return x0.flatten(1).abs().quantile(p, 1).view(-1, 1, 1, 1)
 
 
+def threshold_cases(seed):
+    loud = torch.tensor([0.2, 1.0, 4.0])[:, None, None, None]
+    return [(3 * draw(seed, 1, 1, 2, 2), 0.5), (loud * draw(seed, 3, 3, 4, 4), 0.9)]
+
+
 dynamic = Exercise(
     "threshold",
     "core",
     "Imagen's remedy for strong guidance in pixels, where guesses of x0 leave [-1, 1]. For each "
-    "picture of (b c h w) "
-    "alone: s is the p-quantile of the absolute values (linear interpolation, as "
-    "`torch.quantile`), but at least 1; cut at "
-    "-s and s, divide by s.",
+    "picture of (b c h w) alone: s is the p-quantile of the absolute values (linear "
+    "interpolation, as `torch.quantile`), but at least 1; cut at -s and s, divide by s.",
     threshold,
     slow_threshold,
-    lambda seed: [
-        (3 * draws(seed, (1, 1, 2, 2))[0], 0.5),
-        (draws(seed, (3, 3, 4, 4))[0] * torch.tensor([0.2, 1.0, 4.0])[:, None, None, None], 0.9),
-    ],
+    threshold_cases,
+    apart="it is for large models of pixels under strong guidance; the one that the package has "
+    "is tiny, and a plain clamp serves it",
     mutants=(
         Mutant(
             "clamped to [-1, 1]",

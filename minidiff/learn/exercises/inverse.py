@@ -11,14 +11,13 @@ from torch import Tensor
 from minidiff.core import process
 from minidiff.core.schedule import Schedule
 from minidiff.learn.exercise import Exercise, Fact, Mutant
-from minidiff.learn.exercises.networks import draws
-from minidiff.learn.exercises.process import LINEAR, ONE, states
+from minidiff.learn.exercises.inputs import LINEAR, ONE, draw, draws, states
 from minidiff.pipe.masks import paste, to_latent_mask
 from minidiff.restoration.operators import superres
 
-DDNM, REPAINT, INPAINT = (
-    f"tutorials/{n}.md" for n in ("restoration/ddnm", "restoration/repaint", "editing/inpaint")
-)
+DDNM = "tutorials/restoration/ddnm.md"
+REPAINT = "tutorials/restoration/repaint.md"
+INPAINT = "tutorials/editing/inpaint.md"
 
 
 # ---- measurements --------------------------------------------------------------------------------
@@ -33,52 +32,60 @@ def project_average(x: Tensor, y: Tensor, factor: int) -> Tensor:
 
 def slow_project(x, y, factor):
     """By linear algebra: A as a matrix, x - A^+ (A x - y)."""
-    h, w = x.shape[2:]
-    A = torch.zeros(y.shape[2] * y.shape[3], h * w, dtype=torch.float64)
-    for i in range(h):
-        for j in range(w):
-            A[i // factor * y.shape[3] + j // factor, i * w + j] = 1 / factor**2
-    flat = x.double().flatten(2)
-    return (
-        (flat - (flat @ A.T - y.double().flatten(2)) @ torch.linalg.pinv(A).T)
-        .view_as(x)
-        .to(x.dtype)
-    )
+    height, width = x.shape[2:]
+    columns = y.shape[3]
+    A = torch.zeros(y[0, 0].numel(), height * width, dtype=torch.float64)
+    for i in range(height):
+        for j in range(width):
+            block = i // factor * columns + j // factor
+            A[block, i * width + j] = 1 / factor**2
+    pixels = x.double().flatten(2)
+    error = pixels @ A.T - y.double().flatten(2)
+    nearest = pixels - error @ torch.linalg.pinv(A).T
+    return nearest.view_as(x).to(x.dtype)
 
 
 def enlarged(v, factor, mode="nearest"):
     return F.interpolate(v, scale_factor=float(factor), mode=mode)
 
 
+def project_average_cases(seed):
+    return [
+        (*draws(seed, (1, 1, 2, 2), (1, 1, 1, 1)), 2),
+        (*draws(seed, (2, 3, 8, 4), (2, 3, 4, 2)), 2),
+        (*draws(seed, (1, 2, 8, 8), (1, 2, 2, 2)), 4),
+    ]
+
+
+def means_of_answer(fn):
+    x, y = draws(0, (1, 1, 6, 6), (1, 1, 2, 2))
+    return F.avg_pool2d(fn(x, y, 3), 3), y
+
+
+def as_the_operator(fn):
+    x, y = draws(1, (1, 3, 4, 4), (1, 3, 2, 2))
+    return fn(x, y, 2), superres(2).project(x, y)
+
+
 average = Exercise(
     "project_average",
     "warm-up",
     "DDNM's correction for a small picture y of block means: $x - A^+(A x - y)$, where A takes "
-    "means over factor x factor "
-    "blocks and $A^+$, its pseudo-inverse, gives every pixel of a block the block's value. Then "
-    "the means of x are y, and "
-    "its detail has not changed.",
+    "means over factor x factor blocks and $A^+$, its pseudo-inverse, gives every pixel of a "
+    "block the block's value. Then the means of x are y, and its detail has not changed.",
     project_average,
     slow_project,
-    lambda seed: [
-        (*draws(seed, (1, 1, 2, 2), (1, 1, 1, 1)), 2),
-        (*draws(seed, (2, 3, 8, 4), (2, 3, 4, 2)), 2),
-        (*draws(seed, (1, 2, 8, 8), (1, 2, 2, 2)), 4),
-    ],
+    project_average_cases,
+    apart="the package has one correction for every linear measurement, `LinearOp.project`, by "
+    "its singular values; a fact compares the two",
     facts=(
         Fact(
             "its means are y",
-            lambda fn: (
-                F.avg_pool2d(fn(*draws(0, (1, 1, 6, 6), (1, 1, 2, 2)), 3), 3),
-                draws(0, (1, 1, 6, 6), (1, 1, 2, 2))[1],
-            ),
+            means_of_answer,
         ),
         Fact(
             "it is the project's operator",
-            lambda fn: (
-                fn(*draws(1, (1, 3, 4, 4), (1, 3, 2, 2)), 2),
-                superres(2).project(*draws(1, (1, 3, 4, 4), (1, 3, 2, 2))),
-            ),
+            as_the_operator,
         ),
     ),
     tolerance=2e-5,
@@ -87,23 +94,19 @@ average = Exercise(
             "the transpose for the pseudo-inverse",
             lambda x, y, f: x - enlarged(F.avg_pool2d(x, f) - y, f) / f**2,
             "A^T spreads a block's value over its pixels as shares. Only a part of the error is "
-            "corrected; the bigger "
-            "the blocks, the smaller.",
+            "corrected; the bigger the blocks, the smaller.",
         ),
         Mutant(
             "replaced",
             lambda x, y, f: enlarged(y, f),
-            (
-                "A^+ y alone has the right means and no detail at all: what the model drew is "
-                "thrown away."
-            ),
+            "A^+ y alone has the right means and no detail at all: what the model drew is thrown "
+            "away.",
         ),
         Mutant(
             "smoothly enlarged",
             lambda x, y, f: x - enlarged(F.avg_pool2d(x, f) - y, f, "bilinear"),
             "It looks better, but is no pseudo-inverse of the mean: the result does not have the "
-            "means y, and the error "
-            "comes back at each step.",
+            "means y, and the error comes back at each step.",
         ),
     ),
     hints=(
@@ -123,38 +126,43 @@ def luma_pinv(y: Tensor, weights: Tensor) -> Tensor:
 
 
 def slow_luma(y, weights):
-    inverse = torch.linalg.pinv(weights.double()[None])  # c 1
-    out = [
-        [(inverse @ y[b].double().flatten()[None]).view(len(weights), *y.shape[2:])]
-        for b in range(len(y))
+    inverse = torch.linalg.pinv(weights.double()[None])[:, 0]
+    out = torch.empty(len(y), len(weights), *y.shape[2:], dtype=torch.float64)
+    for c, share in enumerate(inverse.tolist()):
+        out[:, c] = share * y[:, 0].double()
+    return out.to(y.dtype)
+
+
+def luma_pinv_cases(seed):
+    return [
+        (draw(seed, 1, 1, 1, 2), torch.tensor([0.5, 0.5])),
+        (draw(seed, 2, 1, 3, 3), torch.tensor([0.299, 0.587, 0.114])),
+        (draw(seed, 1, 1, 2, 2), torch.full((3,), 1 / 3)),
     ]
-    return torch.stack([o[0] for o in out]).to(y.dtype)
+
+
+def measured_again(fn):
+    grey = torch.ones(1, 1, 2, 2)
+    weights = torch.tensor([0.2, 0.7, 0.1])
+    colours = fn(grey, weights)
+    return (colours * weights[:, None, None]).sum(1, keepdim=True), grey
 
 
 luma = Exercise(
     "luma_pinv",
     "warm-up",
     "A grey value is a weighted sum of colours, $y = \\sum_c w_c x_c$: one number for each pixel. "
-    "Its pseudo-inverse "
-    "gives, of all colours with that grey value, the one of smallest length. From y (b 1 h w) and "
-    "w (c,) to (b c h w).",
+    "Its pseudo-inverse gives, of all colours with that grey value, the one of smallest length. "
+    "From y (b 1 h w) and w (c,) to (b c h w).",
     luma_pinv,
     slow_luma,
-    lambda seed: [
-        (draws(seed, (1, 1, 1, 2))[0], torch.tensor([0.5, 0.5])),
-        (draws(seed, (2, 1, 3, 3))[0], torch.tensor([0.299, 0.587, 0.114])),
-        (draws(seed, (1, 1, 2, 2))[0], torch.full((3,), 1 / 3)),
-    ],
+    luma_pinv_cases,
+    apart="the package's grey is the plain mean of the colours, inverted by its singular values "
+    "like every other measurement",
     facts=(
         Fact(
             "measured again, it is y",
-            lambda fn: (
-                (
-                    fn(torch.ones(1, 1, 2, 2), torch.tensor([0.2, 0.7, 0.1]))
-                    * torch.tensor([0.2, 0.7, 0.1])[:, None, None]
-                ).sum(1),
-                torch.ones(1, 2, 2),
-            ),
+            measured_again,
         ),
     ),
     mutants=(
@@ -162,8 +170,8 @@ luma = Exercise(
             "the same grey in each channel",
             lambda y, w: y.expand(-1, len(w), -1, -1).clone(),
             "Right for the plain mean. With luma weights it explains y too, but is not the "
-            "smallest: A^+ A is then no "
-            "projection at a right angle, and the correction also moves what was not measured.",
+            "smallest: A^+ A is then no projection at a right angle, and the correction also "
+            "moves what was not measured.",
         ),
         Mutant(
             "the transpose",
@@ -188,7 +196,8 @@ luma = Exercise(
 # ---- masks ---------------------------------------------------------------------------------------
 
 
-def stand(factor):
+def stand_in(factor):
+    """What of a pipe a mask has to do with."""
     return SimpleNamespace(device=torch.device("cpu"), dtype=torch.float32, factor=factor)
 
 
@@ -202,19 +211,19 @@ def slow_latent_mask(mask, pipe):
 
 def mask_cases(seed):
     g = torch.Generator().manual_seed(seed)
-    return [
-        ((torch.rand(b, 1, f * n, f * n, generator=g) < share).float(), stand(f))
-        for b, f, n, share in ((1, 2, 2, 0.3), (2, 4, 4, 0.05), (1, 8, 3, 0.02), (1, 4, 3, 0.6))
-    ]
+    cases = []
+    for b, factor, n, share in ((1, 2, 2, 0.3), (2, 4, 4, 0.05), (1, 8, 3, 0.02), (1, 4, 3, 0.6)):
+        noise = torch.rand(b, 1, factor * n, factor * n, generator=g)
+        cases.append(((noise < share).float(), stand_in(factor)))
+    return cases
 
 
 latent_mask = Exercise(
     "to_latent_mask",
     "warm-up",
     "A mask of pixels (b 1 H W), 1 where the picture may change, for latents `pipe.factor` times "
-    "smaller: a latent may "
-    "change if any of its pixels may. Called as `to_latent_mask(mask, pipe)`; of the pipe only "
-    "`factor` matters here.",
+    "smaller: a latent may change if any of its pixels may. Called as `to_latent_mask(mask, "
+    "pipe)`; of the pipe only `factor` matters here.",
     to_latent_mask,
     slow_latent_mask,
     mask_cases,
@@ -223,16 +232,13 @@ latent_mask = Exercise(
             "every f-th pixel",
             lambda m, pipe: m[..., :: pipe.factor, :: pipe.factor].clone(),
             "The default of most resizing, and how inpainting models were trained. For a blend it "
-            "loses thin strokes "
-            "altogether.",
+            "loses thin strokes altogether.",
         ),
         Mutant(
             "the mean",
             lambda m, pipe: F.avg_pool2d(m, pipe.factor),
-            (
-                "A soft mask: at the border old and new are mixed, and the mixture of two states "
-                "is no state of a picture."
-            ),
+            "A soft mask: at the border old and new are mixed, and the mixture of two states is "
+            "no state of a picture.",
         ),
         Mutant(
             "the majority",
@@ -260,21 +266,19 @@ def slow_paste(out, image, mask):
 
 def paste_cases(seed):
     g = torch.Generator().manual_seed(seed)
-    return [
-        (
-            *draws(seed, (b, 3, n, n), (b, 3, n, n)),
-            (torch.rand(m, 1, n, n, generator=g) < 0.4).float(),
-        )
-        for b, m, n in ((1, 1, 2), (3, 1, 4), (2, 2, 5))
-    ]
+    cases = []
+    for b, masks, n in ((1, 1, 2), (3, 1, 4), (2, 2, 5)):
+        out, image = draws(seed, (b, 3, n, n), (b, 3, n, n))
+        mask = torch.rand(masks, 1, n, n, generator=g) < 0.4
+        cases.append((out, image, mask.float()))
+    return cases
 
 
 pasted = Exercise(
     "paste",
     "warm-up",
     "The last line of every local edit: `out` where `mask` (1 or b, 1, H, W) is 1, the pixels of "
-    "`image` elsewhere, "
-    "unchanged to the last bit. Pictures are (b 3 H W).",
+    "`image` elsewhere, unchanged to the last bit. Pictures are (b 3 H W).",
     paste,
     slow_paste,
     paste_cases,
@@ -283,10 +287,8 @@ pasted = Exercise(
         Mutant(
             "the mask means keep",
             lambda out, image, m: paste(image, out, m),
-            (
-                "Half of public code marks what stays. The edit then happens everywhere but "
-                "where it should."
-            ),
+            "Half of public code marks what stays. The edit then happens everywhere but where it "
+            "should.",
         ),
         Mutant(
             "added",
@@ -321,27 +323,21 @@ def blend_known(
 
 
 def slow_blend_known(sch, x_s, known, mask, t, s, noise):
-    a, sigma = sch.alpha[s].item(), sch.sigma[s].item()
-    return torch.where(
-        mask.expand_as(x_s) > 0, x_s, (a * known.double() + sigma * noise.double()).to(x_s.dtype)
-    )
+    alpha = sch.alpha[s].item()
+    sigma = sch.sigma[s].item()
+    noised = alpha * known.double() + sigma * noise.double()
+    return torch.where(mask.expand_as(x_s) > 0, x_s, noised.to(x_s.dtype))
 
 
 def known_cases(seed):
     g = torch.Generator().manual_seed(seed)
-    return [
-        (
-            sch,
-            x,
-            e,
-            (torch.rand(1, 1, *x.shape[2:], generator=g) < 0.5).float(),
-            t,
-            to,
-            draws(seed + 1, x.shape)[0],
-        )
-        for sch, x, e, t, s in states(seed)
-        for to in (s, 0)
-    ]
+    cases = []
+    for sch, x_s, known, t, s in states(seed):
+        mask = torch.rand(1, 1, *x_s.shape[2:], generator=g) < 0.5
+        noise = draw(seed + 1, *x_s.shape)
+        for end in (s, 0):
+            cases.append((sch, x_s, known, mask.float(), t, end, noise))
+    return cases
 
 
 def blended_at(time):
@@ -352,13 +348,14 @@ known = Exercise(
     "blend_known",
     "core",
     "RePaint, blended diffusion, SDEdit with a mask: a move has carried the state from time t to "
-    "s; now its outside (mask "
-    "0) is replaced by the picture that is `known` there, noised with `noise` to the time the "
-    "state is at NOW. x_s and "
-    "known are (b c h w), mask (1 1 h w).",
+    "s; now its outside (mask 0) is replaced by the picture that is `known` there, noised with "
+    "`noise` to the time the state is at NOW. x_s and known are (b c h w), mask (1 1 h w).",
     blend_known,
     slow_blend_known,
     known_cases,
+    apart="each technique has this line with `Pipe.noised`, which knows where the grid of its "
+    "model ends; here both times are given, since taking the wrong one is the mistake to "
+    "know",
     facts=(
         Fact(
             "at the end the outside is the picture itself",
@@ -370,31 +367,26 @@ known = Exercise(
             "noised to t",
             blended_at(lambda sch, z, t, s, n: process.q_sample(sch, z, t, n)),
             "The loop's variable still holds the time before the move. Several published loops do "
-            "this: the outside is "
-            "one step too noisy throughout, and at the end grain is left, which a final paste "
-            "hides.",
+            "this: the outside is one step too noisy throughout, and at the end grain is left, "
+            "which a final paste hides.",
         ),
         Mutant(
             "not noised",
             blended_at(lambda sch, z, t, s, n: z),
-            (
-                "A clean outside around a noisy inside: the network has never seen such a state, "
-                "and draws the seam."
-            ),
+            "A clean outside around a noisy inside: the network has never seen such a state, and "
+            "draws the seam.",
         ),
         Mutant(
             "the mask means keep",
             lambda sch, x, z, m, t, s, n: blend_known(sch, x, z, 1 - m, t, s, n),
-            (
-                "Masks of both polarities are published. This one keeps the hole and redraws the "
-                "picture."
-            ),
+            "Masks of both polarities are published. This one keeps the hole and redraws the "
+            "picture.",
         ),
     ),
     hints=(
         "At which time is x_s?",
         "`process.q_sample(sch, known, s, noise)`.",
-        "`mask * x_s + (1 - mask) * q_sample(...)`.",
+        "`mask * x_s + (1 - mask) * process.q_sample(...)`.",
     ),
     page=REPAINT,
 )

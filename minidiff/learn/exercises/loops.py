@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from minidiff.core.process import ddim_step
 from minidiff.inversion.edict import down, up
 from minidiff.learn.exercise import Exercise, Fact, Mutant
-from minidiff.learn.exercises.process import LINEAR, states
+from minidiff.learn.exercises.inputs import LINEAR, draws, states
 from minidiff.restoration.ilvr import refine
 from minidiff.restoration.jumps import jumps
 
@@ -25,33 +25,32 @@ def slow_refine(x, y, factor):
 
 
 def two_pictures(seed):
-    g = torch.Generator().manual_seed(seed)
-    return [
-        (torch.randn(s, generator=g), torch.randn(s, generator=g), f)
-        for s, f in (((1, 1, 4, 4), 2), ((2, 3, 8, 16), 4))
-    ]
+    sizes = (((1, 1, 4, 4), 2), ((2, 3, 8, 16), 4))
+    return [(*draws(seed, shape, shape), factor) for shape, factor in sizes]
 
 
 def means(x, factor, mode="nearest"):
     return F.interpolate(F.avg_pool2d(x, factor), scale_factor=factor, mode=mode)
 
 
+def block_means(fn):
+    x = torch.eye(8)[None, None]
+    y = torch.ones(1, 1, 8, 8)
+    return F.avg_pool2d(fn(x, y, 4), 4), F.avg_pool2d(y, 4)
+
+
 ilvr_refine = Exercise(
     "refine",
     "warm-up",
     "ILVR: x with the coarse part of y, both (b c h w). The coarse part is the mean of every "
-    "`factor` x `factor` block, at "
-    "full size again: $x - \\phi(x) + \\phi(y)$.",
+    "`factor` x `factor` block, at full size again: $x - \\phi(x) + \\phi(y)$.",
     refine,
     slow_refine,
     two_pictures,
     facts=(
         Fact(
             "the answer's block means are those of y",
-            lambda fn: (
-                F.avg_pool2d(fn(torch.eye(8)[None, None], torch.ones(1, 1, 8, 8), 4), 4),
-                torch.ones(1, 1, 2, 2),
-            ),
+            block_means,
         ),
     ),
     mutants=(
@@ -59,8 +58,7 @@ ilvr_refine = Exercise(
             "smooth upsampling",
             lambda x, y, f: x - means(x, f, "bilinear") + means(y, f, "bilinear"),
             "The published code resizes with a cubic filter. Applied twice it is not what it was "
-            "once, so the result's "
-            "coarse part is not exactly the reference's.",
+            "once, so the result's coarse part is not exactly the reference's.",
         ),
         Mutant(
             "only added",
@@ -74,7 +72,7 @@ ilvr_refine = Exercise(
         ),
     ),
     hints=(
-        "avg_pool2d, then interpolate back.",
+        "avg_pool2d, then interpolate back; both are in torch.nn.functional, F for short.",
         "`phi = lambda v: F.interpolate(F.avg_pool2d(v, f), scale_factor=f)`.",
         "`return x - phi(x) + phi(y)`.",
     ),
@@ -107,29 +105,20 @@ def pairs_of_states(seed):
 
 
 def both_ways(fn):
-    x, y = torch.randn(
-        2, 1, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64
-    )
-    return up(
-        noise_of,
-        LINEAR,
-        *fn(noise_of, LINEAR, x, y, 600, 500, None, 0.9, True),
-        500,
-        600,
-        None,
-        0.9,
-        True,
-    ), (x, y)
+    x, y = (v.double() for v in draws(0, (1, 3, 4, 4), (1, 3, 4, 4)))
+    lower = fn(noise_of, LINEAR, x, y, 600, 500, None, 0.9, True)
+    return up(noise_of, LINEAR, *lower, 500, 600, None, 0.9, True), (x, y)
 
 
-def at_once(d, sch, x, y, t, s, c, p, swap):
-    x, y = ddim_step(sch, x, d(y, t, c), t, s), ddim_step(sch, y, d(x, t, c), t, s)
-    m = p * x + (1 - p) * y
-    return m, p * y + (1 - p) * m
+def at_once(denoise, sch, x, y, t, s, cond, p, swap):
+    x_s = ddim_step(sch, x, denoise(y, t, cond), t, s)
+    y_s = ddim_step(sch, y, denoise(x, t, cond), t, s)
+    mixed = p * x_s + (1 - p) * y_s
+    return mixed, p * y_s + (1 - p) * mixed
 
 
-def mixed_at_once(d, sch, x, y, t, s, c, p, swap):
-    x, y = slow_down(d, sch, x, y, t, s, c, 1.0, swap)
+def mixed_at_once(denoise, sch, x, y, t, s, cond, p, swap):
+    x, y = slow_down(denoise, sch, x, y, t, s, cond, 1.0, swap)
     return p * x + (1 - p) * y, p * y + (1 - p) * x
 
 
@@ -137,10 +126,9 @@ coupled = Exercise(
     "down",
     "core",
     "EDICT's coupled step, from time t to s: two states, each moved with the noise that the "
-    "network finds in the OTHER. x "
-    "first, by the noise of y; then y, by the noise of the NEW x (`swap`: y first). Then they are "
-    "mixed, one after the "
-    "other: $x' = p x + (1 - p) y$, $y' = p y + (1 - p) x'$. Return (x', y').",
+    "network finds in the OTHER. x first, by the noise of y; then y, by the noise of the NEW x "
+    "(`swap`: y first). Then they are mixed, one after the other: $x' = p x + (1 - p) y$, $y' = p "
+    "y + (1 - p) x'$. Return (x', y').",
     down,
     slow_down,
     pairs_of_states,
@@ -150,23 +138,19 @@ coupled = Exercise(
             "moved at once",
             at_once,
             "Both noises are taken from the old states: then neither can be known on the way "
-            "back, and the step cannot "
-            "be undone.",
+            "back, and the step cannot be undone.",
         ),
         Mutant(
             "mixed at once",
             mixed_at_once,
             "y is mixed with the old x. It can be undone too, by another formula; with the "
-            "published inverse the round "
-            "trip fails.",
+            "published inverse the round trip fails.",
         ),
         Mutant(
             "the roles never change",
             lambda d, sch, x, y, t, s, c, p, swap: slow_down(d, sch, x, y, t, s, c, p, False),
-            (
-                "Without taking turns one of the two states is always the newer one, and they "
-                "drift apart."
-            ),
+            "Without taking turns one of the two states is always the newer one, and they drift "
+            "apart.",
         ),
     ),
     hints=(
@@ -183,18 +167,18 @@ coupled = Exercise(
 
 
 def slow_jumps(ts, length, repeats):
-    n, way = len(ts) - 1, []
-    credit = {k: repeats - 1 for k in range(1, n, length) if k - 1 < n - length}
+    n = len(ts) - 1
+    jumps_left = {k: repeats - 1 for k in range(1, n, length) if k - 1 < n - length}
     level = n
-    way.append(level)
+    levels = [level]
     while level:
         level -= 1
-        way.append(level)
-        if credit.get(level, 0):
-            credit[level] -= 1
+        levels.append(level)
+        if jumps_left.get(level, 0):
+            jumps_left[level] -= 1
             level += length
-            way.append(level)
-    return [ts[n - k] for k in way]
+            levels.append(level)
+    return [ts[n - k] for k in levels]
 
 
 def walks(seed):
@@ -209,12 +193,10 @@ jump_schedule = Exercise(
     "jumps",
     "core",
     "RePaint's way down a grid `ts` of falling times (n steps): after every `length` steps it "
-    "jumps back up by `length`, "
-    "until each stretch was walked `repeats` times. Count levels from the clean end (level n is "
-    "ts[0], 0 is ts[-1]): jumps "
-    "start at levels 1, 1 + length, 1 + 2 length, ... below n - length + 1. Return the list of "
-    "times visited, jumps "
-    "included. Called as `jumps(ts, length, repeats)`.",
+    "jumps back up by `length`, until each stretch was walked `repeats` times. Count levels from "
+    "the clean end (level n is ts[0], 0 is ts[-1]): jumps start at levels 1, 1 + length, 1 + 2 "
+    "length, ... below n - length + 1. Return the list of times visited, jumps included. Called "
+    "as `jumps(ts, length, repeats)`.",
     jumps,
     slow_jumps,
     walks,
@@ -229,8 +211,7 @@ jump_schedule = Exercise(
             "never back",
             lambda ts, length, r: list(ts),
             "RePaint without its point: the hole is filled in one pass, and fits its surroundings "
-            "no better than a "
-            "plain blend.",
+            "no better than a plain blend.",
         ),
         Mutant(
             "one step up",
@@ -241,10 +222,8 @@ jump_schedule = Exercise(
     hints=(
         "Walk with a counter of jumps left at each level.",
         "`left = {1 + k * length: repeats - 1 for ...}`.",
-        (
-            "After each step down: if left[level], then left[level] -= 1, level += length, and "
-            "note the time again."
-        ),
+        "After each step down: if left[level], then left[level] -= 1, level += length, and note "
+        "the time again.",
     ),
     page="tutorials/restoration/repaint.md",
 )

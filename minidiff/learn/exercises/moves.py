@@ -7,11 +7,12 @@ from itertools import pairwise
 import torch
 
 from minidiff.core import process
+from minidiff.core.cfg import guide
 from minidiff.core.cond import Cond
 from minidiff.data.toy2d import gauss_aniso, gmm8
 from minidiff.inversion.ddim import invert_step
 from minidiff.learn.exercise import Exercise, Fact, Mutant
-from minidiff.learn.exercises.process import LINEAR, ONE, states
+from minidiff.learn.exercises.inputs import LINEAR, ONE, draws, levels, states
 
 PAGE = "tutorials/00_the_six_words.md"
 
@@ -20,17 +21,16 @@ PAGE = "tutorials/00_the_six_words.md"
 
 
 def slow_x0(sch, x_t, eps, t):
-    a, s = sch.alpha[t].item(), sch.sigma[t].item()
+    a = sch.alpha[t].item()
+    s = sch.sigma[t].item()
     return ((x_t.double() - s * eps.double()) / a).to(x_t.dtype)
 
 
 eps_to_x0 = Exercise(
     "eps_to_x0",
     "warm-up",
-    (
-        "The clean picture that a state and its noise imply: solve $x_t = \\alpha_t x_0 + "
-        "\\sigma_t \\epsilon$ for $x_0$."
-    ),
+    "The clean picture that a state and its noise imply: solve $x_t = \\alpha_t x_0 + \\sigma_t "
+    "\\epsilon$ for $x_0$.",
     process.eps_to_x0,
     slow_x0,
     lambda seed: [(sch, x, e, t) for sch, x, e, t, _ in states(seed)],
@@ -44,18 +44,14 @@ eps_to_x0 = Exercise(
         Mutant(
             "not divided by alpha",
             lambda sch, x, e, t: x - sch.at(t)[1] * e,
-            (
-                "The noise is gone, but the picture is still as dark as alpha made it: at t near "
-                "T almost black."
-            ),
+            "The noise is gone, but the picture is still as dark as alpha made it: at t near T "
+            "almost black.",
         ),
         Mutant(
             "divided by alpha_bar",
             lambda sch, x, e, t: (x - sch.at(t)[1] * e) / sch.at(t)[0] ** 2,
-            (
-                "The picture was scaled by the root of alpha_bar. Dividing by alpha_bar makes it "
-                "far too bright."
-            ),
+            "The picture was scaled by the root of alpha_bar. Dividing by alpha_bar makes it far "
+            "too bright.",
         ),
         Mutant(
             "1 - alpha for sigma",
@@ -76,69 +72,54 @@ eps_to_x0 = Exercise(
 # ---- v target ------------------------------------------------------------------------------------
 
 
-def v_target(sch, x0, eps, t):
-    """What a network of v-prediction is trained to output for the picture x0 (b ..) and the noise
-    eps at time t.
-    """
-    a, s = sch.at(t, x0)
-    return a * eps - s * x0
+def slow_v(alpha, sigma, x0, eps):
+    return (alpha * eps.double() - sigma * x0.double()).to(x0.dtype)
 
 
-def slow_v(sch, x0, eps, t):
-    return (sch.alpha[t].item() * eps.double() - sch.sigma[t].item() * x0.double()).to(x0.dtype)
+def v_read_back(fn):
+    eps = 2 * ONE
+    x_t = process.q_sample(LINEAR, ONE, 400, eps)
+    alpha, sigma = LINEAR.at(400)
+    v = fn(alpha, sigma, ONE, eps)
+    return process.to_eps(LINEAR, x_t, v, 400, "v"), eps
 
 
 velocity = Exercise(
     "v_target",
     "warm-up",
     "v-prediction (Salimans and Ho 2022): $v = \\alpha_t \\epsilon - \\sigma_t x_0$. Near the "
-    "noise it asks for the "
-    "picture, near the picture for the noise: never for what is already known.",
-    v_target,
+    "noise it asks for the picture, near the picture for the noise: never for what is already "
+    "known. `alpha` and `sigma` are the two numbers of the schedule at time t.",
+    process.v_target,
     slow_v,
-    lambda seed: [(sch, x, e, t) for sch, x, e, t, _ in states(seed)],
+    lambda seed: [(*sch.at(t), x, e) for sch, x, e, t, _ in states(seed)],
     facts=(
-        Fact("at time 0 it is the noise", lambda fn: (fn(LINEAR, 3 * ONE, ONE, 0), ONE)),
-        Fact(
-            "read back, it gives the noise",
-            lambda fn: (
-                process.to_eps(
-                    LINEAR,
-                    process.q_sample(LINEAR, ONE, 400, 2 * ONE),
-                    fn(LINEAR, ONE, 2 * ONE, 400),
-                    400,
-                    "v",
-                ),
-                2 * ONE,
-            ),
-        ),
+        Fact("at time 0 it is the noise", lambda fn: (fn(1.0, 0.0, 3 * ONE, ONE), ONE)),
+        Fact("read back, it gives the noise", v_read_back),
     ),
     mutants=(
         Mutant(
             "the sign",
-            lambda sch, x, e, t: sch.at(t)[1] * x - sch.at(t)[0] * e,
-            (
-                "A network trained to -v learns just as well, and then meets a sampler that adds "
-                "what should be taken off."
-            ),
+            lambda alpha, sigma, x, e: sigma * x - alpha * e,
+            "A network trained to -v learns just as well, and then meets a sampler that adds what "
+            "should be taken off.",
         ),
         Mutant(
             "v for eps",
-            lambda sch, x, e, t: e,
+            lambda alpha, sigma, x, e: e,
             "An eps model's target under the name of v: each is read wrongly by samplers of the "
-            "other kind, most of all "
-            "at the noisy end.",
+            "other kind, most of all at the noisy end.",
         ),
         Mutant(
             "alpha and sigma exchanged",
-            lambda sch, x, e, t: sch.at(t)[1] * e - sch.at(t)[0] * x,
+            lambda alpha, sigma, x, e: sigma * e - alpha * x,
             "Then it is the state itself, turned by 90 degrees too little: mostly known already.",
         ),
     ),
     hints=(
         "Two products and a difference.",
         "At t = 0, alpha is 1 and sigma 0: what must be left?",
-        "`a, s = sch.at(t, x0)`; `return a * eps - s * x0`.",
+        "`return alpha * eps - sigma * x0`.",
     ),
     page=PAGE,
 )
@@ -148,30 +129,36 @@ velocity = Exercise(
 
 
 def slow_renoise(sch, x_s, s, t, noise):
-    keep = sch.alpha[t].item() / sch.alpha[s].item()
-    var = sch.sigma[t].item() ** 2 - keep**2 * sch.sigma[s].item() ** 2
+    a_t, s_t, a_s, s_s = levels(sch, t, s)
+    keep = a_t / a_s
+    var = s_t**2 - keep**2 * s_s**2
     return (keep * x_s.double() + max(var, 0) ** 0.5 * noise.double()).to(x_s.dtype)
 
 
 def spread(fn):
-    g = torch.Generator().manual_seed(0)
-    x0, n, m = (
-        torch.zeros(1, 20_000),
-        torch.randn(1, 20_000, generator=g),
-        torch.randn(1, 20_000, generator=g),
-    )
-    up = fn(LINEAR, process.q_sample(LINEAR, x0, 300, n), 300, 700, m)
-    return (up.std() / LINEAR.sigma[700]).round(decimals=1), torch.tensor(1.0, dtype=torch.float64)
+    first, second = draws(0, (1, 20_000), (1, 20_000))
+    x_s = process.q_sample(LINEAR, torch.zeros_like(first), 300, first)
+    x_t = fn(LINEAR, x_s, 300, 700, second)
+    ratio = x_t.std() / LINEAR.sigma[700]
+    return ratio.round(decimals=1), torch.tensor(1.0, dtype=torch.float64)
+
+
+def difference_of_sigmas(sch, x, s, t, noise):
+    a_t, s_t, a_s, s_s = levels(sch, t, s)
+    return a_t / a_s * x + (s_t - s_s) * noise
+
+
+def old_noise_not_scaled(sch, x, s, t, noise):
+    a_t, s_t, a_s, s_s = levels(sch, t, s)
+    return a_t / a_s * x + max(s_t**2 - s_s**2, 0) ** 0.5 * noise
 
 
 renoise = Exercise(
     "renoise",
     "core",
     "Jump forward, from a state at time s to one at t >= s, with fresh noise: $x_t = a\\,x_s + "
-    "\\sqrt{\\sigma_t^2 - a^2 "
-    "\\sigma_s^2}\\;n$ with $a = \\alpha_t / \\alpha_s$. RePaint undoes its moves so. It is "
-    "called as `renoise(sch, x_s, "
-    "s, t, noise)`.",
+    "\\sqrt{\\sigma_t^2 - a^2 \\sigma_s^2}\\;n$ with $a = \\alpha_t / \\alpha_s$. RePaint undoes "
+    "its moves so. It is called as `renoise(sch, x_s, s, t, noise)`.",
     process.renoise,
     slow_renoise,
     lambda seed: [(sch, x, s, t, e) for sch, x, e, t, s in states(seed)],
@@ -183,30 +170,20 @@ renoise = Exercise(
         Mutant(
             "q_sample of a noisy state",
             lambda sch, x, s, t, n: process.q_sample(sch, x, t, n),
-            (
-                "The state is treated as a clean picture: it gets all the noise of time t on top "
-                "of what it had."
-            ),
+            "The state is treated as a clean picture: it gets all the noise of time t on top of "
+            "what it had.",
         ),
         Mutant(
             "a difference of sigmas",
-            lambda sch, x, s, t, n: (
-                sch.at(t)[0] / sch.at(s)[0] * x + (sch.at(t)[1] - sch.at(s)[1]) * n
-            ),
-            (
-                "Variances add, standard deviations do not: the state ends less noisy than its "
-                "time says."
-            ),
+            difference_of_sigmas,
+            "Variances add, standard deviations do not: the state ends less noisy than its time "
+            "says.",
         ),
         Mutant(
             "old noise not scaled",
-            lambda sch, x, s, t, n: (
-                sch.at(t)[0] / sch.at(s)[0] * x
-                + max(sch.at(t)[1] ** 2 - sch.at(s)[1] ** 2, 0) ** 0.5 * n
-            ),
+            old_noise_not_scaled,
             "The noise that is there already shrinks together with the picture, by a, and so its "
-            "variance by a "
-            "squared.",
+            "variance by a squared.",
         ),
     ),
     hints=(
@@ -225,9 +202,7 @@ def slow_posterior(sch, x_t, x0, t, s):
     """Two Gaussians multiplied: what the state says about x_s, and what the picture says about
     it.
     """
-    a_s, s_s, a_t, s_t = (
-        v.item() for v in (sch.alpha[s], sch.sigma[s], sch.alpha[t], sch.sigma[t])
-    )
+    a_t, s_t, a_s, s_s = levels(sch, t, s)
     a = a_t / a_s
     var = s_t**2 - a**2 * s_s**2  # of x_t given x_s
     if s_s == 0:
@@ -237,16 +212,20 @@ def slow_posterior(sch, x_t, x0, t, s):
     return mean.to(x_t.dtype), 1 / precision
 
 
+def large_variance(sch, x, x0, t, s):
+    return (
+        process.posterior(sch, x, x0, t, s)[0],
+        process.transition(sch, s, t, x)[1],
+    )
+
+
 posterior = Exercise(
     "posterior",
     "core",
     "Where ancestral sampling draws the next state from: mean and variance of $q(x_s \\mid x_t, "
-    "x_0)$, s < t (DDPM, eq. 7, "
-    "for any stride). With $a = \\alpha_t / \\alpha_s$ and $\\beta = \\sigma_t^2 - a^2 "
-    "\\sigma_s^2$: mean $\\frac{a "
-    "\\sigma_s^2}{\\sigma_t^2} x_t + \\frac{\\alpha_s \\beta}{\\sigma_t^2} x_0$, variance $\\beta "
-    "\\sigma_s^2 / "
-    "\\sigma_t^2$.",
+    "x_0)$, s < t (DDPM, eq. 7, for any stride). With $a = \\alpha_t / \\alpha_s$ and $\\beta = "
+    "\\sigma_t^2 - a^2 \\sigma_s^2$: mean $\\frac{a \\sigma_s^2}{\\sigma_t^2} x_t + "
+    "\\frac{\\alpha_s \\beta}{\\sigma_t^2} x_0$, variance $\\beta \\sigma_s^2 / \\sigma_t^2$.",
     process.posterior,
     slow_posterior,
     lambda seed: [(sch, x, e, t, s) for sch, x, e, t, s in states(seed)],
@@ -259,29 +238,21 @@ posterior = Exercise(
     mutants=(
         Mutant(
             "the large variance",
-            lambda sch, x, x0, t, s: (
-                process.posterior(sch, x, x0, t, s)[0],
-                process.transition(sch, s, t, x)[1],
-            ),
-            (
-                "beta instead of beta tilde: DDPM allows both as a choice, but only the small "
-                "one is this posterior's."
-            ),
+            large_variance,
+            "beta instead of beta tilde: DDPM allows both as a choice, but only the small one is "
+            "this posterior's.",
         ),
         Mutant(
             "x0 and x_t exchanged",
             lambda sch, x, x0, t, s: process.posterior(sch, x0, x, t, s),
-            (
-                "The weights go to the wrong pictures: near t = T nearly all of it belongs to "
-                "the state, not to the guess."
-            ),
+            "The weights go to the wrong pictures: near t = T nearly all of it belongs to the "
+            "state, not to the guess.",
         ),
         Mutant(
             "one step's beta",
             lambda sch, x, x0, t, s: process.posterior(sch, x, x0, t, max(t - 1, 0)),
             "The formula of the full chain, used with a stride: the step removes the noise of one "
-            "time while the loop "
-            "believes to have moved many.",
+            "time while the loop believes to have moved many.",
         ),
     ),
     hints=(
@@ -297,65 +268,49 @@ posterior = Exercise(
 # ---- guidance ------------------------------------------------------------------------------------
 
 
-def guide(e_null: torch.Tensor, e_cond: torch.Tensor, scale: float) -> torch.Tensor:
-    """Classifier-free guidance of two noise guesses (b ..); scale 1 is none, 0 ignores the
-    condition.
-    """
-    return e_null + scale * (e_cond - e_null)
-
-
-def pairs(seed):
-    g = torch.Generator().manual_seed(seed)
-    return [
-        (torch.randn(s, generator=g), torch.randn(s, generator=g), w)
-        for s, w in (((1, 1, 2, 2), 3.0), ((2, 4, 8, 8), 7.5), ((3, 2), 1.0), ((2, 3, 4), 0.0))
-    ]
+def guide_cases(seed):
+    scales = (((1, 1, 2, 2), 3.0), ((2, 4, 8, 8), 7.5), ((3, 2), 1.0), ((2, 3, 4), 0.0))
+    return [(*draws(seed, shape, shape), scale) for shape, scale in scales]
 
 
 def to_a_class(fn) -> tuple[float, float, str]:
     """A mixture of eight: is the wanted mode reached, with the exact denoiser, at scale 2?"""
     toy = gmm8()
-    eps, x = (
-        toy.denoise(LINEAR),
-        torch.randn(400, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64),
-    )
+    eps = toy.denoise(LINEAR)
+    x = torch.randn(400, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     label = Cond(label=torch.full((400,), 3))
     for t, s in pairwise(LINEAR.timesteps(30)):
-        x = process.ddim_step(LINEAR, x, fn(eps(x, t), eps(x, t, label), 2.0), t, s)
-    return (
-        (torch.cdist(x, toy.means).argmin(1) == 3).double().mean().item(),
-        0.95,
-        "share of points in the wanted mode",
-    )
+        guided = fn(eps(x, t), eps(x, t, label), 2.0)
+        x = process.ddim_step(LINEAR, x, guided, t, s)
+    nearest = torch.cdist(x, toy.means).argmin(1)
+    share = (nearest == 3).double().mean().item()
+    return share, 0.95, "share of points in the wanted mode"
 
 
 guidance = Exercise(
     "guide",
     "warm-up",
     "Classifier-free guidance: from what the network says without the condition, `e_null`, go "
-    "`scale` times as far as to "
-    "what it says with it, `e_cond`. Scale 1 is the conditional guess, 0 the unconditional one.",
+    "`scale` times as far as to what it says with it, `e_cond`. Scale 1 is the conditional guess, "
+    "0 the unconditional one.",
     guide,
     lambda n, c, w: (n.double() + w * (c.double() - n.double())).to(n.dtype),
-    pairs,
+    guide_cases,
     facts=(Fact("scale 1 is the conditional guess", lambda fn: (fn(ONE, 4 * ONE, 1.0), 4 * ONE)),),
     behaviour=to_a_class,
     mutants=(
         Mutant(
             "the paper's w",
             lambda n, c, w: (1 + w) * c - w * n,
-            (
-                "The paper counts from 0: its w is scale - 1. Mixing the two conventions guides "
-                "one unit too far."
-            ),
+            "The paper counts from 0: its w is scale - 1. Mixing the two conventions guides one "
+            "unit too far.",
         ),
         Mutant("the sign", lambda n, c, w: n - w * (c - n), "It walks away from the prompt."),
         Mutant(
             "the two guesses exchanged",
             lambda n, c, w: c + w * (n - c),
             "The batch was split in the wrong order: [cond, null] for [null, cond]. It draws "
-            "anything but what was "
-            "asked.",
+            "anything but what was asked.",
         ),
     ),
     hints=(
@@ -371,9 +326,10 @@ guidance = Exercise(
 
 
 def slow_invert_step(denoise, sch, x_s, s, t, cond):
-    e = denoise(x_s, t, cond)
-    x0 = (x_s - sch.sigma[s].item() * e) / sch.alpha[s].item()
-    return sch.alpha[t].item() * x0 + sch.sigma[t].item() * e
+    a_t, s_t, a_s, s_s = levels(sch, t, s)
+    eps = denoise(x_s, t, cond)
+    x0 = (x_s - s_s * eps) / a_s
+    return a_t * x0 + s_t * eps
 
 
 def known(x, t, cond):
@@ -386,8 +342,10 @@ def climbs(seed):
 
 def round_trip(fn) -> tuple[float, float, str]:
     toy = gauss_aniso()
-    eps, x0 = toy.denoise(LINEAR), toy.sample(200, seed=0)
-    x, ts = x0, LINEAR.timesteps(200, spacing="trailing")
+    eps = toy.denoise(LINEAR)
+    x0 = toy.sample(200, seed=0)
+    x = x0
+    ts = LINEAR.timesteps(200, spacing="trailing")
     for s, t in pairwise(ts[::-1]):
         x = fn(eps, LINEAR, x, s, t, None)
     for t, s in pairwise(ts):
@@ -399,10 +357,9 @@ inversion = Exercise(
     "invert_step",
     "core",
     "One DDIM move up, from a state at time s to the noisier time t, by the explicit "
-    "approximation: the noise is asked for "
-    "at the state you have and the time you GO TO, `denoise(x_s, t, cond)`, and then used in both "
-    "terms of the DDIM step. "
-    "Called as `invert_step(denoise, sch, x_s, s, t, cond)`; the project's own can iterate on top.",
+    "approximation: the noise is asked for at the state you have and the time you GO TO, "
+    "`denoise(x_s, t, cond)`, and then used in both terms of the DDIM step. Called as "
+    "`invert_step(denoise, sch, x_s, s, t, cond)`; the project's own can iterate on top.",
     invert_step,
     slow_invert_step,
     climbs,
@@ -412,8 +369,7 @@ inversion = Exercise(
             "asked at the lower time",
             lambda d, sch, x, s, t, c: process.ddim_step(sch, x, d(x, s, c), s, t),
             "The way back asks at t, so the way up must too. Asked at s, the round trip is "
-            "several times worse; and s = "
-            "0 is a time no network was trained on.",
+            "several times worse; and s = 0 is a time no network was trained on.",
         ),
         Mutant(
             "moved down",
@@ -423,10 +379,8 @@ inversion = Exercise(
         Mutant(
             "fresh noise",
             lambda d, sch, x, s, t, c: process.renoise(sch, x, s, t, torch.ones_like(x)),
-            (
-                "Noising a picture is not inverting it: the result leads back to some picture, "
-                "not to this one."
-            ),
+            "Noising a picture is not inverting it: the result leads back to some picture, not to "
+            "this one.",
         ),
     ),
     hints=(

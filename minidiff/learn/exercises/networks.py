@@ -10,18 +10,13 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from minidiff.learn.exercise import Exercise, Fact, Mutant
-from minidiff.models.attention import GEGLU, add_taps, attend
+from minidiff.learn.exercises.inputs import draws
+from minidiff.models.attention import GEGLU, add_taps, attend, geglu
+from minidiff.models.text import causal_mask
 
-UNET, P2P, TEXT = (
-    "tutorials/weights/sd1_and_sd2.md",
-    "tutorials/editing/prompt_to_prompt.md",
-    "tutorials/weights/text.md",
-)
-
-
-def draws(seed, *shapes):
-    g = torch.Generator().manual_seed(seed)
-    return tuple(torch.randn(s, generator=g) for s in shapes)
+UNET = "tutorials/weights/sd1_and_sd2.md"
+P2P = "tutorials/editing/prompt_to_prompt.md"
+TEXT = "tutorials/weights/text.md"
 
 
 # ---- attention -----------------------------------------------------------------------------------
@@ -37,53 +32,61 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
 
 
 def slow_attention(q, k, v, heads):
-    out, d = torch.zeros_like(q), q.shape[2] // heads
+    out = torch.zeros_like(q)
+    d = q.shape[2] // heads
     for b in range(len(q)):
         for h in range(heads):
             own = slice(h * d, (h + 1) * d)
             for i in range(q.shape[1]):
-                logits = torch.stack(
-                    [(q[b, i, own] * k[b, j, own]).sum() for j in range(k.shape[1])]
-                ) / math.sqrt(d)
-                e = (logits - logits.max()).exp()
-                out[b, i, own] = sum(w * v[b, j, own] for j, w in enumerate(e / e.sum()))
+                products = [(q[b, i, own] * key).sum() for key in k[b, :, own]]
+                logits = torch.stack(products) / math.sqrt(d)
+                weights = (logits - logits.max()).exp()
+                weights = weights / weights.sum()
+                out[b, i, own] = sum(w * value for w, value in zip(weights, v[b, :, own]))
     return out
+
+
+def split(x, heads, axes="h d"):
+    return rearrange(x, f"b n ({axes}) -> b h n d", h=heads)
 
 
 def other_attention(axes="h d", scale=lambda c, d: d**-0.5, over=-1):
     def wrong(q, k, v, heads):
-        s = scale(q.shape[2], q.shape[2] // heads)
-        q, k, v = (rearrange(x, f"b n ({axes}) -> b h n d", h=heads) for x in (q, k, v))
-        return rearrange((q @ k.mT * s).softmax(over) @ v, f"b h n d -> b n ({axes})")
+        factor = scale(q.shape[2], q.shape[2] // heads)
+        logits = split(q, heads, axes) @ split(k, heads, axes).mT * factor
+        out = logits.softmax(over) @ split(v, heads, axes)
+        return rearrange(out, f"b h n d -> b n ({axes})")
 
     return wrong
 
 
-def tokens(seed):
-    return [
-        (*draws(seed + 9 * k, (b, n, c), (b, m, c), (b, m, c)), h)
-        for k, (b, n, m, c, h) in enumerate(((1, 1, 2, 2, 1), (2, 3, 5, 8, 2), (1, 4, 4, 12, 4)))
-    ]
+def attention_cases(seed):
+    sizes = ((1, 1, 2, 2, 1), (2, 3, 5, 8, 2), (1, 4, 4, 12, 4))
+    return [(*draws(seed + 9 * h, (b, n, c), (b, m, c), (b, m, c)), h) for b, n, m, c, h in sizes]
+
+
+def equal_keys(fn):
+    values = torch.arange(12.0).view(1, 3, 4)
+    mean = torch.tensor([[4.0, 5, 6, 7]]).expand(1, 2, 4)
+    return fn(torch.ones(1, 2, 4), torch.ones(1, 3, 4), values, 2), mean
 
 
 heads = Exercise(
     "attention",
     "core",
     "Queries q (b n c), keys and values k, v (b m c), already projected. Cut the c channels into "
-    "`heads` equal blocks "
-    "(head h owns channels h c/heads and following), in each form $\\mathrm{softmax}(q k^T / "
-    "\\sqrt{d})\\,v$ with d = c / "
-    "heads, and put the blocks side by side again: (b n c).",
+    "`heads` equal blocks (head h owns channels h c/heads and following), in each form "
+    "$\\mathrm{softmax}(q k^T / \\sqrt{d})\\,v$ with d = c / heads, and put the blocks side by "
+    "side again: (b n c).",
     attention,
     slow_attention,
-    tokens,
+    attention_cases,
+    apart="from scratch, for reading: the package's networks all go through `attend`, which "
+    "takes PyTorch's fused kernel while nobody listens, and is an exercise of its own",
     facts=(
         Fact(
             "if all keys are equal, everyone gets the mean of the values",
-            lambda fn: (
-                fn(torch.ones(1, 2, 4), torch.ones(1, 3, 4), torch.arange(12.0).view(1, 3, 4), 2),
-                torch.tensor([[4.0, 5, 6, 7]]).expand(1, 2, 4),
-            ),
+            equal_keys,
         ),
     ),
     mutants=(
@@ -91,8 +94,7 @@ heads = Exercise(
             "divided by the root of the whole width",
             other_attention(scale=lambda c, d: c**-0.5),
             "Each head's products have only c / heads terms. Scaled for c terms, attention is too "
-            "flat: every pixel "
-            "mixes a bit of every word.",
+            "flat: every pixel mixes a bit of every word.",
         ),
         Mutant(
             "not scaled",
@@ -103,28 +105,21 @@ heads = Exercise(
             "heads interleaved",
             other_attention("d h"),
             "A reshape with the axes in the other order: every head then gets one channel in each "
-            "block. Trained "
-            "weights mean nothing in that order.",
+            "block. Trained weights mean nothing in that order.",
         ),
         Mutant(
             "softmax over the queries",
             other_attention(over=-2),
-            (
-                "Each token is shared out among the pixels. It is what slot attention does; here "
-                "no row sums to 1."
-            ),
+            "Each token is shared out among the pixels. It is what slot attention does; here no "
+            "row sums to 1.",
         ),
     ),
     hints=(
         "einops writes the split in one line, and the join as its reverse.",
-        (
-            '`rearrange(x, "b n (h d) -> b h n d", h=heads)`; then two matrix products with a '
-            "softmax between."
-        ),
-        (
-            '`probs = (q @ k.mT * d ** -.5).softmax(-1)`; `rearrange(probs @ v, "b h n d -> b n '
-            '(h d)")`.'
-        ),
+        '`rearrange(x, "b n (h d) -> b h n d", h=heads)`; then two matrix products with a softmax '
+        "between.",
+        '`probs = (q @ k.mT * d ** -.5).softmax(-1)`; `rearrange(probs @ v, "b h n d -> b n (h '
+        'd)")`.',
     ),
     page=UNET,
 )
@@ -142,42 +137,57 @@ def listening(name, fn):
 
 
 def slow_attend(module, q, k, v, heads, mask=None):
-    q, k, v = (torch.stack(x.chunk(heads, -1), 1) for x in (q, k, v))  # b h n d
-    q, k, v = module.q(q), module.k(k), module.v(v)
-    logits = module.logits(torch.einsum("bhnd,bhmd->bhnm", q, k) / math.sqrt(q.shape[-1])).exp()
+    q = module.q(torch.stack(q.chunk(heads, -1), 1))  # b h n d
+    k = module.k(torch.stack(k.chunk(heads, -1), 1))
+    v = module.v(torch.stack(v.chunk(heads, -1), 1))
+    logits = torch.einsum("bhnd,bhmd->bhnm", q, k) / math.sqrt(q.shape[-1])
+    weights = module.logits(logits).exp()
     if mask is not None:
-        logits = logits * mask[:, None, None]
-    probs = module.probs(logits / logits.sum(-1, keepdim=True))
-    return torch.cat(torch.einsum("bhnm,bhmd->bhnd", probs, v).unbind(1), -1)
+        weights = weights * mask[:, None, None]
+    probs = module.probs(weights / weights.sum(-1, keepdim=True))
+    out = torch.einsum("bhnm,bhmd->bhnd", probs, v)
+    return torch.cat(out.unbind(1), -1)
+
+
+def flipped(probs):
+    return probs.flip(-1)
+
+
+def doubled(probs):
+    return 2 * probs
 
 
 def tapped(seed):
-    mask, flip, twice = (
-        torch.tensor([[1, 1, 0], [1, 0, 1]]),
-        (lambda p: p.flip(-1)),
-        (lambda p: 2 * p),
-    )
+    mask = torch.tensor([[1, 1, 0], [1, 0, 1]])
     q, k, v = draws(seed, (2, 4, 6), (2, 3, 6), (2, 3, 6))
     return [
         (listening("probs", None), q, k, v, 1, None),
-        (listening("probs", flip), q, k, v, 2, None),
-        (listening("logits", twice), q, k, v, 2, mask),
-        (listening("probs", twice), q, k, v, 3, mask),
-        (listening("v", flip), q, k, v, 2, mask),
+        (listening("probs", flipped), q, k, v, 2, None),
+        (listening("logits", doubled), q, k, v, 2, mask),
+        (listening("probs", doubled), q, k, v, 3, mask),
+        (listening("v", flipped), q, k, v, 2, mask),
     ]
 
 
 def attend_like(look=True, mask_late=False, normed=False):
     def wrong(module, q, k, v, heads, mask=None):
-        q, k, v = (rearrange(x, "b n (h d) -> b h n d", h=heads) for x in (q, k, v))
-        q, k, v = module.q(q), module.k(k), module.v(v)
+        q = module.q(split(q, heads))
+        k = module.k(split(k, heads))
+        v = module.v(split(v, heads))
         logits = q @ k.mT * q.shape[-1] ** -0.5
-        logits = module.logits(logits) if look else logits
-        hide = torch.ones(len(q), k.shape[2]) if mask is None else mask
-        hide = hide[:, None, None].to(q)
-        p = logits.softmax(-1) * hide if mask_late else (logits + hide.log()).softmax(-1)
-        p = module.probs(p) if look else p
-        return rearrange((p / p.sum(-1, keepdim=True) if normed else p) @ v, "b h n d -> b n (h d)")
+        if look:
+            logits = module.logits(logits)
+        seen = torch.ones(len(q), k.shape[2]) if mask is None else mask
+        seen = seen[:, None, None].to(q)
+        if mask_late:
+            probs = logits.softmax(-1) * seen
+        else:
+            probs = (logits + seen.log()).softmax(-1)
+        if look:
+            probs = module.probs(probs)
+        if normed:
+            probs = probs / probs.sum(-1, keepdim=True)
+        return rearrange(probs @ v, "b h n d -> b n (h d)")
 
     return wrong
 
@@ -185,13 +195,11 @@ def attend_like(look=True, mask_late=False, normed=False):
 tap = Exercise(
     "attend",
     "core",
-    "The same with five places to listen in. `module.q`, `.k`, `.v` are called with the split "
-    "tensors (b h n d), "
-    "`module.logits` with the scaled products (b h n m) before any mask, `module.probs` with the "
-    "softmax; each returns the "
-    "tensor to go on with, which a listener may have replaced. `mask` (b m) is 1 for tokens that "
-    "may be seen, or None. All "
-    "of prompt-to-prompt enters through `probs`.",
+    "Multi-head attention (the exercise `attention`) with five places to listen in. `module.q`, "
+    "`.k`, `.v` are called with the split tensors (b h n d), `module.logits` with the scaled "
+    "products (b h n m) before any mask, `module.probs` with the softmax; each returns the tensor "
+    "to go on with, which a listener may have replaced. `mask` (b m) is 1 for tokens that may be "
+    "seen, or None. All of prompt-to-prompt enters through `probs`.",
     attend,
     slow_attend,
     tapped,
@@ -200,33 +208,26 @@ tap = Exercise(
             "nobody is asked",
             attend_like(look=False),
             "A fused kernel is fast and shows no maps: an edit of them then silently does "
-            "nothing. So the maps must be "
-            "formed while somebody listens.",
+            "nothing. So the maps must be formed while somebody listens.",
         ),
         Mutant(
             "masked after the softmax",
             attend_like(mask_late=True),
-            (
-                "Hidden tokens take their share away: the rest no longer sums to 1, and the "
-                "output shrinks with padding."
-            ),
+            "Hidden tokens take their share away: the rest no longer sums to 1, and the output "
+            "shrinks with padding.",
         ),
         Mutant(
             "renormalised after the tap",
             attend_like(normed=True),
-            (
-                "What the listener does to the sum of a row, such as a word said louder, is "
-                "undone at once."
-            ),
+            "What the listener does to the sum of a row, such as a word said louder, is undone at "
+            "once.",
         ),
     ),
     hints=(
         "Five calls: q, k, v, logits, probs, in that order.",
         "A hidden token has a logit of minus infinity: `torch.where(mask.bool(), 0., -torch.inf)`.",
-        (
-            "`probs = module.probs((module.logits(q @ k.mT * d ** -.5) + bias).softmax(-1))`; "
-            "then `probs @ v`."
-        ),
+        "`probs = module.probs((module.logits(q @ k.mT * d ** -.5) + bias).softmax(-1))`; then "
+        "`probs @ v`.",
     ),
     page=P2P,
 )
@@ -235,19 +236,12 @@ tap = Exercise(
 # ---- causal mask ---------------------------------------------------------------------------------
 
 
-def causal_mask(n: int) -> Tensor:
-    """(n, n) float32 to add to logits (row = query): 0 where it may look, -inf where the key comes
-    later.
-    """
-    return torch.full((n, n), -torch.inf).triu(1)
-
-
 causal = Exercise(
     "causal_mask",
     "warm-up",
     "CLIP's text tower reads from left to right: token i may look at tokens 0 .. i. Return what "
-    "is added to the logits, "
-    "(n, n) in float32, rows are queries: 0 where looking is allowed, minus infinity elsewhere.",
+    "is added to the logits, (n, n) in float32, rows are queries: 0 where looking is allowed, "
+    "minus infinity elsewhere.",
     causal_mask,
     lambda n: torch.tensor([[0.0 if j <= i else -math.inf for j in range(n)] for i in range(n)]),
     lambda seed: [(2,), (5 + seed,)],
@@ -261,10 +255,8 @@ causal = Exercise(
         Mutant(
             "not itself",
             lambda n: torch.full((n, n), -torch.inf).triu(0),
-            (
-                "The first token may look nowhere; its softmax is 0 / 0, and NaN spreads over "
-                "the whole prompt."
-            ),
+            "The first token may look nowhere; its softmax is 0 / 0, and NaN spreads over the "
+            "whole prompt.",
         ),
         Mutant(
             "from right to left",
@@ -289,45 +281,35 @@ causal = Exercise(
 # ---- GEGLU ---------------------------------------------------------------------------------------
 
 
-def geglu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """a * gelu(g) of x (b n d), with (a, g) the two halves of one projection: weight (2 m, d), bias
-    (2 m,); (b n m).
-    """
-    a, g = F.linear(x, weight, bias).chunk(2, -1)
-    return a * F.gelu(g)
-
-
-def slow_geglu(x, weight, bias):
-    y, m = torch.einsum("bnd,md->bnm", x.double(), weight.double()) + bias.double(), len(bias) // 2
-    cdf = torch.tensor(
-        [(1 + math.erf(z / math.sqrt(2))) / 2 for z in y[..., m:].flatten().tolist()]
-    ).view(*x.shape[:2], m)
-    return (y[..., :m] * y[..., m:] * cdf).float()
+def slow_geglu(h):
+    a, g = h.double().chunk(2, -1)
+    below = [(1 + math.erf(z / math.sqrt(2))) / 2 for z in g.flatten().tolist()]
+    return (a * g * torch.tensor(below, dtype=torch.float64).view_as(g)).to(h.dtype)
 
 
 def gated(act, first=False):
-    def wrong(x, weight, bias):
-        a, g = F.linear(x, weight, bias).chunk(2, -1)
+    def wrong(h):
+        a, g = h.chunk(2, -1)
         return act(a) * g if first else a * act(g)
 
     return wrong
 
 
 def against_module(fn):
-    module, (x,) = GEGLU(4, 6).requires_grad_(False), draws(5, (2, 3, 4))
-    return fn(x, module.proj.weight, module.proj.bias), module(x)
+    module = GEGLU(4, 6).requires_grad_(False)
+    (x,) = draws(5, (2, 3, 4))
+    return fn(module.proj(x)), module(x)
 
 
 gate = Exercise(
     "geglu",
     "warm-up",
-    "The feed-forward gate of Stable Diffusion's transformer blocks: one projection of x (b n d) "
-    "by weight (2m, d) and "
-    "bias (2m,); its first half a and second half g give $a \\cdot \\mathrm{gelu}(g)$, (b n m), "
-    "with the exact (erf) gelu.",
+    "The feed-forward gate of Stable Diffusion's transformer blocks: one projection has made h (b "
+    "n 2m); its first half a and second half g give $a \\cdot \\mathrm{gelu}(g)$, (b n m), with "
+    "the exact (erf) gelu.",
     geglu,
     slow_geglu,
-    lambda seed: [draws(seed, (1, 1, 2), (4, 2), (4,)), draws(seed, (2, 3, 5), (12, 5), (12,))],
+    lambda seed: [draws(seed, (1, 1, 4)), draws(seed, (2, 3, 12))],
     facts=(Fact("it is the network's own layer", against_module),),
     tolerance=1e-6,
     mutants=(
@@ -335,15 +317,13 @@ gate = Exercise(
             "the first half is the gate",
             gated(F.gelu, first=True),
             "Shapes fit, nothing complains, and a loaded checkpoint draws noise: the order of the "
-            "halves is part of the "
-            "file format.",
+            "halves is part of the file format.",
         ),
         Mutant(
             "the tanh approximation",
             gated(lambda g: F.gelu(g, approximate="tanh")),
             "DiT's layers want it, Stable Diffusion's do not. Off by less than a thousandth a "
-            "layer: too little to see, "
-            "enough to fail every comparison.",
+            "layer: too little to see, enough to fail every comparison.",
         ),
         Mutant(
             "a sigmoid gate",
@@ -352,8 +332,8 @@ gate = Exercise(
         ),
     ),
     hints=(
-        "Project, halve, multiply.",
-        "`F.linear(x, weight, bias)` is the projection, `.chunk(2, -1)` gives the halves.",
+        "Halve, gate, multiply.",
+        "`a, g = h.chunk(2, -1)` gives the halves.",
         "`return a * F.gelu(g)`.",
     ),
     page=UNET,

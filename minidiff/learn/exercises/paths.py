@@ -6,14 +6,15 @@ import torch
 from torch import Tensor
 
 from minidiff.core import process
-from minidiff.core.schedule import Schedule
+from minidiff.core.schedule import Schedule, times_of_strength
+from minidiff.inversion.ddim import follow
+from minidiff.inversion.edit_friendly import noise_map
 from minidiff.learn.exercise import Exercise, Fact, Mutant
-from minidiff.learn.exercises.networks import draws
-from minidiff.learn.exercises.process import LINEAR, states
+from minidiff.learn.exercises.inputs import LINEAR, draw, draws, levels, states
 
-NULL, DIRECT, FRIENDLY = (
-    f"tutorials/inversion/{n}.md" for n in ("null_text", "direct", "edit_friendly")
-)
+NULL = "tutorials/inversion/null_text.md"
+DIRECT = "tutorials/editing/real_pictures.md"
+FRIENDLY = "tutorials/inversion/edit_friendly.md"
 
 
 # ---- null-text in closed form --------------------------------------------------------------------
@@ -25,7 +26,8 @@ def landing_null(
     """The unconditional guess with which a guided DDIM move from x_t at t ends in `goal` at s;
     scale is not 1.
     """
-    (a_t, s_t), (a_s, s_s) = sch.at(t), sch.at(s)
+    a_t, s_t = sch.at(t)
+    a_s, s_s = sch.at(s)
     wanted = (goal - a_s / a_t * x_t) / (s_s - a_s / a_t * s_t)  # the guided noise that leads there
     return (wanted - scale * e_cond) / (1 - scale)
 
@@ -38,15 +40,17 @@ def slow_landing(sch, x_t, goal, e_cond, t, s, scale):
     def lands(null):
         return process.ddim_step(sch, x_t, null + scale * (e_cond - null), t, s)
 
-    at0, at1 = lands(torch.zeros_like(x_t)), lands(torch.ones_like(x_t))
+    at0 = lands(torch.zeros_like(x_t))
+    at1 = lands(torch.ones_like(x_t))
     return (goal - at0) / (at1 - at0)
 
 
 def landings(seed):
-    return [
-        (sch, x.double(), *(v.double() for v in draws(seed + 4, x.shape, x.shape)), t, s, scale)
-        for (sch, x, _, t, s), scale in zip(states(seed), (3.0, 7.5, 0.5))
-    ]
+    cases = []
+    for (sch, x, _, t, s), scale in zip(states(seed), (3.0, 7.5, 0.5)):
+        goal, e_cond = draws(seed + 4, x.shape, x.shape)
+        cases.append((sch, x.double(), goal.double(), e_cond.double(), t, s, scale))
+    return cases
 
 
 def it_lands(fn):
@@ -55,12 +59,14 @@ def it_lands(fn):
     return process.ddim_step(sch, x, null + w * (e - null), t, s), goal
 
 
-def null_from(wanted=None, formula=None):
+def wanted_noise(sch, x, goal, t, s):
+    """What carries x to the goal in a move without guidance."""
+    return slow_landing(sch, x, goal, torch.zeros_like(x), t, s, 0.0)
+
+
+def null_from(formula, wanted=wanted_noise):
     def wrong(sch, x, goal, e, t, s, w):
-        eps = (
-            slow_landing(sch, x, goal, e, t, s, 0.0) if wanted is None else wanted(sch, x, goal, t)
-        )
-        return formula(eps, e, w)
+        return formula(wanted(sch, x, goal, t, s), e, w)
 
     return wrong
 
@@ -69,44 +75,39 @@ landing = Exercise(
     "landing_null",
     "core",
     "Null-text inversion learns, by hundreds of gradient steps, which unconditional guess makes "
-    "the guided move from x_t "
-    "land on the next state of the inverted path, `goal`. It can be solved for. First: which "
-    "noise carries x_t to goal by "
-    "a DDIM move from t to s? Then: which $e_\\varnothing$ makes $e_\\varnothing + scale\\,(e_c - "
-    "e_\\varnothing)$ that "
-    "noise? All (b c h w).",
+    "the guided move from x_t land on the next state of the inverted path, `goal`. It can be "
+    "solved for. First: which noise carries x_t to goal by a DDIM move from t to s? Then: which "
+    "$e_\\varnothing$ makes $e_\\varnothing + scale\\,(e_c - e_\\varnothing)$ that noise? All (b "
+    "c h w).",
     landing_null,
     slow_landing,
     landings,
+    apart="the package needs no such guess: its direct inversion puts the state itself on the goal",
     facts=(Fact("the guided move lands on the goal", it_lands),),
     tolerance=1e-7,
     mutants=(
         Mutant(
             "the wanted noise itself",
-            null_from(formula=lambda eps, e, w: eps),
-            (
-                "It leads there without guidance; guided, the move goes as many times too far as "
-                "`scale` says."
-            ),
+            null_from(lambda eps, e, w: eps),
+            "It leads there without guidance; guided, the move goes as many times too far as "
+            "`scale` says.",
         ),
         Mutant(
             "the paper's w",
-            null_from(formula=lambda eps, e, w: ((1 + w) * e - eps) / w),
-            (
-                "scale = 1 + w: with the other convention the null is the one for a guidance one "
-                "unit stronger."
-            ),
+            null_from(lambda eps, e, w: ((1 + w) * e - eps) / w),
+            "scale = 1 + w: with the other convention the null is the one for a guidance one unit "
+            "stronger.",
         ),
         Mutant(
             "the sign",
-            null_from(formula=lambda eps, e, w: (eps - w * e) / (w - 1)),
+            null_from(lambda eps, e, w: (eps - w * e) / (w - 1)),
             "1 - scale, not scale - 1: above scale 1 the denominator is negative.",
         ),
         Mutant(
             "noise that links x_t and goal as a clean picture",
             null_from(
-                lambda sch, x, goal, t: process.x0_to_eps(sch, x, goal, t),
                 lambda eps, e, w: (eps - w * e) / (1 - w),
+                lambda sch, x, goal, t, s: process.x0_to_eps(sch, x, goal, t),
             ),
             "The goal is a state at time s, with noise of its own, not x0.",
         ),
@@ -123,16 +124,9 @@ landing = Exercise(
 # ---- direct inversion ----------------------------------------------------------------------------
 
 
-def follow(x: Tensor, goal: Tensor, share: float) -> Tensor:
-    """Rows x = [sources, edits] (2b c h w) after a move: sources go to `goal` (b c h w), edits by a
-    share of that move.
-    """
-    source, edit = x.chunk(2)
-    return torch.cat([goal, edit + share * (goal - source)])
-
-
 def slow_follow(x, goal, share):
-    b, out = len(goal), x.clone()
+    b = len(goal)
+    out = x.clone()
     for i in range(b):
         offset = goal[i] - x[i]
         out[i] = x[i] + offset
@@ -140,24 +134,29 @@ def slow_follow(x, goal, share):
     return out
 
 
+def follow_cases(seed):
+    shares = ((1, 0.0), (1, 1.0), (3, 0.4))
+    return [(*draws(seed, (2 * b, 2, 3, 3), (b, 2, 3, 3)), share) for b, share in shares]
+
+
+def without_a_share(fn):
+    x, goal = draws(0, (2, 1, 2, 2), (1, 1, 2, 2))
+    return fn(x, goal, 0.0)[1], x[1]
+
+
 following = Exercise(
     "follow",
     "warm-up",
     "Direct inversion: rows [sources, edits] were moved together (2b c h w). Put each source on "
-    "the inverted path, `goal` "
-    "(b c h w), exactly; its edit gets the share `share` of the same offset, goal - source.",
+    "the inverted path, `goal` (b c h w), exactly; its edit gets the share `share` of the same "
+    "offset, goal - source.",
     follow,
     slow_follow,
-    lambda seed: [
-        (*draws(seed, (2 * b, 2, 3, 3), (b, 2, 3, 3)), w) for b, w in ((1, 0.0), (1, 1.0), (3, 0.4))
-    ],
+    follow_cases,
     facts=(
         Fact(
             "share 0 leaves the edits alone",
-            lambda fn: (
-                fn(*draws(0, (2, 1, 2, 2), (1, 1, 2, 2)), 0.0)[1],
-                draws(0, (2, 1, 2, 2))[0][1],
-            ),
+            without_a_share,
         ),
     ),
     mutants=(
@@ -165,8 +164,7 @@ following = Exercise(
             "the whole offset for both",
             lambda x, goal, w: follow(x, goal, 1.0),
             "That is the closed form of null-text inversion; direct inversion leaves the edit "
-            "free. The papers differ "
-            "in this one number.",
+            "free. The papers differ in this one number.",
         ),
         Mutant(
             "edits on the path",
@@ -191,17 +189,8 @@ following = Exercise(
 # ---- edit-friendly noise -------------------------------------------------------------------------
 
 
-def noise_map(sch: Schedule, x_t: Tensor, x_s: Tensor, eps: Tensor, t: int, s: int) -> Tensor:
-    """What ancestral sampling from x_t would have to add to its expected next state so that x_s
-    comes out.
-    """
-    return x_s - process.posterior(sch, x_t, process.eps_to_x0(sch, x_t, eps, t), t, s)[0]
-
-
 def slow_noise_map(sch, x_t, x_s, eps, t, s):
-    a_t, s_t, a_s, s_s = (
-        v.item() for v in (sch.alpha[t], sch.sigma[t], sch.alpha[s], sch.sigma[s])
-    )
+    a_t, s_t, a_s, s_s = levels(sch, t, s)
     beta = s_t**2 - (a_t / a_s) ** 2 * s_s**2
     x0 = (x_t.double() - s_t * eps.double()) / a_t
     mean = a_t / a_s * s_s**2 / s_t**2 * x_t.double() + a_s * beta / s_t**2 * x0
@@ -209,26 +198,42 @@ def slow_noise_map(sch, x_t, x_s, eps, t, s):
 
 
 def replayed(fn):
-    (sch, x, e, t, s), want = list(states(2))[1], draws(9, (2, 3, 8, 8))[0]
+    sch, x, e, t, s = list(states(2))[1]
+    want = draw(9, 2, 3, 8, 8)
     mean, _ = process.posterior(sch, x, process.eps_to_x0(sch, x, e, t), t, s)
     return mean + fn(sch, x, want, e, t, s), want
+
+
+def noise_map_cases(seed):
+    return [
+        (sch, x, draw(seed + 1, *x.shape), e, t, to)
+        for sch, x, e, t, s in states(seed)
+        for to in (s, 0)
+    ]
+
+
+def from_the_guess(sch, x_t, x_s, eps, t, s):
+    x0 = process.eps_to_x0(sch, x_t, eps, t)
+    return x_s - process.q_sample(sch, x0, s, torch.zeros_like(x0))
+
+
+def from_one_step(sch, x_t, x_s, eps, t, s):
+    x0 = process.eps_to_x0(sch, x_t, eps, t)
+    mean, _ = process.posterior(sch, x_t, x0, t, t - 1)
+    return x_s - mean
 
 
 friendly = Exercise(
     "noise_map",
     "core",
     "Edit-friendly inversion: two states of one picture, x_t and x_s (s < t), noised "
-    "independently. Whatever lies between "
-    "them is called the step's noise and kept: x_s minus the mean of $q(x_s \\mid x_t, \\hat "
-    "x_0)$, with the guess of x0 "
-    "that the network's `eps` implies. All (b c h w); s may be 0.",
+    "independently. Whatever lies between them is called the step's noise and kept: x_s minus the "
+    "mean of $q(x_s \\mid x_t, \\hat x_0)$, with the guess of x0 that the network's `eps` "
+    "implies. All (b c h w); s may be 0. `posterior` and `eps_to_x0` of minidiff.core.process may "
+    "be used.",
     noise_map,
     slow_noise_map,
-    lambda seed: [
-        (sch, x, draws(seed + 1, x.shape)[0], e, t, to)
-        for sch, x, e, t, s in states(seed)
-        for to in (s, 0)
-    ],
+    noise_map_cases,
     tolerance=1e-4,
     facts=(Fact("the step with that noise gives x_s back", replayed),),
     mutants=(
@@ -236,31 +241,24 @@ friendly = Exercise(
             "the deterministic step's mean",
             lambda sch, x, y, e, t, s: y - process.ddim_step(sch, x, e, t, s),
             "DDIM's end point holds all the old noise; the ancestral mean less. Replayed by "
-            "another sampler than it was "
-            "read with, the noise does not fit.",
+            "another sampler than it was read with, the noise does not fit.",
         ),
         Mutant(
             "the state's own noise",
-            lambda sch, x, y, e, t, s: (
-                y - process.q_sample(sch, process.eps_to_x0(sch, x, e, t), s, torch.zeros_like(x))
-            ),
-            (
-                "Counted from the guess of x0 instead of from the mean: then x_t has no part in "
-                "the step."
-            ),
+            from_the_guess,
+            "Counted from the guess of x0 instead of from the mean: then x_t has no part in the "
+            "step.",
         ),
         Mutant(
             "one step's beta",
-            lambda sch, x, y, e, t, s: (
-                y - process.posterior(sch, x, process.eps_to_x0(sch, x, e, t), t, t - 1)[0]
-            ),
+            from_one_step,
             "The full chain's coefficients in a strided loop.",
         ),
     ),
     hints=(
         "A subtraction.",
-        "`process.posterior(sch, x_t, x0, t, s)` returns mean and variance.",
-        "`x_s - process.posterior(sch, x_t, process.eps_to_x0(sch, x_t, eps, t), t, s)[0]`.",
+        "`posterior(sch, x_t, x0, t, s)` of minidiff.core.process returns mean and variance.",
+        "`x_s - posterior(sch, x_t, eps_to_x0(sch, x_t, eps, t), t, s)[0]`.",
     ),
     page=FRIENDLY,
 )
@@ -279,42 +277,50 @@ def mix(
 
 
 def slow_mix(sch, x_s, layout, nu, t, s, noise):
+    a = sch.alpha[s].item()
+    sigma = sch.sigma[s].item()
     out = torch.empty_like(x_s)
-    for i, (x, z, n) in enumerate(
-        zip(x_s.flatten().tolist(), layout.flatten().tolist(), noise.flatten().tolist())
-    ):
-        out.view(-1)[i] = nu * x + (1 - nu) * (sch.alpha[s].item() * z + sch.sigma[s].item() * n)
+    for i in range(x_s.numel()):
+        noised = a * layout.reshape(-1)[i] + sigma * noise.reshape(-1)[i]
+        out.view(-1)[i] = nu * x_s.reshape(-1)[i] + (1 - nu) * noised
     return out
+
+
+def mix_cases(seed):
+    return [
+        (sch, x, e, nu, t, s, draw(seed + 1, *x.shape))
+        for nu, (sch, x, e, t, s) in zip((0.5, 0.9, 0.3), states(seed))
+    ]
+
+
+def nothing_mixed_in(fn):
+    return (
+        fn(
+            LINEAR,
+            *draws(0, (1, 1, 2, 2), (1, 1, 2, 2)),
+            1.0,
+            500,
+            400,
+            torch.ones(1, 1, 2, 2),
+        ),
+        draw(0, 1, 1, 2, 2),
+    )
 
 
 magic = Exercise(
     "mix",
     "warm-up",
     "MagicMix: the prompt draws, and at each time a share of the picture whose layout is wanted "
-    "is mixed in. After the "
-    "move from t to s: `nu` parts of x_s, 1 - nu parts of `layout`, noised with `noise` to the "
-    "time x_s is at. All (b c h "
-    "w).",
+    "is mixed in. After the move from t to s: `nu` parts of x_s, 1 - nu parts of `layout`, noised "
+    "with `noise` to the time x_s is at. All (b c h w).",
     mix,
     slow_mix,
-    lambda seed: [
-        (sch, x, e, nu, t, s, draws(seed + 1, x.shape)[0])
-        for nu, (sch, x, e, t, s) in zip((0.5, 0.9, 0.3), states(seed))
-    ],
+    mix_cases,
+    apart="`magicmix` mixes low bands and fading shares too, with what `Pipe.noised` makes",
     facts=(
         Fact(
             "nu = 1 mixes nothing in",
-            lambda fn: (
-                fn(
-                    LINEAR,
-                    *draws(0, (1, 1, 2, 2), (1, 1, 2, 2)),
-                    1.0,
-                    500,
-                    400,
-                    torch.ones(1, 1, 2, 2),
-                ),
-                draws(0, (1, 1, 2, 2))[0],
-            ),
+            nothing_mixed_in,
         ),
     ),
     mutants=(
@@ -326,10 +332,8 @@ magic = Exercise(
         Mutant(
             "noised to t",
             lambda sch, x, z, nu, t, s, n: nu * x + (1 - nu) * process.q_sample(sch, z, t, n),
-            (
-                "The time before the move: two states of different noise are mixed, and the "
-                "network is told only one time."
-            ),
+            "The time before the move: two states of different noise are mixed, and the network "
+            "is told only one time.",
         ),
         Mutant(
             "the layout clean",
@@ -340,7 +344,7 @@ magic = Exercise(
     hints=(
         "A weighted mean of two states of one time.",
         "`process.q_sample(sch, layout, s, noise)`.",
-        "`nu * x_s + (1 - nu) * q_sample(...)`.",
+        "`nu * x_s + (1 - nu) * process.q_sample(...)`.",
     ),
     page="tutorials/editing/magicmix.md",
 )
@@ -349,45 +353,39 @@ magic = Exercise(
 # ---- which times are run -------------------------------------------------------------------------
 
 
-def times_of_strength(ts: list[int], strength: float) -> list[int]:
-    """The clean end of a grid of n + 1 falling times: the last int(n strength) steps, so one time
-    more than that.
-    """
-    n = len(ts) - 1
-    return ts[n - int(n * strength) :]
-
-
 def slow_strength(ts, strength):
+    n = len(ts) - 1
     steps = 0
-    while steps + 1 <= (len(ts) - 1) * strength:
+    while steps + 1 <= n * strength:
         steps += 1
-    return [t for k, t in enumerate(ts) if len(ts) - 1 - k <= steps]
+    return [time for place, time in enumerate(ts) if n - place <= steps]
+
+
+def times_of_strength_cases(seed):
+    return [
+        ([100, 75, 50, 25, 0], 0.5),
+        ([*range(1000, -1, -20)], 0.3 + 0.2 * seed),
+        ([*range(50, -1, -1)], 0.58),
+        ([3, 2, 1, 0], 1.0),
+        ([3, 2, 1, 0], 0.0),
+    ]
 
 
 strength = Exercise(
     "times_of_strength",
     "warm-up",
     "SDEdit noises a picture to a middle time and runs only what lies below. `ts` are the n + 1 "
-    "falling times of n steps; "
-    "keep the last int(n strength) steps. The first of the returned times is the one the picture "
-    "is noised to; strength 0 "
-    "leaves only the end.",
+    "falling times of n steps; keep the last int(n strength) steps. The first of the returned "
+    "times is the one the picture is noised to; strength 0 leaves only the end.",
     times_of_strength,
     slow_strength,
-    lambda seed: [
-        ([100, 75, 50, 25, 0], 0.5),
-        ([*range(1000, -1, -20)], 0.3 + 0.2 * seed),
-        ([*range(50, -1, -1)], 0.58),
-        ([3, 2, 1, 0], 1.0),
-        ([3, 2, 1, 0], 0.0),
-    ],
+    times_of_strength_cases,
     mutants=(
         Mutant(
             "rounded",
             lambda ts, a: ts[len(ts) - 1 - round((len(ts) - 1) * a) :],
             "In floating point .58 of 50 is a hair below 29; public pipelines cut that off. With "
-            "rounding the same "
-            "strength starts one step earlier.",
+            "rounding the same strength starts one step earlier.",
         ),
         Mutant(
             "the share that is skipped",
@@ -398,8 +396,7 @@ strength = Exercise(
             "noised one time later than run",
             lambda ts, a: ts[max(len(ts) - 2 - int((len(ts) - 1) * a), 0) :],
             "A widely copied script noises to index k and denoises from k - 1: the state is "
-            "noisier than the network is "
-            "told.",
+            "noisier than the network is told.",
         ),
         Mutant(
             "the end left out",

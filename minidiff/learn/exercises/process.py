@@ -2,39 +2,27 @@
 stands on.
 """
 
-from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
-from torch import Tensor
 
-from minidiff.core import process, schedule
-from minidiff.core.schedule import Schedule
+from minidiff.core import process
 from minidiff.data.toy2d import gauss_aniso
 from minidiff.learn.exercise import Exercise, Fact, Mutant
+from minidiff.learn.exercises.inputs import LINEAR, ONE, states
 
-LINEAR, FLOW = schedule.linear(), schedule.flow()
-ONE = torch.ones(1, 1, 2, 2)
 PAGE = "tutorials/00_the_six_words.md"
-
-
-def states(seed: int) -> Iterator[tuple[Schedule, Tensor, Tensor, int, int]]:
-    """(schedule, a picture, noise, t, s < t), small first."""
-    g = torch.Generator().manual_seed(seed)
-    for sch, shape in ((LINEAR, (1, 1, 2, 2)), (LINEAR, (2, 3, 8, 8)), (FLOW, (3, 4, 5, 9))):
-        s, t = sorted(torch.randint(1, sch.T, (2,), generator=g).tolist())
-        yield sch, torch.randn(shape, generator=g), torch.randn(shape, generator=g), t + (t == s), s
 
 
 # ---- q_sample ------------------------------------------------------------------------------------
 
 
 def slow_q_sample(sch, x0, t, eps):
+    alpha = sch.alpha[t].item()
+    sigma = sch.sigma[t].item()
     out = torch.empty_like(x0)
     for i in range(x0.numel()):
-        out.view(-1)[i] = (
-            sch.alpha[t].item() * x0.reshape(-1)[i] + sch.sigma[t].item() * eps.reshape(-1)[i]
-        )
+        out.view(-1)[i] = alpha * x0.reshape(-1)[i] + sigma * eps.reshape(-1)[i]
     return out
 
 
@@ -42,8 +30,8 @@ q_sample = Exercise(
     "q_sample",
     "warm-up",
     "Noise a picture to time t: return $x_t = \\alpha_t x_0 + \\sigma_t \\epsilon$. `sch.at(t, "
-    "x0)` gives the two "
-    "coefficients; `x0` and `eps` have the same shape (b ..), and so has the answer.",
+    "x0)` gives the two coefficients; `x0` and `eps` have the same shape (b ..), and so has the "
+    "answer.",
     process.q_sample,
     slow_q_sample,
     lambda seed: [(sch, x, t, e) for sch, x, e, t, _ in states(seed)],
@@ -52,10 +40,8 @@ q_sample = Exercise(
         Mutant(
             "no square root",
             lambda sch, x0, t, eps: sch.at(t)[0] ** 2 * x0 + sch.at(t)[1] ** 2 * eps,
-            (
-                "alpha_bar and 1 - alpha_bar are variances; the picture and the noise are scaled "
-                "by their roots."
-            ),
+            "alpha_bar and 1 - alpha_bar are variances; the picture and the noise are scaled by "
+            "their roots.",
         ),
         Mutant(
             "sigma instead of alpha",
@@ -65,18 +51,14 @@ q_sample = Exercise(
         Mutant(
             "off by one",
             lambda sch, x0, t, eps: process.q_sample(sch, x0, max(t - 1, 0), eps),
-            (
-                "A widely seen table starts at the first noisy time, so its index 0 is not the "
-                "clean picture."
-            ),
+            "A widely seen table starts at the first noisy time, so its index 0 is not the clean "
+            "picture.",
         ),
         Mutant(
             "the noise is not scaled",
             lambda sch, x0, t, eps: sch.at(t)[0] * x0 + eps,
-            (
-                "Then the variance of x_t is above 1 at every time, and no network trained "
-                "otherwise knows such states."
-            ),
+            "Then the variance of x_t is above 1 at every time, and no network trained otherwise "
+            "knows such states.",
         ),
     ),
     hints=(
@@ -92,8 +74,10 @@ q_sample = Exercise(
 
 
 def slow_ddim_step(sch, x_t, eps, t, s):
-    (a_t, s_t), (a_s, s_s) = sch.at(t), sch.at(s)
-    x, e = x_t.double(), eps.double()
+    a_t, s_t = sch.at(t)
+    a_s, s_s = sch.at(s)
+    x = x_t.double()
+    e = eps.double()
     x0 = (x - s_t * e) / a_t
     return (a_s * x0 + s_s * e).to(x_t.dtype)
 
@@ -109,15 +93,13 @@ def there_and_back(fn):
     return fn(LINEAR, fn(LINEAR, x, e, 300, 700), e, 700, 300), x
 
 
-def draws(fn) -> tuple[float, float, str]:
+def drawn_covariance(fn) -> tuple[float, float, str]:
     """With a denoiser that is known exactly: do fifty steps of `fn` bring noise to the right
     distribution?
     """
     toy = gauss_aniso()
-    x, eps = (
-        torch.randn(4000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64),
-        toy.denoise(LINEAR),
-    )
+    x = torch.randn(4000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    eps = toy.denoise(LINEAR)
     for t, s in pairwise(LINEAR.timesteps(50)):
         x = fn(LINEAR, x, eps(x, t), t, s)
     true = toy.sample(4000, seed=1).T.cov()
@@ -130,7 +112,8 @@ def draws(fn) -> tuple[float, float, str]:
 
 def variances(sch, x_t, eps, t, s):
     """alpha_bar where its root belongs."""
-    a_t, a_s = sch.at(t)[0] ** 2, sch.at(s)[0] ** 2
+    a_t = sch.at(t)[0] ** 2
+    a_s = sch.at(s)[0] ** 2
     return a_s * (x_t - (1 - a_t) * eps) / a_t + (1 - a_s) * eps
 
 
@@ -139,71 +122,64 @@ def keeps_time(sch, x_t, eps, t, s):
     return sch.at(s)[0] * x0 + sch.at(t)[1] * eps
 
 
+def ddim_step_cases(seed):
+    down = [(sch, x, e, t, s) for sch, x, e, t, s in states(seed)]
+    up = [(sch, x, e, s, t) for sch, x, e, t, s in states(seed)]
+    return down + up
+
+
 ddim_step = Exercise(
     "ddim_step",
     "core",
     "Move a state from time t to time s without noise (eta = 0). First the clean picture that "
-    "`x_t` and `eps` imply, "
-    "$\\hat x_0 = (x_t - \\sigma_t \\epsilon) / \\alpha_t$; then put the same noise back at the "
-    "level of s, $x_s = "
-    "\\alpha_s \\hat x_0 + \\sigma_s \\epsilon$. s may lie above t: that inverts. Your function "
-    "is called as "
-    "`ddim_step(sch, x_t, eps, t, s)`; the project's own knows noise (`eta`) too, which is not "
-    "asked here.",
+    "`x_t` and `eps` imply, $\\hat x_0 = (x_t - \\sigma_t \\epsilon) / \\alpha_t$; then put the "
+    "same noise back at the level of s, $x_s = \\alpha_s \\hat x_0 + \\sigma_s \\epsilon$. s may "
+    "lie above t: that inverts. Your function is called as `ddim_step(sch, x_t, eps, t, s)`; the "
+    "project's own knows noise (`eta`) too, which is not asked here.",
     process.ddim_step,
     slow_ddim_step,
-    lambda seed: [
-        c for sch, x, e, t, s in states(seed) for c in ((sch, x, e, t, s), (sch, x, e, s, t))
-    ],
+    ddim_step_cases,
     facts=(
         Fact("from t to t nothing moves", same_time),
         Fact("up and down again with the same noise changes nothing", there_and_back),
     ),
-    behaviour=draws,
+    behaviour=drawn_covariance,
     mutants=(
         Mutant(
             "no square root",
             variances,
             "A widely copied version multiplies by alpha_bar and 1 - alpha_bar. Pictures come out "
-            "washed out, and too "
-            "dark or too light.",
+            "washed out, and too dark or too light.",
         ),
         Mutant(
             "sigma_t for sigma_s",
             keeps_time,
             "The noise is put back at the level it came from, so the state is noisier than its "
-            "time says and the "
-            "picture never gets clean.",
+            "time says and the picture never gets clean.",
         ),
         Mutant(
             "t and s exchanged",
             lambda sch, x, e, t, s: process.ddim_step(sch, x, e, s, t),
-            (
-                "The move goes the other way: alpha_bar of the present step stands where that of "
-                "the next one belongs."
-            ),
+            "The move goes the other way: alpha_bar of the present step stands where that of the "
+            "next one belongs.",
         ),
         Mutant(
             "eps added where it is taken off",
             lambda sch, x, e, t, s: process.ddim_step(sch, x, -e, t, s),
             "A sign: the guess of x0 gets twice the noise. Loops that train a network to predict "
-            "-eps do not mix with "
-            "samplers that expect eps.",
+            "-eps do not mix with samplers that expect eps.",
         ),
         Mutant(
             "the noise is not put back",
             lambda sch, x, e, t, s: sch.at(s)[0] * process.eps_to_x0(sch, x, e, t),
             "Only the first term: every step shrinks the picture towards grey, and the next call "
-            "of the network sees a "
-            "state without noise.",
+            "of the network sees a state without noise.",
         ),
     ),
     hints=(
         "Two lines: what x0 does this noise imply, and what does that x0 look like at time s?",
-        (
-            "`(a_t, s_t), (a_s, s_s) = sch.at(t, x_t), sch.at(s, x_t)`; then x0 by solving x_t = "
-            "a_t x0 + s_t eps."
-        ),
+        "`(a_t, s_t), (a_s, s_s) = sch.at(t, x_t), sch.at(s, x_t)`; then x0 by solving x_t = a_t "
+        "x0 + s_t eps.",
         "`x0 = (x_t - s_t * eps) / a_t` and `return a_s * x0 + s_s * eps`.",
     ),
     page=PAGE,

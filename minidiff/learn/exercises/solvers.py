@@ -4,52 +4,34 @@ import math
 from itertools import pairwise
 
 import torch
-from torch import Tensor
 
 from minidiff.core import process
-from minidiff.core.schedule import Schedule
 from minidiff.data.toy2d import gauss_aniso, gaussian_flow_map
 from minidiff.learn.exercise import Exercise, Fact, Mutant
-from minidiff.learn.exercises.networks import draws
-from minidiff.learn.exercises.process import LINEAR, states
+from minidiff.learn.exercises.inputs import LINEAR, draw, draws, levels, states
+from minidiff.samplers.ddpm import ddpm_step
+from minidiff.samplers.dpm_solver import dpm_step
 
 PAGE = "tutorials/00_the_six_words.md"
 D = torch.float64
 
 
-def levels(sch, t, s):
-    return sch.alpha[t].item(), sch.sigma[t].item(), sch.alpha[s].item(), sch.sigma[s].item()
-
-
 # ---- DDPM ----------------------------------------------------------------------------------------
 
 
-def ddpm_step(
-    sch: Schedule, x_t: Tensor, eps: Tensor, t: int, s: int, noise: Tensor, variance: str
-) -> Tensor:
-    """The next state of ancestral sampling, from t to s < t: posterior mean plus noise; at s = 0
-    the mean alone.
-
-    `variance`: "small" is the posterior's, "large" the stride's own beta.
-    """
-    mean, var = process.posterior(sch, x_t, process.eps_to_x0(sch, x_t, eps, t), t, s)
-    if variance == "large":
-        var = process.transition(sch, s, t, x_t)[1]
-    return mean + var**0.5 * noise if s > 0 else mean
-
-
-def slow_ddpm_step(
-    sch, x_t, eps, t, s, noise, variance, root=True, always=False, swap=False, stride=True
-):
+def slow_ddpm_step(sch, x_t, x0, t, s, noise, variance, root=True, always=False, swap=False):
     a_t, s_t, a_s, s_s = levels(sch, t, s)
-    x, e, n = x_t.double(), eps.double(), noise.double()
-    x0 = (x - s_t * e) / a_t
+    x0 = x0.double()
+    eps = (x_t.double() - a_t * x0) / s_t
     beta = s_t**2 - (a_t / a_s) ** 2 * s_s**2
     tilde = beta * s_s**2 / s_t**2
     # DDIM's form of the same mean, eta = 1
-    mean = a_s * x0 + math.sqrt(max(s_s**2 - tilde, 0)) * e
+    mean = a_s * x0 + math.sqrt(max(s_s**2 - tilde, 0)) * eps
+    if s == 0 and not always:
+        return mean.to(x_t.dtype)
     var = beta if (variance == "large") != swap else tilde
-    return (mean + (var**0.5 if root else var) * n * (1 if s > 0 or always else 0)).to(x_t.dtype)
+    spread = var**0.5 if root else var
+    return (mean + spread * noise.double()).to(x_t.dtype)
 
 
 def ddpm_like(**how):
@@ -58,7 +40,7 @@ def ddpm_like(**how):
 
 def ddpm_cases(seed):
     return [
-        (sch, x, e, t, to, draws(seed + 5, x.shape)[0], v)
+        (sch, x, e, t, to, draw(seed + 5, *x.shape), v)
         for v in ("small", "large")
         for sch, x, e, t, s in states(seed)
         for to in (s, 0)
@@ -66,13 +48,13 @@ def ddpm_cases(seed):
 
 
 def ancestral(fn):
-    toy, zs = gauss_aniso(), torch.Generator().manual_seed(1)
-    x, eps = (
-        torch.randn(4000, 2, generator=torch.Generator().manual_seed(0), dtype=D),
-        toy.denoise(LINEAR),
-    )
+    toy = gauss_aniso()
+    zs = torch.Generator().manual_seed(1)
+    x = torch.randn(4000, 2, generator=torch.Generator().manual_seed(0), dtype=D)
+    eps = toy.denoise(LINEAR)
     for t, s in pairwise(LINEAR.timesteps(100, spacing="trailing")):
-        x = fn(LINEAR, x, eps(x, t), t, s, torch.randn(4000, 2, generator=zs, dtype=D), "small")
+        x0 = process.eps_to_x0(LINEAR, x, eps(x, t), t)
+        x = fn(LINEAR, x, x0, t, s, torch.randn(4000, 2, generator=zs, dtype=D), "small")
     true = toy.sample(4000, seed=1).T.cov()
     return (
         1 - ((x.T.cov() - true).norm() / true.norm()).item(),
@@ -84,13 +66,11 @@ def ancestral(fn):
 ddpm = Exercise(
     "ddpm_step",
     "core",
-    "Ancestral sampling from t to s: the guess $\\hat x_0$ that `eps` implies, then a draw from "
-    "$q(x_s \\mid x_t, \\hat "
-    "x_0)$: its mean plus the root of the variance times `noise`; no noise if s is 0. variance "
-    '"small": the posterior\'s '
-    '$\\beta \\sigma_s^2 / \\sigma_t^2$; "large": $\\beta = \\sigma_t^2 - (\\alpha_t / '
-    "\\alpha_s)^2 \\sigma_s^2$. "
-    "`process.posterior` and `process.transition` may be used.",
+    "Ancestral sampling from t to s, with a guess `x0` of the clean picture: a draw from $q(x_s "
+    "\\mid x_t, x_0)$: its mean plus the root of the variance times `noise`; no noise if s is 0. "
+    'variance "small": the posterior\'s $\\beta \\sigma_s^2 / \\sigma_t^2$; "large": $\\beta = '
+    "\\sigma_t^2 - (\\alpha_t / \\alpha_s)^2 \\sigma_s^2$. `posterior` and `transition` of "
+    "minidiff.core.process may be used.",
     ddpm_step,
     slow_ddpm_step,
     ddpm_cases,
@@ -100,33 +80,27 @@ ddpm = Exercise(
         Mutant(
             "the variance for its root",
             ddpm_like(root=False),
-            (
-                "Variances are far below 1, so almost no noise is added and pictures come out "
-                "smooth and all alike."
-            ),
+            "Variances are far below 1, so almost no noise is added and pictures come out smooth "
+            "and all alike.",
         ),
         Mutant(
             "noise at the last step",
             ddpm_like(always=True),
             "With the large variance a film of grain stays on every picture. Loops that add noise "
-            "at every index forget "
-            "that the last one returns the mean.",
+            "at every index forget that the last one returns the mean.",
         ),
         Mutant(
             "small and large exchanged",
             ddpm_like(swap=True),
-            (
-                "In many steps nobody notices; in few, one gives too little spread and the other "
-                "grain."
-            ),
+            "In many steps nobody notices; in few, one gives too little spread and the other "
+            "grain.",
         ),
     ),
     hints=(
-        "Three quantities: x0, mean and variance.",
-        "`mean, var = process.posterior(sch, x_t, x0, t, s)`.",
-        "`process.transition(sch, s, t, x_t)[1]` is the large variance; `mean + var ** .5 * "
-        "noise` unless s is "
-        "0.",
+        "A mean, a variance, and the root of it.",
+        "`mean, var = posterior(sch, x_t, x0, t, s)`.",
+        "`transition(sch, s, t, x_t)[1]` is the large variance; `mean + var ** .5 * noise` unless "
+        "s is 0.",
     ),
     page=PAGE,
 )
@@ -137,11 +111,14 @@ ddpm = Exercise(
 
 def slow_noisy(sch, x_t, eps, t, s, eta, noise, kept=False, squared=False, large=False):
     a_t, s_t, a_s, s_s = levels(sch, t, s)
-    x, e, n = x_t.double(), eps.double(), noise.double()
+    eps = eps.double()
+    x0 = (x_t.double() - s_t * eps) / a_t
     beta = s_t**2 - (a_t / a_s) ** 2 * s_s**2
-    sig = (eta**2 if squared else eta) * math.sqrt(beta if large else beta * s_s**2 / s_t**2)
-    along = s_s if kept else math.sqrt(max(s_s**2 - sig**2, 0))
-    return (a_s * (x - s_t * e) / a_t + along * e + sig * n).to(x_t.dtype)
+    var = beta if large else beta * s_s**2 / s_t**2
+    share = eta**2 if squared else eta
+    sig = share * math.sqrt(var)
+    left = s_s if kept else math.sqrt(max(s_s**2 - sig**2, 0))
+    return (a_s * x0 + left * eps + sig * noise.double()).to(x_t.dtype)
 
 
 def noisy_like(**how):
@@ -149,27 +126,31 @@ def noisy_like(**how):
 
 
 def as_ddpm(fn):
-    (sch, x, e, t, s), n = list(states(3))[1], draws(8, (2, 3, 8, 8))[0]
-    return fn(sch, x, e, t, s, 1.0, n), ddpm_step(sch, x, e, t, s, n, "small")
+    _, (sch, x, e, t, s), _ = states(3)
+    (n,) = draws(8, (2, 3, 8, 8))
+    x0 = process.eps_to_x0(sch, x, e, t)
+    return fn(sch, x, e, t, s, 1.0, n), ddpm_step(sch, x, x0, t, s, n, "small")
+
+
+def ddim_noisy_step_cases(seed):
+    return [
+        (sch, x, e, t, s, eta, draw(seed + 3, *x.shape))
+        for sch, x, e, t, s in states(seed)
+        for eta in (0.0, 0.5, 1.0)
+    ]
 
 
 eta_step = Exercise(
     "ddim_noisy_step",
     "core",
     "DDIM with noise, from t to s < t. $\\sigma_\\eta = \\eta \\sqrt{\\beta}\\,\\sigma_s / "
-    "\\sigma_t$ with $\\beta = "
-    "\\sigma_t^2 - (\\alpha_t / \\alpha_s)^2 \\sigma_s^2$; then $x_s = \\alpha_s \\hat x_0 + "
-    "\\sqrt{\\sigma_s^2 - "
-    "\\sigma_\\eta^2}\\,\\epsilon + \\sigma_\\eta\\,n$. Called as `ddim_noisy_step(sch, x_t, eps, "
-    "t, s, eta, noise)`, eta "
-    "in 0..1.",
+    "\\sigma_t$ with $\\beta = \\sigma_t^2 - (\\alpha_t / \\alpha_s)^2 \\sigma_s^2$; then $x_s = "
+    "\\alpha_s \\hat x_0 + \\sqrt{\\sigma_s^2 - \\sigma_\\eta^2}\\,\\epsilon + "
+    "\\sigma_\\eta\\,n$. Called as `ddim_noisy_step(sch, x_t, eps, t, s, eta, noise)`, eta in "
+    "0..1.",
     process.ddim_step,
     slow_noisy,
-    lambda seed: [
-        (sch, x, e, t, s, eta, draws(seed + 3, x.shape)[0])
-        for sch, x, e, t, s in states(seed)
-        for eta in (0.0, 0.5, 1.0)
-    ],
+    ddim_noisy_step_cases,
     facts=(Fact("eta = 1 is ancestral sampling", as_ddpm),),
     tolerance=1e-4,
     mutants=(
@@ -177,24 +158,19 @@ eta_step = Exercise(
             "the old noise kept whole",
             noisy_like(kept=True),
             "Noise is added and none taken away to make room: every state is noisier than its "
-            "time, and grain is left "
-            "at the end.",
+            "time, and grain is left at the end.",
         ),
         Mutant(
             "eta squared",
             noisy_like(squared=True),
-            (
-                "The papers' eta multiplies a standard deviation, not a variance; right at 0 and "
-                "1, wrong between."
-            ),
+            "The papers' eta multiplies a standard deviation, not a variance; right at 0 and 1, "
+            "wrong between.",
         ),
         Mutant(
             "the large deviation",
             noisy_like(large=True),
-            (
-                "Without sigma_s / sigma_t the noise may exceed the level of s, and the root of "
-                "the rest is cut at 0."
-            ),
+            "Without sigma_s / sigma_t the noise may exceed the level of s, and the root of the "
+            "rest is cut at 0.",
         ),
     ),
     hints=(
@@ -209,33 +185,18 @@ eta_step = Exercise(
 # ---- DPM-Solver++ --------------------------------------------------------------------------------
 
 
-def dpm_step(
-    sch: Schedule, x_t: Tensor, x0: Tensor, x0_before: Tensor, r: int, t: int, s: int
-) -> Tensor:
-    """DPM-Solver++(2M) from t to s (r > t > s > 0): x0 is the guess at t, x0_before the one at r,
-    the time before.
-    """
-    lam = lambda u: math.log(sch.at(u)[0] / sch.at(u)[1])  # noqa: E731
-    h, h_before = lam(s) - lam(t), lam(t) - lam(r)
-    line = x0 + h / (2 * h_before) * (x0 - x0_before)
-    return sch.at(s)[1] / sch.at(t)[1] * x_t - sch.at(s)[0] * math.expm1(-h) * line
-
-
 def slow_dpm_step(sch, x_t, x0, x0_before, r, t, s, order=2, inverted=False, sign=1, in_time=False):
     """In the published form: two terms, the second with half the slope."""
     a_t, s_t, a_s, s_s = levels(sch, t, s)
-    h, before = (
-        math.log(a_s * s_t / (s_s * a_t)),
-        math.log(a_t * sch.sigma[r] / (s_t * sch.alpha[r])),
-    )
+    h = math.log(a_s * s_t / (s_s * a_t))
+    before = math.log(a_t * sch.sigma[r] / (s_t * sch.alpha[r]))
     ratio = (r - t) / (t - s) if in_time else before / h
-    slope = (
-        sign * (x0.double() - x0_before.double()) / (1 / ratio if inverted else ratio) * (order - 1)
-    )
+    if inverted:
+        ratio = 1 / ratio
+    slope = sign * (order - 1) * (x0.double() - x0_before.double()) / ratio
     gain = 1 - s_s * a_t / (a_s * s_t)
-    return (s_s / s_t * x_t.double() + a_s * gain * x0.double() + 0.5 * a_s * gain * slope).to(
-        x_t.dtype
-    )
+    x_s = s_s / s_t * x_t.double() + a_s * gain * (x0.double() + 0.5 * slope)
+    return x_s.to(x_t.dtype)
 
 
 def dpm_like(**how):
@@ -243,45 +204,44 @@ def dpm_like(**how):
 
 
 def dpm_cases(seed):
-    return [
-        (sch, x, *draws(seed + 2, x.shape, x.shape), min(t + gap, sch.T), t, s)
-        for gap, (sch, x, _, t, s) in zip((40, 90, 150), states(seed))
-        if t < sch.T
-    ]
+    cases = []
+    for gap, (sch, x, _, t, s) in zip((40, 90, 150), states(seed)):
+        if t < sch.T:
+            x0, before = draws(seed + 2, x.shape, x.shape)
+            cases.append((sch, x, x0, before, min(t + gap, sch.T), t, s))
+    return cases
 
 
 def second_order(fn):
-    toy, sch = gauss_aniso(), LINEAR
+    toy = gauss_aniso()
+    eps = toy.denoise(LINEAR)
+    ts = [round(900 - 880 * k / 12) for k in range(13)]
     start = torch.randn(50, 2, generator=torch.Generator().manual_seed(0), dtype=D)
-    eps, ts = toy.denoise(sch), [round(900 - 880 * k / 12) for k in range(13)]
-    true = gaussian_flow_map(toy.means[0], toy.covs[0], start, sch, 900, 20)
-    x = y = start
+    true = gaussian_flow_map(toy.means[0], toy.covs[0], start, LINEAR, ts[0], ts[-1])
+    by_ddim = start
+    x = start
     before = None
     for k, (t, s) in enumerate(pairwise(ts)):
-        y, x0 = process.ddim_step(sch, y, eps(y, t), t, s), process.eps_to_x0(sch, x, eps(x, t), t)
-        x = (
-            process.ddim_step(sch, x, eps(x, t), t, s)
-            if not k
-            else fn(sch, x, x0, before, ts[k - 1], t, s)
-        )
+        by_ddim = process.ddim_step(LINEAR, by_ddim, eps(by_ddim, t), t, s)
+        noise = eps(x, t)
+        x0 = process.eps_to_x0(LINEAR, x, noise, t)
+        if before is None:
+            x = process.ddim_step(LINEAR, x, noise, t, s)
+        else:
+            x = fn(LINEAR, x, x0, before, ts[k - 1], t, s)
         before = x0
-    return (
-        ((y - true).norm() / (x - true).norm()).item(),
-        2.0,
-        "DDIM's error in 12 steps over yours",
-    )
+    gain = ((by_ddim - true).norm() / (x - true).norm()).item()
+    return gain, 2.0, "DDIM's error in 12 steps over yours"
 
 
 dpm = Exercise(
     "dpm_step",
     "core",
     "One step of DPM-Solver++(2M) from t to s, with the guesses of the clean picture at t (`x0`) "
-    "and at the time r before "
-    "(`x0_before`), r > t > s > 0. With $\\lambda = \\log(\\alpha / \\sigma)$, $h = \\lambda_s - "
-    "\\lambda_t$ and $h' = "
-    "\\lambda_t - \\lambda_r$: $D = \\hat x_0 + \\frac{h}{2h'}(\\hat x_0 - \\hat x_0^{before})$ "
-    "and $x_s = "
-    "\\frac{\\sigma_s}{\\sigma_t} x_t + \\alpha_s (1 - e^{-h}) D$.",
+    "and at the time r before (`x0_before`), r > t > s > 0. With $\\lambda = \\log(\\alpha / "
+    "\\sigma)$, $h = \\lambda_s - \\lambda_t$ and $h' = \\lambda_t - \\lambda_r$: $D = \\hat x_0 "
+    "+ \\frac{h}{2h'}(\\hat x_0 - \\hat x_0^{before})$ and $x_s = \\frac{\\sigma_s}{\\sigma_t} "
+    "x_t + \\alpha_s (1 - e^{-h}) D$.",
     dpm_step,
     slow_dpm_step,
     dpm_cases,

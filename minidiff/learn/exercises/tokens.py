@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from minidiff.learn.exercise import Exercise, Fact, Mutant
 from minidiff.learn.exercises.blocks import DIT
-from minidiff.learn.exercises.networks import draws
-from minidiff.models.dit import position_embedding
-from minidiff.models.vae import Gaussian
+from minidiff.learn.exercises.inputs import draw, draws
+from minidiff.models.dit import position_embedding, unpatchify
+from minidiff.models.vae import gaussian_kl
 
 WORDS = "tutorials/00_the_six_words.md"
 
@@ -38,39 +38,42 @@ def cut(pattern):
 
 
 def as_convolution(fn):
-    conv, (x,) = nn.Conv2d(3, 5, 2, stride=2).requires_grad_(False), draws(1, (1, 3, 4, 6))
+    conv = nn.Conv2d(3, 5, 2, stride=2).requires_grad_(False)
+    (x,) = draws(1, (1, 3, 4, 6))
     return fn(x, 2) @ conv.weight.flatten(1).T + conv.bias, conv(x).flatten(2).mT
+
+
+def patchify_cases(seed):
+    return [
+        (*draws(seed, (1, 1, 2, 4)), 2),
+        (*draws(seed, (2, 3, 6, 4)), 2),
+        (*draws(seed, (1, 2, 3, 6)), 3),
+    ]
 
 
 to_tokens = Exercise(
     "patchify",
     "warm-up",
     "A transformer reads patches: cut x (b c h w) into squares of p x p, row by row, and flatten "
-    "each: (b n c*p*p), inside "
-    "a token channels first, then rows, then columns. A linear layer on these is a convolution "
-    "with stride p.",
+    "each: (b n c*p*p), inside a token channels first, then rows, then columns. A linear layer on "
+    "these is a convolution with stride p.",
     patchify,
     slow_patchify,
-    lambda seed: [
-        (*draws(seed, (1, 1, 2, 4)), 2),
-        (*draws(seed, (2, 3, 6, 4)), 2),
-        (*draws(seed, (1, 2, 3, 6)), 3),
-    ],
+    patchify_cases,
+    apart="the package's DiT cuts and projects in one convolution with stride p",
     facts=(Fact("a linear layer on it is a strided convolution", as_convolution),),
     mutants=(
         Mutant(
             "channels last",
             cut("b c (h p) (w q) -> b (h w) (p q c)"),
             "That is the order in which DiT gives its output back; the input convolution's "
-            "weights are stored channels "
-            "first.",
+            "weights are stored channels first.",
         ),
         Mutant(
             "column by column",
             cut("b c (h p) (w q) -> b (w h) (c p q)"),
             "Tokens are then not where the position embedding says. On square pictures a trained "
-            "DiT sees everything "
-            "mirrored at the diagonal.",
+            "DiT sees everything mirrored at the diagonal.",
         ),
         Mutant(
             "a grid in place of patches",
@@ -87,22 +90,18 @@ to_tokens = Exercise(
 )
 
 
-def unpatchify(tokens: Tensor, p: int, rows: int) -> Tensor:
-    """Tokens (b n p*p*c), row by row, `rows` rows of patches; inside a token row, column, channel
-    -> (b c h w).
-    """
-    return rearrange(tokens, "b (h w) (p q c) -> b c (h p) (w q)", h=rows, p=p, q=p)
-
-
 def slow_unpatchify(tokens, p, rows):
     b, n, d = tokens.shape
-    c, cols = d // p**2, n // rows
-    out = torch.zeros(b, c, rows * p, cols * p)
+    c = d // p**2
+    columns = n // rows
+    out = torch.zeros(b, c, rows * p, columns * p)
     for k in range(n):
-        i, j = k // cols * p, k % cols * p
+        top = k // columns * p
+        left = k % columns * p
         for y in range(p):
             for x in range(p):
-                out[:, :, i + y, j + x] = tokens[:, k, (y * p + x) * c : (y * p + x + 1) * c]
+                first = (y * p + x) * c
+                out[:, :, top + y, left + x] = tokens[:, k, first : first + c]
     return out
 
 
@@ -111,38 +110,39 @@ def joined(pattern):
 
 
 def by_columns(tokens, p, rows):
-    n = tokens.shape[1]
-    return unpatchify(tokens.unflatten(1, (n // rows, rows)).transpose(1, 2).flatten(1, 2), p, rows)
+    columns = tokens.shape[1] // rows
+    turned = rearrange(tokens, "b (w h) d -> b (h w) d", w=columns, h=rows)
+    return unpatchify(turned, p, rows)
+
+
+def unpatchify_cases(seed):
+    return [
+        (*draws(seed, (1, 2, 4)), 2, 1),
+        (*draws(seed, (2, 6, 12)), 2, 3),
+        (*draws(seed, (1, 2, 18)), 3, 2),
+    ]
 
 
 from_tokens = Exercise(
     "unpatchify",
     "warm-up",
     "The way back, in DiT's own order: tokens (b n p*p*c), row by row with `rows` rows of "
-    "patches, inside a token row, "
-    "then column, then channel. Return the picture (b c h w).",
+    "patches, inside a token row, then column, then channel. Return the picture (b c h w).",
     unpatchify,
     slow_unpatchify,
-    lambda seed: [
-        (*draws(seed, (1, 2, 4)), 2, 1),
-        (*draws(seed, (2, 6, 12)), 2, 3),
-        (*draws(seed, (1, 2, 18)), 3, 2),
-    ],
+    unpatchify_cases,
     mutants=(
         Mutant(
             "channels first",
             joined("b (h w) (c p q) -> b c (h p) (w q)"),
             "The order of `patchify`, which is not DiT's: colours and neighbouring pixels change "
-            "places in every "
-            "patch.",
+            "places in every patch.",
         ),
         Mutant(
             "patches mirrored",
             joined("b (h w) (p q c) -> b c (h q) (w p)"),
-            (
-                "Row and column exchanged inside the patch: the picture is right from afar, and "
-                "every edge is frayed."
-            ),
+            "Row and column exchanged inside the patch: the picture is right from afar, and every "
+            "edge is frayed.",
         ),
         Mutant(
             "column by column",
@@ -163,10 +163,12 @@ from_tokens = Exercise(
 
 
 def slow_positions(dim, grid, first="x", base=10000.0):
-    out, d = torch.zeros(1, grid * grid, dim), dim // 4
+    out = torch.zeros(1, grid * grid, dim)
+    d = dim // 4
     for y in range(grid):
         for x in range(grid):
-            for half, place in enumerate((x, y) if first == "x" else (y, x)):
+            places = (x, y) if first == "x" else (y, x)
+            for half, place in enumerate(places):
                 for k in range(d):
                     angle = place * base ** (-k / d)
                     out[0, y * grid + x, 2 * half * d + k] = math.sin(angle)
@@ -179,14 +181,16 @@ def one_line(dim, grid):
     return torch.cat([angle.sin(), angle.cos()], 1)[None]
 
 
+def cosines_first(dim, grid):
+    return position_embedding(dim, grid).unflatten(2, (2, 2, -1)).flip(3).flatten(2)
+
+
 positions = Exercise(
     "position_embedding",
     "core",
     "Where each token of a grid x grid picture stands, (1, grid^2, dim) in float32, row by row. "
-    "The first half of the "
-    "width tells x (the column), the second y (the row). Each half: d = dim / 4 sines of $place "
-    "\\cdot 10000^{-k/d}$, k = "
-    "0 .. d - 1, then the d cosines.",
+    "The first half of the width tells x (the column), the second y (the row). Each half: d = dim "
+    "/ 4 sines of $place \\cdot 10000^{-k/d}$, k = 0 .. d - 1, then the d cosines.",
     position_embedding,
     slow_positions,
     lambda seed: [(4, 2), (16, 3), (32, 4 + seed)],
@@ -200,10 +204,8 @@ positions = Exercise(
         Mutant(
             "rows first",
             lambda dim, grid: slow_positions(dim, grid, "y"),
-            (
-                "The published code makes its grid with the width first. Read the other way, "
-                "pictures lie on their side."
-            ),
+            "The published code makes its grid with the width first. Read the other way, pictures "
+            "lie on their side.",
         ),
         Mutant(
             "numbered through",
@@ -212,22 +214,16 @@ positions = Exercise(
         ),
         Mutant(
             "cosines first",
-            lambda dim, grid: (
-                position_embedding(dim, grid).unflatten(2, (2, 2, -1)).flip(3).flatten(2)
-            ),
-            (
-                "The time embedding of the same network has cosines first. The two were written "
-                "by different hands."
-            ),
+            cosines_first,
+            "The time embedding of the same network has cosines first. The two were written by "
+            "different hands.",
         ),
     ),
     hints=(
         "Make one line of `grid` places first, (grid, dim / 2).",
         "angle = place x frequency; sines and cosines side by side.",
-        (
-            "x: `line[None, :].expand(grid, -1, -1)`, y: `line[:, None].expand(-1, grid, -1)`; "
-            "cat, flatten, float()."
-        ),
+        "x: `line[None, :].expand(grid, -1, -1)`, y: `line[:, None].expand(-1, grid, -1)`; cat, "
+        "flatten, float().",
     ),
     page=DIT,
 )
@@ -236,19 +232,11 @@ positions = Exercise(
 # ---- the autoencoder -----------------------------------------------------------------------------
 
 
-def gaussian_kl(mean: Tensor, logvar: Tensor) -> Tensor:
-    """KL(N(mean, exp(logvar)) || N(0, 1)) in nats, averaged over all latent values (b c h w); a
-    scalar tensor.
-    """
-    return 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
-
-
 def slow_kl(mean, logvar):
-    values = [
-        0.5 * (m * m + math.exp(v) - 1 - v)
-        for m, v in zip(mean.flatten().tolist(), logvar.flatten().tolist())
-    ]
-    return torch.tensor(sum(values) / len(values), dtype=mean.dtype)
+    total = 0.0
+    for m, v in zip(mean.flatten().tolist(), logvar.flatten().tolist()):
+        total += 0.5 * (m * m + math.exp(v) - 1 - v)
+    return torch.tensor(total / mean.numel(), dtype=mean.dtype)
 
 
 def by_integration(fn):
@@ -263,36 +251,24 @@ kl = Exercise(
     "gaussian_kl",
     "warm-up",
     "How far a latent's Gaussian is from N(0, 1): $\\tfrac12(\\mu^2 + \\sigma^2 - 1 - \\log "
-    "\\sigma^2)$, with `logvar` = "
-    "$\\log \\sigma^2$, averaged over all values of (b c h w). A scalar tensor.",
+    "\\sigma^2)$, with `logvar` = $\\log \\sigma^2$, averaged over all values of (b c h w). A "
+    "scalar tensor.",
     gaussian_kl,
     slow_kl,
     lambda seed: [draws(seed, (1, 1, 1, 2), (1, 1, 1, 2)), draws(seed, (2, 4, 3, 3), (2, 4, 3, 3))],
-    facts=(
-        Fact("it is the integral of q log(q / p)", by_integration),
-        Fact(
-            "the project's posterior agrees",
-            lambda fn: (
-                fn(*draws(4, (1, 2, 2, 2), (1, 2, 2, 2))),
-                Gaussian(*draws(4, (1, 2, 2, 2), (1, 2, 2, 2))).kl(),
-            ),
-        ),
-    ),
+    facts=(Fact("it is the integral of q log(q / p)", by_integration),),
     mutants=(
         Mutant(
             "log sigma for log variance",
             lambda m, v: gaussian_kl(m, 2 * v),
-            (
-                "The network's second output is halved before the exponential when a sample is "
-                "drawn; here it is not."
-            ),
+            "The network's second output is halved before the exponential when a sample is drawn; "
+            "here it is not.",
         ),
         Mutant(
             "summed over the picture",
             lambda m, v: gaussian_kl(m, v) * m[0].numel(),
             "A widely copied loss sums over values and divides by the batch alone. Its weight of "
-            "one in a million "
-            "belongs to that sum; with a mean it switches the term off.",
+            "one in a million belongs to that sum; with a mean it switches the term off.",
         ),
         Mutant(
             "the other way round",
@@ -319,44 +295,45 @@ def latent_scale(latents: Tensor) -> Tensor:
 def slow_scale(latents):
     values = latents.double().flatten().tolist()
     mean = sum(values) / len(values)
-    return torch.tensor(
-        1 / math.sqrt(sum((v - mean) ** 2 for v in values) / len(values)), dtype=latents.dtype
-    )
+    variance = sum((v - mean) ** 2 for v in values) / len(values)
+    return torch.tensor(1 / math.sqrt(variance), dtype=latents.dtype)
+
+
+def latent_scale_cases(seed):
+    return [
+        (5 * draw(seed, 1, 1, 2, 2),),
+        (draw(seed, 2, 4, 4, 4) * torch.tensor([1.0, 3, 5, 8])[:, None, None] + 2,),
+    ]
+
+
+def variance_of_scaled(fn):
+    latents = 7 * draw(2, 2, 2, 4, 4)
+    return (fn(latents) * latents).var(correction=0), 1.0
 
 
 scaling = Exercise(
     "latent_scale",
     "warm-up",
     "Latents of an autoencoder have any size; a diffusion model wants variance 1. Return the one "
-    "factor to multiply (b c h "
-    "w) with: one over the standard deviation (divided by n) of all values, about their mean. "
-    "Stable Diffusion's is "
-    "0.18215.",
+    "factor to multiply (b c h w) with: one over the standard deviation (divided by n) of all "
+    "values, about their mean. Stable Diffusion's is 0.18215.",
     latent_scale,
     slow_scale,
-    lambda seed: [
-        (5 * draws(seed, (1, 1, 2, 2))[0],),
-        (draws(seed, (2, 4, 4, 4))[0] * torch.tensor([1.0, 3, 5, 8])[:, None, None] + 2,),
-    ],
+    latent_scale_cases,
+    apart="nothing in the package measures it: Stable Diffusion's factor is a number in its "
+    "files, and the tiny autoencoder has one for each channel, folded into its weights",
     facts=(
         Fact(
             "scaled latents have variance 1",
-            lambda fn: (
-                (fn(7 * draws(2, (2, 2, 4, 4))[0]) * 7 * draws(2, (2, 2, 4, 4))[0]).var(
-                    correction=0
-                ),
-                1.0,
-            ),
+            variance_of_scaled,
         ),
     ),
     mutants=(
         Mutant(
             "not inverted",
             lambda z: z.std(correction=0),
-            (
-                "Multiplied or divided? Code that decodes with `z * scale` for `z / scale` shows "
-                "a grey picture."
-            ),
+            "Multiplied or divided? Code that decodes with `z * scale` for `z / scale` shows a "
+            "grey picture.",
         ),
         Mutant(
             "one over the variance",

@@ -5,11 +5,12 @@ that is kept.
 import torch
 from torch import Tensor
 
-from minidiff.core import process
+from minidiff.core.cond import Cond
 from minidiff.core.schedule import Schedule
+from minidiff.foundations.latent_diffusion import diffusion_loss
 from minidiff.learn.exercise import Exercise, Fact, Mutant
-from minidiff.learn.exercises.networks import draws
-from minidiff.learn.exercises.process import LINEAR, PAGE
+from minidiff.learn.exercises.inputs import LINEAR, draws
+from minidiff.learn.exercises.process import PAGE
 
 D = torch.float64
 
@@ -28,10 +29,18 @@ def ema_update(
 
 
 def slow_ema(shadow, weights, decay, step, warm=True):
-    keep = decay if not warm or (1 + step) / (10 + step) > decay else (1 + step) / (10 + step)
+    keep = min(decay, (1 + step) / (10 + step)) if warm else decay
+    averages = []
+    for old, new in zip(shadow, weights):
+        averages.append(torch.lerp(new.double(), old.double(), keep).to(old.dtype))
+    return averages
+
+
+def ema_update_cases(seed):
+    shapes = ((2,), (3, 2))
     return [
-        torch.lerp(new.double(), old.double(), keep).to(old.dtype)
-        for old, new in zip(shadow, weights)
+        (list(draws(seed, *shapes)), list(draws(seed + 9, *shapes)), 0.999, step)
+        for step in (0, 5 + seed, 50_000)
     ]
 
 
@@ -39,16 +48,12 @@ ema = Exercise(
     "ema_update",
     "warm-up",
     "Pictures are drawn with an average of the weights over many steps. After step `step` (from "
-    "0) the average keeps the "
-    "share k = min(decay, (1 + step) / (10 + step)) of itself and takes 1 - k of the weights. "
-    "Both are lists of tensors; "
-    "return a new list.",
+    "0) the average keeps the share k = min(decay, (1 + step) / (10 + step)) of itself and takes "
+    "1 - k of the weights. Both are lists of tensors; return a new list.",
     ema_update,
     slow_ema,
-    lambda seed: [
-        ([*draws(seed, (2,), (3, 2))], [*draws(seed + 9, (2,), (3, 2))], 0.999, step)
-        for step in (0, 5 + seed, 50_000)
-    ],
+    ema_update_cases,
+    apart="`fit` does it in place, for all weights in one fused call",
     facts=(
         Fact(
             "equal weights stay",
@@ -60,16 +65,13 @@ ema = Exercise(
             "no warm-up",
             lambda s, w, d, k: slow_ema(s, w, d, k, warm=False),
             "With decay .9999 the average remembers the random start for ten thousand steps: "
-            "early samples are noise "
-            "though the network is fine.",
+            "early samples are noise though the network is fine.",
         ),
         Mutant(
             "the roles exchanged",
             lambda s, w, d, k: ema_update(w, s, d, k),
-            (
-                "It keeps a thousandth of itself: the plain weights, a step late. Nothing warns, "
-                "samples are just worse."
-            ),
+            "It keeps a thousandth of itself: the plain weights, a step late. Nothing warns, "
+            "samples are just worse.",
         ),
         Mutant(
             "the larger of the two",
@@ -102,34 +104,34 @@ def slow_drop(text, empty, u, share):
 
 def drop_cases(seed):
     g = torch.Generator().manual_seed(seed)
-    return [
-        (*draws(seed, (2, 2, 3), (2, 3)), torch.tensor([0.05, 0.9]), 0.1),
-        (
-            *draws(seed, (9, 2, 3), (2, 3)),
-            torch.cat([torch.tensor([0.05, 0.9]), torch.rand(7, generator=g)]),
-            0.3,
-        ),
-    ]
+    certain = torch.tensor([0.05, 0.9])
+    cases = []
+    for others, share in ((0, 0.1), (7, 0.3)):
+        text, empty = draws(seed, (2 + others, 2, 3), (2, 3))
+        u = torch.cat([certain, torch.rand(others, generator=g)])
+        cases.append((text, empty, u, share))
+    return cases
+
+
+def without_a_share(fn):
+    text = torch.ones(2, 1, 1)
+    return fn(text, torch.zeros(1, 1), torch.zeros(2), 0.0), text
 
 
 dropped = Exercise(
     "drop_condition",
     "warm-up",
     "Guidance needs a network that also knows pictures without a caption. So in a share of the "
-    "rows the caption's text "
-    "states (b n d) are replaced by those of the empty prompt, `empty` (n d): where u (b,), drawn "
-    "uniformly from 0..1, is "
-    "below `share`.",
+    "rows the caption's text states (b n d) are replaced by those of the empty prompt, `empty` (n "
+    "d): where u (b,), drawn uniformly from 0..1, is below `share`.",
     drop_condition,
     slow_drop,
     drop_cases,
+    apart="the package drops the caption itself, before the text tower reads it",
     facts=(
         Fact(
             "share 0 drops none",
-            lambda fn: (
-                fn(torch.ones(2, 1, 1), torch.zeros(1, 1), torch.zeros(2), 0.0),
-                torch.ones(2, 1, 1),
-            ),
+            without_a_share,
         ),
     ),
     mutants=(
@@ -137,16 +139,13 @@ dropped = Exercise(
             "zeros for the empty prompt",
             lambda x, e, u, p: drop_condition(x, torch.zeros_like(e), u, p),
             'The tower\'s answer to "" is not zero. If training drops to zeros and sampling asks '
-            'with "", guidance '
-            "compares with something never learned.",
+            'with "", guidance compares with something never learned.',
         ),
         Mutant(
             "one draw for the batch",
             lambda x, e, u, p: drop_condition(x, e, u[:1].expand(len(u)), p),
-            (
-                "Whole batches lose their captions at once: gradients get noisier, and the share "
-                "is only right on average."
-            ),
+            "Whole batches lose their captions at once: gradients get noisier, and the share is "
+            "only right on average.",
         ),
         Mutant(
             "the share is kept",
@@ -177,7 +176,8 @@ def min_snr_weight(sch: Schedule, t: Tensor, gamma: float, prediction: str) -> T
 def slow_min_snr(sch, t, gamma, prediction):
     out = []
     for u in t.tolist():
-        a, s = sch.alpha[u].item() ** 2, sch.sigma[u].item() ** 2
+        a = sch.alpha[u].item() ** 2
+        s = sch.sigma[u].item() ** 2
         weight_x0 = min(a / s, gamma)  # errors squared: x0 = s / a eps = s v
         out.append(weight_x0 * (s / a if prediction == "eps" else s))
     return torch.tensor(out, dtype=D)
@@ -185,45 +185,49 @@ def slow_min_snr(sch, t, gamma, prediction):
 
 def snr_cases(seed):
     g = torch.Generator().manual_seed(seed)
-    return [(LINEAR, torch.tensor([1, 100, 1000]), 5.0, p) for p in ("eps", "v")] + [
-        (LINEAR, torch.randint(1, 1001, (9,), generator=g), 1.0, p) for p in ("eps", "v")
-    ]
+    cases = []
+    for prediction in ("eps", "v"):
+        cases.append((LINEAR, torch.tensor([1, 100, 1000]), 5.0, prediction))
+        cases.append((LINEAR, torch.randint(1, 1001, (9,), generator=g), 1.0, prediction))
+    return cases
+
+
+def larger_of_two(sch, t, gamma, prediction):
+    snr = (sch.alpha / sch.sigma).square()[t]
+    return snr.clamp(min=gamma) / (snr if prediction == "eps" else snr + 1)
+
+
+def ratio_not_squared(sch, t, gamma, prediction):
+    ratio = (sch.alpha / sch.sigma)[t]
+    return ratio.clamp(max=gamma) / (ratio if prediction == "eps" else ratio + 1)
 
 
 min_snr = Exercise(
     "min_snr_weight",
     "core",
     "Min-SNR (Hang et al. 2023): every time should weigh min(SNR, gamma) as an error of x0, "
-    "$\\mathrm{SNR} = \\alpha^2 / "
-    "\\sigma^2$. An error of eps is $\\alpha / \\sigma$ times that of x0, one of v is $1 / "
-    "\\sigma$ times it (variance "
-    'preserving). Return the weights (b,) of the squared errors for `prediction` "eps" or "v" at '
-    "times t (b,), "
-    "float64.",
+    "$\\mathrm{SNR} = \\alpha^2 / \\sigma^2$. An error of eps is $\\alpha / \\sigma$ times that "
+    "of x0, one of v is $1 / \\sigma$ times it (variance preserving). Return the weights (b,) of "
+    'the squared errors for `prediction` "eps" or "v" at times t (b,), float64.',
     min_snr_weight,
     slow_min_snr,
     snr_cases,
+    apart="the package trains without weights: it draws the times unevenly instead",
     mutants=(
         Mutant(
             "v weighted as eps",
             lambda sch, t, g, p: min_snr_weight(sch, t, g, "eps"),
             "A known bug of training scripts: SNR for SNR + 1. At the noisy end, where SNR is "
-            "nearly 0, weights stay at "
-            "1 that should vanish.",
+            "nearly 0, weights stay at 1 that should vanish.",
         ),
         Mutant(
             "the larger of the two",
-            lambda sch, t, g, p: (
-                (sch.alpha / sch.sigma).square()[t].clamp(min=g)
-                / ((sch.alpha / sch.sigma).square()[t] + (p == "v"))
-            ),
+            larger_of_two,
             "max for min: the clean end weighs most, as SNR itself would.",
         ),
         Mutant(
             "the ratio without its square",
-            lambda sch, t, g, p: (
-                (sch.alpha / sch.sigma)[t].clamp(max=g) / ((sch.alpha / sch.sigma)[t] + (p == "v"))
-            ),
+            ratio_not_squared,
             "SNR is a ratio of variances.",
         ),
     ),
@@ -240,60 +244,69 @@ min_snr = Exercise(
 # ---- the loss ------------------------------------------------------------------------------------
 
 
-def training_loss(
-    net, sch: Schedule, x0: Tensor, t: Tensor, eps: Tensor, prediction: str
-) -> Tensor:
-    """Mean squared error of net(x_t, t - 1) on the target of "eps", "x0" or "v"; x0, eps (b c h w),
-    t (b,) in 1 .. T.
-    """
-    out = net(process.q_sample(sch, x0, t, eps), t - 1)
-    return (out - process.target(sch, x0, eps, t, prediction)).square().mean()
+def toy_net(x, t, cond):
+    """Half of its output is a variance that has no target, as in a DiT with learned sigma."""
+    noise = 0.3 * x + (t.view(-1, 1, 1, 1).to(x.dtype) / 1000).sin()
+    if cond.label is not None:
+        noise = noise + 0.1 * cond.label.view(-1, 1, 1, 1)
+    return torch.cat([noise, 5 + x], 1)
 
 
-def toy_net(x, t):
-    return 0.3 * x + (t.view(-1, 1, 1, 1).to(x.dtype) / 1000).sin()
-
-
-def slow_loss(net, sch, x0, t, eps, prediction, shift=1, one=False, mean=True):
+def slow_loss(net, batch, sch, prediction, shift=1, one_time=False, mean=True, deaf=False):
+    x0 = batch["x0"]
+    label = batch.get("label")
     total = 0.0
-    for i, u in enumerate(t.tolist() if not one else [t[0].item()] * len(t)):
-        a, s = sch.alpha[u].item(), sch.sigma[u].item()
-        out = net((a * x0[i] + s * eps[i])[None], torch.tensor([u - shift]))[0]
-        goal = {"eps": eps[i], "x0": x0[i], "v": a * eps[i] - s * x0[i]}[prediction]
+    for i in range(len(x0)):
+        t = batch["t"][0 if one_time else i].item()
+        eps = batch["eps"][i]
+        alpha = sch.alpha[t].item()
+        sigma = sch.sigma[t].item()
+        own_label = None if label is None or deaf else label[i : i + 1]
+        x_t = (alpha * x0[i] + sigma * eps)[None]
+        out = net(x_t, torch.tensor([t - shift]), Cond(label=own_label))[0, : x0.shape[1]]
+        goals = {"eps": eps, "x0": x0[i], "v": alpha * eps - sigma * x0[i]}
+        goal = goals[prediction]
         total = total + ((out - goal) ** 2).sum()
     return total / (x0.numel() if mean else len(x0))
 
 
-def loss_cases(seed):
+def loss_batch(seed, shape, labelled):
     g = torch.Generator().manual_seed(seed)
+    x0, eps = draws(seed, shape, shape)
+    late = torch.tensor([1000])
+    batch = {
+        "x0": x0.double(),
+        "eps": eps.double(),
+        "t": torch.cat([late, torch.randint(1, 1001, (shape[0] - 1,), generator=g)]),
+    }
+    if labelled:
+        batch["label"] = 1 + torch.arange(shape[0])
+    return batch
+
+
+def loss_cases(seed):
+    rows = (
+        ("eps", (1, 1, 2, 2), False),
+        ("v", (3, 2, 2, 2), True),
+        ("x0", (2, 1, 3, 3), False),
+        ("eps", (4, 2, 2, 2), True),
+    )
     return [
-        (
-            toy_net,
-            LINEAR,
-            *(v.double() for v in draws(seed, shape)),
-            torch.cat([torch.tensor([1000]), torch.randint(1, 1001, (len(eps) - 1,), generator=g)]),
-            eps.double(),
-            p,
-        )
-        for p, shape in (
-            ("eps", (1, 1, 2, 2)),
-            ("v", (3, 2, 2, 2)),
-            ("x0", (2, 1, 3, 3)),
-            ("eps", (4, 2, 2, 2)),
-        )
-        for eps in draws(seed + 20, shape)
+        (toy_net, loss_batch(seed, shape, labelled), LINEAR, prediction)
+        for prediction, shape, labelled in rows
     ]
 
 
 loss = Exercise(
-    "training_loss",
+    "diffusion_loss",
     "build",
-    "The whole of DDPM training but for the optimiser. Noise the pictures x0 (b c h w) with `eps` "
-    "to their own times t "
-    "(b,), indices 1 .. T of the schedule; ask `net(x_t, t - 1)` (networks count from 0); return "
-    "the mean squared error on "
-    "the target: eps, x0, or $v = \\alpha_t \\epsilon - \\sigma_t x_0$.",
-    training_loss,
+    "The whole of DDPM training but for the optimiser. `batch` holds the pictures x0 (b c h w), "
+    "noise eps of that shape, times t (b,), indices 1 .. T of the schedule, and perhaps the "
+    "condition: text (b n d) or label (b,). Noise the pictures to their own times; ask `net(x_t, "
+    "t - 1, Cond(text=.., label=..))` (networks count from 0); return the mean squared error on "
+    "the target: eps, x0, or $v = \\alpha_t \\epsilon - \\sigma_t x_0$. A network may answer with "
+    "more channels than x0 has; only the first c count.",
+    diffusion_loss,
     slow_loss,
     loss_cases,
     tolerance=1e-8,
@@ -302,12 +315,11 @@ loss = Exercise(
             "the network told the index",
             lambda *a: slow_loss(*a, shift=0),
             "One time off between training and sampling: a slight haze over everything, and an "
-            "index out of range at "
-            "T.",
+            "index out of range at T.",
         ),
         Mutant(
             "one time for the batch",
-            lambda *a: slow_loss(*a, one=True),
+            lambda *a: slow_loss(*a, one_time=True),
             "All rows get the time of the first. It learns, slowly and with noisy gradients.",
         ),
         Mutant(
@@ -317,14 +329,19 @@ loss = Exercise(
         ),
         Mutant(
             "eps whatever is predicted",
-            lambda net, sch, x0, t, eps, p: slow_loss(net, sch, x0, t, eps, "eps"),
+            lambda net, batch, sch, p: slow_loss(net, batch, sch, "eps"),
             "A v-model fine-tuned on eps: it worsens from the first step on.",
+        ),
+        Mutant(
+            "the condition not handed on",
+            lambda *a: slow_loss(*a, deaf=True),
+            "The network learns to draw, and not to listen: every prompt gives the same pictures.",
         ),
     ),
     hints=(
-        "`process.q_sample` and `process.target` take t (b,) as well as an int.",
-        "The network's time is t - 1.",
-        "`(net(x_t, t - 1) - process.target(sch, x0, eps, t, prediction)).square().mean()`.",
+        "`q_sample` and `target` of minidiff.core.process take t (b,) as well as an int.",
+        'The network\'s time is t - 1; `batch.get("text")` is None where there is no text.',
+        "`(out[:, : x0.shape[1]] - target(sch, x0, eps, t, prediction)).square().mean()`.",
     ),
     page=PAGE,
 )

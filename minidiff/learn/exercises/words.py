@@ -2,31 +2,21 @@
 word that is learned.
 """
 
+from itertools import product
+
 import torch
 from torch import Tensor
 
+from minidiff.editing.prompt_to_prompt import edited_maps, span_map
 from minidiff.learn.exercise import Exercise, Fact, Mutant
 from minidiff.learn.exercises.edits import P2P
-from minidiff.learn.exercises.networks import draws
+from minidiff.learn.exercises.inputs import draw, draws
 
-LORA, EMBED = "tutorials/formats/lora.md", "tutorials/weights/embeddings.md"
+LORA = "tutorials/formats/lora.md"
+EMBED = "tutorials/weights/embeddings.md"
 
 
 # ---- replaced words ------------------------------------------------------------------------------
-
-
-def span_map(source: list[list[int]], target: list[list[int]], n: int) -> Tensor:
-    """M (n n): M[i, j] is the share of source token i in target token j, for words given as lists
-    of token positions.
-
-    Word k of the source stands for word k of the target: token by token if they have equally many,
-    else every target token gets the mean of the source word's. Other columns are 0.
-    """
-    M = torch.zeros(n, n)
-    for a, b in zip(source, target):
-        for i, j in zip(a, b) if len(a) == len(b) else [(i, j) for j in b for i in a]:
-            M[i, j] = 1.0 if len(a) == len(b) else 1 / len(a)
-    return M
 
 
 def slow_span_map(source, target, n):
@@ -41,28 +31,34 @@ def slow_span_map(source, target, n):
     return out
 
 
-def spans(seed):
+def random_words(g):
+    """Four words of one to three tokens each, one after the other."""
+    words = []
+    first = 1
+    for length in torch.randint(1, 4, (4,), generator=g).tolist():
+        words.append([*range(first, first + length)])
+        first += length
+    return words
+
+
+def span_cases(seed):
     g = torch.Generator().manual_seed(seed)
-    words = [[], []]
-    for side in words:
-        at = 1
-        for n in torch.randint(1, 4, (4,), generator=g).tolist():
-            side.append([*range(at, at + n)])
-            at += n
     return [
         ([[1], [2]], [[1], [2]], 3),
         ([[1], [2, 3], [4]], [[1], [2], [3]], 5),
         ([[1], [2]], [[1], [2, 3, 4]], 5),
-        (*words, 14),
+        (random_words(g), random_words(g), 14),
     ]
 
 
-def spans_like(share=lambda a, b: 1 / len(a), pairs=None):
+def spans_like(share=lambda a, b: 1 / len(a), in_pairs=False):
     def wrong(source, target, n):
         M = torch.zeros(n, n)
         for a, b in zip(source, target):
-            for i, j in zip(a, b) if len(a) == len(b) or pairs else [(i, j) for j in b for i in a]:
-                M[i, j] = 1.0 if len(a) == len(b) else share(a, b)
+            equal = len(a) == len(b)
+            pairs = zip(a, b) if equal or in_pairs else product(a, b)
+            for i, j in pairs:
+                M[i, j] = 1.0 if equal else share(a, b)
         return M
 
     return wrong
@@ -72,15 +68,13 @@ replaced = Exercise(
     "span_map",
     "core",
     'Prompt-to-prompt\'s "replace": target word k takes over the attention of source word k. '
-    "Words are lists of token "
-    "positions (`source`, `target`, equally many words). Return M (n n) so that maps (.. n) @ M "
-    "are the target's: words of "
-    "equal length pair token by token; otherwise each target token gets the mean over the source "
-    "word's tokens. Unused "
-    "columns are 0.",
+    "Words are lists of token positions (`source`, `target`, equally many words). Return M (n n) "
+    "so that maps (.. n) @ M are the target's: words of equal length pair token by token; "
+    "otherwise each target token gets the mean over the source word's tokens. Unused columns are "
+    "0.",
     span_map,
     slow_span_map,
-    spans,
+    span_cases,
     facts=(
         Fact(
             "a column sums to 1 where there is a partner",
@@ -92,8 +86,7 @@ replaced = Exercise(
             "divided by the target's tokens",
             spans_like(lambda a, b: 1 / len(b)),
             "A widely copied version does this: two tokens replaced by one then give it twice the "
-            "attention there is, "
-            "one replaced by three a third of it.",
+            "attention there is, one replaced by three a third of it.",
         ),
         Mutant(
             "not shared out",
@@ -102,15 +95,14 @@ replaced = Exercise(
         ),
         Mutant(
             "as many tokens as both have",
-            spans_like(lambda a, b: 1.0, pairs=True),
+            spans_like(lambda a, b: 1.0, in_pairs=True),
             "Further tokens of the new word look nowhere, since their columns stay 0.",
         ),
         Mutant(
             "transposed",
             lambda s, t, n: span_map(s, t, n).T,
             "Rows are source tokens. The other way round, nothing fails as long as all words have "
-            "one token at equal "
-            "places.",
+            "one token at equal places.",
         ),
     ),
     hints=(
@@ -125,33 +117,27 @@ replaced = Exercise(
 # ---- maps under an edit --------------------------------------------------------------------------
 
 
-def edited_maps(
-    source: Tensor, edit: Tensor, M: Tensor, alpha: Tensor, on: float, weight: Tensor
-) -> Tensor:
-    """The edit's attention maps (b h n m): source's through M (m m) where alpha (m,) is 1 and `on`,
-    times weight (m,).
-    """
-    mixed = alpha * (source @ M) + (1 - alpha) * edit
-    return (on * mixed + (1 - on) * edit) * weight
-
-
-def slow_edited(source, edit, M, alpha, on, weight, normal=False):
+def slow_edited(source, edit, M, alpha, inject, weight, normal=False):
     out = torch.zeros_like(edit)
-    for j in range(edit.shape[-1]):
-        taken = sum(source[..., i] * M[i, j] for i in range(source.shape[-1]))
-        out[..., j] = (taken if on and alpha[j] else edit[..., j]) * weight[j]
+    tokens = edit.shape[-1]
+    for j in range(tokens):
+        column = edit[..., j]
+        if inject and alpha[j]:
+            column = sum(source[..., i] * M[i, j] for i in range(tokens))
+        out[..., j] = column * weight[j]
     return out / out.sum(-1, keepdim=True) if normal else out
 
 
 def map_cases(seed):
     g = torch.Generator().manual_seed(seed)
-    M, alpha = span_map([[0], [1], [2, 3]], [[0], [2], [1]], 4), torch.tensor([1.0, 1, 0, 1])
+    M = span_map([[0], [1], [2, 3]], [[0], [2], [1]], 4)
+    alpha = torch.tensor([1.0, 1, 0, 1])
     loud = torch.tensor([1.0, 1, 2, 0.5])
-    pairs = [[v.softmax(-1) for v in torch.randn(2, b, 2, 3, 4, generator=g)] for b in (1, 1, 2)]
+    first, second, third = (torch.randn(2, b, 2, 3, 4, generator=g).softmax(-1) for b in (1, 1, 2))
     return [
-        (*pairs[0], torch.eye(4), torch.ones(4), 1.0, torch.ones(4)),
-        (*pairs[1], M, alpha, 1.0, loud),
-        (*pairs[2], M, alpha, 0.0, loud),
+        (*first, torch.eye(4), torch.ones(4), 1.0, torch.ones(4)),
+        (*second, M, alpha, 1.0, loud),
+        (*third, M, alpha, 0.0, loud),
     ]
 
 
@@ -159,12 +145,10 @@ injection = Exercise(
     "edited_maps",
     "core",
     "All that prompt-to-prompt does to cross-attention, in one function. `source`, `edit`: maps "
-    "(b h n m) over m tokens. "
-    "Where a target token has a partner (`alpha` (m,) is 1) the edit takes the source's maps, "
-    "carried over by `M` (m m); "
-    "elsewhere it keeps its own. `on` is 1 in the steps in which maps are injected, 0 later. At "
-    "all times each token's "
-    "column is multiplied by its `weight` (m,), and rows are left as they then are.",
+    "(b h n m) over m tokens. Where a target token has a partner (`alpha` (m,) is 1) the edit "
+    "takes the source's maps, carried over by `M` (m m); elsewhere it keeps its own. `inject` is "
+    "1 in the steps in which maps are injected, 0 later. At all times each token's column is "
+    "multiplied by its `weight` (m,), and rows are left as they then are.",
     edited_maps,
     slow_edited,
     map_cases,
@@ -172,10 +156,8 @@ injection = Exercise(
         Mutant(
             "renormalised",
             lambda *a: slow_edited(*a, normal=True),
-            (
-                "Rows that sum to 1 again take back most of the weight; the published method "
-                "leaves them."
-            ),
+            "Rows that sum to 1 again take back most of the weight; the published method leaves "
+            "them.",
         ),
         Mutant(
             "M transposed",
@@ -196,10 +178,8 @@ injection = Exercise(
     hints=(
         "First what the source offers, then who takes it, then when, then how loud.",
         "`source @ M` carries maps over.",
-        (
-            "`mixed = alpha * (source @ M) + (1 - alpha) * edit`; `(on * mixed + (1 - on) * "
-            "edit) * weight`."
-        ),
+        "`mixed = alpha * (source @ M) + (1 - alpha) * edit`; `(on * mixed + (1 - on) * edit) * "
+        "weight`.",
     ),
     page=P2P,
 )
@@ -212,17 +192,19 @@ def lora_weight(W: Tensor, A: Tensor, B: Tensor, alpha: float, strength: float) 
     """W (out in) or (out in kh kw) with a LoRA merged: A (r in ..) down, B (out r ..) up, scaled by
     alpha / r.
     """
-    return W + strength * alpha / len(A) * (B.flatten(1) @ A.flatten(1)).view_as(W)
+    low_rank = B.flatten(1) @ A.flatten(1)
+    return W + strength * alpha / len(A) * low_rank.view_as(W)
 
 
 def slow_lora(W, A, B, alpha, strength, scale=None):
     """Layer by layer, as a network would run it: what the two thin layers give for every unit
     input.
     """
-    out, r = W.clone().flatten(1), len(A)
+    factor = alpha / len(A) if scale is None else scale(A, B, alpha)
+    out = W.clone().flatten(1)
     for k, unit in enumerate(torch.eye(out.shape[1])):
-        factor = alpha / r if scale is None else scale(A, B, alpha)
-        out[:, k] += strength * factor * (B.flatten(1) @ (A.flatten(1) @ unit))
+        thin = A.flatten(1) @ unit
+        out[:, k] += strength * factor * (B.flatten(1) @ thin)
     return out.view_as(W)
 
 
@@ -235,26 +217,27 @@ def lora_cases(seed):
 
 
 def lora_like(scale):
-    return lambda W, A, B, alpha, strength: slow_lora(
-        W, A, B, alpha, strength, lambda a, b, al: scale(a, b, al, strength)
-    )
+    def wrong(W, A, B, alpha, strength):
+        return slow_lora(W, A, B, alpha, strength, lambda a, b, al: scale(a, b, al, strength))
+
+    return wrong
 
 
 merged = Exercise(
     "lora_weight",
     "warm-up",
     "Merge a LoRA: $W' = W + strength \\cdot \\frac{\\alpha}{r} B A$. A (r in) maps down, B (out "
-    "r) up, r is the rank. For "
-    "a convolution W is (out in kh kw), A (r in kh kw), B (out r 1 1), and all count as matrices "
-    "with what is behind the "
-    "first axis laid flat.",
+    "r) up, r is the rank. For a convolution W is (out in kh kw), A (r in kh kw), B (out r 1 1), "
+    "and all count as matrices with what is behind the first axis laid flat.",
     lora_weight,
     slow_lora,
     lora_cases,
+    apart="the package reads five families of factors, and merges whichever a file holds "
+    "(`Delta.delta`)",
     facts=(
         Fact(
             "strength 0 changes nothing",
-            lambda fn: (fn(*draws(1, (2, 3), (1, 3), (2, 1)), 4.0, 0.0), draws(1, (2, 3))[0]),
+            lambda fn: (fn(*draws(1, (2, 3), (1, 3), (2, 1)), 4.0, 0.0), draw(1, 2, 3)),
         ),
     ),
     mutants=(
@@ -262,8 +245,7 @@ merged = Exercise(
             "alpha forgotten",
             lora_like(lambda a, b, al, s: 1.0),
             "Right for files with alpha = r, such as some trainers write. Others have alpha 1 at "
-            "rank 128: then the "
-            "picture falls apart.",
+            "rank 128: then the picture falls apart.",
         ),
         Mutant(
             "alpha not divided by the rank",
@@ -298,7 +280,10 @@ def expand_word(ids: list[int], word: int, first: int, count: int) -> list[int]:
     """Token ids in which each `word` is replaced by the `count` ids of its vectors: first, first +
     1, ...
     """
-    return [j for i in ids for j in ([*range(first, first + count)] if i == word else [i])]
+    out = []
+    for i in ids:
+        out += range(first, first + count) if i == word else [i]
+    return out
 
 
 def slow_expand(ids, word, first, count):
@@ -306,34 +291,42 @@ def slow_expand(ids, word, first, count):
     for i in ids:
         if i != word:
             out.append(i)
-        else:
-            for k in range(count):
-                out.append(first + k)
+            continue
+        for k in range(count):
+            out.append(first + k)
     return out
+
+
+def expand_word_cases(seed):
+    return [
+        ([5, 9, 6], 9, 100, 2),
+        ([9, 1, 9, 9], 9, 50, 3),
+        ([1, 2], 9, 50, 3),
+        (torch.randint(4, (8,), generator=torch.Generator().manual_seed(seed)).tolist(), 2, 4, 1),
+    ]
+
+
+def first_word_only(ids, word, first, count):
+    if word not in ids:
+        return list(ids)
+    end = ids.index(word) + 1
+    return slow_expand(ids[:end], word, first, count) + ids[end:]
 
 
 expanded = Exercise(
     "expand_word",
     "warm-up",
     "Textual inversion may learn several vectors for one word. They are rows first, first + 1, "
-    "... of the table. In a list "
-    "of token ids replace every `word` by the ids of its `count` vectors, in order.",
+    "... of the table. In a list of token ids replace every `word` by the ids of its `count` "
+    "vectors, in order.",
     expand_word,
     slow_expand,
-    lambda seed: [
-        ([5, 9, 6], 9, 100, 2),
-        ([9, 1, 9, 9], 9, 50, 3),
-        ([1, 2], 9, 50, 3),
-        (torch.randint(4, (8,), generator=torch.Generator().manual_seed(seed)).tolist(), 2, 4, 1),
-    ],
+    expand_word_cases,
+    apart="the package gives the tokenizer the word, which then spells it as so many ids",
     mutants=(
         Mutant(
             "only the first",
-            lambda ids, w, f, n: (
-                slow_expand(ids[: ids.index(w) + 1], w, f, n) + ids[ids.index(w) + 1 :]
-                if w in ids
-                else list(ids)
-            ),
+            first_word_only,
             '"<cat> and <cat>": the second one stays an unknown token.',
         ),
         Mutant(
@@ -350,7 +343,7 @@ expanded = Exercise(
     hints=(
         "A list grows while another is read.",
         "`range(first, first + count)`.",
-        "Two `for` in one comprehension.",
+        "`out += range(first, first + count) if i == word else [i]`.",
     ),
     page=EMBED,
 )
@@ -365,20 +358,22 @@ def keep_rows(table: Tensor, before: Tensor, learned: list[int]) -> Tensor:
     return torch.where(keep, before, table)
 
 
+def slow_keep_rows(table, before, learned):
+    rows = [table[i] if i in learned else before[i] for i in range(len(table))]
+    return torch.stack(rows)
+
+
 frozen = Exercise(
     "keep_rows",
     "warm-up",
     "In textual inversion only the new word's rows may change. But optimisers with momentum or "
-    "weight decay move every row "
-    "of the table. Return the table (n d) after the step with all rows except `learned` (a list "
-    "of indices) as they were "
-    "`before`.",
+    "weight decay move every row of the table. Return the table (n d) after the step with all "
+    "rows except `learned` (a list of indices) as they were `before`.",
     keep_rows,
-    lambda new, old, learned: torch.stack(
-        [new[i] if i in learned else old[i] for i in range(len(new))]
-    ),
+    slow_keep_rows,
     lambda seed: [(*draws(seed, (3, 2), (3, 2)), [2]), (*draws(seed, (8, 4), (8, 4)), [5, 7])],
     tolerance=0.0,
+    apart="the package loads learned words and trains none",
     mutants=(
         Mutant(
             "the learned rows put back",
@@ -388,19 +383,15 @@ frozen = Exercise(
         Mutant(
             "nothing put back",
             lambda new, old, rows: new.clone(),
-            (
-                "Zero gradients are not enough: weight decay shrinks the whole vocabulary a "
-                "little at each step."
-            ),
+            "Zero gradients are not enough: weight decay shrinks the whole vocabulary a little at "
+            "each step.",
         ),
         Mutant("all put back", lambda new, old, rows: old.clone(), "The loss never falls."),
         Mutant(
             "everything before the first one",
             lambda new, old, rows: torch.cat([old[: rows[0]], new[rows[0] :]]),
-            (
-                "True for rows at the end of the table, one after the other; not for words among "
-                "others."
-            ),
+            "True for rows at the end of the table, one after the other; not for words among "
+            "others.",
         ),
     ),
     hints=(

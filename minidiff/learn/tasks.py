@@ -1,0 +1,88 @@
+"""What a learner may ask for besides a verdict: the task, a hint, the solution, how far one is."""
+
+import textwrap
+
+from minidiff.learn import records
+from minidiff.learn.exercise import LADDERS
+from minidiff.learn.exercises import exercises, find
+from minidiff.learn.records import Record
+from minidiff.learn.stub import source, start
+
+NEXT = """\
+Write the body, and let this file be graded:
+
+    python -m minidiff learn check FILE
+    python -m minidiff learn hint {name}
+
+or, in a notebook: check("{name}", {name})"""
+
+
+def task(name: str) -> str:
+    """What to write, and the stub to start from: all of it is one Python file that runs."""
+    exercise = find(name)
+    about = [f"{name} ({exercise.ladder}, {LADDERS[exercise.ladder]})", exercise.task]
+    if exercise.page:
+        about.append(f"Explained in {exercise.page}.")
+    about.append(NEXT.format(name=name))
+    text = f"{_comment(about)}\n\n{start(exercise)}"
+    print(text)
+    return text
+
+
+def _comment(paragraphs: list[str]) -> str:
+    """Paragraphs as lines of comment; one that has lines of its own keeps them."""
+    lines = []
+    for paragraph in paragraphs:
+        if "\n" not in paragraph:
+            paragraph = textwrap.fill(paragraph, 98, break_long_words=False, break_on_hyphens=False)
+        lines += [*paragraph.splitlines(), ""]
+    return "\n".join(f"# {line}".rstrip() for line in lines[:-1])
+
+
+def hint(name: str, level: int | None = None) -> str:
+    """The next hint of three, or the one of that level (1 to 3)."""
+    exercise = find(name)
+    if level is not None and level not in (1, 2, 3):
+        raise ValueError(f"level={level}: there are three hints, 1 to 3")
+    taken = records.record_of(name).hints
+    number = level or min(taken + 1, 3)
+    if number > taken:
+        records.add_hint(name)
+    text = f"{name}, hint {number} of 3: {exercise.hints[number - 1]}"
+    print(text)
+    return text
+
+
+def reveal(name: str, anyway: bool = False) -> str:
+    """The project's own function. Before yours passes, only with `anyway=True`."""
+    exercise = find(name)
+    if not anyway and not records.record_of(name).passed:
+        raise ValueError(
+            f"{name} is not solved yet: ask for a hint, or insist with anyway=True (in a shell: "
+            "--anyway)"
+        )
+    text = source(exercise.reference)
+    print(text)
+    return text
+
+
+def progress() -> dict[str, Record]:
+    """Print every exercise with its tries, the hints taken (one star each) and whether it was
+    solved; returns {name: its record}.
+    """
+    known = records.read_records()
+    table = {name: known.get(name, Record()) for name in exercises()}
+    for ladder, time in LADDERS.items():
+        names = [name for name, exercise in exercises().items() if exercise.ladder == ladder]
+        solved = sum(table[name].passed for name in names)
+        print(f"{ladder} ({time} each): {solved} of {len(names)}")
+        for name in names:
+            print(f"  {name:28} {_state(table[name]):10}{'*' * table[name].hints}".rstrip())
+    print("learn task NAME: what to write and a stub; learn check FILE: grade what you wrote")
+    return table
+
+
+def _state(record: Record) -> str:
+    if record.passed:
+        return "solved"
+    return f"{record.tries} tries" if record.tries else ""

@@ -1,0 +1,25 @@
+"""Differences between nested answers, and where they are."""
+
+import torch
+
+from minidiff.learn.values import clone, difference
+
+
+def test_the_place_of_a_difference_is_found_in_nested_answers():
+    a = [torch.zeros(2, 3), {"k": (1.0, torch.ones(2))}]
+    b = clone(a)
+    b[1]["k"][1][1] += 2
+    assert difference(a, b) == (2.0, "[1]['k'][1][1]")
+    assert difference(a, a) == (0.0, "")
+
+
+def test_another_shape_or_structure_is_infinitely_different():
+    inf = float("inf")
+    assert difference(torch.zeros(2), torch.zeros(3))[0] == inf
+    assert difference([1], 1)[0] == inf
+
+
+def test_equal_infinities_agree_and_nan_never_does():
+    edge = torch.tensor([1.0, float("inf")])
+    assert difference(edge, edge)[0] == 0
+    assert difference(torch.tensor(float("nan")), torch.tensor(1.0))[0] == float("inf")
