@@ -6,8 +6,10 @@ guidances stack. A method that changes the loop writes its own: the three lines 
 pattern, not a framework.
 
 Picture i of a batch owns one random stream, seeded with seed + i on the CPU. Its first draw is the
-starting noise (`noise`), the later ones are the noises of the steps (`noises`). So a picture
-depends on its own seed only: not on the batch it is drawn in, not on the device.
+starting noise (`noise`), the later ones are the noises of the steps (`noises`). So the noise of a
+picture depends on its own seed only, bit for bit: not on the batch it is drawn in, not on the
+device it is for. The picture made of it is the same to rounding; tutorials/seeds.md has the
+figures, and says that seeds 2**32 apart are one seed.
 """
 
 from collections.abc import Callable, Iterator, Sequence
