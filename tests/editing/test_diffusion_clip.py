@@ -159,7 +159,8 @@ def test_a_mixture_is_the_weighted_mean_and_weights_may_depend_on_time(pipe, sty
 
 def test_degree_zero_is_the_network_as_it_was(pipe, image):
     a = diffusion_clip(pipe, image, A, B, updates=1, degree=0.0, strength=0.6, steps=2, **FAST)
-    assert torch.equal(a, restyle(pipe, image, A, pipe.eps, strength=0.6, steps=2))
+    plain = restyle(pipe, image, A, pipe.eps, strength=0.6, steps=2)
+    assert (a - plain).abs().max() < 1e-4
 
 
 def test_mixtures_refuse_other_numbers_of_weights(pipe, style):
