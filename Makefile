@@ -23,7 +23,7 @@ JOBS ?= 2
 test verify-exercises: export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full train bench bench-sd notebooks figures check verify-exercises site check-site lint clean
+.PHONY: help demo test test-full train bench bench-sd notebooks figures check verify-exercises site check-site lint format clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /	/' | expand -t 12
@@ -66,11 +66,17 @@ site: $(VENV)/.site  ## tutorials, playground, gallery, leaderboard, code beside
 check-site: site  ## open every page of the site in headless Chromium (Debian: apt-get install chromium)
 	$(BIN)/python tutorials/site/check.py
 
-lint: $(VENV)/.done  ## ruff
+lint: $(VENV)/.done  ## ruff's rules and format; mypy on core, pipe and samplers
 	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+
+format: $(VENV)/.done  ## lay out all code as `make lint` wants it
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
 
 clean:  ## remove the environment and everything made, except runs/
-	rm -rf $(VENV) out build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) out build *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
 $(VENV)/.done: requirements/base.lock

@@ -6,11 +6,17 @@ against known answers.
     image = pipe.generate("a red circle on a blue background", seed=0)  # (1, 3, 64, 64) in [-1, 1]
 """
 
-__version__ = "0.1.0"
-__all__ = ["build", "load", "load_clip"]
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from minidiff.weights.store import build, load, load_clip
+
+__version__ = "0.2.0"
+__all__ = ["__version__", "build", "load", "load_clip"]
 
 
-def __getattr__(name: str):  # late, so that `import minidiff.core...` does not import every network
+def __getattr__(name: str) -> Any:
+    # late, so that `import minidiff.core...` does not import every network
     if name in __all__:
         from minidiff.weights import store
 

@@ -19,6 +19,30 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
+__all__ = [
+    "FORMATS",
+    "MAX_PIXELS",
+    "READ",
+    "as_mask",
+    "as_pictures",
+    "check_target",
+    "crop_box",
+    "fit",
+    "grid",
+    "known_range",
+    "mask_of",
+    "mask_of_size",
+    "paste_back",
+    "picture_size",
+    "read_image",
+    "read_mask",
+    "to_pil",
+    "write_bytes",
+    "write_image",
+    "write_json",
+    "write_pil",
+]
+
 MAX_PIXELS = 64_000_000  # 8000 x 8000; a larger claim is a mistake or an attack
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}  # written
 READ = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # of a GIF or TIFF the first picture

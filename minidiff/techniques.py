@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 
+__all__ = ["ALL", "TECHNIQUES", "Sheet", "Sweep", "Technique", "find", "strengths"]
+
 
 @dataclass(frozen=True)
 class Sweep:

@@ -100,3 +100,21 @@ def awake():
         return p
 
     return make
+
+
+@pytest.fixture(scope="session")
+def pipe():
+    """The tiny model with random weights. One for all tests: those that change weights make their
+    own.
+    """
+    import minidiff
+
+    return minidiff.build("tiny", seed=0)
+
+
+@pytest.fixture(scope="session")
+def image():
+    """Two random pictures of the tiny model's size, for tests that leave them as they are."""
+    import torch
+
+    return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1

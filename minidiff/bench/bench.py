@@ -1,6 +1,6 @@
 """ShapesEditBench: every editing method on the same scenes, against the true edited picture.
 
-    minidiff bench --methods sdedit prompt-to-prompt --items 2  # two scenes a kind
+    minidiff bench --methods sdedit direct-inversion --items 2  # two scenes a kind
     minidiff bench --split test --seeds 3 --out runs/bench  # all of them; resumes where it was
     minidiff bench --report runs/bench  # its table, JSON and picture again
     minidiff bench --fit sdedit  # choose its knobs, on dev only

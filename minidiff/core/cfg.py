@@ -23,6 +23,8 @@ the conditional prediction, and `cfg_batched` does both evaluations in one call.
 apart for methods that edit one branch only.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -71,7 +73,7 @@ def cfg(
     ValueError for a negative scale or a rescale outside 0..1.
     """
 
-    def two(x_t, t, cond):
+    def two(x_t: Tensor, t: int | Tensor, cond: Cond | None) -> tuple[Tensor, Tensor]:
         return denoise(x_t, t, null.expand(len(x_t))), denoise(x_t, t, cond)
 
     return _guided(denoise, two, scale, interval, rescale)
@@ -89,16 +91,23 @@ def cfg_batched(
     must then have the same fields as the condition.
     """
 
-    def one(x_t, t, cond):
+    def one(x_t: Tensor, t: int | Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
         b = len(x_t)
         rows = Cond.cat([null.expand(b), cond.expand(b)])  # rows: [null, cond]
         t = torch.cat([t, t]) if isinstance(t, Tensor) else t
-        return denoise(torch.cat([x_t, x_t]), t, rows).chunk(2)  # 2b .. -> b .., b ..
+        e_null, e_cond = denoise(torch.cat([x_t, x_t]), t, rows).chunk(2)  # 2b .. -> b .., b ..
+        return e_null, e_cond
 
     return _guided(denoise, one, scale, interval, rescale)
 
 
-def _guided(denoise, both, scale, interval, phi) -> Denoise:
+def _guided(
+    denoise: Denoise,
+    both: Callable[..., tuple[Tensor, Tensor]],
+    scale: float,
+    interval: tuple[float, float] | None,
+    phi: float,
+) -> Denoise:
     if scale < 0:
         raise ValueError(
             f"scale={scale} is negative; 1 is no guidance, 7.5 usual; to avoid something make it "
@@ -113,7 +122,7 @@ def _guided(denoise, both, scale, interval, phi) -> Denoise:
             "(400, 1000)"
         )
 
-    def guided(x_t, t, cond):
+    def guided(x_t: Tensor, t: int | Tensor, cond: Cond | None) -> Tensor:
         on = (lo < t) & (t <= hi)  # a bool, or one per row
         if scale == 1 or not torch.as_tensor(on).any():
             return denoise(x_t, t, cond)

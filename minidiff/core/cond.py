@@ -7,7 +7,9 @@ operation leaves it as it is.
 """
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +27,7 @@ class Cond:
     image: Tensor | None = None
     extra: dict[str, Tensor] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         rows = {k: len(v) for k, v in self._tensors().items()}
         if len(set(rows.values())) > 1:
             raise ValueError(f"fields of a Cond must have equally many rows, got {rows}")
@@ -42,13 +44,13 @@ class Cond:
             **{k: v for k, v in tensors.items() if not k.startswith("extra.")}, extra=extra or None
         )
 
-    def _map(self, fn) -> "Cond":
+    def _map(self, fn: Callable[[Tensor], Tensor]) -> "Cond":
         return self._of({k: fn(v) for k, v in self._tensors().items()})
 
     def __len__(self) -> int:
         return next((len(v) for v in self._tensors().values()), 0)
 
-    def __getitem__(self, i) -> "Cond":
+    def __getitem__(self, i: int | slice | list[int] | Tensor) -> "Cond":
         """Rows i: an int (the batch axis stays), a slice, a list or a tensor of indices."""
         if isinstance(i, int):
             if not -len(self) <= i < len(self):
@@ -82,7 +84,9 @@ class Cond:
             )
         return self._map(lambda v: v.expand(b, *v.shape[1:]))
 
-    def to(self, device=None, dtype=None) -> "Cond":
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> "Cond":
         """Move every field; `dtype` is for floating-point
         fields only, labels and masks keep theirs.
         """
@@ -90,6 +94,6 @@ class Cond:
             lambda v: v.to(device=device, dtype=dtype if v.is_floating_point() else None)
         )
 
-    def replace(self, **fields) -> "Cond":
+    def replace(self, **fields: Any) -> "Cond":
         """The same bundle with some fields exchanged."""
         return dataclasses.replace(self, **fields)

@@ -6,11 +6,13 @@ guidances stack. A method that changes the loop writes its own: the three lines 
 pattern, not a framework.
 
 Picture i of a batch owns one random stream, seeded with seed + i on the CPU. Its first draw is the
-starting noise (`noise`), the later ones are the noises of the steps (`noises`). So a picture
-depends on its own seed only: not on the batch it is drawn in, not on the device.
+starting noise (`noise`), the later ones are the noises of the steps (`noises`). So the noise of a
+picture depends on its own seed only, bit for bit: not on the batch it is drawn in, not on the
+device it is for. The picture made of it is the same to rounding; tutorials/seeds.md has the
+figures, and says that seeds 2**32 apart are one seed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Protocol
 
@@ -30,6 +32,9 @@ class Denoise(Protocol):
         """
 
 
+Step = Callable[..., Tensor]  # (sch, x_t, eps, t, s) -> x_s
+
+
 def step_pairs(ts: list[int], progress: bool = False) -> Iterator[tuple[int, int]]:
     """The pairs (t, s) of a list of times, with a progress bar if asked."""
     return tqdm(list(pairwise(ts)), leave=False) if progress else pairwise(ts)
@@ -42,7 +47,7 @@ def sample(
     x: Tensor,
     ts: list[int],
     cond: Cond | None = None,
-    step=ddim_step,
+    step: Step = ddim_step,
     progress: bool = False,
 ) -> Tensor:
     """Carry x from time ts[0] to ts[-1]; `step` is (sch, x_t, eps, t, s) -> x_s. No gradients.
@@ -62,7 +67,7 @@ def trace(
     x: Tensor,
     ts: list[int],
     cond: Cond | None = None,
-    step=ddim_step,
+    step: Step = ddim_step,
     progress: bool = False,
 ) -> list[Tensor]:
     """As `sample`, but every state on the way: element i is at time ts[i]."""
@@ -90,13 +95,23 @@ def _streams(b: int, seed: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed + i) for i in range(b)]
 
 
-def _draw(shape, streams, device, dtype) -> Tensor:
+def _draw(
+    shape: Sequence[int],
+    streams: list[torch.Generator],
+    device: torch.device | str | None,
+    dtype: torch.dtype | None,
+) -> Tensor:
     return torch.stack([torch.randn(shape, generator=g) for g in streams]).to(
         device=device, dtype=dtype
     )
 
 
-def noise(shape, seed: int = 0, device=None, dtype=None) -> Tensor:
+def noise(
+    shape: Sequence[int],
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
     """Unit Gaussian of that shape; row i depends on seed
     + i alone (drawn in float32 on the CPU, then cast).
     """

@@ -6,6 +6,9 @@ Times t and s are a python int (then every coefficient is a float) or a LongTens
 re-noise and compare at s.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -41,7 +44,7 @@ PREDICTIONS = {
 }
 
 
-def _root(v):
+def _root(v: Any) -> Any:
     # rounding may dip below 0
     return v.clamp(min=0).sqrt() if isinstance(v, Tensor) else max(v, 0.0) ** 0.5
 
@@ -80,13 +83,13 @@ def target(sch: Schedule, x0: Tensor, eps: Tensor, t: int | Tensor, prediction: 
     return make(alpha, sigma, x0, eps)
 
 
-def _prediction(name: str):
+def _prediction(name: str) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
     if name not in PREDICTIONS:
         raise ValueError(f"prediction={name!r} is unknown; choose one of {', '.join(PREDICTIONS)}")
     return PREDICTIONS[name]
 
 
-def transition(sch: Schedule, s: int | Tensor, t: int | Tensor, like: Tensor):
+def transition(sch: Schedule, s: int | Tensor, t: int | Tensor, like: Tensor) -> tuple[Any, Any]:
     """(a, var) of the forward jump q(x_t | x_s) = N(a
     x_s, var), s <= t. For VP var is the strided beta.
     """
@@ -107,7 +110,9 @@ def renoise(sch: Schedule, x_s: Tensor, s: int | Tensor, t: int | Tensor, noise:
     return a * x_s + _root(var) * noise
 
 
-def posterior(sch: Schedule, x_t: Tensor, x0: Tensor, t: int | Tensor, s: int | Tensor):
+def posterior(
+    sch: Schedule, x_t: Tensor, x0: Tensor, t: int | Tensor, s: int | Tensor
+) -> tuple[Tensor, Any]:
     """(mean, var) of q(x_s | x_t, x0), s < t: where
     ancestral sampling draws the next state from.
     """

@@ -18,6 +18,7 @@ the curve is flat.
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ class Schedule:
     sigma: Tensor
     name: str = "custom"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         a = self.alpha
         s = self.sigma
         kinds = {(v.dtype, v.device.type) for v in (a, s)}
@@ -74,7 +75,7 @@ class Schedule:
     def _pairs(self) -> list[tuple[float, float]]:
         return list(zip(self.alpha.tolist(), self.sigma.tolist()))
 
-    def at(self, t: int | Tensor, like: Tensor | None = None):
+    def at(self, t: int | Tensor, like: Tensor | None = None) -> tuple[Any, Any]:
         """(alpha_t, sigma_t): floats for an int t; for a
         LongTensor (b,), b 1 1 .. in `like`'s dtype, on its device.
         """
@@ -85,12 +86,14 @@ class Schedule:
                     "noise"
                 )
             return self._pairs[t]
+        if like is None:
+            raise ValueError("times in a tensor need `like`, the tensor they belong to")
         shape = (-1,) + (1,) * (like.ndim - 1)
         # cast first, then move: MPS has no float64
-        return tuple(
-            v.to(like.dtype).to(like.device)[t.to(like.device)].view(shape)
-            for v in (self.alpha, self.sigma)
-        )
+        index = t.to(like.device)
+        alpha = self.alpha.to(like.dtype).to(like.device)[index]
+        sigma = self.sigma.to(like.dtype).to(like.device)[index]
+        return alpha.view(shape), sigma.view(shape)
 
     def timesteps(
         self, n: int, start: int | None = None, spacing: str = "linspace", end: int = 0

@@ -11,6 +11,7 @@ They are state of the network while the block is open: one network, one thread.
 """
 
 import re
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from torch import Tensor, nn
@@ -19,9 +20,9 @@ from torch import Tensor, nn
 class Tap(nn.Module):
     """Identity until someone listens; then each listener may replace the tensor in turn."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self.fns = []
+        self.fns: list[Callable[[Tensor], Tensor | None]] = []
 
     def forward(self, x: Tensor) -> Tensor:
         for fn in self.fns:
@@ -30,31 +31,36 @@ class Tap(nn.Module):
         return x
 
 
+def _taps(net: nn.Module, pattern: str) -> dict[str, Tap]:
+    return {n: m for n, m in net.named_modules() if isinstance(m, Tap) and re.search(pattern, n)}
+
+
 def tap_names(net: nn.Module, pattern: str = "") -> list[str]:
     """Names of all taps of `net` matching the regular
     expression `pattern` (all of them by default).
     """
-    return [n for n, m in net.named_modules() if isinstance(m, Tap) and re.search(pattern, n)]
+    return list(_taps(net, pattern))
 
 
 @contextmanager
-def tap(net: nn.Module, pattern: str, fn):
+def tap(
+    net: nn.Module, pattern: str, fn: Callable[[Tensor, str], Tensor | None]
+) -> Iterator[list[str]]:
     """Attach `fn(x, name) -> x or None` to every tap of `net`
     whose name matches the regular expression `pattern`.
 
     Raises KeyError if no tap matches, since a silent edit that edits nothing is the worst bug of
     this field.
     """
-    names = tap_names(net, pattern)
-    if not names:
+    taps = _taps(net, pattern)
+    if not taps:
         raise KeyError(
             f"no tap matches {pattern!r}; some that exist: "
             f"{', '.join(tap_names(net)[:6]) or 'none'}"
         )
     with ExitStack() as stack:
-        for name in names:
-            fns = net.get_submodule(name).fns
+        for name, module in taps.items():
             bound = lambda x, name=name: fn(x, name)  # noqa: E731 - one closure per tap, removed by identity below
-            fns.append(bound)
-            stack.callback(fns.remove, bound)
-        yield names
+            module.fns.append(bound)
+            stack.callback(module.fns.remove, bound)
+        yield list(taps)

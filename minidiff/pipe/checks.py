@@ -11,34 +11,41 @@ known by their names, which mean the same in every technique.
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
+from inspect import Parameter
 from numbers import Integral, Real
-from typing import get_args
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, get_args
 
 import torch
 from torch import Tensor
 
 from minidiff.io import as_mask, as_pictures
 
+if TYPE_CHECKING:
+    from minidiff.pipe.pipe import Pipe
+
+Given = ParamSpec("Given")  # what a technique takes, and what it returns
+Result = TypeVar("Result")
+
 PICTURES = ("image", "reference")
 PROMPTS = ("prompt", "source", "target", "other", "negative")
 
 
-def check_steps(steps) -> None:
+def check_steps(steps: Any) -> None:
     """A whole number of steps; how many a schedule has room for is its own to say."""
     if isinstance(steps, bool) or not isinstance(steps, Integral):
         raise ValueError(f"steps={steps!r}: a whole number was expected, such as 50")
 
 
-def check_seed(seed) -> None:
+def check_seed(seed: Any) -> None:
     """A whole number that random generators take, with room for a batch."""
     whole = isinstance(seed, Integral) and not isinstance(seed, bool)
     if not whole or not 0 <= seed < 2**62:
         raise ValueError(f"seed={seed!r}: a whole number from 0 to 2**62 was expected")
 
 
-def check_scale(scale) -> None:
+def check_scale(scale: Any) -> None:
     """Guidance: a finite number of at least 0."""
     check_number("scale", scale)
     if scale < 0:
@@ -48,21 +55,21 @@ def check_scale(scale) -> None:
         )
 
 
-def check_number(name: str, value) -> None:
+def check_number(name: str, value: Any) -> None:
     """A finite number."""
     real = isinstance(value, Real) and not isinstance(value, bool)
     if not real or not math.isfinite(value):
         raise ValueError(f"{name}={value!r}: a finite number was expected")
 
 
-def check_share(name: str, value) -> None:
+def check_share(name: str, value: Any) -> None:
     """A number from 0 to 1."""
     check_number(name, value)
     if not 0 <= value <= 1:
         raise ValueError(f"{name}={value}: a share was expected, 0 to 1")
 
 
-def prompts_of(prompts, name: str = "prompts") -> list[str]:
+def prompts_of(prompts: Any, name: str = "prompts") -> list[str]:
     """One prompt or several as a list; ValueError for none, or for what is no text."""
     texts = [prompts] if isinstance(prompts, str) else prompts
     if not isinstance(texts, (list, tuple)) or not all(isinstance(p, str) for p in texts):
@@ -72,7 +79,7 @@ def prompts_of(prompts, name: str = "prompts") -> list[str]:
     return list(texts)
 
 
-def prompt_each(prompts, b: int, name: str = "prompts") -> list[str]:
+def prompt_each(prompts: Any, b: int, name: str = "prompts") -> list[str]:
     """One prompt a picture: b of them, or one for all."""
     texts = prompts_of(prompts, name)
     if len(texts) not in (1, b):
@@ -83,7 +90,14 @@ def prompt_each(prompts, b: int, name: str = "prompts") -> list[str]:
 
 
 def one_by_one(
-    technique: Callable, pipe, image: Tensor, source, target, *, seed: int, **options
+    technique: Callable[..., Tensor],
+    pipe: "Pipe",
+    image: Tensor,
+    source: str | list[str],
+    target: str | list[str],
+    *,
+    seed: int,
+    **options: Any,
 ) -> Tensor:
     """A technique that learns from what it is given, on every picture by itself, so that no result
     depends on its neighbours: picture i with its own prompts and seed + i.
@@ -97,7 +111,7 @@ def one_by_one(
     return torch.cat(out)
 
 
-def needs_text(pipe, technique: str) -> None:
+def needs_text(pipe: "Pipe", technique: str) -> None:
     """For what looks at words one by one."""
     if pipe.text is None:
         raise ValueError(
@@ -105,12 +119,12 @@ def needs_text(pipe, technique: str) -> None:
         )
 
 
-def door(technique: Callable) -> Callable:
+def door(technique: Callable[Given, Result]) -> Callable[Given, Result]:
     """A technique that checks what it is given, by the names of its parameters, before any work."""
     parameters = inspect.signature(technique).parameters
 
     @wraps(technique)
-    def checked(*args, **kwargs):
+    def checked(*args: Given.args, **kwargs: Given.kwargs) -> Result:
         bound = inspect.signature(technique).bind(*args, **kwargs)
         told = bound.arguments
         pipe = told["pipe"]
@@ -133,7 +147,7 @@ def door(technique: Callable) -> Callable:
     return checked
 
 
-def check_numbers(told: dict, parameters) -> None:
+def check_numbers(told: dict[str, Any], parameters: Mapping[str, Parameter]) -> None:
     """Steps, seeds, and every argument whose default is a number, by the kind of that default."""
     for name, value in told.items():
         if name not in parameters or (value is None and may_be_none(parameters[name])):
@@ -153,12 +167,12 @@ def check_numbers(told: dict, parameters) -> None:
             check_number(name, value)
 
 
-def may_be_none(parameter) -> bool:
+def may_be_none(parameter: Parameter) -> bool:
     """Is None among the values that a parameter takes?"""
     return parameter.default is None or type(None) in get_args(parameter.annotation)
 
 
-def check_count(name: str, value) -> None:
+def check_count(name: str, value: Any) -> None:
     """A whole number."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise ValueError(f"{name}={value!r}: a whole number was expected")

@@ -7,6 +7,7 @@ that the map was made from, never from the number of pixels alone: 256 may be 16
 from torch import Tensor
 
 from minidiff.models.bpe import clean
+from minidiff.models.tokenizer import Tokenizer
 
 CROSS = r"attn2\.probs$"  # the same names in UNet and DiT
 SELF = r"(attn1|attn)\.probs$"
@@ -41,7 +42,8 @@ class Maps:
     """
 
     def __init__(self, latent: tuple[int, int], side: int | None = None):
-        self.latent = tuple(latent)
+        height, width = latent
+        self.latent = (height, width)
         self.side = side or usual_side(self.latent)
         self.size: tuple[int, int] | None = None
         self.total: Tensor | None = None
@@ -68,7 +70,7 @@ class Maps:
         return mean.transpose(1, 2).unflatten(2, self.size)
 
 
-def positions(tokenizer, prompt: str, word: str) -> list[int]:
+def positions(tokenizer: Tokenizer, prompt: str, word: str) -> list[int]:
     """Token positions of a word of the prompt, by the tokenizer's own reading of both; ValueError
     names the words there are.
     """

@@ -26,6 +26,7 @@ import mmap
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,11 +64,11 @@ def offload(
     homes = {p: p.data for m in modules for p in m.parameters(recurse=False)}
     first = next(pipe.net.parameters())  # says what pipe.device is: it stays
 
-    def fetch(m: nn.Module, *_) -> None:
+    def fetch(m: nn.Module, *_: Any) -> None:
         for p in m.parameters(recurse=False):
             p.data = homes[p].to(device, dtype)
 
-    def send_home(m: nn.Module, *_) -> None:
+    def send_home(m: nn.Module, *_: Any) -> None:
         for p in m.parameters(recurse=False):
             p.data = homes[p]
             let_go(p.data)

@@ -5,7 +5,6 @@ works on latents or pixels, on words or classes, predicts eps or v, is a UNet or
 stays in here.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -19,6 +18,8 @@ from minidiff.core.denoise import noise as draw
 from minidiff.core.process import q_sample, to_eps
 from minidiff.core.schedule import Schedule, times_of_strength
 from minidiff.io import MAX_PIXELS, known_range
+from minidiff.models.tokenizer import Tokenizer
+from minidiff.models.vae import VAE
 from minidiff.pipe.checks import check_scale, check_seed, check_steps, prompts_of
 from minidiff.samplers import SAMPLERS
 from minidiff.samplers import solve as run_sampler
@@ -33,17 +34,17 @@ class Pipe:
     x0, v, flow.
 
     How the model is usually sampled: `spacing` and `end` of `Schedule.timesteps`, guidance `scale`;
-    `literal` repeats diffusers' arithmetic where that departs from the papers (`fixed` in
-    samplers/ddim.py, `extrapolate` in plms.py). Stable Diffusion's are "leading", 1, 7.5, True.
+    `literal` repeats diffusers' arithmetic where that departs from the papers (see
+    samplers/ddim.py and plms.py). Stable Diffusion's are "leading", 1, 7.5, True.
     """
 
     net: nn.Module
     schedule: Schedule
     shape: tuple[int, int, int]
     prediction: str = "eps"
-    vae: nn.Module | None = None
+    vae: VAE | None = None
     text: nn.Module | None = None
-    tokenizer: Callable | None = None
+    tokenizer: Tokenizer | None = None
     classes: tuple[str, ...] = ()
     name: str = ""
     spacing: str = "trailing"
@@ -91,15 +92,14 @@ class Pipe:
             )
         return height // self.factor, width // self.factor
 
-    def to(self, device=None, dtype=None) -> "Pipe":
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> "Pipe":
         """The same pipe elsewhere (modules are moved in place)."""
-        parts = {"net": self.net, "vae": self.vae, "text": self.text}
-        moved = {
-            name: module.to(device=device, dtype=dtype)
-            for name, module in parts.items()
-            if module is not None
-        }
-        return replace(self, **moved)
+        for part in (self.net, self.vae, self.text):
+            if part is not None:
+                part.to(device=device, dtype=dtype)
+        return replace(self)
 
     # ---- what it is told -------------------------------------------------------------------------
 
@@ -108,6 +108,7 @@ class Pipe:
         """Prompts (or class names) -> Cond with one row each."""
         prompts = prompts_of(prompts)
         if self.text is not None:
+            assert self.tokenizer is not None, "a text tower comes with its tokenizer"
             return Cond(text=self.text(self.tokenizer(prompts).to(self.device)))  # b n d
         if not self.classes:
             raise ValueError(f"{self.name or 'this model'} is unconditional: it takes no prompt")
@@ -289,8 +290,10 @@ class Pipe:
         cond = self.embed(prompts)
         null = self.embed(negative) if negative else self.null()
         guided = cfg_batched(denoise or self.eps, null, scale, interval=interval)
-        size = tuple(
-            own if asked is None else asked for asked, own in zip((height, width), self.image_size)
+        own_height, own_width = self.image_size
+        size = (
+            own_height if height is None else height,
+            own_width if width is None else width,
         )
         if noise is None:
             x = self.start(len(cond), seed, size)

@@ -1,6 +1,6 @@
 """Toy proofs: what each technique claims, measured on scenes whose right answer is known.
 
-A proof is a function (pipe, n, seed) -> rows in `evaluate/proofs/`; a row holds the claim, the
+A proof is a function (pipe, n, seed) -> rows in `proofs/`; a row holds the claim, the
 baseline, the figure and the threshold. The thresholds were set before the figures were known, and a
 proof that fails is printed as failing.
 """

@@ -16,6 +16,7 @@ A new sampler is a file of this folder and a line of the table.
 
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 
@@ -27,6 +28,8 @@ from minidiff.samplers.ddpm import ddpm
 from minidiff.samplers.dpm_solver import dpm_solver
 from minidiff.samplers.plms import plms
 
+__all__ = ["SAMPLERS", "ddim", "ddpm", "dpm_solver", "plms", "solve"]
+
 SAMPLERS: dict[str, Callable[..., Tensor]] = {
     "ddim": ddim,
     "plms": plms,
@@ -36,7 +39,7 @@ SAMPLERS: dict[str, Callable[..., Tensor]] = {
 
 
 def solve(
-    name: str, denoise: Denoise, sch: Schedule, x: Tensor, cond: Cond | None, **settings
+    name: str, denoise: Denoise, sch: Schedule, x: Tensor, cond: Cond | None, **settings: Any
 ) -> Tensor:
     """Run the sampler of that name, handing it those of the settings that it takes.
 

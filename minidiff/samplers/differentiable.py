@@ -23,13 +23,14 @@ and not drawn. Weights changed in between are found out and refused; the rest is
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from minidiff.core.cond import Cond
-from minidiff.core.denoise import Denoise
+from minidiff.core.denoise import Denoise, Step
 from minidiff.core.process import ddim_step
 from minidiff.core.schedule import Schedule
 
@@ -38,7 +39,7 @@ class _Run(torch.autograd.Function):
     """The loop of `sample` as one node of the graph, which holds the states and nothing else."""
 
     @staticmethod
-    def forward(ctx, move: Callable, ts: list[int], x: Tensor, *weights: Tensor) -> Tensor:
+    def forward(ctx: Any, move: Callable, ts: list[int], x: Tensor, *weights: Tensor) -> Tensor:
         states = [x.detach().clone()]  # a copy: were it x, the run itself would be its own input
         for t, s in pairwise(ts):  # no graph in here
             states.append(move(states[-1], t, s))
@@ -49,7 +50,7 @@ class _Run(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, g: Tensor):
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         n = len(ctx.ts) - 1
         states = ctx.saved_tensors[:n]
         weights = ctx.saved_tensors[n:]
@@ -71,7 +72,7 @@ def sample_with_gradients(
     ts: list[int],
     cond: Cond | None = None,
     weights: Sequence[Tensor] = (),
-    step=ddim_step,
+    step: Step = ddim_step,
 ) -> Tensor:
     """As `core.denoise.sample`, from ts[0] to ts[-1], but a
     loss on the result has a gradient to x and to `weights`.

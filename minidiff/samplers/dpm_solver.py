@@ -79,15 +79,15 @@ def dpm_solver(
     `steps`, `spacing` and `start` as in `solver_times`. Raises ValueError for any of them out of
     range.
     """
-    before = None  # the last guess of the clean picture, and the time of it
-    r = None
+    # the last guess of the clean picture, and the time of it
+    before: tuple[Tensor, int] | None = None
     for t, s in step_pairs(solver_times(sch, steps, spacing, start), progress):
         eps = denoise(x, t, cond)
         x0 = eps_to_x0(sch, x, eps, t)
         if before is None or s == 0:
             x = ddim_step(sch, x, eps, t, s)
         else:
-            x = dpm_step(sch, x, x0, before, r, t, s)
-        before = x0
-        r = t
+            x0_before, r = before
+            x = dpm_step(sch, x, x0, x0_before, r, t, s)
+        before = (x0, t)
     return x

@@ -51,7 +51,10 @@ def plms_noise(old: list[Tensor]) -> Tensor:
     continued over the step to come; for even strides.
     """
     weights = WEIGHTS[len(old) - 1]
-    return sum(w * e for w, e in zip(weights, old))
+    continued = torch.zeros_like(old[0])
+    for weight, answer in zip(weights, old):
+        continued = continued + weight * answer
+    return continued
 
 
 @torch.no_grad()
@@ -88,11 +91,12 @@ def plms(
             f'{sch.name!r}; use ddim or dpm++, or spacing="leading", which starts later'
         )
 
-    def look(x, t):  # what the network says, as the quantity that is extrapolated
+    # what the network says, as the quantity that is extrapolated
+    def look(x: Tensor, t: int) -> Tensor:
         eps = denoise(x, t, cond)
         return target(sch, eps_to_x0(sch, x, eps, t), eps, t, extrapolate)
 
-    def move(x, out, t, s):
+    def move(x: Tensor, out: Tensor, t: int, s: int) -> Tensor:
         # the paper's transfer, which is DDIM's move
         return ddim_step(sch, x, to_eps(sch, x, out, t, extrapolate), t, s)
 

@@ -79,6 +79,11 @@ def test_a_time_outside_the_tables_is_refused(t):
         schedule.linear(10).at(t)
 
 
+def test_times_in_a_tensor_need_to_know_what_they_are_for():
+    with pytest.raises(ValueError, match="`like`"):
+        schedule.linear(10).at(torch.tensor([1, 2]))
+
+
 @pytest.mark.parametrize("spacing", SPACINGS)
 def test_timesteps_fall_strictly_to_zero_for_every_number_of_steps(spacing):
     sch = schedule.linear(97)

@@ -25,16 +25,6 @@ NONE = lambda h, t: torch.zeros_like(h)  # noqa: E731
 
 
 @pytest.fixture(scope="module")
-def pipe():
-    return minidiff.build("tiny", seed=0)
-
-
-@pytest.fixture(scope="module")
-def image():
-    return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
-
-
-@pytest.fixture(scope="module")
 def push(pipe):
     h = 20 * torch.randn(1, 96, 8, 8, generator=torch.Generator().manual_seed(1))
     return lambda x, t: h.expand_as(x)

@@ -25,11 +25,6 @@ PROMPT = "a green star on a blue background"
 
 
 @pytest.fixture(scope="module")
-def pipe():
-    return minidiff.build("tiny", seed=0)
-
-
-@pytest.fixture(scope="module")
 def clip():
     """A small CLIP of random weights."""
     with torch.random.fork_rng(devices=[]):
@@ -37,11 +32,6 @@ def clip():
         small = dict(layers=1, width=32, heads=2, project_dim=16)
         model = CLIP(CLIPText(**TINY_TEXT | small), CLIPImage(**TINY_IMAGE | small))
     return model.eval().requires_grad_(False), Tokenizer.words(VOCAB)
-
-
-@pytest.fixture(scope="module")
-def image():
-    return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
 def window(b=1):

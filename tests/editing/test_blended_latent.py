@@ -17,16 +17,6 @@ from minidiff.pipe.pipe import Pipe
 PROMPT = "a green star on a blue background"
 
 
-@pytest.fixture(scope="module")
-def pipe():
-    return minidiff.build("tiny", seed=0)
-
-
-@pytest.fixture(scope="module")
-def image():
-    return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
-
-
 def window(b=1):
     m = torch.zeros(b, 1, 64, 64)
     m[..., 18:40, 10:31] = 1

@@ -26,16 +26,6 @@ A, B = "a red circle on a blue background", "a green circle on a blue background
 
 
 @pytest.fixture(scope="module")
-def pipe():
-    return minidiff.build("tiny", seed=0)
-
-
-@pytest.fixture(scope="module")
-def image():
-    return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
-
-
-@pytest.fixture(scope="module")
 def planes(pipe):
     """Two made-up walls at the two times of a four-step grid."""
     g = torch.Generator().manual_seed(3)

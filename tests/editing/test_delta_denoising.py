@@ -5,22 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-import minidiff
 from minidiff.core.cond import Cond
 from minidiff.core.process import q_sample
 from minidiff.editing.delta_denoising import delta_denoising, score_gradient
 
 SOURCE, TARGET = "a red circle on a blue background", "a green circle on a blue background"
-
-
-@pytest.fixture(scope="module")
-def pipe():
-    return minidiff.build("tiny", seed=0)
-
-
-@pytest.fixture(scope="module")
-def image():
-    return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
 def window():

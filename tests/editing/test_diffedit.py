@@ -14,16 +14,6 @@ from minidiff.inversion.ddim import invert
 SOURCE, TARGET = "a red circle on a blue background", "a green circle on a blue background"
 
 
-@pytest.fixture(scope="module")
-def pipe():
-    return minidiff.build("tiny", seed=0)
-
-
-@pytest.fixture(scope="module")
-def image():
-    return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
-
-
 def window(b=1):
     m = torch.zeros(b, 1, 64, 64)
     m[..., 18:40, 10:31] = 1

@@ -33,22 +33,12 @@ FAST = dict(train_steps=2, batch=2, lr=1e-2)
 
 
 @pytest.fixture(scope="module")
-def pipe():
-    return minidiff.build("tiny", seed=0)
-
-
-@pytest.fixture(scope="module")
 def judge():
     torch.manual_seed(0)
     clip = CLIP(
         CLIPText(**SIZES["tiny"]["text"] | {"causal": True}), CLIPImage(**SIZES["tiny"]["image"])
     )
     return clip.eval().requires_grad_(False)
-
-
-@pytest.fixture(scope="module")
-def image():
-    return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
 @pytest.fixture(autouse=True)

@@ -17,16 +17,6 @@ PROMPT = "a red circle on a blue background"
 FAST = dict(text_updates=2, net_updates=2, batch=2, steps=2)
 
 
-@pytest.fixture(scope="module")
-def pipe():
-    return minidiff.build("tiny", seed=0)
-
-
-@pytest.fixture(scope="module")
-def image():
-    return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
-
-
 # ---- the three stages ----
 
 

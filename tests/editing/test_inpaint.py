@@ -16,11 +16,6 @@ PROMPT = "a red circle on a blue background"
 
 
 @pytest.fixture(scope="module")
-def pipe():
-    return minidiff.build("tiny", seed=0)
-
-
-@pytest.fixture(scope="module")
 def nine(pipe):
     """The same network with five more input channels, whose weights are random too."""
     from minidiff.models.sizes import SIZES
@@ -28,11 +23,6 @@ def nine(pipe):
 
     torch.manual_seed(0)
     return replace(pipe, net=UNet(**SIZES["tiny"]["unet"] | {"in_channels": 9}).eval())
-
-
-@pytest.fixture(scope="module")
-def image():
-    return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
 def window(b=1):

@@ -28,11 +28,6 @@ def pipe(base):
     return replace(base, net=UNet(**SIZES["tiny"]["unet"] | {"in_channels": 8}).eval())
 
 
-@pytest.fixture(scope="module")
-def image():
-    return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
-
-
 def edit(pipe, image, **kw):
     return instruct_pix2pix(pipe, image, TEXT, **{"steps": 3} | kw)
 

@@ -5,7 +5,6 @@ itself; what a ghost is; and how a setting is chosen.
 import pytest
 import torch
 
-import minidiff
 from minidiff.core.process import q_sample
 from minidiff.data import shapes
 from minidiff.data.shapes import Obj, Scene
@@ -16,16 +15,6 @@ from minidiff.pipe.pipe import Pipe
 
 PROMPT = "a green star on a blue background"
 CIRCLE = Scene((Obj("circle", "red", "medium"),), "left", "white", "plain")
-
-
-@pytest.fixture(scope="module")
-def pipe():
-    return minidiff.build("tiny", seed=0)
-
-
-@pytest.fixture(scope="module")
-def image():
-    return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
 @pytest.mark.parametrize("band", ["full", "low", "ramp"])

@@ -18,11 +18,6 @@ def pipe(request, awake):
     return awake(request.param)
 
 
-@pytest.fixture(scope="module")
-def image():
-    return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
-
-
 def states_seen(pipe, image, names, **knobs):
     """What the taps `names` saw in every step of an edit, as [[tensor per tap] per step]."""
     seen = []

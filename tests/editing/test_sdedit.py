@@ -14,16 +14,6 @@ from minidiff.pipe.pipe import Pipe
 PROMPT = "a red circle on a blue background"
 
 
-@pytest.fixture(scope="module")
-def pipe():
-    return minidiff.build("tiny", seed=0)
-
-
-@pytest.fixture(scope="module")
-def image():
-    return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
-
-
 def test_strength_zero_is_the_autoencoders_copy(pipe, image):
     assert torch.equal(sdedit(pipe, image, PROMPT, strength=0), pipe.decode(pipe.encode(image)))
 

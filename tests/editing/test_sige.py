@@ -23,16 +23,6 @@ SOURCE, TARGET = "a red circle on a blue background", "a green circle on a blue 
 
 
 @pytest.fixture(scope="module")
-def pipe():
-    return minidiff.build("tiny", seed=0)
-
-
-@pytest.fixture(scope="module")
-def image():
-    return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
-
-
-@pytest.fixture(scope="module")
 def changed(image):
     x = image.clone()
     x[0, :, 20:30, 12:20] = 0.5

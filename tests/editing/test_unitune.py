@@ -15,16 +15,6 @@ from minidiff.models.tokenizer import Tokenizer
 PROMPT = "a red circle on a blue background"
 
 
-@pytest.fixture(scope="module")
-def pipe():
-    return minidiff.build("tiny", seed=0)
-
-
-@pytest.fixture(scope="module")
-def image():
-    return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
-
-
 def test_without_tuning_it_is_sdedit_bit_for_bit(pipe, image):
     out = unitune(pipe, image[:1], PROMPT, updates=0, strength=0.6, steps=5, scale=3.0, seed=7)
     assert torch.equal(

@@ -13,16 +13,6 @@ from minidiff.editing.zecon import crops, features, patch_nce, some_places, zeco
 A, B = "a red circle on a white background", "a red circle on a striped white background"
 
 
-@pytest.fixture(scope="module")
-def pipe():
-    return minidiff.build("tiny", seed=0)
-
-
-@pytest.fixture(scope="module")
-def image():
-    return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
-
-
 def streams(*seeds):
     return [torch.Generator().manual_seed(s) for s in seeds]
 

@@ -149,11 +149,6 @@ def pipe(monkeypatch):
     return minidiff.build("tiny", seed=0)
 
 
-@pytest.fixture(scope="module")
-def image():
-    return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
-
-
 def test_scale_0_is_unconditional_generation(pipe, image):
     out = classifier_guidance(pipe, image, "red star", scale=0.0, steps=3, seed=4)
     assert (out - pipe.generate(["", ""], steps=3, seed=4, scale=1.0, eta=1.0)).abs().max() < 1e-5

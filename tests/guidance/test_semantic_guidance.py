@@ -38,16 +38,6 @@ def clip():
     return net.eval().requires_grad_(False)
 
 
-@pytest.fixture(scope="module")
-def pipe():
-    return minidiff.build("tiny", seed=0)
-
-
-@pytest.fixture(scope="module")
-def image():
-    return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
-
-
 # ---- the guidance, where the answer is known -----------------------------------------------------
 
 

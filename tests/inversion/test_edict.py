@@ -15,20 +15,6 @@ from minidiff.inversion.edict import down, edict, edict_invert, edict_sample, up
 A, B = "a red circle on a blue background", "a green circle on a blue background"
 
 
-@pytest.fixture(scope="module")
-def pipe(awake):
-    return awake("tiny", 0.1).to(dtype=torch.float64)
-
-
-@pytest.fixture(scope="module")
-def image():
-    return (
-        torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        * 2
-        - 1
-    )
-
-
 def round_trip(pipe, z, steps, scale, **knobs):
     ts, denoise, cond = pipe.timesteps(steps), module.doubled(pipe, scale), pipe.embed(A)
     x, y = edict_invert(denoise, pipe.schedule, z, z, ts, cond, **knobs)

@@ -15,20 +15,6 @@ SCH = schedule.scaled_linear()
 
 
 @pytest.fixture(scope="module")
-def pipe(awake):
-    return awake("tiny", 0.1).to(dtype=torch.float64)
-
-
-@pytest.fixture(scope="module")
-def image():
-    return (
-        torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        * 2
-        - 1
-    )
-
-
-@pytest.fixture(scope="module")
 def known():
     """A picture of 200,000 numbers, a denoiser that knows it, and the maps it gives."""
     x0, ts = (

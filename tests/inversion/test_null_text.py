@@ -19,11 +19,6 @@ N = 3
 
 
 @pytest.fixture(scope="module")
-def pipe(awake):
-    return awake("tiny", 0.1).to(dtype=torch.float64)
-
-
-@pytest.fixture(scope="module")
 def image():
     return (
         torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-import minidiff
 from minidiff.core import schedule
 from minidiff.data import shapes
 from minidiff.editing.sdedit import sdedit
@@ -15,11 +14,6 @@ from minidiff.io import to_pil
 from minidiff.pipe.checks import door, prompt_each, prompts_of
 
 A, B = "a red circle on a blue background", "a green circle on a blue background"
-
-
-@pytest.fixture(scope="module")
-def pipe():
-    return minidiff.build("tiny", seed=0)
 
 
 @pytest.fixture(scope="module")

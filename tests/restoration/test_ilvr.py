@@ -17,16 +17,6 @@ from minidiff.restoration.ilvr import ilvr, low_band, refine
 PROMPT = "a red circle on a blue background"
 
 
-@pytest.fixture(scope="module")
-def pipe():
-    return minidiff.build("tiny", seed=0)
-
-
-@pytest.fixture(scope="module")
-def image():
-    return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
-
-
 @pytest.mark.parametrize("factor", [1, 2, 4, 16])
 def test_phi_is_a_projection_and_self_adjoint(factor):
     x, y = noise((2, 3, 16, 16), dtype=torch.float64).unbind()

@@ -10,10 +10,9 @@ from minidiff.editing.asyrp import asyrp
 from minidiff.editing.blended_latent import tune_decoder
 from minidiff.editing.diffusion_clip import mixed, restyle, tune
 from minidiff.editing.imagic import imagic
+from minidiff.editing.real_pictures import null_text, pivotal_tuning
 from minidiff.editing.unitune import unitune
 from minidiff.foundations.latent_diffusion import diffusion_loss
-from minidiff.inversion.null_text import null_text
-from minidiff.inversion.pivotal_tuning import pivotal_tuning
 from minidiff.train.finetune import READS_TEXT, fit_picture, in_float32, picture_batch, tuned
 
 
@@ -49,11 +48,6 @@ def test_an_exception_puts_back_too():
 def test_a_pattern_that_matches_nothing_is_refused():
     with pytest.raises(KeyError, match=r"0\.weight"), tuned(network(), "attn9"):
         pass
-
-
-@pytest.fixture(scope="module")
-def pipe():
-    return minidiff.build("tiny", seed=0)
 
 
 def test_every_update_sees_one_time_of_each_band(pipe):
