@@ -450,12 +450,11 @@ def grid(
     if len(shapes) != 1 or len(titles) != len(pictures):
         raise ValueError(
             f"a sheet needs pictures of one size and as many titles, got {len(pictures)} pictures "
-            "of "
-            f"{len(shapes)} sizes and {len(titles)} titles"
+            f"of {len(shapes)} sizes and {len(titles)} titles"
         )
     h, w, _ = shapes.pop()
-    k = max(1, round(side / max(h, w)))
-    pictures = [p.repeat(k, 0).repeat(k, 1) for p in pictures]
+    times = max(1, round(side / max(h, w)))
+    pictures = [p.repeat(times, 0).repeat(times, 1) for p in pictures]
     sheet = _sheet(pictures, titles, min(cols or 4, len(pictures)))
     return sheet if path is None else write_pil(sheet, path)
 
@@ -469,28 +468,29 @@ def _sheet(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure  # late: 0.5 s that most commands do not need
 
-    dpi, (h, w) = 128, pictures[0].shape[:2]  # a power of two: sizes stay exact
-    line = round(1.3 * font * dpi / 72)
-    texts = [textwrap.wrap(t, max(8, int(w / (0.62 * font * dpi / 72)))) for t in titles]
+    dpi = 128  # a power of two: sizes stay exact
+    pixels = font * dpi / 72  # height of a letter; it is about 0.62 of that wide
+    h, w = pictures[0].shape[:2]
+    line = round(1.3 * pixels)
+    texts = [textwrap.wrap(title, max(8, int(w / (0.62 * pixels)))) for title in titles]
     rows = [range(i, min(i + cols, len(pictures))) for i in range(0, len(pictures), cols)]
-    heads = [line * max(len(texts[i]) for i in row) for row in rows]
-    width, height = cols * (w + gap) + gap, sum(heads) + len(rows) * (h + gap) + gap
-    fig = Figure((width / dpi, height / dpi), dpi=dpi, facecolor="white")
-    canvas, y = FigureCanvasAgg(fig), gap
+    heads = [line * max(len(texts[i]) for i in row) for row in rows]  # height of a row's titles
+    width = cols * (w + gap) + gap
+    height = sum(heads) + len(rows) * (h + gap) + gap
+
+    figure = Figure((width / dpi, height / dpi), dpi=dpi, facecolor="white")
+    canvas = FigureCanvasAgg(figure)
+    style = dict(ha="center", va="bottom", fontsize=font, linespacing=1.1, parse_math=False)
+    top = gap
     for row, head in zip(rows, heads):
-        for c, i in enumerate(row):
-            x = gap + c * (w + gap)
-            fig.figimage(pictures[i], x, height - y - head - h, origin="upper")
-            fig.text(
-                (x + w / 2) / width,
-                1 - (y + head - 2) / height,
-                "\n".join(texts[i]),
-                ha="center",
-                va="bottom",
-                fontsize=font,
-                linespacing=1.1,
-                parse_math=False,
-            )
-        y += head + h + gap
+        left = gap
+        for i in row:
+            bottom = height - top - head - h
+            figure.figimage(pictures[i], left, bottom, origin="upper")
+            middle = (left + w / 2) / width
+            above = 1 - (top + head - 2) / height
+            figure.text(middle, above, "\n".join(texts[i]), **style)
+            left += w + gap
+        top += head + h + gap
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[:, :, :3].copy())

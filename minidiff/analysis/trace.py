@@ -1,9 +1,8 @@
-"""What is inside a network: every block with its output shape, parameters and optimiser, at no
-cost.
+"""What is inside a network: every block with its output shape, parameters and optimiser.
 
-The network is built on the meta device, which knows shapes and owns no memory, and run once there;
-forward hooks note what each block returns. So Stable Diffusion's 860 million parameters are traced
-in a second on any laptop.
+It costs nothing: the network is built on the meta device, which knows shapes and owns no memory,
+and run once there; forward hooks note what each block returns. So Stable Diffusion's 860 million
+parameters are traced in a second on any laptop.
 
     print(table(trace("sd15")))  # also: part="vae", part="text"; sizes: models/sizes.py
 """
@@ -48,7 +47,8 @@ def trace(size: str, part: str = "net") -> list[dict]:
     if net is None:
         has = ", ".join(p for p in PARTS if getattr(pipe, p) is not None)
         raise ValueError(f"{size} has no {part}; it has: {has}")
-    found, shapes = blocks(net), {}
+    parts = blocks(net)
+    shapes: dict[str, tuple[int, ...]] = {}
 
     def note(name: str):
         def hook(module, args, out):  # returns nothing: a returned value would replace the output
@@ -56,30 +56,35 @@ def trace(size: str, part: str = "net") -> list[dict]:
 
         return hook
 
-    hooks = [m.register_forward_hook(note(n)) for n, m in found.items() if isinstance(m, nn.Module)]
+    hooks = []
+    for name, block in parts.items():
+        if isinstance(block, nn.Module):
+            hooks.append(block.register_forward_hook(note(name)))
+    run = {"net": run_net, "vae": run_vae, "text": run_text}[part]
     try:
-        {"net": run_net, "vae": run_vae, "text": run_text}[part](pipe)
+        run(pipe)
     finally:
         for hook in hooks:
             hook.remove()
     where = trained(net)
-    order = [n for n in found if n not in shapes] + list(shapes)
-    return [row(n, found[n], shapes.get(n), where) for n in order]
+    order = [name for name in parts if name not in shapes] + list(shapes)
+    return [row(name, parts[name], shapes.get(name), where) for name in order]
 
 
 def blocks(net: nn.Module, prefix: str = "") -> dict[str, nn.Module | nn.Parameter]:
     """{name: block}: the classes of BLOCKS, layers outside them, and parameters that belong to no
     layer.
     """
-    found: dict[str, nn.Module | nn.Parameter] = {
-        prefix + n: p for n, p in net.named_parameters(recurse=False)
-    }
+    parts: dict[str, nn.Module | nn.Parameter] = {}
+    for name, parameter in net.named_parameters(recurse=False):
+        parts[prefix + name] = parameter
     for name, child in net.named_children():
-        if isinstance(child, BLOCKS) or not list(child.children()):
-            found |= {prefix + name: child} if list(child.parameters()) else {}
-        else:
-            found |= blocks(child, f"{prefix}{name}.")
-    return found
+        whole = isinstance(child, BLOCKS) or not list(child.children())
+        if not whole:
+            parts |= blocks(child, f"{prefix}{name}.")
+        elif list(child.parameters()):
+            parts[prefix + name] = child
+    return parts
 
 
 def trained(net: nn.Module) -> dict[str, str]:
@@ -95,30 +100,32 @@ def trained(net: nn.Module) -> dict[str, str]:
 def row(
     name: str, block: nn.Module | nn.Parameter, shape: tuple | None, where: dict[str, str]
 ) -> dict:
-    own = (
-        {name: block}
-        if isinstance(block, nn.Parameter)
-        else {f"{name}.{n}": p for n, p in block.named_parameters()}
-    )
-    count = {
-        kind: sum(p.numel() for n, p in own.items() if where.get(n) == kind)
-        for kind in ("muon", "adamw")
-    }
-    size = sum(p.numel() for p in own.values())
-    return {"name": name, "kind": type(block).__name__, "shape": shape, "parameters": size} | count
+    if isinstance(block, nn.Parameter):
+        sizes = {name: block.numel()}
+    else:
+        sizes = {f"{name}.{inner}": p.numel() for inner, p in block.named_parameters()}
+    taken = {"muon": 0, "adamw": 0}
+    for parameter, size in sizes.items():
+        if parameter in where:
+            taken[where[parameter]] += size
+    total = sum(sizes.values())
+    kind = type(block).__name__
+    return {"name": name, "kind": kind, "shape": shape, "parameters": total} | taken
 
 
 def run_net(pipe: Pipe) -> None:
     """One forward of the denoiser, with every input it takes, on one row."""
-    zeros = lambda *shape, dtype=None: torch.zeros(shape, dtype=dtype, device="meta")  # noqa: E731
-    net, (c, h, w) = pipe.net, pipe.shape
+
+    def zeros(*shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        return torch.zeros(shape, dtype=dtype, device="meta")
+
+    net = pipe.net
+    channels, h, w = pipe.shape
     label = zeros(1, dtype=torch.long) if getattr(net, "classes", None) else None
-    image = zeros(1, net.in_channels - c, h, w) if net.in_channels > c else None
-    net(
-        zeros(1, c, h, w),
-        zeros(1, dtype=torch.long),
-        Cond(text=run_text(pipe), label=label, image=image),
-    )
+    more = net.in_channels - channels  # of a picture beside the latent
+    image = zeros(1, more, h, w) if more > 0 else None
+    cond = Cond(text=run_text(pipe), label=label, image=image)
+    net(zeros(1, channels, h, w), zeros(1, dtype=torch.long), cond)
 
 
 def run_vae(pipe: Pipe) -> None:
@@ -135,17 +142,19 @@ def run_text(pipe: Pipe) -> Tensor | None:
 
 def table(rows: list[dict]) -> str:
     """The rows as text, with a total."""
-    total = {k: sum(r[k] for r in rows) for k in ("parameters", "muon", "adamw")}
-    lines = [("block", "kind", "output", "parameters", "muon", "adamw")]
+    numbers = ("parameters", "muon", "adamw")
+    total = {name: sum(r[name] for r in rows) for name in numbers}
+    lines = [["block", "kind", "output", *numbers]]
     for r in [*rows, {"name": "total", "kind": "", "shape": (), **total}]:
         shape = "-" if r["shape"] is None else " ".join(map(str, r["shape"]))
-        lines.append((r["name"], r["kind"], shape, *(f"{r[k]:,}" if r[k] else "" for k in total)))
-    wide = [max(len(line[i]) for line in lines) for i in range(6)]
-    text = [
-        "  ".join(
-            c.ljust(n) if i < 3 else c.rjust(n) for i, (c, n) in enumerate(zip(line, wide))
-        ).rstrip()
-        for line in lines
-    ]
-    rule = "-" * max(map(len, text))
-    return "\n".join([text[0], rule, *text[1:-1], rule, text[-1]])
+        counts = [f"{r[name]:,}" if r[name] else "" for name in numbers]
+        lines.append([r["name"], r["kind"], shape, *counts])
+    width = [max(len(cell) for cell in column) for column in zip(*lines)]
+    text = []
+    for line in lines:
+        left = [cell.ljust(w) for cell, w in zip(line[:3], width[:3])]
+        right = [cell.rjust(w) for cell, w in zip(line[3:], width[3:])]
+        text.append("  ".join(left + right).rstrip())
+    head, *body, last = text
+    rule = "-" * max(len(line) for line in text)
+    return "\n".join([head, rule, *body, rule, last])

@@ -18,6 +18,7 @@ import inspect
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -25,8 +26,7 @@ import torch
 
 from minidiff.bench import knobs, leaderboard
 from minidiff.bench.cost import Cost
-from minidiff.bench.items import KINDS, Item, given
-from minidiff.bench.items import items as drawn
+from minidiff.bench.items import KINDS, Item, given, items
 from minidiff.bench.methods import Method, everything, method
 from minidiff.bench.scores import VERSION, grade
 from minidiff.io import write_image
@@ -38,72 +38,79 @@ SEEDS = 10_000  # apart: the noise seeds of one kind's scenes are consecutive
 
 
 def call(
-    pipe: Pipe, m: Method, its: list[Item], wrong: list[str], seed: int, options: dict
+    pipe: Pipe, m: Method, batch: list[Item], wrong: list[str], seed: int, options: dict
 ) -> tuple[torch.Tensor, Cost]:
-    """The edits (b 3 64 64) of some items, and what they cost; picture i has seed + i. Of the
-    pictures returned the last b are the edits: some methods return the source's reconstruction
-    first.
+    """The edits (b 3 64 64) of some items, and what they cost; picture i has seed + i.
+
+    Of the pictures that a method returns the last b are the edits: some return the source's
+    reconstruction first.
     """
     known = given(
         m.fn,
-        its,
+        batch,
         masked=m.masked,
         misread=m.misread,
         seed=seed,
-        truth=torch.cat([i.answer for i in its]),
+        truth=torch.cat([item.answer for item in batch]),
         wrong=wrong[0] if len(wrong) == 1 else wrong,
     )
     with Cost(pipe) as cost:
-        out = m.fn(pipe, **known | options)
-    return out[-len(its) :].detach().float().cpu(), cost
+        pictures = m.fn(pipe, **known | options)
+    edits = pictures[-len(batch) :]
+    return edits.detach().float().cpu(), cost
 
 
 def attempts(
-    pipe: Pipe, m: Method, its: list[Item], wrong: list[str], seed: int, options: dict
+    pipe: Pipe, m: Method, batch: list[Item], wrong: list[str], seed: int, options: dict
 ) -> list[tuple[torch.Tensor, dict]]:
-    """(edit (1 3 64 64), what it cost) of each item. A method may refuse one (ValueError): then its
-    edit is the source, which scores 0, and the reason is kept. If it refuses several at once, each
-    is asked alone.
+    """(edit (1 3 64 64), what it cost) of each item.
+
+    A method may refuse an item (ValueError): then its edit is the source, which scores 0, and the
+    reason is kept. If it refuses several at once, each is asked alone.
     """
-    why = ""
+    reason = ""
     try:
-        images, cost = call(pipe, m, its, wrong, seed, options)
-    except ValueError as e:
-        if len(its) > 1:
-            return [
-                a
-                for j in range(len(its))
-                for a in attempts(pipe, m, its[j : j + 1], wrong[j : j + 1], seed + j, options)
-            ]
-        images, cost, why = its[0].image, Cost(pipe), str(e) or "no reason given"
-    n = len(its)
+        edits, cost = call(pipe, m, batch, wrong, seed, options)
+    except ValueError as refusal:
+        if len(batch) > 1:
+            alone = []
+            for j, item in enumerate(batch):
+                alone += attempts(pipe, m, [item], [wrong[j]], seed + j, options)
+            return alone
+        edits = batch[0].image
+        cost = Cost(pipe)
+        reason = str(refusal) or "no reason given"
     paid = {
-        "nfe": cost.nfe / n,
-        "seconds": cost.seconds / n,
+        "nfe": cost.nfe / len(batch),
+        "seconds": cost.seconds / len(batch),
         "mb": cost.mb,
-        "batch": n,
-        "refused": why,
+        "batch": len(batch),
+        "refused": reason,
     }
-    return [(image[None], paid) for image in images]
+    return [(edit[None], paid) for edit in edits]
 
 
-def chunks(todo: list[int], batch: int) -> list[list[int]]:
+def chunks(missing: list[int], batch: int) -> list[list[int]]:
     """Runs of consecutive numbers, at most `batch` long; 0 stays alone, for its time and memory are
     those of one edit.
     """
-    out: list[list[int]] = []
-    for i in todo:
-        if out and out[-1][0] and i == out[-1][-1] + 1 and len(out[-1]) < batch:
-            out[-1].append(i)
+    runs: list[list[int]] = []
+    for i in missing:
+        last = runs[-1] if runs else []
+        follows = last and last[0] != 0 and i == last[-1] + 1
+        if follows and len(last) < batch:
+            last.append(i)
         else:
-            out.append([i])
-    return out
+            runs.append([i])
+    return runs
 
 
 def rows_of(path: Path) -> list[dict]:
     """What a file of rows holds; a line that an interruption tore is left out."""
+    if not path.exists():
+        return []
     rows = []
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in path.read_text().splitlines():
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
@@ -111,15 +118,23 @@ def rows_of(path: Path) -> list[dict]:
     return rows
 
 
+def null_for_nan(value):
+    """JSON has no NaN."""
+    is_nan = isinstance(value, float) and value != value
+    return None if is_nan else value
+
+
 def append(rows: list[dict], path: Path) -> list[dict]:
     """Add lines to a file in one write, so that nobody reads half of them; the rows as written (NaN
     becomes null).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [{k: None if isinstance(v, float) and v != v else v for k, v in r.items()} for r in rows]
-    torn = path.exists() and path.stat().st_size and not path.read_bytes().endswith(b"\n")
+    rows = [{name: null_for_nan(value) for name, value in row.items()} for row in rows]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    if path.exists() and path.stat().st_size and not path.read_bytes().endswith(b"\n"):
+        text = "\n" + text  # behind a torn line
     with open(path, "ab") as f:
-        f.write(b"\n" * bool(torn) + "".join(json.dumps(r) + "\n" for r in rows).encode())
+        f.write(text.encode())
         f.flush()
         os.fsync(f.fileno())
     return rows
@@ -129,9 +144,35 @@ def latest(folder: Path) -> list[dict]:
     """All rows of a folder; of a method that ran with several settings those of the last one, kind
     by kind.
     """
-    rows = [r for path in sorted(Path(folder).glob("*.jsonl")) for r in rows_of(path)]
+    rows = []
+    for path in sorted(Path(folder).glob("*.jsonl")):
+        rows += rows_of(path)
     last = {(r["method"], r["split"], r["kind"]): r["cfg"] for r in rows}
     return [r for r in rows if last[r["method"], r["split"], r["kind"]] == r["cfg"]]
+
+
+def run_chunk(
+    pipe: Pipe, m: Method, scenes: list[Item], numbers: list[int], facts: dict
+) -> tuple[list[dict], torch.Tensor]:
+    """Edit and grade the scenes of these numbers together: (a row for each, the edits (b 3 64 64)).
+
+    `scenes`: all of a kind, and one more, for the "wrong" prompt of each is its neighbour's.
+    """
+    batch = [scenes[i] for i in numbers]
+    wrong = [scenes[i + 1].target for i in numbers]
+    seed = SEEDS * facts["k"] + numbers[0]
+    tried = attempts(pipe, m, batch, wrong, seed, facts["options"])
+    refusals = [paid["refused"] for _, paid in tried]
+    if "@" in m.name and all(refusals):
+        raise ValueError(f"{m.name}: {refusals[0]}")
+    edits = torch.cat([edit for edit, _ in tried])
+    answers = torch.cat([item.answer for item in batch])
+    ceilings = pipe.decode(pipe.encode(answers)).float().cpu()
+    rows = []
+    for i, (_, paid), scores in zip(numbers, tried, grade(edits, batch, ceilings)):
+        objects = len(scenes[i].scene.objects)
+        rows.append(facts | {"i": i, "objects": objects} | paid | scores)
+    return rows, edits
 
 
 def run(
@@ -150,58 +191,44 @@ def run(
     """Run one method, or what is missing of it, into out/NAME.jsonl; its rows. `options` replace
     the fitted ones.
     """
-    m, path, rows = method(name), Path(out) / f"{name}.jsonl", []
-    seeds = seeds if "seed" in inspect.signature(m.fn).parameters else 1
+    m = method(name)
+    path = Path(out) / f"{name}.jsonl"
+    written = {(r["kind"], r["i"], r["k"], r["split"], r["cfg"]): r for r in rows_of(path)}
     common = {"method": name, "inputs": m.inputs, "split": split, "fitted": knobs.fitted(name)}
-    done = {(r["kind"], r["i"], r["k"], r["split"], r["cfg"]): r for r in rows_of(path)}
+    if "seed" not in inspect.signature(m.fn).parameters:
+        seeds = 1
+    rows = []
     for kind in kinds:
-        its = drawn(split, n + 1, (kind,))  # one more: the last one's "wrong" prompt
-        how = knobs.chosen(name, kind) if options is None else options
-        cfg = knobs.digest(name, f"{pipe.name}, scores {VERSION}", m.fn, how)
+        settings = knobs.chosen(name, kind) if options is None else options
+        cfg = knobs.digest(name, f"{pipe.name}, scores {VERSION}", m.fn, settings)
+        scenes = items(split, n + 1, (kind,))
+        of_kind = []
         for k in range(seeds):
-            have = {
-                i: done[kind, i, k, split, cfg]
-                for i in range(n)
-                if (kind, i, k, split, cfg) in done
-            }
-            for some in chunks([i for i in range(n) if i not in have], batch):
-                mine = [its[i] for i in some]
-                tried = attempts(
-                    pipe, m, mine, [its[i + 1].target for i in some], SEEDS * k + some[0], how
-                )
-                refusals = [cost["refused"] for _, cost in tried]
-                if "@" in name and all(refusals):
-                    raise ValueError(f"{name}: {refusals[0]}")
-                images = torch.cat([image for image, _ in tried])
-                ceilings = (
-                    pipe.decode(pipe.encode(torch.cat([i.answer for i in mine]))).float().cpu()
-                )
-                facts = common | {"kind": kind, "k": k, "cfg": cfg, "options": how}
-                new = [
-                    facts | {"i": i, "objects": len(item.scene.objects)} | paid | scores
-                    for i, item, (_, paid), scores in zip(
-                        some, mine, tried, grade(images, mine, ceilings)
-                    )
-                ]
-                have |= dict(zip(some, append(new, path)))
-                if some[0] == k == 0:
-                    write_image(
-                        torch.nan_to_num(images[:1]), Path(out) / "pictures" / f"{name}.{kind}.png"
-                    )
-            rows += [have[i] for i in sorted(have)]
+            facts = common | {"kind": kind, "k": k, "cfg": cfg, "options": settings}
+            keys = {i: (kind, i, k, split, cfg) for i in range(n)}
+            done = {i: written[key] for i, key in keys.items() if key in written}
+            missing = [i for i in range(n) if i not in done]
+            for numbers in chunks(missing, batch):
+                new, edits = run_chunk(pipe, m, scenes, numbers, facts)
+                for row in append(new, path):
+                    done[row["i"]] = row
+                if numbers[0] == k == 0:
+                    picture = Path(out) / "pictures" / f"{name}.{kind}.png"
+                    write_image(torch.nan_to_num(edits[:1]), picture)
+            of_kind += [done[i] for i in range(n)]
         if progress:
-            mean = {
-                c: sum(r[c] for r in rows if r["kind"] == kind) / (n * seeds)
-                for c in ("T", "K", "score")
-            }
-            print(
-                (
-                    f"{name:32} {kind:12} T {mean['T']:.2f}   K {mean['K']:.2f}   score "
-                    f"{mean['score']:.3f}"
-                ),
-                file=sys.stderr,
-            )
+            report(name, kind, of_kind)
+        rows += of_kind
     return rows
+
+
+def report(name: str, kind: str, rows: list[dict]) -> None:
+    """One line of means, on the error stream."""
+    mean = {c: sum(r[c] for r in rows) / len(rows) for c in ("T", "K", "score")}
+    print(
+        f"{name:32} {kind:12} T {mean['T']:.2f}   K {mean['K']:.2f}   score {mean['score']:.3f}",
+        file=sys.stderr,
+    )
 
 
 def tune(
@@ -217,31 +244,37 @@ def tune(
     """Try all that bench/knobs.py lists for a method, on dev, and write the best into
     knobs.json; the line written.
     """
-    tries, scores = knobs.combinations(name), {}
-    for o in tries:
-        folder = Path(out) / "fit" / ",".join(f"{k}={v}" for k, v in o.items())
+    tries = knobs.combinations(name)
+    scores: list[dict[str, float]] = []  # of each try: {kind: mean score}
+    for options in tries:
+        setting = ",".join(f"{knob}={value}" for knob, value in options.items())
         rows = run(
             pipe,
             name,
-            folder,
+            Path(out) / "fit" / setting,
             split="dev",
             n=n,
             kinds=kinds,
-            options=o,
+            options=options,
             batch=batch,
             progress=progress,
         )
-        scores[id(o)] = {
-            kind: sum(r["score"] for r in rows if r["kind"] == kind) / n for kind in kinds
-        }
-    best_for = lambda some: max(tries, key=lambda o: sum(scores[id(o)][k] for k in some))  # noqa: E731
+        scores.append(
+            {kind: sum(r["score"] for r in rows if r["kind"] == kind) / n for kind in kinds}
+        )
+
+    def best_for(judging: Sequence[str]) -> int:
+        return max(range(len(tries)), key=lambda j: sum(scores[j][kind] for kind in judging))
+
     per_kind = knobs.sweep(name).per_kind
-    choice = {kind: best_for([kind] if per_kind else kinds) for kind in kinds}
-    score = sum(scores[id(o)][kind] for kind, o in choice.items()) / len(kinds)
+    overall = best_for(kinds)
+    best = {kind: best_for([kind]) if per_kind else overall for kind in kinds}
+    score = sum(scores[j][kind] for kind, j in best.items()) / len(kinds)
+    chosen = {kind: tries[j] for kind, j in best.items()} if per_kind else tries[overall]
     return knobs.save(
         name,
         {
-            "chosen": choice if per_kind else best_for(kinds),
+            "chosen": chosen,
             "per_kind": per_kind,
             "score": round(score, 4),
             "items": n,
@@ -287,8 +320,15 @@ def bench(
     """
     if report is not None:
         return leaderboard.write(latest(report), Path(report), split=split, page=page)
-    kinds, split = tuple(kinds) or KINDS, "dev" if smoke or fit else split
-    n = (2 if smoke else 4 if fit else ITEMS[split]) if items is None else items
+    kinds = tuple(kinds) or KINDS
+    if smoke or fit:
+        split = "dev"
+    if items is not None:
+        n = items
+    elif smoke:
+        n = 2
+    else:
+        n = 4 if fit else ITEMS[split]
     if min(n, seeds, batch) < 1:
         raise ValueError(f"items={n}, seeds={seeds}, batch={batch}: all must be 1 or more")
     if fit:
@@ -296,10 +336,9 @@ def bench(
     names = list(methods) or (list(SMOKE) if smoke else everything())
     for name in names:  # a wrong name is told before any work
         method(name)
-    mine = [
-        r
-        for name in names
-        for r in run(
+    rows = []
+    for name in names:
+        rows += run(
             pipe,
             name,
             Path(out),
@@ -310,7 +349,5 @@ def bench(
             batch=batch,
             progress=progress,
         )
-    ]
-    # what other runs left in the folder
-    rest = [r for r in latest(out) if r["method"] not in names]
-    return leaderboard.write(mine + rest, Path(out), split=split, page=page)
+    others = [r for r in latest(out) if r["method"] not in names]  # of earlier runs
+    return leaderboard.write(rows + others, Path(out), split=split, page=page)

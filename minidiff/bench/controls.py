@@ -49,9 +49,8 @@ def resample(
 def inverted(
     pipe: Pipe, image: Tensor, source: str, target: str, *, steps: int = 50, scale: float = 3.0
 ) -> Tensor:
-    return replay(
-        pipe, invert(pipe, image, source, steps=steps)[-1], target, steps=steps, scale=scale
-    )
+    noise = invert(pipe, image, source, steps=steps)[-1]
+    return replay(pipe, noise, target, steps=steps, scale=scale)
 
 
 def wrong_inpaint(

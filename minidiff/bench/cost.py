@@ -51,17 +51,18 @@ class Cost:
             state.register_hook(by_inside)
 
     def _resident(self, what: str) -> float | None:
+        """MB in use ("VmRSS") or at the highest ("VmHWM")."""
         if self.pipe.device.type == "cuda":
             torch.cuda.synchronize(self.pipe.device)
-            read = (
-                torch.cuda.max_memory_allocated if what == "VmHWM" else torch.cuda.memory_allocated
-            )
+            highest = what == "VmHWM"
+            read = torch.cuda.max_memory_allocated if highest else torch.cuda.memory_allocated
             return read(self.pipe.device) / 2**20
         try:
             lines = Path("/proc/self/status").read_text().splitlines()
-            return next(int(line.split()[1]) for line in lines if line.startswith(what)) / 1024
+            line = next(line for line in lines if line.startswith(what))
         except (OSError, StopIteration):
             return None
+        return int(line.split()[1]) / 1024
 
     def __enter__(self):
         gc.collect()

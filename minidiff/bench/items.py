@@ -25,6 +25,8 @@ from minidiff.data import shapes
 from minidiff.data.shapes import Scene
 
 KINDS = ("recolour", "reshape", "resize", "move", "add", "delete", "background", "texture")
+# what an edit changes, where it is not called so
+FIELDS = {"recolour": "color", "reshape": "shape", "resize": "size", "move": "position"}
 # what a caption must say for that edit to show
 SAID = {"resize": "size", "move": "position", "texture": "texture"}
 
@@ -62,26 +64,26 @@ class Item:
         """The source caption with one wrong word: another ground, or another colour of the first
         object if the ground is what the edit is about.
         """
-        word = self.scene.objects[0].color if self.kind == "background" else self.scene.background
-        said = self.source.split() + self.target.split()
-        wrong = next(c for c in shapes.COLORS if c not in said)
-        return " ".join(wrong if w == word else w for w in self.source.split())
+        right = self.scene.objects[0].color if self.kind == "background" else self.scene.background
+        used = self.source.split() + self.target.split()
+        wrong = next(color for color in shapes.COLORS if color not in used)
+        return " ".join(wrong if word == right else word for word in self.source.split())
 
     @cached_property
     def words(self) -> tuple[str, str] | None:
-        a, b = self.source.split(), self.target.split()
-        changed = [(x, y) for x, y in zip(a, b) if x != y]
-        return changed[0] if len(a) == len(b) and len(changed) == 1 else None
+        source = self.source.split()
+        target = self.target.split()
+        changed = [(old, new) for old, new in zip(source, target) if old != new]
+        return changed[0] if len(source) == len(target) and len(changed) == 1 else None
 
 
 def in_split(s: Scene, split: str) -> bool:
     """Is the scene one to tune on ("dev") or one to report on ("test")? By its first tuple, so no
     tuple is in both.
     """
-    o = s.objects[0]
-    return (zlib.crc32(f"split {o.shape} {o.color} {s.background}".encode()) % 3 == 0) == (
-        split == "dev"
-    )
+    first = s.objects[0]
+    number = zlib.crc32(f"split {first.shape} {first.color} {s.background}".encode())
+    return (number % 3 == 0) == (split == "dev")
 
 
 def items(
@@ -105,55 +107,65 @@ def given(
     lists, pictures a batch. A mask goes to those that need one, or with `masked` to all that take
     one; `misread`: the source caption has a wrong word. `more`: what else is known.
     """
-    its = [its] if isinstance(its, Item) else its
-    words = lambda what: getattr(its[0], what) if len(its) == 1 else [getattr(i, what) for i in its]  # noqa: E731
-    cat = lambda what: torch.cat([getattr(i, what) for i in its])  # noqa: E731
+    batch = [its] if isinstance(its, Item) else its
+    source = [item.misread if misread else item.source for item in batch]
+    target = [item.target for item in batch]
+    if len(batch) == 1:
+        source = source[0]
+        target = target[0]
     known = {
-        "image": cat("image"),
-        "source": words("misread" if misread else "source"),
-        "target": words("target"),
-        "prompt": words("target"),
-        "mask": cat("mask"),
-        "seed": its[0].seed,
+        "image": torch.cat([item.image for item in batch]),
+        "source": source,
+        "target": target,
+        "prompt": target,
+        "mask": torch.cat([item.mask for item in batch]),
+        "seed": batch[0].seed,
     } | more
     asked = inspect.signature(fn).parameters
-    return {
-        k: v
-        for k, v in known.items()
-        if k in asked and (k != "mask" or masked or asked[k].default is inspect.Parameter.empty)
-    }
+    must_mask = "mask" in asked and asked["mask"].default is inspect.Parameter.empty
+    if not (masked or must_mask):
+        del known["mask"]
+    return {name: value for name, value in known.items() if name in asked}
 
 
 def _item(kind: str, split: str, i: int, seed: int) -> Item:
     rng = np.random.default_rng([seed, KINDS.index(kind), split == "test", i])
     two = kind in ("add", "delete") or (kind != "move" and i % 2 == 1)
-    while not in_split(s := shapes.scene(rng, objects=1 + two, split="test"), split):
-        pass
-    pick = lambda names: str(rng.choice(list(names)))  # noqa: E731
+    s = shapes.scene(rng, objects=1 + two, split="test")
+    while not in_split(s, split):
+        s = shapes.scene(rng, objects=1 + two, split="test")
     index = int(rng.integers(2)) if two else 0
     if kind == "add":  # "delete" backwards: the other object stays in place
-        s, truth = shapes.edit(s, "delete", index=1), s
+        truth = s
+        s = shapes.edit(truth, "delete", index=1)
     elif kind == "delete":
         truth = shapes.edit(s, "delete", index=1)
     else:
-        what = {"recolour": "color", "reshape": "shape", "resize": "size", "move": "position"}.get(
-            kind, kind
-        )
-        free = {
-            "color": shapes.COLORS.keys() - {o.color for o in s.objects} - {s.background},
-            "shape": set(shapes.SHAPES) - {o.shape for o in s.objects},
-            "position": shapes.POSITIONS.keys() - {s.position},
-            "size": shapes.SIZES.keys() - {s.objects[index].size},
-            "texture": set(shapes.TEXTURES) - {s.texture},
-            "background": shapes.BACKGROUNDS.keys() - {s.background} - {o.color for o in s.objects},
-        }[what]
-        truth = shapes.edit(s, what, pick(sorted(free)), index=index)
+        field = FIELDS.get(kind, kind)
+        value = str(rng.choice(sorted(_free(s, field, index))))
+        truth = shapes.edit(s, field, value, index=index)
     said = {group: SAID.get(kind) == group for group in ("size", "position", "texture")}
     return Item(
         kind,
-        s,
-        truth,
-        shapes.caption(s, **said),
-        shapes.caption(truth, **said),
-        int(rng.integers(2**31)),
+        scene=s,
+        truth=truth,
+        source=shapes.caption(s, **said),
+        target=shapes.caption(truth, **said),
+        seed=int(rng.integers(2**31)),
     )
+
+
+def _free(s: Scene, field: str, index: int) -> set[str]:
+    """Values to which an edit may change a field of the scene, or of its object `index`."""
+    colors = {o.color for o in s.objects}
+    if field == "color":
+        return shapes.COLORS.keys() - colors - {s.background}
+    if field == "shape":
+        return set(shapes.SHAPES) - {o.shape for o in s.objects}
+    if field == "size":
+        return shapes.SIZES.keys() - {s.objects[index].size}
+    if field == "position":
+        return shapes.POSITIONS.keys() - {s.position}
+    if field == "texture":
+        return set(shapes.TEXTURES) - {s.texture}
+    return shapes.BACKGROUNDS.keys() - {s.background} - colors

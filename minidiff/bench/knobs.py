@@ -58,11 +58,16 @@ def chosen(method: str, kind: str, known: dict | None = None) -> dict:
     """The options a method runs with on one kind: fitted ones, then what its name says after
     "@".
     """
-    said, known = method.partition("@")[2], load() if known is None else known
-    row = next((known[name] for name in names(method) if name in known), {"chosen": {}})
-    found = row["chosen"]
-    found = found.get(kind, {}) if row.get("per_kind") else found
-    return found | {k: number(v) for k, v in (part.split("=") for part in said.split(",") if part)}
+    known = load() if known is None else known
+    options = {}
+    row = next((known[name] for name in names(method) if name in known), None)
+    if row is not None:
+        options |= row["chosen"].get(kind, {}) if row.get("per_kind") else row["chosen"]
+    for part in method.partition("@")[2].split(","):
+        if part:
+            name, value = part.split("=")
+            options[name] = number(value)
+    return options
 
 
 def number(text: str):
@@ -78,18 +83,19 @@ def digest(method: str, model: str, fn, options: dict) -> str:
     overrides them.
     """
     defaults = {
-        k: p.default
-        for k, p in inspect.signature(fn).parameters.items()
-        if p.default is not p.empty
+        name: parameter.default
+        for name, parameter in inspect.signature(fn).parameters.items()
+        if parameter.default is not parameter.empty
     }
-    said = json.dumps([method, model, defaults | options], sort_keys=True, default=str)
-    return hashlib.sha256(said.encode()).hexdigest()[:8]
+    return short_hash(json.dumps([method, model, defaults | options], sort_keys=True, default=str))
+
+
+def short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def fitted(method: str) -> bool:
-    """Are the knobs of a method those that `--fit` chose? (One without knobs has nothing to
-    fit.)
-    """
+    """Are the knobs of a method those that `--fit` chose? Without knobs there is nothing to fit."""
     return not sweep(method).tries or bool({*names(method)} & load().keys())
 
 
@@ -97,8 +103,7 @@ def save(method: str, row: dict, path: Path = HERE) -> dict:
     """Put one method's line into the file, which is read again just before: others may have been
     fitted meanwhile.
     """
-    row |= {
-        "hash": hashlib.sha256(json.dumps(row["chosen"], sort_keys=True).encode()).hexdigest()[:8]
-    }
-    write_json(dict(sorted((load(path) | {method: row}).items())), path)
+    row["hash"] = short_hash(json.dumps(row["chosen"], sort_keys=True))
+    rows = load(path) | {method: row}
+    write_json(dict(sorted(rows.items())), path)
     return row

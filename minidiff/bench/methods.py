@@ -55,12 +55,14 @@ def lacks(fn) -> list[str]:
     edit.
     """
     asked = inspect.signature(fn).parameters
-    blind = ["a picture to edit"] * ("image" not in asked and fn not in CONTROLS.values())
-    return [
-        k
-        for k, p in asked.items()
-        if p.default is p.empty and p.kind is not p.VAR_KEYWORD and k not in KNOWN
-    ] + blind
+    missing = [
+        name
+        for name, p in asked.items()
+        if p.default is p.empty and p.kind is not p.VAR_KEYWORD and name not in KNOWN
+    ]
+    if "image" not in asked and fn not in CONTROLS.values():
+        missing.append("a picture to edit")
+    return missing
 
 
 def method(name: str) -> Method:
@@ -71,11 +73,11 @@ def method(name: str) -> Method:
         there_are = ", ".join([*CONTROLS, *TECHNIQUES])
         raise ValueError(f"no method called {plain!r}; there are: {there_are}")
     fn = CONTROLS[plain] if plain in CONTROLS else TECHNIQUES[plain].load()
-    if missing := lacks(fn):
+    missing = lacks(fn)
+    if missing:
         raise ValueError(
-            f"{plain} cannot be asked here: it needs {', '.join(missing)}; the bench gives image, "
-            "source, "
-            "target or prompt, mask, seed"
+            f"{plain} cannot be asked here: it needs {', '.join(missing)}; "
+            "the bench gives image, source, target or prompt, mask, seed"
         )
     asked = inspect.signature(fn).parameters
     m = Method(name, fn, masked=base != plain, misread=base != name.split("@")[0])
@@ -99,13 +101,15 @@ def everything() -> list[str]:
     """Names of all rows of the full table: controls, techniques, and each that may take a mask with
     one.
     """
-    served = [name for name, technique in TECHNIQUES.items() if not lacks(technique.load())]
-    masks = {
-        name: inspect.signature(TECHNIQUES[name].load()).parameters.get("mask") for name in served
-    }
-    free = [
-        f"{name}+mask"
-        for name, p in masks.items()
-        if p and p.default is not inspect.Parameter.empty
-    ]
-    return [*CONTROLS, *[f"sdedit@strength={s}" for s in SHOWN], *served, *free]
+    served = []
+    free_to_mask = []
+    for name, technique in TECHNIQUES.items():
+        fn = technique.load()
+        if lacks(fn):
+            continue
+        served.append(name)
+        mask = inspect.signature(fn).parameters.get("mask")
+        if mask is not None and mask.default is not inspect.Parameter.empty:
+            free_to_mask.append(f"{name}+mask")
+    by_strength = [f"sdedit@strength={s}" for s in SHOWN]
+    return [*CONTROLS, *by_strength, *served, *free_to_mask]

@@ -45,10 +45,14 @@ from minidiff.evaluate.metrics import eight_bit, masked_psnr
 from minidiff.evaluate.oracle import oracle
 from minidiff.models.attribute_net import canonical
 
-FLOOR_B, FLOOR_C, CAP = 15.0, 10.0, 50.0  # dB
-REDRAWS, RANGE = 16, 10.0  # renders for B0; dB that Bn spans at least
+FLOOR_B = 15.0  # dB
+FLOOR_C = 10.0  # dB
+CAP = 50.0  # dB
+REDRAWS = 16  # renders for B0
+RANGE = 10.0  # dB that Bn spans at least
 HALF_CELL = 6.5  # px; the five places of one object are 13 apart
 VERSION = 3  # of this file's arithmetic: rows of another one are not reused
+LOOKS = ("shape", "color", "size")
 GROUND = ("background", "texture")
 # of two objects, by their relation
 PLACES = {"left": ("left", "right"), "above": ("top", "bottom")}
@@ -59,23 +63,23 @@ PLACES = {"left": ("left", "right"), "above": ("top", "bottom")}
 
 def questions(item: Item) -> tuple[set[str], set[str]]:
     """(what must have changed, what must not have): names of the verdicts of `verdict`."""
-    a, b = item.scene, item.truth
-    look = {f"{k}.{what}" for k in range(len(b.objects)) for what in ("shape", "color", "size")}
-    if item.kind == "add":  # its size is not said, so it is free
-        return {"count", "position", "1.shape", "1.color"}, {
-            f"0.{w}" for w in ("shape", "color", "size")
-        } | {*GROUND}
+    before = item.scene
+    after = item.truth
+    if item.kind == "add":  # the size of what is added is not said, so it is free
+        changed = {"count", "position", "1.shape", "1.color"}
+        return changed, {"0.shape", "0.color", "0.size", *GROUND}
+    looks = {f"{k}.{look}" for k in range(len(after.objects)) for look in LOOKS}
     if item.kind == "delete":
-        return {"count", "gone"}, look | {"position", *GROUND}
-    every = look | {"count", "position", *GROUND}
-    changed = {
-        f"{k}.{what}"
-        for k, (x, y) in enumerate(zip(a.objects, b.objects))
-        for what in ("shape", "color", "size")
-        if getattr(x, what) != getattr(y, what)
-    }
-    changed |= {w for w in ("position", *GROUND) if getattr(a, w) != getattr(b, w)}
-    return changed, every - changed
+        return {"count", "gone"}, looks | {"position", *GROUND}
+    changed = {what for what in ("position", *GROUND) if _differ(before, after, what)}
+    for k, (old, new) in enumerate(zip(before.objects, after.objects)):
+        changed |= {f"{k}.{look}" for look in LOOKS if _differ(old, new, look)}
+    everything = looks | {"count", "position", *GROUND}
+    return changed, everything - changed
+
+
+def _differ(a, b, field: str) -> bool:
+    return getattr(a, field) != getattr(b, field)
 
 
 def verdict(found: dict, item: Item) -> dict[str, bool]:
@@ -86,56 +90,70 @@ def verdict(found: dict, item: Item) -> dict[str, bool]:
     that swapped places are right in everything but the position. "gone": nothing looks like the
     object that was to be deleted.
     """
-    s, seen, n = item.truth, found["objects"], len(item.truth.objects)
-    # slot of true object k, not swapped
-    straight = (0,) if n == 1 else (0, 1) if canonical(s) == s else (1, 0)
-
-    def fit(p):
-        return sum(
-            j < len(seen) and seen[j][w] == getattr(o, w)
-            for j, o in zip(p, s.objects)
-            for w in ("shape", "color")
-        )
-
-    # the first of equals: not swapped
-    pairing = max([straight, *permutations(range(max(len(seen), n)), n)], key=fit)
-    mine = [seen[j] if j < len(seen) else None for j in pairing]
-    out = {
-        f"{k}.{w}": mine[k] is not None and mine[k][w] == getattr(o, w)
-        for k, o in enumerate(s.objects)
-        for w in ("shape", "color", "size")
-    }
-    out |= {
-        "count": len(seen) == n,
-        **{w: found[w] == getattr(s, w) for w in GROUND},
-        "position": pairing == straight and found["position"] == canonical(s).position,
-    }
+    truth = item.truth
+    seen = found["objects"]
+    n = len(truth.objects)
+    unswapped = (1, 0) if n == 2 and canonical(truth) != truth else tuple(range(n))
+    slots = _pairing(seen, truth, unswapped)
+    paired = [seen[slot] if slot < len(seen) else None for slot in slots]
+    out = {}
+    for k, (read, true) in enumerate(zip(paired, truth.objects)):
+        for look in LOOKS:
+            out[f"{k}.{look}"] = read is not None and read[look] == getattr(true, look)
+    out["count"] = len(seen) == n
+    for what in GROUND:
+        out[what] = found[what] == getattr(truth, what)
     if n == 1:
-        out["position"] = mine[0] is not None and place(found, pairing[0]) == s.position
+        out["position"] = paired[0] is not None and place(found, slots[0]) == truth.position
+    else:
+        same_place = found["position"] == canonical(truth).position
+        out["position"] = slots == unswapped and same_place
     if item.kind == "delete":
         lost = item.scene.objects[1]
-        out["gone"] = not any((o["shape"], o["color"]) == (lost.shape, lost.color) for o in seen)
-    # O1 measures: within half a cell of the truth
-    if item.kind == "move" and out["position"] and "x" in mine[0]:
-        ((x, y),) = shapes.centers(s)
-        out["position"] = max(abs(mine[0]["x"] - x), abs(mine[0]["y"] - y)) <= HALF_CELL
+        out["gone"] = (lost.shape, lost.color) not in [(o["shape"], o["color"]) for o in seen]
+    if item.kind == "move" and out["position"] and "x" in paired[0]:
+        # the oracle that draws also measures: within half a cell of the truth
+        ((x, y),) = shapes.centers(truth)
+        off = max(abs(paired[0]["x"] - x), abs(paired[0]["y"] - y))
+        out["position"] = off <= HALF_CELL
     return out
+
+
+def _pairing(seen: list[dict], truth: Scene, unswapped: tuple[int, ...]) -> tuple[int, ...]:
+    """For each true object the slot among those seen that fits it, so that most words agree; of
+    equals `unswapped` is taken. A slot beyond those seen stands for a missing object.
+    """
+
+    def agreeing(slots: tuple[int, ...]) -> int:
+        words = 0
+        for slot, true in zip(slots, truth.objects):
+            if slot < len(seen):
+                words += seen[slot]["shape"] == true.shape
+                words += seen[slot]["color"] == true.color
+        return words
+
+    n = len(truth.objects)
+    every = permutations(range(max(len(seen), n)), n)
+    return max([unswapped, *every], key=agreeing)  # the first of equals
 
 
 def place(found: dict, slot: int) -> str | None:
     """Where one of the objects found is: a key of POSITIONS, also beside a second object."""
     many = len(found["objects"])
-    return (
-        found["position"] if many == 1 else PLACES[found["position"]][slot] if many == 2 else None
-    )
+    if many == 1:
+        return found["position"]
+    if many == 2:
+        return PLACES[found["position"]][slot]
+    return None
 
 
 def admissible(item: Item) -> list[Scene]:
     """All true answers, the item's own first: an added object may have any size."""
     if item.kind != "add":
         return [item.truth]
-    o, (kept, new) = item.truth, item.truth.objects
-    return [o, *[replace(o, objects=(kept, replace(new, size=s))) for s in SIZES if s != new.size]]
+    kept, new = item.truth.objects
+    others = [replace(new, size=size) for size in SIZES if size != new.size]
+    return [item.truth, *[replace(item.truth, objects=(kept, other)) for other in others]]
 
 
 # ---- scores of pictures --------------------------------------------------------------------------
@@ -144,10 +162,13 @@ def admissible(item: Item) -> list[Scene]:
 def edit_score(t, k, b, c, b_floor, b_vae, c_vae) -> dict[str, float]:
     """{"Bn", "Cn", "score"}. Where nothing is kept (b is nan) Bn is 1: no harm could be done."""
 
-    def share(v, floor, top):
-        return 1.0 if v != v else min(max((v - floor) / max(top - floor, 1.0), 0.0), 1.0)
+    def share(value: float, floor: float, top: float) -> float:
+        if value != value:
+            return 1.0
+        return min(max((value - floor) / max(top - floor, 1.0), 0.0), 1.0)
 
-    bn, cn = share(b, b_floor, b_vae), share(c, FLOOR_C, c_vae)
+    bn = share(b, b_floor, b_vae)
+    cn = share(c, FLOOR_C, c_vae)
     return {"Bn": bn, "Cn": cn, "score": t * (k * bn * (0.5 + 0.5 * cn)) ** (1 / 3)}
 
 
@@ -155,22 +176,25 @@ def redrawn(item: Item, n: int = REDRAWS) -> list[Scene]:
     """The item's target caption as others might draw it: scenes with all that it leaves open drawn
     anew.
     """
-    s, said, rng, out = item.truth, SAID.get(item.kind), np.random.default_rng(item.seed), []
+    truth = item.truth
+    said = SAID.get(item.kind)  # what this kind's captions say beside shape and colour
+    rng = np.random.default_rng(item.seed)
+    out = []
     for _ in range(n):
-        f = shapes.scene(rng, objects=len(s.objects))
-        objects = tuple(
-            replace(new, shape=o.shape, color=o.color, size=o.size if said == "size" else new.size)
-            for new, o in zip(f.objects, s.objects)
+        fresh = shapes.scene(rng, objects=len(truth.objects))
+        objects = []
+        for new, true in zip(fresh.objects, truth.objects):
+            size = true.size if said == "size" else new.size
+            objects.append(replace(new, shape=true.shape, color=true.color, size=size))
+        place_said = said == "position" or len(objects) == 2
+        again = replace(
+            fresh,
+            objects=tuple(objects),
+            background=truth.background,
+            position=truth.position if place_said else fresh.position,
+            texture=truth.texture if said == "texture" else fresh.texture,
         )
-        out.append(
-            replace(
-                f,
-                objects=objects,
-                background=s.background,
-                position=s.position if len(objects) == 2 or said == "position" else f.position,
-                texture=s.texture if said == "texture" else f.texture,
-            )
-        )
+        out.append(again)
     return out
 
 
@@ -178,11 +202,12 @@ def floor_of_b(item: Item, region: Tensor, b_vae: float) -> float:
     """B0 in dB: the likeness outside `region` that three of four who know the caption alone do not
     reach.
     """
-    found = masked_psnr(
-        shapes.render(redrawn(item)), item.answer.expand(REDRAWS, -1, -1, -1), 1 - region, CAP
-    )
-    good = found.quantile(0.75).item()
-    return FLOOR_B if good != good else max(min(good, b_vae - RANGE), FLOOR_B)
+    answers = item.answer.expand(REDRAWS, -1, -1, -1)
+    reached = masked_psnr(shapes.render(redrawn(item)), answers, 1 - region, CAP)
+    quartile = reached.quantile(0.75).item()
+    if quartile != quartile:  # nothing is kept
+        return FLOOR_B
+    return max(min(quartile, b_vae - RANGE), FLOOR_B)
 
 
 def distances(image: Tensor, truths: Tensor, region: Tensor) -> tuple[float, float, float]:
@@ -193,16 +218,17 @@ def distances(image: Tensor, truths: Tensor, region: Tensor) -> tuple[float, flo
     keep = 1 - region
     b = masked_psnr(image, truths[:1], keep, CAP).item()
     c = masked_psnr(image.expand_as(truths), truths, region, CAP).max().item()
-    blank = (eight_bit(image) - eight_bit(truths[:1])) * keep  # zeros inside count as agreement
-    return b, c, min(-10 * (blank**2).mean().clamp_min(1e-300).log10().item(), CAP)
+    blanked = (eight_bit(image) - eight_bit(truths[:1])) * keep  # zeros inside count as agreement
+    error = (blanked**2).mean().clamp_min(1e-300)
+    return b, c, min(-10 * error.log10().item(), CAP)
 
 
 @torch.no_grad()
 def maps(images: Tensor) -> list[Tensor]:
     """The learned oracle's feature maps (b c h w), 32 to 4 pixels a side, channels normalised."""
     net = oracle().net
-    h, out = F.relu(net.conv_in(images.float())), []
-    out.append(h)
+    h = F.relu(net.conv_in(images.float()))
+    out = [h]
     for stage in net.stages:
         h = stage(h)
         out.append(h)
@@ -213,17 +239,20 @@ def perceptual(a: Tensor, b: Tensor) -> Tensor:
     """(b,): squared distance of the normalised maps, averaged over places and layers. 0 for equal
     pictures, at most 4.
     """
-    return torch.stack([((x - y) ** 2).sum(1).mean((1, 2)) for x, y in zip(maps(a), maps(b))]).mean(
-        0
-    )
+    layers = [((x - y) ** 2).sum(1).mean((1, 2)) for x, y in zip(maps(a), maps(b))]
+    return torch.stack(layers).mean(0)
 
 
 def structure(a: Tensor, b: Tensor) -> Tensor:
     """(b,): mean squared difference of the two pictures' self-similarities, cosine between all
     places of the 8x8 map (PIE-Bench takes DINO's keys): what is like what, whatever its colour.
     """
-    one, two = (F.normalize(m.flatten(2), dim=1) for m in (maps(a)[2], maps(b)[2]))
-    return ((one.transpose(1, 2) @ one - two.transpose(1, 2) @ two) ** 2).mean((1, 2))
+    return ((_self_similarity(a) - _self_similarity(b)) ** 2).mean((1, 2))
+
+
+def _self_similarity(images: Tensor) -> Tensor:
+    places = F.normalize(maps(images)[2].flatten(2), dim=1)  # b c 64
+    return places.transpose(1, 2) @ places  # b 64 64
 
 
 @cache
@@ -252,50 +281,54 @@ def grade(images: Tensor, items: list[Item], ceilings: Tensor) -> list[dict]:
     """
     broken = [not x.isfinite().all().item() for x in images]
     images = (eight_bit(torch.nan_to_num(images.detach().cpu().float())) * 2 - 1).float()
-    source, truth = torch.cat([i.image for i in items]), torch.cat([i.answer for i in items])
-    regions = [region(i) for i in items]
-    inside = torch.cat([x * m + (m - 1) for x, m in zip(images[:, None], regions)])  # black outside
+    source = torch.cat([item.image for item in items])
+    truth = torch.cat([item.answer for item in items])
+    targets = [item.target for item in items]
+    regions = [region(item) for item in items]
+    mask = torch.cat(regions)
+    inside = images * mask + (mask - 1)  # black outside
     with torch.no_grad():
-        q1, q2 = (likeness(x, [i.target for i in items]).tolist() for x in (images, inside))
-        p, d = perceptual(images, truth).tolist(), structure(images, source).tolist()
+        p = perceptual(images, truth).tolist()
+        d = structure(images, source).tolist()
+        q1 = likeness(images, targets).tolist()
+        q2 = likeness(inside, targets).tolist()
+    drawn = see(images)
+    learned = oracle().read(images)
     rows = []
-    for n, (i, one, two) in enumerate(zip(items, see(images), oracle().read(images))):
-        changed, kept = questions(i)
-        one, two = verdict(one, i), verdict(two, i)
-        t = [all(v[w] for w in changed) for v in (one, two)]
-        truths = shapes.render(admissible(i))
-        (b, c, pie), (b_vae, c_vae, _) = (
-            distances(x[n : n + 1].cpu(), truths, regions[n]) for x in (images, ceilings)
-        )
-        missed = sorted(w for w in kept if not (one[w] and two[w]))
-        row = {
-            "T": float(all(t)),
-            "K": 1 - len(missed) / len(kept),
-            "B": b,
-            "C": c,
-            "P": p[n],
-            "D": d[n],
-            "Q1": q1[n],
-            "Q2": q2[n],
-            "B_vae": b_vae,
-            "C_vae": c_vae,
-            "B_pie": pie,
-            "T1": float(t[0]),
-            "T2": float(t[1]),
-            "disagree": float(t[0] != t[1]),
-            "missed": missed,
-            "broken": broken[n],
-            "B_floor": floor_of_b(i, regions[n], b_vae),
-        }
-        rows.append(row | edit_score(row["T"], row["K"], b, c, row["B_floor"], b_vae, c_vae))
+    for n, item in enumerate(items):
+        row = _answers(drawn[n], learned[n], item)
+        truths = shapes.render(admissible(item))
+        b, c, b_pie = distances(images[n : n + 1].cpu(), truths, regions[n])
+        b_vae, c_vae, _ = distances(ceilings[n : n + 1].cpu(), truths, regions[n])
+        row |= {"B": b, "C": c, "P": p[n], "D": d[n], "Q1": q1[n], "Q2": q2[n]}
+        row |= {"B_vae": b_vae, "C_vae": c_vae, "B_pie": b_pie, "broken": broken[n]}
+        row["B_floor"] = floor_of_b(item, regions[n], b_vae)
+        row |= edit_score(row["T"], row["K"], b, c, row["B_floor"], b_vae, c_vae)
+        rows.append(row)
     return rows
+
+
+def _answers(drawn: dict, learned: dict, item: Item) -> dict:
+    """T, K and what they are made of, from what the drawing and the learned oracle found."""
+    changed, kept = questions(item)
+    one = verdict(drawn, item)
+    two = verdict(learned, item)
+    t1 = all(one[name] for name in changed)
+    t2 = all(two[name] for name in changed)
+    missed = sorted(name for name in kept if not (one[name] and two[name]))
+    return {
+        "T": float(t1 and t2),
+        "K": 1 - len(missed) / len(kept),
+        "T1": float(t1),
+        "T2": float(t2),
+        "disagree": float(t1 != t2),
+        "missed": missed,
+    }
 
 
 def region(item: Item) -> Tensor:
     """(1 1 64 64): 1 where any of the true answers differs from the source, grown by 2 pixels
     beyond the mask.
     """
-    masks = torch.cat([shapes.edit_mask(item.scene, s) for s in admissible(item)]).amax(
-        0, keepdim=True
-    )
-    return F.max_pool2d(masks, 5, 1, 2)
+    masks = torch.cat([shapes.edit_mask(item.scene, answer) for answer in admissible(item)])
+    return F.max_pool2d(masks.amax(0, keepdim=True), 5, 1, 2)

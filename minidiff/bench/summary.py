@@ -46,8 +46,8 @@ MEANS = (
 
 def mean(values: Iterable) -> float | None:
     """Mean of what is not None; None of nothing."""
-    found = [v for v in values if v is not None]
-    return float(np.mean(found)) if found else None
+    known = [v for v in values if v is not None]
+    return float(np.mean(known)) if known else None
 
 
 def interval(rows: list[dict], what: str = "score") -> tuple[float, float, float]:
@@ -57,23 +57,25 @@ def interval(rows: list[dict], what: str = "score") -> tuple[float, float, float
 
 def by_scene(rows: list[dict]) -> dict[tuple, float]:
     """{(kind, i): score, averaged over the noise seeds}."""
-    found: dict[tuple, list] = {}
+    scores: dict[tuple, list] = {}
     for r in rows:
-        found.setdefault((r["kind"], r["i"]), []).append(r["score"])
-    return {k: float(np.mean(v)) for k, v in found.items()}
+        scores.setdefault((r["kind"], r["i"]), []).append(r["score"])
+    return {scene: float(np.mean(of_scene)) for scene, of_scene in scores.items()}
 
 
 def difference(a: list[dict], b: list[dict]) -> tuple[float, float, float]:
     """(mean, low, high) of score a - score b over the scenes that both have."""
-    a, b = by_scene(a), by_scene(b)
-    return bootstrap_ci([a[k] - b[k] for k in a if k in b])
+    ours = by_scene(a)
+    theirs = by_scene(b)
+    return bootstrap_ci([ours[scene] - theirs[scene] for scene in ours if scene in theirs])
 
 
 def line(rows: list[dict]) -> dict:
     """One method's line."""
-    first, alone = rows[0], [r for r in rows if r["batch"] == 1 and not r.get("refused")] or rows
+    first = rows[0]
     cfgs = sorted({r["cfg"] for r in rows})
-    kinds = {k: [r for r in rows if r["kind"] == k] for k in KINDS}
+    alone = [r for r in rows if r["batch"] == 1 and not r.get("refused")] or rows
+    kinds = {kind: [r for r in rows if r["kind"] == kind] for kind in KINDS}
     return {
         "method": first["method"],
         "inputs": first["inputs"],
@@ -81,23 +83,25 @@ def line(rows: list[dict]) -> dict:
         "rows": len(rows),
         "refused": sum(bool(r.get("refused")) for r in rows),
         "cfg": cfgs[0] if len(cfgs) == 1 else sha256("".join(cfgs).encode()).hexdigest()[:8],
-        **{k: mean(r[k] for r in rows) for k in MEANS},
+        **{what: mean(r[what] for r in rows) for what in MEANS},
         "seconds": mean(r["seconds"] for r in alone),
         "mb": max((r["mb"] for r in alone if r["mb"] is not None), default=None),
         "T_ci": interval(rows, "T")[1:],
         "score_ci": interval(rows)[1:],
-        "by_kind": {
-            k: {
-                "score": interval(v)[0],
-                "ci": interval(v)[1:],
-                "T": mean(r["T"] for r in v),
-                "K": mean(r["K"] for r in v),
-                "first": v[0]["score"],
-            }
-            for k, v in kinds.items()
-            if v
-        },
-        "by_objects": {str(o): mean(r["score"] for r in rows if r["objects"] == o) for o in (1, 2)},
+        "by_kind": {kind: of_kind(group) for kind, group in kinds.items() if group},
+        "by_objects": {str(n): mean(r["score"] for r in rows if r["objects"] == n) for n in (1, 2)},
+    }
+
+
+def of_kind(rows: list[dict]) -> dict:
+    """A method's scores on one kind of edit; `first`: that of its first scene."""
+    score, *ends = interval(rows)
+    return {
+        "score": score,
+        "ci": tuple(ends),
+        "T": mean(r["T"] for r in rows),
+        "K": mean(r["K"] for r in rows),
+        "first": rows[0]["score"],
     }
 
 
@@ -109,33 +113,36 @@ def winners(groups: dict[str, list[dict]], masked: bool) -> dict[str, dict]:
     """{kind: best method, second, and the paired difference}, among those that are told the mask or
     those that are not.
     """
+    able = {
+        name: rows
+        for name, rows in groups.items()
+        if ranked(name) and ("M" in rows[0]["inputs"]) == masked
+    }
     out = {}
     for kind in KINDS:
-        mine = {
-            n: [r for r in rows if r["kind"] == kind]
-            for n, rows in groups.items()
-            if ranked(n) and ("M" in rows[0]["inputs"]) == masked
+        rows_of = {name: [r for r in rows if r["kind"] == kind] for name, rows in able.items()}
+        scenes = {name: len(by_scene(rows)) for name, rows in rows_of.items()}
+        most = max(scenes.values(), default=0)
+        if most == 0:
+            continue
+        whole = [name for name in rows_of if scenes[name] == most]
+        whole.sort(key=lambda name: -np.mean([r["score"] for r in rows_of[name]]))
+        best = whole[0]
+        second = whole[1] if len(whole) > 1 else None
+        out[kind] = {
+            "best": best,
+            "score": interval(rows_of[best]),
+            "second": second,
+            "scenes": most,
+            "difference": difference(rows_of[best], rows_of[second]) if second else None,
         }
-        most = max((len(by_scene(v)) for v in mine.values()), default=0)
-        whole = [n for n, v in mine.items() if v and len(by_scene(v)) == most]
-        order = sorted(whole, key=lambda n: -np.mean([r["score"] for r in mine[n]]))
-        if order:
-            best, second = order[0], order[1] if len(order) > 1 else None
-            out[kind] = {
-                "best": best,
-                "score": interval(mine[best]),
-                "second": second,
-                "scenes": len(by_scene(mine[best])),
-                "difference": difference(mine[best], mine[second]) if second else None,
-            }
     return out
 
 
 def unfit(groups: dict[str, list[dict]]) -> list[tuple]:
     """(kind, i) of the scenes whose true picture is not read right, if the truth was run."""
-    return sorted(
-        {(r["kind"], r["i"]) for r in groups.get("truth", []) if r["T"] < 1 or r["K"] < 1}
-    )
+    wrong = [r for r in groups.get("truth", []) if r["T"] < 1 or r["K"] < 1]
+    return sorted({(r["kind"], r["i"]) for r in wrong})
 
 
 def curves(groups: dict[str, list[dict]]) -> dict[str, dict]:
@@ -143,23 +150,17 @@ def curves(groups: dict[str, list[dict]]) -> dict[str, dict]:
     values of their curve's knob (`NAME@knob=value`).
     """
     out = {}
-    for base in dict.fromkeys(n.split("@")[0] for n in groups if "@" in n):
+    for base in dict.fromkeys(name.split("@")[0] for name in groups if "@" in name):
         knob = knobs.sweep(base).curve[0]
-        mine = {
-            n.split("=")[1]: rows
-            for n, rows in groups.items()
-            if n.startswith(f"{base}@{knob}=") and "," not in n
-        }
-        points = sorted(
-            (float(v), mean(r["Bn"] for r in rows), mean(r["T"] for r in rows))
-            for v, rows in mine.items()
-        )
+        points = []
+        for name, rows in groups.items():
+            if name.startswith(f"{base}@{knob}=") and "," not in name:
+                value = float(name.split("=")[1])
+                points.append((value, mean(r["Bn"] for r in rows), mean(r["T"] for r in rows)))
+        points.sort()
         if len(points) >= 3:
-            out[base] = {
-                "knob": knob,
-                "points": points,
-                "area": dominated([(b, t) for _, b, t in points]),
-            }
+            area = dominated([(bn, t) for _, bn, t in points])
+            out[base] = {"knob": knob, "points": points, "area": area}
     return out
 
 
@@ -167,57 +168,60 @@ def misread(groups: dict[str, list[dict]]) -> dict[str, dict]:
     """{method: how it does when the source caption has a wrong word, and the paired difference to
     the right caption}.
     """
-    pairs = {n: groups.get(n.replace(MISREAD, ""), []) for n in groups if MISREAD in n}
-    return {
-        n: {
-            "T": mean(r["T"] for r in groups[n]),
-            "K": mean(r["K"] for r in groups[n]),
-            "score": interval(groups[n]),
-            "difference": difference(groups[n], right),
-        }
-        for n, right in pairs.items()
-        if right
-    }
+    out = {}
+    for name, rows in groups.items():
+        right = groups.get(name.replace(MISREAD, ""), [])
+        if MISREAD in name and right:
+            out[name] = {
+                "T": mean(r["T"] for r in rows),
+                "K": mean(r["K"] for r in rows),
+                "score": interval(rows),
+                "difference": difference(rows, right),
+            }
+    return out
 
 
 def dominated(points: list[tuple[float, float]]) -> float:
     """Area of the union of the rectangles from 0 to each point of the unit square."""
-    area, right = 0.0, 0.0
+    area = 0.0
+    left = 0.0
     for x, _ in sorted(points):
-        area += (x - right) * max(y for x2, y in points if x2 >= x)
-        right = x
+        height = max(y for x2, y in points if x2 >= x)
+        area += (x - left) * height
+        left = x
     return area
 
 
 def controls(lines: dict[str, dict]) -> list[tuple[str, bool]]:
     """(claim, does it hold?) for the controls that were run, whatever options they ran with."""
-    by = {n.split("@")[0]: s for n, s in lines.items() if n.split("@")[0] in CONTROLS}
+    by = {name.split("@")[0]: line for name, line in lines.items()}
+
+    def truth_is_1(t: dict) -> bool:
+        whole = t["T"] == t["K"] == t["score"] == 1
+        return whole and t["B"] in (50, None) and t["C"] in (50, None)
+
     claims = [
-        (
-            "the truth scores T = K = 1 and 50 dB",
-            ("truth",),
-            lambda t: t["T"] == t["K"] == t["score"] == 1 and all(t[c] in (50, None) for c in "BC"),
-        ),
-        ("a copy of the source scores 0", ("copy",), lambda c: c["T"] == c["score"] == 0),
-        ("so does the autoencoder's copy", ("vae-copy",), lambda c: c["score"] <= 0.02),
+        ("the truth scores T = K = 1 and 50 dB", ["truth"], truth_is_1),
+        ("a copy of the source scores 0", ["copy"], lambda c: c["T"] == c["score"] == 0),
+        ("so does the autoencoder's copy", ["vae-copy"], lambda c: c["score"] <= 0.02),
         (
             "the truth through the autoencoder scores 0.95 or more",
-            ("vae-truth",),
+            ["vae-truth"],
             lambda v: v["score"] >= 0.95,
         ),
-        ("drawing the prompt anew scores at most 0.2", ("resample",), lambda r: r["score"] <= 0.2),
+        ("drawing the prompt anew scores at most 0.2", ["resample"], lambda r: r["score"] <= 0.2),
         (
             "climbing CLIP raises Q1 over the copy's",
-            ("hacker", "copy"),
+            ["hacker", "copy"],
             lambda h, c: h["Q1"] > c["Q1"] + 0.05,
         ),
-        ("and not T (at most 0.05)", ("hacker",), lambda h: h["T"] <= 0.05),
+        ("and not T (at most 0.05)", ["hacker"], lambda h: h["T"] <= 0.05),
     ]
-    return [
-        (claim, bool(holds(*[by[n] for n in names])))
-        for claim, names, holds in claims
-        if set(names) <= by.keys()
-    ]
+    checks = []
+    for claim, names, holds in claims:
+        if all(name in by for name in names):
+            checks.append((claim, bool(holds(*[by[name] for name in names]))))
+    return checks
 
 
 def facts(rows: list[dict], split: str) -> dict:
@@ -232,32 +236,30 @@ def facts(rows: list[dict], split: str) -> dict:
         raise ValueError(
             f"no results of split {split!r}; run the bench first, or give the other --split"
         )
-    true, bad = len(groups.get("truth", [])), unfit(groups)
-    groups = {n: [r for r in rows if (r["kind"], r["i"]) not in bad] for n, rows in groups.items()}
-    groups = {n: rows for n, rows in groups.items() if rows}
+    unread = unfit(groups)
+    truths = len(groups.get("truth", []))
+    for name, group in groups.items():
+        groups[name] = [r for r in group if (r["kind"], r["i"]) not in unread]
+    groups = {name: group for name, group in groups.items() if group}
     wrong = misread(groups)
-    groups = {n: rows for n, rows in groups.items() if n not in wrong}
-    most = max(len(by_scene(rows)) for rows in groups.values())
-    order = sorted(
-        groups,
-        key=lambda n: (
-            n in CONTROLS,
-            len(by_scene(groups[n])) < most,
-            -np.mean([r["score"] for r in groups[n]]),
-        ),
-    )
-    lines = {n: line(groups[n]) for n in order}
+    groups = {name: group for name, group in groups.items() if name not in wrong}
+    most = max(len(by_scene(group)) for group in groups.values())
+
+    def rank(name: str) -> tuple:
+        """Controls last, those that saw fewer scenes before them, and by falling score."""
+        fewer = len(by_scene(groups[name])) < most
+        return name in CONTROLS, fewer, -np.mean([r["score"] for r in groups[name]])
+
+    lines = {name: line(groups[name]) for name in sorted(groups, key=rank)}
     checks = controls(lines)
-    checks += (
-        [("the oracles read 95% of the true pictures right", len(bad) <= 0.05 * true)]
-        if true
-        else []
-    )
+    if truths:
+        claim = "the oracles read 95% of the true pictures right"
+        checks.append((claim, len(unread) <= 0.05 * truths))
     return {
         "split": split,
         "scenes": 1 + max(r["i"] for r in rows),
         "seeds": 1 + max(r["k"] for r in rows),
-        "unfit": bad,
+        "unfit": unread,
         "methods": list(lines.values()),
         "curves": curves(groups),
         "misread": wrong,

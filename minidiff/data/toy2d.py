@@ -1,5 +1,4 @@
-"""Toy data in the plane whose best denoiser is known exactly: samplers and guidance are tested
-without training.
+"""Toy data in the plane whose best denoiser is known exactly, for tests without training.
 
 A mixture of Gaussians with noise added is again one, x_t ~ sum_k w_k N(alpha mu_k, alpha^2 C_k +
 sigma^2 I). Its score is a formula, and with it the noise a perfect network would predict:
@@ -10,8 +9,8 @@ sigma^2 I). Its score is a formula, and with it the noise a perfect network woul
 For one Gaussian even the whole deterministic sampler is known (`gaussian_flow_map`): every solver
 must converge to it.
 
-Try: draw the arrows of `gmm8().score` at a few times; two close modes and watch at which t they
-part.
+Try: draw the arrows of `gmm8().score` at a few times; bring two modes close and watch at which t
+they part.
 """
 
 import math
@@ -37,9 +36,13 @@ class Mixture:
         K, d = self.means.shape
         if self.covs.shape != (K, d, d):
             raise ValueError(f"means {(K, d)} need covs {(K, d, d)}, got {tuple(self.covs.shape)}")
-        weights = torch.ones(K) if weights is None else torch.as_tensor(weights)
-        self.weights = weights.double() / weights.double().sum()
-        self.classes = torch.arange(K) if classes is None else torch.as_tensor(classes)
+        if weights is None:
+            weights = torch.ones(K)
+        if classes is None:
+            classes = torch.arange(K)
+        weights = torch.as_tensor(weights).double()
+        self.weights = weights / weights.sum()  # k
+        self.classes = torch.as_tensor(classes)  # k
         # C = U diag(c) U^T inverts alpha^2 C + sigma^2 I at every time
         self.c, self.U = torch.linalg.eigh(self.covs)
         if (self.c < -1e-12).any():
@@ -49,7 +52,8 @@ class Mixture:
         self.c = self.c.clamp(min=0)
 
     def _log_weights(self, label) -> Tensor:
-        label = torch.as_tensor(-1 if label is None else label)[..., None]
+        label = torch.as_tensor(-1 if label is None else label)
+        label = label[..., None]  # .. 1
         keep = (label == -1) | (label == self.classes)  # .. k
         if not keep.any(-1).all():
             raise ValueError(
@@ -60,26 +64,28 @@ class Mixture:
 
     def _modes(self, x: Tensor, a, s, label):
         """Per mode: log of weight times density, and the score of its Gaussian."""
-        a, s = (torch.as_tensor(v, dtype=torch.float64)[..., None] for v in (a, s))
-        # .. k d, along the axes of C
-        y = torch.einsum("...kd,kde->...ke", x[..., None, :] - a * self.means, self.U)
-        var = a**2 * self.c + s**2
-        # .. k
-        log_p = self._log_weights(label) - 0.5 * (y**2 / var + (2 * math.pi * var).log()).sum(-1)
-        return log_p, -torch.einsum("...ke,kde->...kd", y / var, self.U)
+        a = torch.as_tensor(a, dtype=torch.float64)[..., None]
+        s = torch.as_tensor(s, dtype=torch.float64)[..., None]
+        off = x[..., None, :] - a * self.means  # .. k d
+        y = torch.einsum("...kd,kde->...ke", off, self.U)  # along the axes of C
+        var = a**2 * self.c + s**2  # along the same
+        surprise = y**2 / var + (2 * math.pi * var).log()
+        log_p = self._log_weights(label) - 0.5 * surprise.sum(-1)  # .. k
+        score = -torch.einsum("...ke,kde->...kd", y / var, self.U)  # .. k d
+        return log_p, score
 
     def log_prob(self, x: Tensor, a=1.0, s=0.0, label=None) -> Tensor:
-        """log density (..) at points x (.. d) of a x0 + s eps; a, s are floats or broadcast to
-        x.
-        """
-        return self._modes(x, a, s, label)[0].logsumexp(-1)
+        """log density (..) at points x (.. d) of a x0 + s eps; a, s: floats or broadcast to x."""
+        log_p, _ = self._modes(x, a, s, label)
+        return log_p.logsumexp(-1)
 
     def score(self, x: Tensor, a=1.0, s=0.0, label=None) -> Tensor:
         """Gradient of `log_prob` in x (.. d): the modes' own scores, weighted by which mode x
         probably came from.
         """
         log_p, score = self._modes(x, a, s, label)
-        return torch.einsum("...k,...kd->...d", log_p.softmax(-1), score)
+        came_from = log_p.softmax(-1)  # .. k
+        return torch.einsum("...k,...kd->...d", came_from, score)
 
     def denoise(self, sch: Schedule) -> Denoise:
         """The perfect network: (x_t, t, cond) -> eps in x_t's dtype. `cond.label` (b,) restricts
@@ -87,13 +93,13 @@ class Mixture:
         """
 
         def eps(x_t, t, cond=None):
-            a, s = sch.at(t, x_t.double())
-            label = (
-                None
-                if cond is None or cond.label is None
-                else cond.label.view(-1, *[1] * (x_t.ndim - 2))
-            )
-            return (-s * self.score(x_t.double(), a, s, label)).to(x_t.dtype)
+            x = x_t.double()
+            alpha, sigma = sch.at(t, x)
+            label = None if cond is None else cond.label
+            if label is not None:
+                label = label.view(-1, *[1] * (x.ndim - 2))  # one for all points of a row
+            score = self.score(x, alpha, sigma, label)
+            return (-sigma * score).to(x_t.dtype)
 
         return eps
 
@@ -101,18 +107,18 @@ class Mixture:
         """n points (n d); `label` is one class for all or n of them."""
         g = torch.Generator().manual_seed(seed)
         p = self._log_weights(label).exp().expand(n, -1)
-        k = torch.multinomial(p, 1, generator=g)[:, 0]
+        k = torch.multinomial(p, 1, generator=g)[:, 0]  # the mode of each point
         z = torch.randn(n, self.means.shape[1], generator=g, dtype=torch.float64)
-        return self.means[k] + torch.einsum("nde,ne->nd", self.U[k], self.c[k].sqrt() * z)
+        along_axes = self.c[k].sqrt() * z  # n d
+        return self.means[k] + torch.einsum("nde,ne->nd", self.U[k], along_axes)
 
 
 def gmm8(radius: float = 1.4, std: float = 0.1) -> Mixture:
-    """Eight equal round modes on a circle; with these defaults each axis has standard deviation
-    1.
-    """
+    """Eight equal round modes on a circle; at these defaults each axis has standard deviation 1."""
     angle = torch.arange(8, dtype=torch.float64) * math.pi / 4
-    means = radius * torch.stack([angle.cos(), angle.sin()], -1)
-    return Mixture(means, std**2 * torch.eye(2, dtype=torch.float64).expand(8, 2, 2))
+    means = radius * torch.stack([angle.cos(), angle.sin()], -1)  # 8 2
+    cov = std**2 * torch.eye(2, dtype=torch.float64)
+    return Mixture(means, cov.expand(8, 2, 2))
 
 
 def gauss_aniso() -> Mixture:
@@ -123,24 +129,22 @@ def gauss_aniso() -> Mixture:
 def two_moons(n: int, seed: int = 0, std: float = 0.06) -> Tensor:
     """n points on two interlocked half circles, centred, of radius 1."""
     g = torch.Generator().manual_seed(seed)
-    u, side = (
-        torch.rand(n, generator=g, dtype=torch.float64) * math.pi,
-        torch.randint(2, (n,), generator=g) * 2 - 1,
-    )
-    moon = torch.stack([side * (u.cos() - 0.5), side * (u.sin() - 0.25)], -1)
-    return moon + std * torch.randn(n, 2, generator=g, dtype=torch.float64)
+    angle = torch.rand(n, generator=g, dtype=torch.float64) * math.pi
+    side = torch.randint(2, (n,), generator=g) * 2 - 1  # -1 or 1: which moon
+    x = side * (angle.cos() - 0.5)
+    y = side * (angle.sin() - 0.25)
+    noise = torch.randn(n, 2, generator=g, dtype=torch.float64)
+    return torch.stack([x, y], -1) + std * noise
 
 
 def checker(n: int, seed: int = 0, cells: int = 4) -> Tensor:
-    """n points, uniform on the black squares of a cells x cells board over [-2, 2]^2; `cells` is
-    even.
-    """
+    """n points, uniform on the black squares of a board of cells x cells (even) over [-2, 2]^2."""
     g = torch.Generator().manual_seed(seed)
     row = torch.randint(cells, (n,), generator=g)
     col = 2 * torch.randint(cells // 2, (n,), generator=g) + row % 2
-    return (
-        torch.stack([col, row], -1) + torch.rand(n, 2, generator=g, dtype=torch.float64)
-    ) * 4 / cells - 2
+    corner = torch.stack([col, row], -1)
+    inside = torch.rand(n, 2, generator=g, dtype=torch.float64)
+    return (corner + inside) * 4 / cells - 2
 
 
 def gaussian_flow_map(
@@ -149,22 +153,33 @@ def gaussian_flow_map(
     """Where the probability-flow ODE of N(mean, cov) data carries points x (b d) from time t to
     time s, exactly.
     """
-    (a_t, sig_t), (a_s, sig_s) = sch.at(t), sch.at(s)
+    alpha_t, sigma_t = sch.at(t)
+    alpha_s, sigma_s = sch.at(s)
     c, U = torch.linalg.eigh(cov)
-    # along the axes of cov
-    gain = ((a_s**2 * c + sig_s**2) / (a_t**2 * c + sig_t**2)).sqrt()
-    return a_s * mean + ((x - a_t * mean) @ U * gain) @ U.T
+    var_t = alpha_t**2 * c + sigma_t**2  # along the axes of cov
+    var_s = alpha_s**2 * c + sigma_s**2
+    gain = (var_s / var_t).sqrt()
+    return alpha_s * mean + ((x - alpha_t * mean) @ U * gain) @ U.T
 
 
 def energy_distance(x: Tensor, y: Tensor) -> float:
     """Unbiased 2 E|X - Y| - E|X - X'| - E|Y - Y'| of two point sets (n d), (m d): 0 on average for
     equal laws.
     """
+    n = len(x)
+    m = len(y)
+    between = _total_distance(x, y) / (n * m)
+    within_x = _total_distance(x, x) / (n * (n - 1))
+    within_y = _total_distance(y, y) / (m * (m - 1))
+    return 2 * between - within_x - within_y
 
-    # exact differences: the matrix-product shortcut leaves rounding on the diagonal
-    def total(p, q):
-        exact = "donot_use_mm_for_euclid_dist"
-        return sum(torch.cdist(rows, q, compute_mode=exact).sum().item() for rows in p.split(1024))
 
-    n, m = len(x), len(y)
-    return 2 * total(x, y) / (n * m) - total(x, x) / (n * (n - 1)) - total(y, y) / (m * (m - 1))
+def _total_distance(x: Tensor, y: Tensor) -> float:
+    """Sum of the distances of all pairs, from exact differences: the shortcut by a matrix product
+    leaves rounding on the diagonal.
+    """
+    exact = "donot_use_mm_for_euclid_dist"
+    total = 0.0
+    for rows in x.split(1024):
+        total += torch.cdist(rows, y, compute_mode=exact).sum().item()
+    return total

@@ -43,7 +43,7 @@ from minidiff.core.process import ddim_step, eps_to_x0, q_sample
 from minidiff.core.taps import tap, tap_names
 from minidiff.inversion.ddim import invert
 from minidiff.models.blocks import timestep_embedding
-from minidiff.pipe.checks import door, one_by_one
+from minidiff.pipe.checks import check_share, door, one_by_one, prompts_of
 from minidiff.pipe.pipe import Pipe
 from minidiff.train.finetune import in_float32
 
@@ -124,7 +124,7 @@ def drawn(
     """Latents (n c h w) that the model itself draws for
     prompts, in turn; the same noise for the same seed.
     """
-    prompts = [prompts] if isinstance(prompts, str) else prompts
+    prompts = prompts_of(prompts)
     return pipe.generate(
         [prompts[i % len(prompts)] for i in range(n)],
         steps=min(steps, pipe.schedule.T),
@@ -293,14 +293,11 @@ def asyrp(
 
     `delta`: a ready shift (h, t) -> dh, such as `mean_shift` of pictures of your own; it serves
     pictures it was not made from, and all rows share it. Without one every picture learns its own.
-    Identical prompts: no shift, the
-    picture is rebuilt. ValueError: options out of range, a network without a bottleneck.
+    Identical prompts: no shift, the picture is rebuilt. ValueError: options out of range, a network
+    without a bottleneck.
     """
-    for name, value in (("until", until), ("boost", boost)):
-        if not 0 <= value <= 1:
-            raise ValueError(
-                f"{name}={value}: a share of the noise scale, 0 (clean) to 1 (noise), was expected"
-            )
+    check_share("until", until)
+    check_share("boost", boost)
     if pictures < 1 or learn < 0 or teacher not in ("prompt", "clip"):
         raise ValueError(
             f"pictures={pictures}, learn={learn}, teacher={teacher!r}: expected at least 1 "
@@ -341,7 +338,7 @@ def asyrp(
                 progress=progress,
             )
     elif delta is None:
-        names = [[p] if isinstance(p, str) else p for p in (source, target)]
+        names = [prompts_of(p) for p in (source, target)]
         conds = [
             pipe.embed([p[i % len(p)] if row == "source" else "" for i in range(pictures)])
             for p in names

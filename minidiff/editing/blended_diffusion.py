@@ -24,11 +24,12 @@ paper over half an hour a picture. `every=2` asks CLIP in every second step only
 optimised is CLIP's opinion: the score must come from somebody else.
 """
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from minidiff.core.denoise import noise, noises, step_pairs
 from minidiff.core.process import eps_to_x0, posterior
@@ -49,22 +50,45 @@ def views(pictures: Tensor, k: int, streams: list[torch.Generator], reach: float
     """k slightly shifted and scaled copies of each picture (b c h w): (b k) c h w. Row i draws from
     streams[i] alone.
     """
-    # bk 3
-    u = (
-        torch.stack([torch.rand(k, 3, generator=g) for g in streams]).flatten(0, 1).to(pictures) * 2
-        - 1
-    )
-    zoom, zero = 1 + reach * u[:, 2], torch.zeros_like(u[:, 0])
-    theta = torch.stack([zoom, zero, reach * u[:, 0], zero, zoom, reach * u[:, 1]], 1).view(
-        -1, 2, 3
-    )
+    drawn = torch.stack([torch.rand(k, 3, generator=g) for g in streams])  # b k 3
+    dx, dy, dzoom = (drawn.flatten(0, 1).to(pictures) * 2 - 1).unbind(1)  # bk each, -1..1
+    zoom = 1 + reach * dzoom
+    zero = torch.zeros_like(zoom)
+    rows = [zoom, zero, reach * dx, zero, zoom, reach * dy]
+    theta = torch.stack(rows, 1).view(-1, 2, 3)
     x = pictures.repeat_interleave(k, 0)
-    return F.grid_sample(
-        x,
-        F.affine_grid(theta, x.shape, align_corners=False),
-        padding_mode="border",
-        align_corners=False,
-    )
+    places = F.affine_grid(theta, x.shape, align_corners=False)
+    return F.grid_sample(x, places, padding_mode="border", align_corners=False)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What pulls: CLIP's distance to the prompts, and the punishment of pixels out of range.
+
+    clip    the model whose opinion is asked
+    words   its embeddings of the prompts, (b e)
+    window  (b 1 H W): 1 where CLIP sees the state
+    around  (b 3 H W): what it sees elsewhere
+    weight  of CLIP's distance
+    limit   of what leaves [-1, 1]
+    views   shifted and scaled copies that CLIP judges
+    """
+
+    clip: nn.Module
+    words: Tensor
+    window: Tensor
+    around: Tensor
+    weight: float
+    limit: float
+    views: int
+
+    def loss(self, seen: Tensor, streams: list[torch.Generator]) -> Tensor:
+        """(b,) of pictures (b 3 H W)."""
+        shown = views(self.window * seen + (1 - self.window) * self.around, self.views, streams)
+        words = self.words.repeat_interleave(self.views, 0)
+        away = spherical(self.clip.embed_image(shown), words).view(-1, self.views).mean(1)
+        outside = (seen - seen.clamp(-1, 1)).square().mean((1, 2, 3))
+        return self.weight * away + self.limit * outside
 
 
 def clip_of(pipe: Pipe):
@@ -111,76 +135,77 @@ def blended_diffusion(
     is told nothing (the empty prompt). An empty mask returns the picture. ValueError: strength
     outside 0..1, negative weights, counts below 1, sizes that do not fit.
     """
-    ts, mask = pipe.timesteps(steps, strength), check_mask(mask, image)
+    ts = pipe.timesteps(steps, strength)
+    mask = check_mask(mask, image)
     if min(weight, limit) < 0 or min(views_, every, runs) < 1 or see not in ("picture", "black"):
         raise ValueError(
             f"weight={weight}, limit={limit}, views_={views_}, every={every}, runs={runs}, "
-            f"see={see!r}: "
-            "expected weights of 0 or more, counts of 1 or more, and picture or black"
+            f"see={see!r}: expected weights of 0 or more, counts of 1 or more, "
+            "and picture or black"
         )
     if not mask.any():
         return image.clone()
     model, tokenize = clip or clip_of(pipe)
-    b, prompts = len(image), [prompt] * len(image) if isinstance(prompt, str) else prompt
+    prompts = [prompt] * len(image) if isinstance(prompt, str) else list(prompt)
     with torch.no_grad():
-        words = model.embed_text(tokenize(list(prompts)).to(pipe.device))  # b e
-    painted = []
-    for k in range(runs):  # run k of picture i has the seed of its own
-        one = _paint(
-            pipe,
-            image,
-            mask,
-            words,
-            ts,
-            weight,
-            limit,
-            views_,
-            every,
-            see,
-            seed + k * 10**6,
-            model,
-            progress,
-        )
-        painted.append(paste(one, image, mask))
-    with torch.no_grad():
-        # runs b
-        liked = torch.stack([(model.embed_image(p.to(words)) * words).sum(-1) for p in painted])
-    return (
-        torch.stack([painted[k][i] for i, k in enumerate(liked.argmax(0).tolist())]) if b else image
+        words = model.embed_text(tokenize(prompts).to(pipe.device))  # b e
+    z = pipe.encode(image)
+    wish = Wish(
+        clip=model,
+        words=words,
+        window=mask.to(z),
+        around=image.to(z) if see == "picture" else -torch.ones_like(image).to(z),
+        weight=weight,
+        limit=limit,
+        views=views_,
     )
+    painted = []
+    for k in range(runs):  # run k of picture i has a seed of its own
+        run = _paint(
+            pipe, z, to_latent_mask(mask, pipe), ts, wish, every, seed + k * 10**6, progress
+        )
+        painted.append(paste(run, image, mask))
+    with torch.no_grad():
+        likings = [(model.embed_image(run.to(words)) * words).sum(-1) for run in painted]  # b each
+    favourite = torch.stack(likings).argmax(0).tolist()
+    return torch.stack([painted[k][i] for i, k in enumerate(favourite)])
 
 
 def _paint(
-    pipe, image, mask, words, ts, weight, limit, k, every, see, seed, model, progress
+    pipe: Pipe,
+    z: Tensor,
+    m: Tensor,
+    ts: list[int],
+    wish: Wish,
+    every: int,
+    seed: int,
+    progress: bool,
 ) -> Tensor:
-    """One run: pictures (b 3 H W), not yet pasted."""
-    sch, z, m, null = pipe.schedule, pipe.encode(image), to_latent_mask(mask, pipe), pipe.null()
-    n, fresh = noise(z.shape, seed, z.device, z.dtype), noises(z, seed)
+    """One run over latents z (b c h w), to be painted where m (b 1 h w) is 1: pictures (b 3 H W)
+    that are not yet pasted.
+    """
+    sch = pipe.schedule
+    null = pipe.null()
+    n = noise(z.shape, seed, z.device, z.dtype)
+    fresh = noises(z, seed)
     streams = [torch.Generator().manual_seed(seed + i) for i in range(len(z))]
-    around, window = image.to(z) if see == "picture" else -torch.ones_like(image).to(z), mask.to(z)
     x = pipe.noised(z, ts[0], n) if len(ts) > 1 else z
     for i, (t, s) in enumerate(step_pairs(ts, progress)):
-        asked, pull = weight > 0 and i % every == 0, 0.0
+        asked = wish.weight > 0 and i % every == 0
+        pull = 0.0
         with torch.set_grad_enabled(asked):
             x = x.detach().requires_grad_(asked)
             x0 = eps_to_x0(sch, x, pipe.eps(x, t, null), t)
             if asked:
                 f = float(sch.sigma[t])
                 seen = f * x0 + (1 - f) * x
-                seen = pipe.vae.decode(seen / pipe.vae.scale) if pipe.vae else seen
-                shown = views(window * seen + (1 - window) * around, k, streams)
-                # b
-                away = (
-                    spherical(model.embed_image(shown), words.repeat_interleave(k, 0))
-                    .view(-1, k)
-                    .mean(1)
-                )
-                out = (seen - seen.clamp(-1, 1)).square().mean((1, 2, 3))
-                # a row's gradient is its own
-                (pull,) = torch.autograd.grad((weight * away + limit * out).sum(), x)
+                if pipe.vae:
+                    seen = pipe.vae.decode(seen / pipe.vae.scale)
+                loss = wish.loss(seen, streams)
+                (pull,) = torch.autograd.grad(loss.sum(), x)  # a row's gradient is its own
         with torch.no_grad():
             mean, var = posterior(sch, x, x0, t, s)
-            x = mean - var * pull + var**0.5 * next(fresh)  # CLIP's pull on the mean
-            # outside the mask: the picture, noised as much
-            x = m * x + (1 - m) * pipe.noised(z, s, n)
+            inside = mean - var * pull + var**0.5 * next(fresh)  # CLIP's pull on the mean
+            outside = pipe.noised(z, s, n)  # the picture, noised as much
+            x = m * inside + (1 - m) * outside
     return pipe.decode(x.detach())

@@ -59,22 +59,25 @@ def linear_svm(
     """
     if x.ndim != 2 or y.shape != (len(x),) or set(np.unique(y)) != {-1, 1}:
         raise ValueError(
-            f"rows {x.shape}, labels {y.shape} of {sorted(set(y.tolist()))}: expected (n, "
-            "d), n of -1, 1"
+            f"rows {x.shape}, labels {y.shape} of {sorted(set(y.tolist()))}: "
+            "expected (n, d), n of -1, 1"
         )
     x = np.concatenate([x, np.ones((len(x), 1))], 1).astype(np.float64)
-    u, w, size, rng = (
-        np.zeros(len(x)),
-        np.zeros(x.shape[1]),
-        (x**2).sum(1),
-        np.random.default_rng(0),
-    )
+    n, d = x.shape
+    rng = np.random.default_rng(0)
+    size = (x**2).sum(1)  # |x_i|^2
+    u = np.zeros(n)
+    w = np.zeros(d)
     for _ in range(sweeps):
-        moved = 0.0
-        for i in rng.permutation(len(x)):
-            new = min(max(u[i] + (1 - y[i] * (w @ x[i])) / size[i], 0.0), C)
-            w, moved, u[i] = w + (new - u[i]) * y[i] * x[i], max(moved, abs(new - u[i])), new
-        if moved < 1e-6 * C:
+        largest = 0.0
+        for i in rng.permutation(n):
+            slack = 1 - y[i] * (w @ x[i])  # how far row i is from the margin
+            best = min(max(u[i] + slack / size[i], 0.0), C)
+            step = best - u[i]
+            u[i] = best
+            w = w + step * y[i] * x[i]
+            largest = max(largest, abs(step))
+        if largest < 1e-6 * C:
             break
     return w[:-1], float(w[-1])
 

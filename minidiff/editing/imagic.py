@@ -37,7 +37,7 @@ from minidiff.core.cond import Cond
 from minidiff.core.denoise import sample
 from minidiff.inversion.ddim import ddim_invert
 from minidiff.models.clip import CLIP
-from minidiff.pipe.checks import door
+from minidiff.pipe.checks import door, needs_text, prompt_each
 from minidiff.pipe.pipe import Pipe
 from minidiff.train.finetune import READS_TEXT, fit_picture, in_float32, tuned
 from minidiff.weights.store import load_clip
@@ -192,20 +192,13 @@ def imagic(
     Warns (UserWarning) when no eta shows CLIP more of the words. ValueError: a model without text,
     an eta outside 0..1.5, unequal numbers of pictures and prompts.
     """
-    if pipe.text is None:
-        raise ValueError(
-            f"{pipe.name or 'this model'} reads no text: Imagic needs a text-to-image model"
-        )
+    needs_text(pipe, "Imagic")
     if eta is not None and not 0 <= eta <= 1.5:
         raise ValueError(
             f"eta={eta}: 0 is the picture, 1 the words, up to 1.5 beyond them; None looks for one"
         )
     times(pipe, steps)
-    targets = [target] * len(image) if isinstance(target, str) else list(target)
-    if len(targets) != len(image):
-        raise ValueError(
-            f"{len(image)} picture(s) with {len(targets)} prompts: give one each, or one for all"
-        )
+    targets = prompt_each(target, len(image), "target")
     clip = load_clip().to(pipe.device) if eta is None else None
     out = []
     for i, prompt in enumerate(targets):

@@ -40,7 +40,7 @@ from minidiff.core.denoise import step_pairs
 from minidiff.core.process import ddim_step
 from minidiff.core.taps import tap, tap_names
 from minidiff.inversion.ddim import invert
-from minidiff.pipe.checks import door
+from minidiff.pipe.checks import check_share, door
 from minidiff.pipe.pipe import Pipe
 
 
@@ -99,9 +99,9 @@ def plug_and_play(
     injection this is the round trip of `inversion.ddim`. ValueError: a share outside 0..1, sizes or
     numbers of prompts that do not fit.
     """
-    for name, value in (("features", features), ("attention", attention), ("away", away)):
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name}={value}: a share of the steps, 0..1, was expected")
+    check_share("features", features)
+    check_share("attention", attention)
+    check_share("away", away)
     b = len(image)
     sch = pipe.schedule
     ts = pipe.timesteps(steps)

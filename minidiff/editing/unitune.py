@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from minidiff.editing.sdedit import sdedit
-from minidiff.pipe.checks import door
+from minidiff.pipe.checks import door, needs_text, prompt_each
 from minidiff.pipe.pipe import Pipe
 from minidiff.train.finetune import fit_picture, in_float32, tuned
 
@@ -59,16 +59,9 @@ def unitune(
     ValueError: a strength outside 0..1, a model without text, unequal numbers of pictures and
     prompts.
     """
-    if pipe.text is None:
-        raise ValueError(
-            f"{pipe.name or 'this model'} reads no text: UniTune needs a text-to-image model"
-        )
+    needs_text(pipe, "UniTune")
     pipe.timesteps(steps, strength)  # refused before any work
-    targets = [target] * len(image) if isinstance(target, str) else target
-    if len(targets) != len(image):
-        raise ValueError(
-            f"{len(image)} picture(s) with {len(targets)} prompts: give one each, or one for all"
-        )
+    targets = prompt_each(target, len(image), "target")
     out = []
     for i, prompt in enumerate(targets):
         with in_float32(pipe), tuned(pipe.net) as weights:

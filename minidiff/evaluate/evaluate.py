@@ -68,19 +68,21 @@ def prompt_sets(n: int, seed: int = 0, classes: Sequence[str] = ()) -> list[Prom
     """
     rng = np.random.default_rng([STREAM, seed])
     if classes:
-        names = [
-            classes[i] for _ in range(0, n, len(classes)) for i in rng.permutation(len(classes))
-        ][:n]
+        names = []
+        while len(names) < n:
+            names += [classes[i] for i in rng.permutation(len(classes))]
+        names = names[:n]
         return [Prompts("classes", [_of_class(rng, name) for name in names], names, [NAME] * n)]
     out = []
     for name, (objects, split) in SETS.items():
         scenes = [shapes.scene(rng, objects=objects, split=split) for _ in range(n // len(SETS))]
-        text = [
-            shapes.short_caption(s) if i % 2 else shapes.caption(s) for i, s in enumerate(scenes)
-        ]
-        out.append(
-            Prompts(name, scenes, text, [SHORT if i % 2 else FULL for i in range(len(scenes))])
-        )
+        prompts = []
+        groups = []
+        for i, s in enumerate(scenes):
+            in_full = i % 2 == 0
+            prompts.append(shapes.caption(s) if in_full else shapes.short_caption(s))
+            groups.append(FULL if in_full else SHORT)
+        out.append(Prompts(name, scenes, prompts, groups))
     return out
 
 
@@ -98,11 +100,9 @@ def _of_class(rng: np.random.Generator, name: str) -> shapes.Scene:
 def full_size(images: Tensor) -> Tensor:
     """Pictures as the oracles take them: 64x64 (bilinear from smaller), float32, on the CPU."""
     images = images.detach().float().cpu()
-    return (
-        images
-        if images.shape[-1] == 64
-        else F.interpolate(images, size=(64, 64), mode="bilinear").clamp(-1, 1)
-    )
+    if images.shape[-1] == 64:
+        return images
+    return F.interpolate(images, size=(64, 64), mode="bilinear").clamp(-1, 1)
 
 
 def _pipe(pipe_or_name: Pipe | str) -> Pipe:
@@ -131,12 +131,10 @@ def _pictures(
 def _cell(values, percent: bool = True) -> dict | None:
     """Mean and 95% interval (of percentages if so), or None where there is nothing to average."""
     mean, low, high = bootstrap_ci(values)
+    if not isfinite(mean):
+        return None
     factor = 100 if percent else 1
-    return (
-        dict(mean=factor * mean, low=factor * low, high=factor * high, n=len(values))
-        if isfinite(mean)
-        else None
-    )
+    return dict(mean=factor * mean, low=factor * low, high=factor * high, n=len(values))
 
 
 def score(images: Tensor, p: Prompts, outline: bool = True) -> dict[str, dict | None]:
@@ -144,16 +142,15 @@ def score(images: Tensor, p: Prompts, outline: bool = True) -> dict[str, dict | 
     attribute over the prompts that state it; without `outline` the two slow rows that look at
     silhouettes are left out.
     """
-    right, told = oracle().judge(images, p.scenes, p.groups), stated(p.scenes, p.groups)
-    rows = {a: _cell(right[a][told[a]].float()) for a in ATTRIBUTES} | {
-        "joint": _cell(right["joint"].float())
-    }
+    right = oracle().judge(images, p.scenes, p.groups)
+    asked = stated(p.scenes, p.groups)
+    rows = {name: _cell(right[name][asked[name]].float()) for name in ATTRIBUTES}
+    rows["joint"] = _cell(right["joint"].float())
     if outline:
         fits = silhouettes(images, p.scenes)
-        rows["silhouette"] = _cell([np.mean([f.iou for f in row]) for row in fits])
-        rows["ring hole"] = _cell(
-            [float(f.hole < HOLE) for row in fits for f in row if f.shape == "ring"]
-        )
+        rings = [fit for row in fits for fit in row if fit.shape == "ring"]
+        rows["silhouette"] = _cell([np.mean([fit.iou for fit in row]) for row in fits])
+        rows["ring hole"] = _cell([float(ring.hole < HOLE) for ring in rings])
     return rows
 
 
@@ -161,21 +158,17 @@ def _references(pipe: Pipe, sets: list[Prompts], n: int, seed: int) -> dict:
     """What real renders, and renders that went through the pipe's autoencoder, get in place of
     samples.
     """
-    rng, size = np.random.default_rng([STREAM + 1, seed]), pipe.image_size[0]
-    scenes = [
-        shapes.scene(rng, objects=1 + i % 2 * (len(sets) > 1), split="test") for i in range(n)
-    ]
-    ideal, real = (
-        Prompts("renders", scenes, [], [FULL if len(sets) > 1 else NAME] * n),
-        shapes.render(scenes, size),
-    )
+    rng = np.random.default_rng([STREAM + 1, seed])
+    captioned = len(sets) > 1  # else the model knows class names, of one object
+    numbers = [2 if captioned and i % 2 else 1 for i in range(n)]
+    scenes = [shapes.scene(rng, objects=number, split="test") for number in numbers]
+    ideal = Prompts("renders", scenes, [], [FULL if captioned else NAME] * n)
+    real = shapes.render(scenes, pipe.image_size[0])
     out = {"renders": score(full_size(real), ideal)}
     if pipe.vae:
         trip = torch.cat([pipe.decode(pipe.encode(x)).float().cpu() for x in real.split(64)])
-        out |= {
-            "round trips": score(full_size(trip), ideal),
-            "vae_psnr": _cell(psnr(trip, real), percent=False),
-        }
+        out["round trips"] = score(full_size(trip), ideal)
+        out["vae_psnr"] = _cell(psnr(trip, real), percent=False)
     return out
 
 
@@ -184,17 +177,18 @@ def _distances(pipe: Pipe, images: Tensor, sets: list[Prompts], seed: int) -> di
     the latter, both as a share of the renders' total variance: the numbers do not depend on the
     scale of the features.
     """
-    again = prompt_sets(sum(len(p.scenes) for p in sets), seed + 1, pipe.classes)
-    real, other = (
-        oracle().features(
-            full_size(shapes.render([s for p in ps for s in p.scenes], pipe.image_size[0]))
-        )
-        for ps in (sets, again)
-    )
-    spread = real.double().var(0).sum().item()
+
+    def features(sets: list[Prompts]) -> Tensor:
+        scenes = [s for p in sets for s in p.scenes]
+        return oracle().features(full_size(shapes.render(scenes, pipe.image_size[0])))
+
+    n = sum(len(p.scenes) for p in sets)
+    real = features(sets)
+    other = features(prompt_sets(n, seed + 1, pipe.classes))
+    variance = real.double().var(0).sum().item()
     return {
-        "samples": frechet(oracle().features(images), real) / spread,
-        "other renders": frechet(other, real) / spread,
+        "samples": frechet(oracle().features(images), real) / variance,
+        "other renders": frechet(other, real) / variance,
     }
 
 
@@ -219,28 +213,19 @@ def evaluate(
     pipe = _pipe(pipe_or_name)
     if n < 8 or not (pipe.text or pipe.classes):
         raise ValueError(
-            f"n={n} of {pipe.name or 'this model'}: evaluation needs 8 pictures or more, and a "
-            "model that "
-            "takes prompts or class names"
+            f"n={n} of {pipe.name or 'this model'}: evaluation needs 8 pictures or more, "
+            "and a model that takes prompts or class names"
         )
     if json:
         check_target(json, kinds=(".json",))
-    sets, start, images = prompt_sets(n, seed, pipe.classes), time.process_time(), []
-    with tqdm(
-        total=sum(len(p.prompts) for p in sets), disable=not progress, desc="evaluate"
-    ) as bar:
+    sets = prompt_sets(n, seed, pipe.classes)
+    start = time.process_time()
+    how = dict(steps=steps, scale=scale, interval=interval)
+    images = []
+    total = sum(len(p.prompts) for p in sets)
+    with tqdm(total=total, disable=not progress, desc="evaluate") as bar:
         for k, p in enumerate(sets):
-            images.append(
-                _pictures(
-                    pipe,
-                    p.prompts,
-                    seed + 10_000 * k,
-                    bar,
-                    steps=steps,
-                    scale=scale,
-                    interval=interval,
-                )
-            )
+            images.append(_pictures(pipe, p.prompts, seed + 10_000 * k, bar, **how))
     out = {
         "model": pipe.name,
         "n": n,
@@ -261,34 +246,41 @@ def evaluate(
 
 def table(result: dict) -> str:
     """The result of `evaluate` as plain text: percent [95% interval]."""
-    columns = result["sets"] | {k: result[k] for k in ("renders", "round trips") if k in result}
-    show = lambda c: f"{c['mean']:.1f} [{c['low']:.0f}, {c['high']:.0f}]" if c else "-"  # noqa: E731
-    lines = [
-        [f"{result['model']}, percent", *columns],
-        *([r, *(show(c.get(r)) for c in columns.values())] for r in ROWS),
-    ]
-    width = [max(map(len, col)) for col in zip(*lines)]
-    text = [
-        "  ".join(w.rjust(k) if i else w.ljust(k) for i, (w, k) in enumerate(zip(line, width)))
-        for line in lines
-    ]
-    f, v = result["frechet"], result.get("vae_psnr")
+    columns = dict(result["sets"])
+    for name in ("renders", "round trips"):
+        if name in result:
+            columns[name] = result[name]
+    lines = [[f"{result['model']}, percent", *columns]]
+    for row in ROWS:
+        lines.append([row, *[_shown(column.get(row)) for column in columns.values()]])
+    width = [max(map(len, column)) for column in zip(*lines)]
+    text = []
+    for first, *rest in lines:
+        cells = [cell.rjust(w) for cell, w in zip(rest, width[1:])]
+        text.append("  ".join([first.ljust(width[0]), *cells]))
+    f = result["frechet"]
     text.append(
         f"Frechet distance to renders of the same scenes {f['samples']:.3f} of their variance; "
-        "other renders "
-        f"have {f['other renders']:.3f}"
+        f"other renders have {f['other renders']:.3f}"
     )
+    v = result.get("vae_psnr")
     if v:
         text.append(
             f"autoencoder on held-out renders {v['mean']:.2f} dB [{v['low']:.2f}, {v['high']:.2f}]"
         )
-    where = " at times {:g} to {:g}".format(*result["interval"]) if result.get("interval") else ""
+    times = ""
+    if result.get("interval"):
+        start, end = result["interval"]
+        times = f" at times {start:g} to {end:g}"
     text.append(
-        f"{result['n']} pictures, {result['steps']} steps, scale {result['scale']}{where}, seed "
-        f"{result['seed']}; "
-        "only what a prompt states is counted"
+        f"{result['n']} pictures, {result['steps']} steps, scale {result['scale']}{times}, "
+        f"seed {result['seed']}; only what a prompt states is counted"
     )
     return "\n".join(text)
+
+
+def _shown(cell: dict | None) -> str:
+    return f"{cell['mean']:.1f} [{cell['low']:.0f}, {cell['high']:.0f}]" if cell else "-"
 
 
 # ---- learning curves -----------------------------------------------------------------------------
@@ -323,7 +315,8 @@ def learning_curve(
     """
     pipe = _pipe(pipe)
     p = prompt_sets(n if pipe.classes else len(SETS) * n, seed, pipe.classes)[0]
-    pipe, points = replace(pipe, net=deepcopy(pipe.net)), []
+    pipe = replace(pipe, net=deepcopy(pipe.net))
+    points = []
     with tqdm(total=n * len(snapshots), disable=not progress, desc="learning curve") as bar:
         for seen, path in sorted(snapshots):
             pipe.net.load_state_dict(_state(path))
@@ -343,19 +336,18 @@ def learning_curve(
 
 
 def learning_figure(json: str | Path, png: str | Path) -> Path:
-    """Draw the file that `learning_curve` wrote: accuracy of each attribute against the pictures
-    seen.
-    """
+    """Draw the file of `learning_curve`: accuracy of each attribute against the pictures seen."""
     from matplotlib.figure import Figure
 
     points = loads(Path(json).read_text())["points"]
     figure = Figure(figsize=(6, 3.6), dpi=150, layout="constrained")
     axes = figure.add_subplot(xlabel="training pictures seen", ylabel="right (%)", ylim=(0, 102))
     for row in (*ATTRIBUTES, "joint"):
-        line = [(q["images"], q["rows"][row]["mean"]) for q in points if q["rows"].get(row)]
-        if line:
+        known = [point for point in points if point["rows"].get(row)]
+        if known:
             axes.plot(
-                *zip(*line),
+                [point["images"] for point in known],
+                [point["rows"][row]["mean"] for point in known],
                 marker="o",
                 markersize=3,
                 label=row,

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from minidiff.data.shapes import COLORS, SHAPES, coverage
 from minidiff.evaluate import synthesis as drawn
-from minidiff.evaluate.synthesis import GROUND_TOLERANCE, INK, PALETTE, coverage_map, fit_ground
+from minidiff.evaluate.synthesis import coverage_map, fit_ground, inner_pixels, ranked_fits
 
 LEAST = 20  # pixels of an object, eroded; the smallest has about 60
 SURE = 1.1  # error of the second-best shape over that of the best
@@ -45,18 +45,17 @@ def see(images: Tensor) -> list[dict]:
 
 def _see(x: Tensor) -> dict:
     ground = fit_ground(x)
-    found = blobs(x, ground.image)
-    inks = [x[:, m].median(dim=1).values for _, m in found]
-    places = [centroid(m) for _, m in found]
-    sides = (
-        drawn._region(x, ground.image, inks, places)
-        if len(found) <= 2 and found
-        else [torch.ones(64, 64)] * len(found)
-    )
-    objects = [
-        _describe(x, ground.image, word, ink, side * others(found, k))
-        for k, ((word, _), ink, side) in enumerate(zip(found, inks, sides))
-    ]
+    parts = blobs(x, ground.image)
+    masks = [mask for _, mask in parts]
+    inks = [x[:, mask].median(dim=1).values for mask in masks]
+    if 1 <= len(parts) <= 2:
+        sides = drawn._region(x, ground.image, inks, [centroid(mask) for mask in masks])
+    else:
+        sides = [torch.ones(64, 64)] * len(parts)
+    objects = []
+    for k, (word, _) in enumerate(parts):
+        region = sides[k] * without(masks[:k] + masks[k + 1 :])
+        objects.append(_describe(x, ground.image, word, inks[k], region))
     if len(objects) == 2:  # the left or upper one first
         a, b = objects
         across = abs(a["x"] - b["x"]) >= abs(a["y"] - b["y"])
@@ -73,16 +72,11 @@ def blobs(x: Tensor, ground: Tensor) -> list[tuple[str, Tensor]]:
     """(colour word, mask (64 64) of its inner pixels) of each object of a picture (3 64 64) in
     0..1, largest first.
     """
-    d = (x[None] - PALETTE[:, :, None, None]).norm(dim=1)  # 8 64 64
-    solid = (d == d.min(0).values) & (d < INK) & ((x - ground).norm(dim=0) > GROUND_TOLERANCE)
-    solid = -F.max_pool2d(-solid.float(), 3, 1, 1)  # erode: mixed colours of edges go
-    out = [
-        (word, m)
-        for word, layer in zip(COLORS, solid)
-        if layer.sum() >= LEAST
-        for m in components(layer)
-    ]
-    return sorted(out, key=lambda o: -o[1].sum().item())
+    out = []
+    for word, layer in zip(COLORS, inner_pixels(x, ground)):
+        if layer.sum() >= LEAST:
+            out += [(word, part) for part in components(layer)]
+    return sorted(out, key=lambda part: -part[1].sum().item())
 
 
 def components(layer: Tensor, near: float = 20.0) -> list[Tensor]:
@@ -96,15 +90,16 @@ def components(layer: Tensor, near: float = 20.0) -> list[Tensor]:
         if torch.equal(grown, label):
             break
         label = grown
-    parts = []
-    for k in label.unique()[label.unique() > 0]:
-        m = label == k
-        twin = next((i for i, p in enumerate(parts) if dist(centroid(p), centroid(m)) < near), None)
-        if twin is None:
-            parts.append(m)
+    parts: list[Tensor] = []
+    for number in label.unique()[label.unique() > 0]:
+        part = label == number
+        middle = centroid(part)
+        twins = [i for i, other in enumerate(parts) if dist(centroid(other), middle) < near]
+        if twins:
+            parts[twins[0]] = parts[twins[0]] | part
         else:
-            parts[twin] = parts[twin] | m
-    return [m for m in parts if m.sum() >= LEAST]
+            parts.append(part)
+    return [part for part in parts if part.sum() >= LEAST]
 
 
 def centroid(m: Tensor) -> tuple[float, float]:
@@ -113,16 +108,14 @@ def centroid(m: Tensor) -> tuple[float, float]:
     return xs.mean().item(), ys.mean().item()
 
 
-def others(found: list[tuple[str, Tensor]], k: int) -> Tensor:
-    """(64 64): 0 on the inner pixels of the other objects, whose colours mean nothing to object
-    k.
+def without(masks: list[Tensor]) -> Tensor:
+    """(64 64): 0 on the inner pixels of these objects and two around, whose colours mean nothing to
+    another one; else 1.
     """
-    rest = [m for i, (_, m) in enumerate(found) if i != k]
-    return (
-        1 - F.max_pool2d(torch.stack(rest).any(0).float()[None], 5, 1, 2)[0]
-        if rest
-        else torch.ones(64, 64)
-    )
+    if not masks:
+        return torch.ones(64, 64)
+    taken = torch.stack(masks).any(0).float()
+    return 1 - F.max_pool2d(taken[None], 5, 1, 2)[0]
 
 
 def candidates(cover: Tensor, n: int = 3) -> list[str]:
@@ -130,29 +123,26 @@ def candidates(cover: Tensor, n: int = 3) -> list[str]:
     each.
     """
     x, y, mass = drawn._solid(cover)
-    first = {}
+    radii = torch.tensor([0.9, 1.0, 1.1])
+    angles = torch.tensor([-0.12, 0.0, 0.12])
+    radius, angle = torch.cartesian_prod(radii, angles).unbind(1)  # 9
+    error = {}
     for shape in SHAPES:
         area, below = drawn._moments(shape)
         r = (mass / area).sqrt().clamp(6, 19)
-        radius, angle = torch.cartesian_prod(
-            torch.tensor([0.9, 1.0, 1.1]), torch.tensor([-0.12, 0.0, 0.12])
-        ).unbind(1)
-        # 9 64 64
         masks = coverage(shape, x.expand(9), (y - below * r).expand(9), r * radius, angle)
-        first[shape] = ((masks - cover) ** 2).sum((1, 2)).min().item()
-    return sorted(first, key=first.get)[:n]
+        error[shape] = ((masks - cover) ** 2).sum((1, 2)).min().item()
+    return sorted(error, key=error.get)[:n]
 
 
 def _describe(x: Tensor, ground: Tensor, word: str, ink: Tensor, region: Tensor) -> dict:
     cover = coverage_map(x, ground, ink) * region
-    fits = sorted(
-        (drawn._measure(x, ground, cover, k) for k in candidates(cover)), key=lambda f: f.error
-    )
-    sure = fits[1].error >= SURE * fits[0].error and fits[0].iou >= WHOLE
+    best, second, *_ = ranked_fits(x, ground, cover, candidates(cover))
+    sure = second.error >= SURE * best.error and best.iou >= WHOLE
     return {
-        "shape": fits[0].shape if sure else None,
+        "shape": best.shape if sure else None,
         "color": word,
-        "size": fits[0].size,
-        "x": fits[0].x,
-        "y": fits[0].y,
+        "size": best.size,
+        "x": best.x,
+        "y": best.y,
     }

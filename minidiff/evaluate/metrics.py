@@ -21,9 +21,7 @@ __all__ = ["bootstrap_ci", "frechet", "masked_psnr", "psnr"]
 
 
 def eight_bit(x: Tensor) -> Tensor:
-    """Pictures in [-1, 1] as a file would hold them: clamped and rounded to n/255, float64 in [0,
-    1].
-    """
+    """Pictures in [-1, 1] as a file holds them: clamped, rounded to n/255, float64 in [0, 1]."""
     return ((x.double().clamp(-1, 1) + 1) * 127.5).round() / 255
 
 
@@ -37,13 +35,12 @@ def masked_psnr(a: Tensor, b: Tensor, keep: Tensor, cap: float = 50.0) -> Tensor
     if a.shape != b.shape or keep.shape[-2:] != a.shape[-2:] or keep.shape[1] != 1:
         raise ValueError(
             f"shapes {tuple(a.shape)}, {tuple(b.shape)} and mask {tuple(keep.shape)}: expected "
-            "two equal "
-            f"(b, c, h, w) and a mask (b, 1, h, w)"
+            "two equal (b, c, h, w) and a mask (b, 1, h, w)"
         )
     keep = keep.double().expand(len(a), -1, -1, -1)
-    error = (keep * (eight_bit(a) - eight_bit(b)) ** 2).sum((1, 2, 3)) / (
-        a.shape[1] * keep.sum((1, 2, 3))
-    )
+    squared = keep * (eight_bit(a) - eight_bit(b)) ** 2
+    kept = a.shape[1] * keep.sum((1, 2, 3))  # values that count
+    error = squared.sum((1, 2, 3)) / kept
     return (-10 * error.clamp_min(1e-300).log10()).clamp(max=cap)
 
 
@@ -51,33 +48,38 @@ def _root(c: Tensor) -> Tensor:
     """Square root of a symmetric positive semi-definite matrix; eigenvalues that rounding made
     negative become 0.
     """
-    w, v = torch.linalg.eigh((c + c.T) / 2)
-    return (v * w.clamp_min(0).sqrt()) @ v.T
+    values, vectors = torch.linalg.eigh((c + c.T) / 2)
+    return (vectors * values.clamp_min(0).sqrt()) @ vectors.T
 
 
 def frechet_gaussians(m1: Tensor, c1: Tensor, m2: Tensor, c2: Tensor) -> float:
-    """Squared Frechet distance of two Gaussians from means (d,) and covariances (d, d), in
-    float64.
-    """
-    m1, c1, m2, c2 = (v.double() for v in (m1, c1, m2, c2))
-    r = _root(c1)
-    cross = torch.linalg.eigvalsh(r @ ((c2 + c2.T) / 2) @ r).clamp_min(0).sqrt().sum()
-    return max(((m1 - m2) ** 2).sum().item() + (c1.trace() + c2.trace() - 2 * cross).item(), 0.0)
+    """Squared Frechet distance of two Gaussians: means (d,), covariances (d, d), in float64."""
+    m1 = m1.double()
+    m2 = m2.double()
+    c1 = c1.double()
+    c2 = c2.double()
+    root = _root(c1)
+    eigenvalues = torch.linalg.eigvalsh(root @ ((c2 + c2.T) / 2) @ root)  # of C1^1/2 C2 C1^1/2
+    cross = eigenvalues.clamp_min(0).sqrt().sum()
+    spread = (c1.trace() + c2.trace() - 2 * cross).item()
+    return max(((m1 - m2) ** 2).sum().item() + spread, 0.0)
 
 
 def frechet(f1: Tensor, f2: Tensor) -> float:
-    """Squared Frechet distance of two sets of features, (n, d) and (m, d), at least two rows
-    each.
-    """
+    """Squared Frechet distance of two sets of features (n, d), (m, d), at least two rows each."""
     if f1.ndim != 2 or f2.ndim != 2 or f1.shape[1] != f2.shape[1] or min(len(f1), len(f2)) < 2:
         raise ValueError(
             f"features {tuple(f1.shape)} and {tuple(f2.shape)}: expected (n, d) and (m, d), "
             "n and m > 1"
         )
-    (m1, c1), (m2, c2) = (
-        (f.double().mean(0), torch.cov(f.double().T).reshape(f.shape[1], -1)) for f in (f1, f2)
-    )
-    return frechet_gaussians(m1, c1, m2, c2)
+    return frechet_gaussians(*_gaussian(f1), *_gaussian(f2))
+
+
+def _gaussian(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (d,) and covariance (d, d) of features (n, d)."""
+    rows = features.double()
+    d = rows.shape[1]
+    return rows.mean(0), torch.cov(rows.T).reshape(d, d)
 
 
 def bootstrap_ci(
@@ -90,24 +92,19 @@ def bootstrap_ci(
     are not independent.
     """
     x = np.asarray(values, dtype=np.float64).ravel()
-    ids = (
-        np.arange(len(x))
-        if clusters is None
-        else np.unique(np.asarray(clusters), return_inverse=True)[1]
-    )
-    ids, x = ids[~np.isnan(x)], x[~np.isnan(x)]
+    labels = np.arange(len(x)) if clusters is None else np.asarray(clusters)
+    known = ~np.isnan(x)
+    x = x[known]
     if not len(x):
         return (float("nan"),) * 3
-    _, ids = np.unique(ids, return_inverse=True)
-    total, count = np.bincount(ids, x), np.bincount(ids)
+    _, cluster = np.unique(labels[known], return_inverse=True)
+    total = np.bincount(cluster, x)  # of each cluster: the sum of its values
+    count = np.bincount(cluster)
     pick = np.random.default_rng(seed).integers(len(total), size=(draws, len(total)))
     means = total[pick].sum(1) / count[pick].sum(1)
     tail = 50 * (1 - level)
-    return (
-        x.mean().item(),
-        np.percentile(means, tail).item(),
-        np.percentile(means, 100 - tail).item(),
-    )
+    low, high = np.percentile(means, [tail, 100 - tail])
+    return x.mean().item(), low.item(), high.item()
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:

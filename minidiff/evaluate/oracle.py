@@ -37,21 +37,16 @@ def stated(scenes: Sequence[Scene], groups: Groups | Sequence[Groups] = FULL) ->
     rows = [groups] * len(scenes) if all(isinstance(g, str) for g in groups) else groups
     if len(rows) != len(scenes) or any(g not in FULL for row in rows for g in row):
         raise ValueError(
-            f"groups {groups!r} for {len(scenes)} scenes: expected words of {FULL}, for all "
-            "or one tuple each"
+            f"groups {groups!r} for {len(scenes)} scenes: expected words of {FULL}, "
+            "for all or one tuple each"
         )
-    always = {"position": [len(s.objects) == 2 for s in scenes]}
-    objects = [len(s.objects) > 0 for s in scenes]
-    out = {
-        a: [
-            a in row or a not in FULL or k
-            for row, k in zip(rows, always.get(a, [False] * len(rows)))
-        ]
-        for a in ATTRIBUTES
-    }
-    for a in ("shape", "color", "size", "position"):
-        out[a] = [x and y for x, y in zip(out[a], objects)]
-    return {a: torch.tensor(v) for a, v in out.items()}
+    out = {name: [True] * len(scenes) for name in ATTRIBUTES}
+    for name in FULL:
+        out[name] = [name in row for row in rows]
+    out["position"] = [named or len(s.objects) == 2 for named, s in zip(out["position"], scenes)]
+    for name in ("shape", "color", "size", "position"):  # of nothing, nothing is stated
+        out[name] = [named and len(s.objects) > 0 for named, s in zip(out[name], scenes)]
+    return {name: torch.tensor(values) for name, values in out.items()}
 
 
 class Oracle:
@@ -65,9 +60,8 @@ class Oracle:
     @torch.no_grad()
     def features(self, images: Tensor, batch: int = 64) -> Tensor:
         """(b, width) on the CPU: the feature space of `metrics.frechet`."""
-        return torch.cat(
-            [self.net.features(x.to(self._device())).cpu() for x in images.float().split(batch)]
-        )
+        parts = images.float().split(batch)
+        return torch.cat([self.net.features(x.to(self._device())).cpu() for x in parts])
 
     def _device(self) -> torch.device:
         return next(self.net.parameters()).device
@@ -76,11 +70,12 @@ class Oracle:
     def _choices(self, images: Tensor, batch: int = 64) -> dict[str, list[int]]:
         """Index of the choice of every head; the place is one that fits the number of objects."""
         parts = [self.net(x.to(self._device())) for x in images.float().split(batch)]
-        out = {h: torch.cat([p[h] for p in parts]).cpu() for h in HEADS}
-        two = out["count"].argmax(1) == COUNTS.index(2)
-        allowed = torch.tensor([kind == "two" for kind, _ in PLACES]) == two[:, None]  # b places
-        out["place"] = out["place"].masked_fill(~allowed, float("-inf"))
-        return {h: v.argmax(1).tolist() for h, v in out.items()}
+        logits = {head: torch.cat([part[head] for part in parts]).cpu() for head in HEADS}
+        two = logits["count"].argmax(1) == COUNTS.index(2)
+        of_two = torch.tensor([number == "two" for number, _ in PLACES])
+        allowed = of_two == two[:, None]  # b places
+        logits["place"] = logits["place"].masked_fill(~allowed, float("-inf"))
+        return {head: values.argmax(1).tolist() for head, values in logits.items()}
 
     def read(self, images: Tensor) -> list[dict]:
         """{"objects": [{"shape", "color", "size"}], "position", "background", "texture"} of each
@@ -114,13 +109,17 @@ class Oracle:
         """
         if len(images) != len(scenes):
             raise ValueError(
-                f"{len(images)} pictures for {len(scenes)} scenes: expected one scene for "
-                "each picture"
+                f"{len(images)} pictures for {len(scenes)} scenes: "
+                "expected one scene for each picture"
             )
         verdicts = [compare(r, s) for r, s in zip(self.read(images), scenes)]
-        right = {a: torch.tensor([v[a] for v in verdicts], dtype=torch.bool) for a in ATTRIBUTES}
-        told = stated(scenes, groups)
-        return right | {"joint": torch.stack([right[a] | ~told[a] for a in ATTRIBUTES]).all(0)}
+        asked = stated(scenes, groups)
+        right = {}
+        forgiven = []
+        for name in ATTRIBUTES:
+            right[name] = torch.tensor([v[name] for v in verdicts], dtype=torch.bool)
+            forgiven.append(right[name] | ~asked[name])
+        return right | {"joint": torch.stack(forgiven).all(0)}
 
 
 def compare(found: dict, s: Scene) -> dict[str, bool]:
@@ -128,26 +127,28 @@ def compare(found: dict, s: Scene) -> dict[str, bool]:
     other way round, they are compared so, and only the position is wrong. What a missing object
     should have been is wrong.
     """
-    s, seen = canonical(s), found["objects"]
+    s = canonical(s)
+    seen = found["objects"]
 
-    def fit(order):
-        return sum(
-            o[a] == getattr(t, a) for o, t in zip(order, s.objects) for a in ("shape", "color")
-        )
+    def fit(order: list[dict]) -> int:
+        agreeing = 0
+        for read, true in zip(order, s.objects):
+            agreeing += (read["shape"] == true.shape) + (read["color"] == true.color)
+        return agreeing
 
-    swapped = len(seen) == 2 == len(s.objects) and fit(seen[::-1]) > fit(seen)
-    order, enough = seen[::-1] if swapped else seen, len(seen) >= len(s.objects)
-    out = {
-        a: enough and all(o[a] == getattr(t, a) for o, t in zip(order, s.objects))
-        for a in ("shape", "color", "size")
-    }
+    swapped = len(seen) == len(s.objects) == 2 and fit(seen[::-1]) > fit(seen)
+    order = seen[::-1] if swapped else seen
+    enough = len(seen) >= len(s.objects)
+    out = {}
+    for name in ("shape", "color", "size"):
+        pairs = zip(order, s.objects)
+        out[name] = enough and all(read[name] == getattr(true, name) for read, true in pairs)
     same = len(seen) == len(s.objects)
-    return out | {
-        "count": same,
-        "position": same and not swapped and (not seen or found["position"] == s.position),
-        "background": found["background"] == s.background,
-        "texture": found["texture"] == s.texture,
-    }
+    out["count"] = same
+    out["position"] = same and not swapped and (not seen or found["position"] == s.position)
+    out["background"] = found["background"] == s.background
+    out["texture"] = found["texture"] == s.texture
+    return out
 
 
 @cache

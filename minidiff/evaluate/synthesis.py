@@ -35,7 +35,6 @@ from minidiff.data.shapes import (
     POSITIONS,
     SHAPES,
     SIZES,
-    TEXTURES,
     Scene,
 )
 
@@ -70,35 +69,41 @@ def _tone(texture: str, phases: list[tuple[float, float]]) -> Tensor:
 @cache
 def _tones() -> tuple[Tensor, tuple[tuple[str, tuple[float, float]], ...]]:
     """Every texture at every whole-pixel phase: coverages (n, 64, 64), and what each is."""
-    keys = [
-        (t, (float(i), float(j)))
-        for t, (w, h) in PERIODS.items()
-        for i in range(w)
-        for j in range(h)
-    ]
-    return torch.cat([_tone(t, [p for s, p in keys if s == t]) for t in TEXTURES]), tuple(keys)
+    tones = []
+    keys = []
+    for texture, (width, height) in PERIODS.items():
+        phases = [(float(i), float(j)) for i in range(width) for j in range(height)]
+        tones.append(_tone(texture, phases))
+        keys += [(texture, phase) for phase in phases]
+    return torch.cat(tones), tuple(keys)
 
 
 def fit_ground(x: Tensor) -> Ground:
     """Background of a picture (3 64 64) in 0..1: colour by counting pixels, then texture and phase
     by least squares.
     """
-    near = lambda g: (x - g[:, None, None]).norm(dim=0)  # noqa: E731
-    tones = [torch.minimum(near(g), near(g + step)) for g, step in zip(GROUNDS, STEPS)]
-    k = int(torch.stack([(d < GROUND_TOLERANCE).sum() for d in tones]).argmax())
-    seen = (tones[k] < GROUND_TOLERANCE).float()
-    candidates, keys = _tones()
-    best = int(_misfit(x, seen, candidates, STEPS[k]).argmin())
+
+    def near(color: Tensor) -> Tensor:
+        return (x - color[:, None, None]).norm(dim=0)  # h w
+
+    misses = [torch.minimum(near(g), near(g + step)) for g, step in zip(GROUNDS, STEPS)]
+    counts = torch.stack([(miss < GROUND_TOLERANCE).sum() for miss in misses])
+    k = int(counts.argmax())
+    step = STEPS[k]
+    seen = (misses[k] < GROUND_TOLERANCE).float()
+
+    tones, keys = _tones()
+    best = int(_misfit(x, seen, tones, step).argmin())
     texture, (px, py) = keys[best]
-    finer = (
-        [(px + i / 4, py + j / 4) for i in range(-3, 4) for j in range(-3, 4)]
-        if texture != "plain"
-        else [(0.0, 0.0)]
-    )
-    tone = _tone(texture, finer)
-    tone = tone[int(_misfit(x, seen, tone, STEPS[k]).argmin())]
-    base = ((x - STEPS[k] * tone) * seen).sum((1, 2)) / seen.sum().clamp_min(1)  # 3
-    return Ground(tuple(BACKGROUNDS)[k], texture, base[:, None, None] + STEPS[k] * tone)
+    finer = [(0.0, 0.0)]
+    if texture != "plain":
+        quarters = [i / 4 for i in range(-3, 4)]
+        finer = [(px + dx, py + dy) for dx in quarters for dy in quarters]
+    tones = _tone(texture, finer)
+    tone = tones[int(_misfit(x, seen, tones, step).argmin())]
+
+    base = ((x - step * tone) * seen).sum((1, 2)) / seen.sum().clamp_min(1)  # 3
+    return Ground(tuple(BACKGROUNDS)[k], texture, base[:, None, None] + step * tone)
 
 
 def _misfit(x: Tensor, seen: Tensor, tones: Tensor, step: Tensor) -> Tensor:
@@ -106,8 +111,10 @@ def _misfit(x: Tensor, seen: Tensor, tones: Tensor, step: Tensor) -> Tensor:
     each tone: (n,).
     """
     w = (seen / seen.sum().clamp_min(1)).flatten()  # p
-    y, t = x.flatten(1), tones.flatten(1)  # 3 p, n p
-    mean_y, mean_t = y @ w, t @ w
+    y = x.flatten(1)  # 3 p
+    t = tones.flatten(1)  # n p
+    mean_y = y @ w
+    mean_t = t @ w
     cross = t @ (w * y.sum(0)) - mean_t * mean_y.sum()  # n
     return -2 * step * cross + 3 * step**2 * ((t * t) @ w - mean_t**2)  # + a constant
 
@@ -139,27 +146,27 @@ class Fit:
 @cache
 def _moments(shape: str) -> tuple[float, float]:
     """(area / radius^2, how far the centroid lies below the centre / radius) of a shape."""
-    m = shapes.coverage(shape, *torch.tensor([[31.5], [31.5], [15.0], [0.0]]))[0]
-    y = torch.arange(64.0)[:, None] - 31.5
-    return m.sum().item() / 225, ((m * y).sum() / m.sum()).item() / 15
+    x, y, radius, angle = torch.tensor([[31.5], [31.5], [15.0], [0.0]])
+    mask = shapes.coverage(shape, x, y, radius, angle)[0]
+    area = mask.sum()
+    below = (mask * (torch.arange(64.0)[:, None] - 31.5)).sum() / area
+    return area.item() / 225, below.item() / 15
 
 
 def _solid(cover: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Centroid (x, y) and area of what is more than half covered, specks far from the rest left
     out.
     """
-    solid, axis = (cover > 0.5).float(), torch.arange(64.0)
+    solid = (cover > 0.5).float()
+    x = torch.arange(64.0)
+    y = x[:, None]
     if solid.any():
         ys, xs = solid.nonzero().unbind(1)
-        solid = solid * ((axis - xs.median()) ** 2 + (axis[:, None] - ys.median()) ** 2 < 24**2)
+        solid = solid * ((x - xs.median()) ** 2 + (y - ys.median()) ** 2 < 24**2)
     mass = solid.sum()
     if mass < 1:  # nothing there: start anywhere
         return torch.tensor(31.5), torch.tensor(31.5), torch.tensor(1.0)
-    return (solid * axis).sum() / mass, (solid * axis[:, None]).sum() / mass, mass
-
-
-def _steps(n: int, width: float) -> Tensor:
-    return torch.linspace(-width, width, n)
+    return (solid * x).sum() / mass, (solid * y).sum() / mass, mass
 
 
 def fit_shape(cover: Tensor, shape: str, *, reach: float = 4.0) -> tuple[Tensor, float, Tensor]:
@@ -170,20 +177,23 @@ def fit_shape(cover: Tensor, shape: str, *, reach: float = 4.0) -> tuple[Tensor,
     `reach` pixels, the radius within a third, the angle within .2 rad, in seven rounds of ever
     smaller steps.
     """
-    (x, y, mass), (area, below) = _solid(cover), _moments(shape)
+    x, y, mass = _solid(cover)
+    area, below = _moments(shape)
     r = (mass / area).sqrt().clamp(6, 19)
-    middle = torch.stack([x, y - below * r, r, r * 0])
-    low = middle - torch.tensor([reach, reach, 0.34 * r.item(), 0.2])
-    high, best = 2 * middle - low, middle
+    start = torch.stack([x, y - below * r, r, r * 0])
+    low = start - torch.tensor([reach, reach, 0.34 * r.item(), 0.2])
+    high = 2 * start - low
+    best = start
     widths = torch.tensor([reach, reach, 0.3 * r.item(), 0.15])
     for k in range(7):
-        n = (5, 5, 5, 3) if k == 0 else (3, 3, 3, 3)
-        grid = torch.cartesian_prod(*[_steps(c, w) for c, w in zip(n, widths.tolist())])  # n 4
-        p = (best + grid).clamp(low, high)
-        masks = shapes.coverage(shape, *p.unbind(1))  # n 64 64
+        counts = (5, 5, 5, 3) if k == 0 else (3, 3, 3, 3)
+        axes = [torch.linspace(-w, w, n) for n, w in zip(counts, widths.tolist())]
+        tries = (best + torch.cartesian_prod(*axes)).clamp(low, high)  # n 4
+        masks = shapes.coverage(shape, *tries.unbind(1))  # n 64 64
         errors = ((masks - cover) ** 2).sum((1, 2))
         i = int(errors.argmin())
-        best, widths = p[i], widths * (torch.tensor([0.3, 0.3, 0.3, 0.6]) if k == 0 else 0.6)
+        best = tries[i]
+        widths = widths * (torch.tensor([0.3, 0.3, 0.3, 0.6]) if k == 0 else 0.6)
     return best, errors[i].item(), masks
 
 
@@ -203,35 +213,41 @@ def _region(
     """
     if len(colors) == 1:
         return [torch.ones(64, 64)]
-    axis, at = torch.arange(64.0), []
     alike = (colors[0] - colors[1]).norm() < 0.25
-    for c, place in zip(colors, places):
-        solid = ((x - c[:, None, None]).norm(dim=0) < INK) & (
-            (x - ground).norm(dim=0) > GROUND_TOLERANCE
-        )
+    off_ground = (x - ground).norm(dim=0) > GROUND_TOLERANCE
+    middles = []
+    for color, place in zip(colors, places):
+        solid = ((x - color[:, None, None]).norm(dim=0) < INK) & off_ground
         ys, xs = solid.nonzero().unbind(1)
-        at.append(
-            torch.tensor(place)
-            if alike or len(xs) < 20
-            else torch.stack([xs.median(), ys.median()]).float()
-        )
-    (ax, ay), (bx, by) = at
-    side = (axis[None, :] - (ax + bx) / 2) * (bx - ax) + (axis[:, None] - (ay + by) / 2) * (by - ay)
+        if alike or len(xs) < 20:
+            middles.append(torch.tensor(place))
+        else:
+            middles.append(torch.stack([xs.median(), ys.median()]).float())
+    (ax, ay), (bx, by) = middles
+    axis = torch.arange(64.0)
+    across = (axis[None, :] - (ax + bx) / 2) * (bx - ax)
+    down = (axis[:, None] - (ay + by) / 2) * (by - ay)
+    side = across + down
     return [(side < 0).float(), (side >= 0).float()]
 
 
 def _measure(x: Tensor, ground: Tensor, cover: Tensor, shape: str) -> Fit:
-    p, error, masks = fit_shape(cover, shape)
-    a, b = cover > 0.5, masks > 0.5  # whole pixels: the best of the last round
-    iou = ((a & b).sum((1, 2)) / (a | b).sum((1, 2)).clamp_min(1)).max().item()
-    hole = 0.0
-    if shape == "ring":  # the inner edge lies at .48 of the radius
-        inside = (
-            shapes.coverage("circle", *torch.stack([p[0], p[1], 0.48 * p[2] - 1, p[3]])[:, None])[0]
-            > 0.99
-        )
-        hole = (x - ground).norm(dim=0)[inside].mean().item() if inside.any() else 0.0
-    return Fit(shape, *p.tolist(), error, iou, hole)
+    best, error, masks = fit_shape(cover, shape)
+    seen = cover > 0.5  # whole pixels: the best of the last round
+    drawn = masks > 0.5
+    overlap = (seen & drawn).sum((1, 2))
+    union = (seen | drawn).sum((1, 2)).clamp_min(1)
+    iou = (overlap / union).max().item()
+    hole = _hole(x, ground, best) if shape == "ring" else 0.0
+    return Fit(shape, *best.tolist(), error, iou, hole)
+
+
+def _hole(x: Tensor, ground: Tensor, ring: Tensor) -> float:
+    """How far the inside of a ring (x, y, radius, angle) is from the ground, RGB distance."""
+    cx, cy, radius, angle = ring
+    inner = torch.stack([cx, cy, 0.48 * radius - 1, angle])  # the inner edge lies at .48
+    inside = shapes.coverage("circle", *inner[:, None])[0] > 0.99
+    return (x - ground).norm(dim=0)[inside].mean().item() if inside.any() else 0.0
 
 
 # ---- reading and measuring -----------------------------------------------------------------------
@@ -240,9 +256,8 @@ def _measure(x: Tensor, ground: Tensor, cover: Tensor, shape: str) -> Fit:
 def _check(images: Tensor, scenes: Sequence[Scene]) -> Tensor:
     if images.ndim != 4 or images.shape[1:] != (3, 64, 64) or len(images) != len(scenes):
         raise ValueError(
-            f"{tuple(images.shape)} pictures for {len(scenes)} scenes: expected (b, 3, 64, 64) in "
-            "[-1, 1], "
-            f"one scene each"
+            f"{tuple(images.shape)} pictures for {len(scenes)} scenes: expected "
+            "(b, 3, 64, 64) in [-1, 1], one scene each"
         )
     return (images.detach().float().cpu().clamp(-1, 1) + 1) / 2
 
@@ -253,43 +268,54 @@ def silhouettes(images: Tensor, scenes: Sequence[Scene]) -> list[list[Fit]]:
     Only the shapes, colours and rough places of the scenes are used; background and nuisances are
     fitted anew.
     """
-    out = []
-    for x, s in zip(_check(images, scenes), scenes):
-        ground = fit_ground(x).image
-        colors = [torch.tensor(COLORS[o.color]) for o in s.objects]
-        regions = _region(x, ground, colors, shapes.centers(s)) if s.objects else []
-        out.append(
-            [
-                _measure(x, ground, coverage_map(x, ground, c) * m, o.shape)
-                for c, m, o in zip(colors, regions, s.objects)
-            ]
-        )
-    return out
+    return [_silhouettes(x, s) for x, s in zip(_check(images, scenes), scenes)]
+
+
+def _silhouettes(x: Tensor, s: Scene) -> list[Fit]:
+    if not s.objects:
+        return []
+    ground = fit_ground(x).image
+    colors = [torch.tensor(COLORS[o.color]) for o in s.objects]
+    regions = _region(x, ground, colors, shapes.centers(s))
+    fits = []
+    for color, region, o in zip(colors, regions, s.objects):
+        cover = coverage_map(x, ground, color) * region
+        fits.append(_measure(x, ground, cover, o.shape))
+    return fits
 
 
 def silhouette_iou(images: Tensor, scenes: Sequence[Scene]) -> Tensor:
     """Intersection over union of each picture's silhouette with the nearest ideal one of the stated
     shape, (b,) in 0..1: the mean over the objects; nan for scenes without any.
     """
-    return torch.tensor(
-        [
-            sum(f.iou for f in fits) / len(fits) if fits else float("nan")
-            for fits in silhouettes(images, scenes)
-        ]
-    )
+    means = []
+    for fits in silhouettes(images, scenes):
+        means.append(sum(fit.iou for fit in fits) / len(fits) if fits else float("nan"))
+    return torch.tensor(means)
 
 
 def _inks(x: Tensor, ground: Tensor, n: int) -> list[Tensor]:
     """The n palette colours that fill most of what the ground does not explain, as they are in the
     picture.
     """
-    d = (x[None] - PALETTE[:, :, None, None]).norm(dim=1)  # 8 64 64
-    solid = (d == d.min(0).values) & (d < INK) & ((x - ground).norm(dim=0) > GROUND_TOLERANCE)
-    solid = -F.max_pool2d(-solid.float(), 3, 1, 1)  # erode: mixed colours of edges go
-    order = solid.sum((1, 2)).argsort(descending=True)[:n].tolist()
-    return [
-        x[:, solid[k] > 0].median(dim=1).values if solid[k].any() else PALETTE[k] for k in order
-    ]
+    solid = inner_pixels(x, ground)  # 8 64 64
+    largest = solid.sum((1, 2)).argsort(descending=True)[:n].tolist()
+    inks = []
+    for k in largest:
+        pixels = x[:, solid[k] > 0]  # 3 p
+        inks.append(pixels.median(dim=1).values if solid[k].any() else PALETTE[k])
+    return inks
+
+
+def inner_pixels(x: Tensor, ground: Tensor) -> Tensor:
+    """(8 64 64) of 0 and 1: where a picture (3 64 64) in 0..1 shows each colour of the palette, off
+    the ground and one pixel inside, for the colours of edges are mixed.
+    """
+    distance = (x[None] - PALETTE[:, :, None, None]).norm(dim=1)  # 8 64 64
+    nearest = distance == distance.min(0).values
+    off_ground = (x - ground).norm(dim=0) > GROUND_TOLERANCE
+    solid = nearest & (distance < INK) & off_ground
+    return -F.max_pool2d(-solid.float(), 3, 1, 1)  # erode
 
 
 def read(images: Tensor, scenes: Sequence[Scene]) -> list[dict]:
@@ -305,45 +331,57 @@ def read(images: Tensor, scenes: Sequence[Scene]) -> list[dict]:
 
 def _read(x: Tensor, s: Scene) -> dict:
     ground = fit_ground(x)
-    same = len(s.objects) == 2 and s.objects[0].color == s.objects[1].color
-    inks = _inks(x, ground.image, 1 if same else len(s.objects)) * (2 if same else 1)
-    words = [tuple(COLORS)[int((PALETTE - c).norm(dim=1).argmin())] for c in inks]
-    if len(inks) == 2 and [o.color for o in s.objects] == words[::-1]:
-        inks, words = inks[::-1], words[::-1]
-    found = []
-    for c, word, m in zip(
-        inks, words, _region(x, ground.image, inks, shapes.centers(s)) if inks else []
-    ):
-        fits = sorted(
-            (_measure(x, ground.image, coverage_map(x, ground.image, c) * m, k) for k in SHAPES),
-            key=lambda f: f.error,
-        )
-        found.append(
+    stated = [o.color for o in s.objects]
+    if len(stated) == 2 and stated[0] == stated[1]:
+        inks = _inks(x, ground.image, 1) * 2
+    else:
+        inks = _inks(x, ground.image, len(stated))
+    words = [tuple(COLORS)[int((PALETTE - ink).norm(dim=1).argmin())] for ink in inks]
+    if len(inks) == 2 and stated == words[::-1]:
+        inks = inks[::-1]
+        words = words[::-1]
+    regions = _region(x, ground.image, inks, shapes.centers(s)) if inks else []
+    objects = []
+    for ink, word, region in zip(inks, words, regions):
+        cover = coverage_map(x, ground.image, ink) * region
+        best, second, *_ = ranked_fits(x, ground.image, cover, SHAPES)
+        margin = second.error / max(best.error, 1e-6)
+        objects.append(
             {
-                "shape": fits[0].shape,
+                "shape": best.shape,
                 "color": word,
-                "size": fits[0].size,
-                "x": fits[0].x,
-                "y": fits[0].y,
-                "margin": fits[1].error / max(fits[0].error, 1e-6),
+                "size": best.size,
+                "x": best.x,
+                "y": best.y,
+                "margin": margin,
             }
         )
     return {
-        "objects": found,
-        "position": _position(found),
+        "objects": objects,
+        "position": _position(objects),
         "background": ground.background,
         "texture": ground.texture,
     }
 
 
-def _position(found: list[dict]) -> str | None:
-    if not found:
+def ranked_fits(x: Tensor, ground: Tensor, cover: Tensor, names: Sequence[str]) -> list[Fit]:
+    """These shapes fitted to a coverage map, the best first."""
+    fits = [_measure(x, ground, cover, name) for name in names]
+    return sorted(fits, key=lambda fit: fit.error)
+
+
+def _position(objects: list[dict]) -> str | None:
+    if not objects:
         return None
-    x, y = found[0]["x"], found[0]["y"]
-    if len(found) == 2:
-        dx, dy = x - found[1]["x"], y - found[1]["y"]
+    x = objects[0]["x"]
+    y = objects[0]["y"]
+    if len(objects) == 2:
+        dx = x - objects[1]["x"]
+        dy = y - objects[1]["y"]
         return min(PAIRS, key=lambda k: -PAIRS[k][0] * dx - PAIRS[k][1] * dy)
-    return min(
-        POSITIONS,
-        key=lambda k: (x - 31.5 - POSITIONS[k][0]) ** 2 + (y - 31.5 - POSITIONS[k][1]) ** 2,
-    )
+
+    def squared_distance(name: str) -> float:
+        px, py = POSITIONS[name]
+        return (x - 31.5 - px) ** 2 + (y - 31.5 - py) ** 2
+
+    return min(POSITIONS, key=squared_distance)

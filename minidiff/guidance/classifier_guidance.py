@@ -33,7 +33,7 @@ from minidiff.core.denoise import Denoise, noise, noises, step_pairs
 from minidiff.core.process import ddim_step
 from minidiff.core.schedule import Schedule
 from minidiff.models.noisy_classifier import NoisyClassifier, named
-from minidiff.pipe.checks import door
+from minidiff.pipe.checks import door, prompt_each
 from minidiff.pipe.pipe import Pipe
 from minidiff.weights.store import fill, load_weights
 
@@ -136,11 +136,7 @@ def classifier_guidance(
             "tiny-dit only; for another model train one (shipped/noisy_classifier.py) and use "
             "`pull`"
         )
-    wanted = [named(p) for p in ([target] * len(image) if isinstance(target, str) else target)]
-    if len(wanted) != len(image):
-        raise ValueError(
-            f"{len(wanted)} targets for {len(image)} pictures: give one for all, or one each"
-        )
+    wanted = [named(p) for p in prompt_each(target, len(image), "target")]
     z = pipe.encode(image)  # b c h w
     n = noise(z.shape, seed, z.device, z.dtype)
     denoise = pull(pipe.eps, pipe.schedule, log_prob(noisy_classifier().to(z), wanted), scale)

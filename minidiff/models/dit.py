@@ -34,10 +34,12 @@ def position_embedding(dim: int, grid: int) -> Tensor:
     """Fixed 2-D sinusoids (1, grid^2, dim): first half of the width for x, second for y, each sines
     then cosines.
     """
-    omega = 10000 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+    quarter = dim // 4
+    omega = 10000 ** (-torch.arange(quarter, dtype=torch.float64) / quarter)
     angle = torch.arange(grid, dtype=torch.float64)[:, None] * omega  # grid dim/4
     line = torch.cat([angle.sin(), angle.cos()], dim=1)  # grid dim/2
-    x, y = line[None, :].expand(grid, -1, -1), line[:, None].expand(-1, grid, -1)  # row, column
+    x = line[None, :].expand(grid, -1, -1)  # row column dim/2
+    y = line[:, None].expand(-1, grid, -1)
     return rearrange(torch.cat([x, y], dim=-1), "h w d -> 1 (h w) d").float()
 
 
@@ -58,11 +60,14 @@ class SelfAttention(nn.Module):
 
     def __init__(self, dim: int, heads: int):
         super().__init__()
-        self.heads, self.qkv, self.proj = heads, nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
         add_taps(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.out(self.proj(attend(self, *self.qkv(x).chunk(3, dim=-1), self.heads)))
+        q, k, v = self.qkv(x).chunk(3, dim=-1)  # b n d each
+        return self.out(self.proj(attend(self, q, k, v, self.heads)))
 
 
 class MLP(nn.Module):
@@ -73,7 +78,8 @@ class MLP(nn.Module):
 
     def __init__(self, dim: int, inner: int, local: bool = False):
         super().__init__()
-        self.fc1, self.fc2 = nn.Linear(dim, inner), nn.Linear(inner, dim)
+        self.fc1 = nn.Linear(dim, inner)
+        self.fc2 = nn.Linear(inner, dim)
         self.conv = nn.Conv2d(inner, inner, 3, padding=1, groups=inner) if local else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,15 +95,16 @@ class DiTBlock(nn.Module):
         self, dim: int, heads: int, context: int | None, mlp_ratio: int = 4, local: bool = False
     ):
         super().__init__()
-        self.norm1, self.norm2 = (
-            nn.LayerNorm(dim, elementwise_affine=False, eps=1e-6) for _ in range(2)
-        )
-        self.attn, self.mlp = SelfAttention(dim, heads), MLP(dim, mlp_ratio * dim, local)
+        self.norm1 = nn.LayerNorm(dim, elementwise_affine=False, eps=1e-6)
+        self.norm2 = nn.LayerNorm(dim, elementwise_affine=False, eps=1e-6)
+        self.attn = SelfAttention(dim, heads)
+        self.mlp = MLP(dim, mlp_ratio * dim, local)
         if context:
             self.norm_cross = nn.LayerNorm(dim)
             self.attn2 = Attention(dim, heads, context)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
-        self.slots, self.out = nn.ModuleList(), Tap()
+        self.slots = nn.ModuleList()
+        self.out = Tap()
 
     def forward(self, x: Tensor, c: Tensor, cond: Cond) -> Tensor:
         b1, s1, g1, b2, s2, g2 = self.adaLN_modulation(c).chunk(6, dim=1)  # b d each
@@ -117,7 +124,8 @@ class FinalLayer(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 2 * dim))
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        return self.linear(modulate(self.norm_final(x), *self.adaLN_modulation(c).chunk(2, dim=1)))
+        shift, scale = self.adaLN_modulation(c).chunk(2, dim=1)
+        return self.linear(modulate(self.norm_final(x), shift, scale))
 
 
 class Embedder(nn.Module):
@@ -135,9 +143,11 @@ class DiT(nn.Module):
     """Noisy latent (b c h w), network time (b,), Cond -> raw output (b c h w), twice the channels
     if `learn_sigma`.
 
-    size: latent side; patch: side of a token; classes: labels (index `classes` = none); context:
-    width of `cond.text`; local: 3x3 filters between neighbouring tokens inside every MLP (not in
-    the paper).
+    size     side of the latent
+    patch    side of a token
+    classes  number of labels; index `classes` stands for none
+    context  width of `cond.text`
+    local    3x3 filters between neighbouring tokens inside every MLP (not in the paper)
     """
 
     def __init__(
@@ -154,7 +164,9 @@ class DiT(nn.Module):
         local: bool = False,
     ):
         super().__init__()
-        self.patch, self.classes, self.in_channels = patch, classes, in_channels
+        self.patch = patch
+        self.classes = classes
+        self.in_channels = in_channels
         self.channels_out = in_channels * (2 if learn_sigma else 1)
         self.x_embedder = Embedder(proj=nn.Conv2d(in_channels, dim, patch, stride=patch))
         self.t_embedder = Embedder(
@@ -178,21 +190,24 @@ class DiT(nn.Module):
                 nn.init.xavier_uniform_(m.weight)
                 if m.bias is not None:
                     nn.init.zeros_(m.bias)
-        w = self.x_embedder.proj.weight
-        # Xavier, as a matrix
-        nn.init.uniform_(w, -(b := math.sqrt(6 / (w.shape[0] + w[0].numel()))), b)
-        nn.init.zeros_(self.x_embedder.proj.bias)
+        patches = self.x_embedder.proj
+        bound = math.sqrt(6 / (patches.out_channels + patches.weight[0].numel()))
+        nn.init.uniform_(patches.weight, -bound, bound)  # Xavier's, as of a matrix
+        nn.init.zeros_(patches.bias)
         for m in (self.t_embedder.mlp[0], self.t_embedder.mlp[2]):
             nn.init.normal_(m.weight, std=0.02)
         if self.classes:
             nn.init.normal_(self.y_embedder.embedding_table.weight, std=0.02)
-        zero = [self.final_layer.linear, self.final_layer.adaLN_modulation[1]]
-        for b in self.blocks:
-            zero += [b.adaLN_modulation[1], *([b.attn2.to_out[0]] if hasattr(b, "attn2") else [])]
-            if b.mlp.conv:
-                nn.init.dirac_(b.mlp.conv.weight, groups=b.mlp.conv.groups)  # the paper's MLP
-                nn.init.zeros_(b.mlp.conv.bias)
-        for m in zero:
+        silent = [self.final_layer.linear, self.final_layer.adaLN_modulation[1]]
+        for block in self.blocks:
+            silent.append(block.adaLN_modulation[1])
+            if hasattr(block, "attn2"):
+                silent.append(block.attn2.to_out[0])
+            conv = block.mlp.conv
+            if conv:
+                nn.init.dirac_(conv.weight, groups=conv.groups)  # the paper's MLP
+                nn.init.zeros_(conv.bias)
+        for m in silent:
             nn.init.zeros_(m.weight)
             nn.init.zeros_(m.bias)
 
@@ -206,13 +221,14 @@ class DiT(nn.Module):
                     "is missing"
                 )
             c = c + self.y_embedder.embedding_table(cond.label)
-        return (
-            c + self.text_embedder.proj(cond.text.mean(1)) if hasattr(self, "text_embedder") else c
-        )
+        if hasattr(self, "text_embedder"):
+            c = c + self.text_embedder.proj(cond.text.mean(1))
+        return c
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> Tensor:
         rows = x.shape[2] // self.patch
-        h = rearrange(self.x_embedder.proj(x), "b d h w -> b (h w) d") + self.pos_embed  # b n d
+        h = rearrange(self.x_embedder.proj(x), "b d h w -> b (h w) d")  # b n d
+        h = h + self.pos_embed
         c = self.condition(t, cond, x.dtype)
         for block in self.blocks:
             h = block(h, c, cond)

@@ -9,7 +9,7 @@ from minidiff.editing.asyrp import asyrp, learned_shift
 from minidiff.evaluate.oracle import ATTRIBUTES, oracle
 from minidiff.models.attribute_net import HEADS
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, draw, rank_correlation
+from minidiff.proofs.prove import Row, draw, rank_correlation, share
 
 STRENGTHS = (0.0, 0.5, 1.0, 1.5)
 KNOBS = dict(until=0.1, steps=15)
@@ -20,27 +20,29 @@ def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
     """A shift from plain grounds to striped, and one from white to black, learned on 6 scenes; n
     others are edited.
     """
-    known, scenes, judge = _old(draw(6, seed + 1)), _old(draw(n, seed)), oracle()
-    image, truth = shapes.render(scenes), [shapes.edit(s, "texture", "striped") for s in scenes]
-    texts = lambda side: [shapes.caption(s, size=False, position=False) for s in side]  # noqa: E731
-    goals = (
-        [shapes.edit(s, *to) for s in known]
-        for to in (("texture", "striped"), ("background", "black"))
-    )
-    striped, dark = (
-        learned_shift(pipe, shapes.render(known), texts(known), texts(g), **TAUGHT) for g in goals
-    )
-    edit = lambda **kw: asyrp(pipe, image, "", "edited", **KNOBS | {"delta": striped} | kw).cpu()  # noqa: E731
+    known = _plain_white(draw(6, seed + 1))
+    striped = _learned(pipe, known, "texture", "striped")
+    dark = _learned(pipe, known, "background", "black")
+    scenes = _plain_white(draw(n, seed))
+    truth = [shapes.edit(s, "texture", "striped") for s in scenes]
+    both_truth = [shapes.edit(s, "background", "black") for s in truth]
+    image = shapes.render(scenes)
+    judge = oracle()
 
-    runs = [edit(strength=k) for k in STRENGTHS]
+    def edited(delta=striped, **knobs) -> Tensor:
+        return asyrp(pipe, image, "", "edited", delta=delta, **KNOBS, **knobs).cpu()
+
+    def sum_of_shifts(h: Tensor, t) -> Tensor:
+        return dark(h, t) + striped(h, t)
+
+    runs = [edited(strength=k) for k in STRENGTHS]
+    unmoved = runs[0]
     chance = [_striped(x).mean().item() for x in runs]
     right = judge.judge(runs[2], truth)
     kept = np.mean([right[a].float().mean() for a in ATTRIBUTES if a != "texture"])
-    both = judge.judge(
-        edit(delta=lambda h, t: dark(h, t) + striped(h, t)),
-        [shapes.edit(s, "background", "black") for s in truth],
-    )
-    moved, lost = ((x - runs[0]).abs().mean().item() for x in (runs[2], edit(symmetric=True)))
+    both = judge.judge(edited(delta=sum_of_shifts), both_truth)
+    moved = (runs[2] - unmoved).abs().mean().item()
+    left = (edited(symmetric=True) - unmoved).abs().mean().item()
     return [
         Row(
             "strength 0, .5, 1, 1.5 against the stripes' probability: rank correlation",
@@ -49,29 +51,38 @@ def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
         ),
         Row(
             "one shift, scenes it never saw: the stripes are read",
-            right["texture"].float().mean().item(),
+            share(right["texture"]),
             0.6,
-            judge.judge(runs[0], truth)["texture"].float().mean().item(),
+            share(judge.judge(unmoved, truth)["texture"]),
         ),
         Row("at the same strength: other attributes kept", kept, 0.85),
         Row(
             "two shifts added, stripes and black: both read",
-            (both["background"] & both["texture"]).float().mean().item(),
+            share(both["background"] & both["texture"]),
             0.4,
         ),
         Row(
             "the symmetric control: share of the change in pixels that is gone",
-            1 - lost / moved,
+            1 - left / moved,
             2 / 3,
         ),
     ]
 
 
-def _old(scenes: list[shapes.Scene]) -> list[shapes.Scene]:
+def _plain_white(scenes: list[shapes.Scene]) -> list[shapes.Scene]:
     return [shapes.edit(shapes.edit(s, "background", "white"), "texture", "plain") for s in scenes]
+
+
+def _learned(pipe: Pipe, scenes: list[shapes.Scene], what: str, value: str):
+    """The shift from the captions of scenes to those with one thing changed."""
+    before = [shapes.caption(s, size=False, position=False) for s in scenes]
+    goals = [shapes.edit(s, what, value) for s in scenes]
+    after = [shapes.caption(s, size=False, position=False) for s in goals]
+    return learned_shift(pipe, shapes.render(scenes), before, after, **TAUGHT)
 
 
 @torch.no_grad()
 def _striped(images: Tensor) -> Tensor:
     """(b,) the probability that the oracle gives to stripes."""
-    return oracle().net(images)["texture"].softmax(1)[:, HEADS["texture"].index("striped")]
+    chances = oracle().net(images)["texture"].softmax(1)
+    return chances[:, HEADS["texture"].index("striped")]

@@ -14,8 +14,10 @@ def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
     """
     image, _, mask, prompt, scenes = questions(min(n, 4), seed)
     run = dict(mask=mask, steps=30, runs=1, seed=seed)
-    out, unasked = (blended_diffusion(pipe, image, prompt, weight=w, **run) for w in (500.0, 0.0))
-    like, before = (likeness(x, prompt).mean().item() for x in (out, unasked))
+    out = blended_diffusion(pipe, image, prompt, weight=500.0, **run)
+    unasked = blended_diffusion(pipe, image, prompt, weight=0.0, **run)
+    like = likeness(out, prompt).mean().item()
+    before = likeness(unasked, prompt).mean().item()
     return [
         Row(
             "likeness to the prompt in the eyes of CLIP: gain over no guidance",

@@ -11,9 +11,11 @@ from minidiff.data import shapes
 from minidiff.editing.boundary import Plane, Planes, boundaries, boundary
 from minidiff.evaluate.oracle import ATTRIBUTES, oracle
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, draw
+from minidiff.proofs.prove import Row, draw, share
 
-WHAT, OLD, NEW = "background", "white", "black"
+WHAT = "background"
+OLD = "white"
+NEW = "black"
 KNOBS = dict(distance=1.0, steps=25)
 
 
@@ -21,25 +23,31 @@ def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
     """The ground from white to black: planes from 16 labelled renders of each kind, n other scenes
     pushed.
     """
-    known, scenes = _pairs(draw(16, seed + 1)), _pairs(draw(n, seed))
-    before, after = (pipe.encode(shapes.render(side)) for side in zip(*known))
-    walls = boundaries(pipe, before, after, [400, 520], steps=25)
-    red, blue = ([shapes.edit(a, "color", c) for a, _ in known] for c in ("red", "blue"))
-    hue = boundaries(
-        pipe, *(pipe.encode(shapes.render(s)) for s in (red, blue)), [520, 1000], steps=25
-    )
-    image, truth, judge = shapes.render([a for a, _ in scenes]), [b for _, b in scenes], oracle()
+    known = _pairs(draw(16, seed + 1))
+    white, black = ([pair[k] for pair in known] for k in (0, 1))
+    walls = _walls(pipe, white, black, [400, 520])
+    red = [shapes.edit(s, "color", "red") for s in white]
+    blue = [shapes.edit(s, "color", "blue") for s in white]
+    hue = _walls(pipe, red, blue, [520, 1000])
+
+    scenes = _pairs(draw(n, seed))
+    image = shapes.render([before for before, _ in scenes])
+    truth = [after for _, after in scenes]
+    judge = oracle()
 
     def score(space: str, planes: Planes) -> tuple[float, float]:
+        """(share with the new ground, share of the other attributes kept)."""
         out = boundary(pipe, image, "", "", space=space, planes=planes, seed=seed, **KNOBS).cpu()
         right = judge.judge(out, truth)
-        return right[WHAT].float().mean().item(), np.mean(
-            [right[a].float().mean() for a in ATTRIBUTES if a != WHAT]
-        )
+        kept = np.mean([right[a].float().mean() for a in ATTRIBUTES if a != WHAT])
+        return share(right[WHAT]), kept
 
     chosen = {400: walls[400]}
-    (hit, kept), (z_only, _), (h_only, _) = (score(space, chosen) for space in ("both", "z", "h"))
-    chance, _ = score("both", {400: tuple(_turned(w, seed + i) for i, w in enumerate(walls[400]))})
+    hit, kept = score("both", chosen)
+    z_only, _ = score("z", chosen)
+    h_only, _ = score("h", chosen)
+    turned = tuple(_turned(wall, seed + i) for i, wall in enumerate(walls[400]))
+    chance, _ = score("both", {400: turned})
     return [
         Row(
             "colour: unseen pictures on their side of h's plane at .5 T",
@@ -71,6 +79,14 @@ def _pairs(scenes: list[shapes.Scene]) -> list[tuple[shapes.Scene, shapes.Scene]
     return [(shapes.edit(s, WHAT, OLD), shapes.edit(s, WHAT, NEW)) for s in scenes]
 
 
+def _walls(
+    pipe: Pipe, before: list[shapes.Scene], after: list[shapes.Scene], ts: list[int]
+) -> Planes:
+    before_z = pipe.encode(shapes.render(before))
+    after_z = pipe.encode(shapes.render(after))
+    return boundaries(pipe, before_z, after_z, ts, steps=25)
+
+
 @dataclass(frozen=True)
 class _Sideways(Plane):
     """A wall whose pushes are as long as ever, but along a random axis."""
@@ -78,11 +94,11 @@ class _Sideways(Plane):
     along: Tensor | None = None
 
     def push(self, v: Tensor, d: Tensor | float) -> Tensor:
-        return v + (d - self.distance(v))[:, None, None, None] * self.along
+        gap = d - self.distance(v)
+        return v + gap[:, None, None, None] * self.along
 
 
 def _turned(wall: Plane, seed: int) -> _Sideways:
-    a = noise((1, *wall.normal.shape), seed)[0].to(wall.normal)
-    return _Sideways(
-        wall.normal, wall.offset, wall.depth, wall.accuracy, a / torch.linalg.vector_norm(a)
-    )
+    axis = noise((1, *wall.normal.shape), seed)[0].to(wall.normal)
+    along = axis / torch.linalg.vector_norm(axis)
+    return _Sideways(wall.normal, wall.offset, wall.depth, wall.accuracy, along)

@@ -13,7 +13,7 @@ from minidiff.data.toy2d import gmm8
 from minidiff.evaluate.oracle import oracle
 from minidiff.guidance.classifier_guidance import classifier_guidance, pull
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, draw
+from minidiff.proofs.prove import Row, draw, share
 from minidiff.samplers.ddim import ddim
 
 
@@ -21,20 +21,22 @@ def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
     """The exact classifier of a mixture, then the shipped one on the classes of scenes that
     training never saw.
     """
-    scenes, judge, scales = draw(n, seed), oracle(), (0.0, 1.0, 6.0, 20.0)
-    image, wanted = (
-        shapes.render(scenes),
-        [
-            f"{s.objects[0].color} {s.objects[0].shape} on a {s.background} background"
-            for s in scenes
-        ],
-    )
-    run = lambda target, scale: classifier_guidance(pipe, image, target, scale=scale, seed=seed)  # noqa: E731
-    right = lambda x, what: judge.judge(x, scenes)[what].float().mean().item()  # noqa: E731
-    free, ours = run(wanted, 0.0), run(wanted, 6.0)
-    one = [run(shapes.short_caption(scenes[0]), s) for s in scales]  # one class, n seeds
-    single = lambda x: judge.judge(x, scenes[:1] * n)["color"].float().mean().item()  # noqa: E731
-    spread = [_spread(judge.features(x)) for x in one]
+    scenes = draw(n, seed)
+    image = shapes.render(scenes)
+    classes = [
+        f"{s.objects[0].color} {s.objects[0].shape} on a {s.background} background" for s in scenes
+    ]
+    judge = oracle()
+
+    def run(target, scale: float) -> Tensor:
+        return classifier_guidance(pipe, image, target, scale=scale, seed=seed)
+
+    free = judge.judge(run(classes, 0.0), scenes)
+    ours = judge.judge(run(classes, 6.0), scenes)
+    one_class = shapes.short_caption(scenes[0])
+    one = {scale: run(one_class, scale) for scale in (0.0, 1.0, 6.0, 20.0)}  # n seeds
+    color = {k: share(judge.judge(x, scenes[:1] * n)["color"]) for k, x in one.items()}
+    spread = [_spread(judge.features(x)) for x in one.values()]
     exact, chance = _toy()
     return [
         Row(
@@ -44,14 +46,14 @@ def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
             chance,
         ),
         *[
-            Row(f"scale 6: {what} right", right(ours, what), 0.9, right(free, what))
+            Row(f"scale 6: {what} right", share(ours[what]), 0.9, share(free[what]))
             for what in ("background", "color", "shape", "count")
         ],
         Row(
             "one class, colour right: scale 6 over scale 0",
-            single(one[2]) - single(one[0]),
+            color[6.0] - color[0.0],
             0.5,
-            single(one[0]),
+            color[0.0],
         ),
         Row(
             "one class: spread of features falls with the scale (0, 1, 6, 20), smallest fall",
@@ -64,18 +66,22 @@ def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
 
 def _toy() -> tuple[float, float]:
     """Shares of 500 points that end in component 0, with guidance and without."""
-    sch, ring, x = schedule.linear(1000), gmm8(1.0, 0.15), noise((500, 2), dtype=torch.float64)
-    net, anything = ring.denoise(sch), Cond(label=torch.full((500,), -1))
+    sch = schedule.linear(1000)
+    ring = gmm8(1.0, 0.15)
+    net = ring.denoise(sch)
+    x = noise((500, 2), dtype=torch.float64)
+    anything = Cond(label=torch.full((500,), -1))
 
-    def score(x, t):
+    def score(x: Tensor, t) -> Tensor:
         a, s = sch.at(t, x)
         return ring.log_prob(x, a, s, 0) - ring.log_prob(x, a, s)
 
-    def share(scale):
+    def in_component_0(scale: float) -> float:
         out = ddim(pull(net, sch, score, scale), sch, x, anything, steps=100)
-        return (torch.cdist(out, ring.means).argmin(1) == 0).double().mean().item()
+        nearest = torch.cdist(out, ring.means).argmin(1)
+        return (nearest == 0).double().mean().item()
 
-    return share(1.0), share(0.0)
+    return in_component_0(1.0), in_component_0(0.0)
 
 
 def _spread(f: Tensor) -> float:

@@ -27,8 +27,11 @@ PUPILS = 12
 
 def scenes(n: int, seed: int) -> list[Scene]:
     """Scenes with nothing red in them, on grounds that are not striped."""
-    free = lambda s: "red" not in (s.objects[0].color, s.background) and s.texture != "striped"  # noqa: E731
-    return [s for s in draw(8 * n, seed) if free(s)][:n]
+
+    def is_free(s: Scene) -> bool:
+        return "red" not in (s.objects[0].color, s.background) and s.texture != "striped"
+
+    return [s for s in draw(8 * n, seed) if is_free(s)][:n]
 
 
 def red(s: Scene) -> Scene:
@@ -39,57 +42,65 @@ def striped(s: Scene) -> Scene:
     return shapes.edit(s, "texture", "striped")
 
 
+def told(scenes: list[Scene]) -> list[str]:
+    """Captions that name the texture too."""
+    return [shapes.caption(s, size=False, position=False) for s in scenes]
+
+
 def learn(pipe: Pipe, change, seed: int, **knobs) -> Style:
-    """Weights tuned on pictures of the training seed, told before and after in words that name the
-    texture too.
-    """
-    some = scenes(PUPILS, seed + 1)
-    before, after = (
-        [shapes.caption(s, size=False, position=False) for s in v]
-        for v in (some, map(change, some))
-    )
-    return tune(pipe, shapes.render(some), before, after, seed=seed, **knobs)
+    """Weights tuned on pictures of the training seed, told before and after."""
+    pupils = scenes(PUPILS, seed + 1)
+    changed = [change(s) for s in pupils]
+    return tune(pipe, shapes.render(pupils), told(pupils), told(changed), seed=seed, **knobs)
+
+
+def right(verdicts: list[dict], *names: str) -> float:
+    """Share of pictures in which all these attributes are right."""
+    return sum(all(v[name] for name in names) for v in verdicts) / len(verdicts)
 
 
 def prove(pipe: Pipe, n: int, seed: int, **knobs) -> list[Row]:
     """ "Make everything red", learned on 12 pictures and asked of n others; memory and time of the
     gradients.
     """
-    some = scenes(n, seed)
-    image, told = shapes.render(some), [shapes.caption(s, size=False, position=False) for s in some]
+    given = scenes(n, seed)
+    image = shapes.render(given)
 
-    def seen(denoise, change=red):
-        found = oracle().read(restyle(pipe, image, told, denoise))
-        return [compare(r, change(s)) for r, s in zip(found, some)]
+    def verdicts(denoise, change=red) -> list[dict]:
+        pictures = restyle(pipe, image, told(given), denoise)
+        return [compare(r, change(s)) for r, s in zip(oracle().read(pictures), given)]
 
-    mean = lambda rows, *names: sum(all(r[a] for a in names) for r in rows) / len(rows)  # noqa: E731
-    one, two = learn(pipe, red, seed, **knobs), learn(pipe, striped, seed, **knobs)
-    rows, plain = seen(mixed(pipe, [one], [1.0])), seen(pipe.eps)
-    both = seen(mixed(pipe, [one, two], [1.0, 1.0]), lambda s: striped(red(s)))
-    short, long = (
-        seen(
-            mixed(
-                pipe, [learn(pipe, red, seed, **knobs | {"updates": 10, "train_steps": k})], [1.0]
-            )
-        )
-        for k in (6, 25)
-    )
+    def through(steps: int) -> list[dict]:
+        """Verdicts on a short tuning whose pictures are drawn in so many steps."""
+        style = learn(pipe, red, seed, **knobs | {"updates": 10, "train_steps": steps})
+        return verdicts(mixed(pipe, [style], [1.0]))
+
+    make_red = learn(pipe, red, seed, **knobs)
+    make_striped = learn(pipe, striped, seed, **knobs)
+    ours = verdicts(mixed(pipe, [make_red], [1.0]))
+    plain = verdicts(pipe.eps)
+    mixture = mixed(pipe, [make_red, make_striped], [1.0, 1.0])
+    both = verdicts(mixture, lambda s: striped(red(s)))
+    short = right(through(6), "color", *KEPT)
+    long = right(through(25), "color", *KEPT)
     return [
-        Row("unseen pictures: red", mean(rows, "color"), 0.85, mean(plain, "color")),
+        Row("unseen pictures: red", right(ours, "color"), 0.85, right(plain, "color")),
         Row(
             "unseen pictures: shape, size, place and background kept",
-            mean(rows, *KEPT),
+            right(ours, *KEPT),
             0.9,
-            mean(plain, *KEPT),
+            right(plain, *KEPT),
         ),
         Row(
             "10 updates through 25 steps: red and all else kept, over 6 steps",
-            mean(long, "color", *KEPT) - mean(short, "color", *KEPT),
+            long - short,
             0,
-            mean(short, "color", *KEPT),
+            short,
         ),
         Row(
-            "noises of two networks combined: red and striped", mean(both, "color", "texture"), 0.5
+            "noises of two networks combined: red and striped",
+            right(both, "color", "texture"),
+            0.5,
         ),
         *gradients(pipe, seed),
     ]
@@ -106,48 +117,51 @@ def gradients(pipe: Pipe, seed: int, b: int = 2, rounds: int = 3) -> list[Row]:
     """Memory at 50 and 6 steps, time, and the difference of the two gradients; taking turns, in
     this process.
     """
-    x, cond = pipe.start(b, seed), pipe.embed("a red circle on a blue background").expand(b)
-    runs, grads, mb, seconds = (
-        (plainly, sample_with_gradients),
-        {},
-        defaultdict(list),
-        defaultdict(list),
-    )
+    x = pipe.start(b, seed)
+    cond = pipe.embed("a red circle on a blue background").expand(b)
+    grads = {}
+    mb = defaultdict(list)
+    seconds = defaultdict(list)
 
-    def one(run, steps: int) -> None:
+    def measure(run, steps: int) -> None:
         grads.pop(run, None)
         release()
         with tuned(pipe.net, "") as weights, Cost(pipe) as cost:
-            start, y = process_time(), x.clone().requires_grad_()
+            start = process_time()
+            y = x.clone().requires_grad_()
             out = run(pipe.eps, pipe.schedule, y, times(pipe, 0.8, steps), cond, weights)
             grads[run] = torch.autograd.grad(out.square().mean(), [y, *weights])
             seconds[run, steps].append(process_time() - start)
             del out
         mb[run, steps].append(cost.mb or float("nan"))
 
-    for run in runs:
-        one(run, 2)  # what is loaded once is loaded
+    ours = sample_with_gradients
+    for run in (plainly, ours):
+        measure(run, 2)  # what is loaded once is loaded
     for _ in range(rounds):
-        for run in runs:
+        for run in (plainly, ours):
             for steps in (6, 50):
-                one(run, steps)
-    p6, p50, o6, o50 = [median(mb[run, steps]) for run in runs for steps in (6, 50)]
-    off = max(
-        ((a - b).norm() / a.norm().clamp_min(1e-12)).item()
-        for a, b in zip(*(grads[run] for run in runs))
-    )
-    slower = median(b / a for a, b in zip(*(seconds[run, 50] for run in runs)))
+                measure(run, steps)
+    peak = {key: median(values) for key, values in mb.items()}
+    plain6 = peak[plainly, 6]
+    plain50 = peak[plainly, 50]
+    ours6 = peak[ours, 6]
+    ours50 = peak[ours, 50]
+    off = 0.0
+    for exact, found in zip(grads[plainly], grads[ours]):
+        off = max(off, ((exact - found).norm() / exact.norm().clamp_min(1e-12)).item())
+    slower = median(b / a for a, b in zip(seconds[plainly, 50], seconds[ours, 50]))
     print(
-        f"  peak MB above the base at 6 and 50 steps: plain {p6:.0f}, {p50:.0f}; ours {o6:.0f}, "
-        f"{o50:.0f}. "
-        f"Time at 50: x {slower:.2f}. Largest relative difference of a gradient: {off:.1e}"
+        f"  peak MB above the base at 6 and 50 steps: plain {plain6:.0f}, {plain50:.0f}; "
+        f"ours {ours6:.0f}, {ours50:.0f}. Time at 50: x {slower:.2f}. "
+        f"Largest relative difference of a gradient: {off:.1e}"
     )
     return [
         Row(
             "peak memory at 6 steps, as a share of that at 50 (baseline: plain)",
-            o6 / o50,
+            ours6 / ours50,
             1 / 1.25,
-            p6 / p50,
+            plain6 / plain50,
         ),
         Row("processor time of plain backpropagation, as a share of ours", 1 / slower, 1 / 1.35),
         Row("digits to which all gradients agree", -log10(off + 1e-16), 6),

@@ -1,18 +1,14 @@
 """Is the noise that is read off a picture a better start than fresh noise?"""
 
-import math
-
-import numpy as np
-import torch
+from torch import Tensor
 
 from minidiff.bench.items import items
-from minidiff.bench.scores import grade
 from minidiff.editing.sdedit import sdedit
 from minidiff.evaluate.metrics import masked_psnr
 from minidiff.inversion.edit_friendly import edit_friendly
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.edict import partial
-from minidiff.proofs.prove import Row
+from minidiff.proofs.edict import decimals, partial
+from minidiff.proofs.prove import Row, mean_scores, together
 
 
 def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
@@ -20,35 +16,45 @@ def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
     25 steps, 8 pictures.
     """
     its = items("test", min(n, 4), ("recolour", "background"), seed=seed)
-    image, source, target = (
-        torch.cat([i.image for i in its]),
-        [i.source for i in its],
-        [i.target for i in its],
-    )
-    answer, mask = torch.cat([i.answer for i in its]), torch.cat([i.mask for i in its])
-    ceiling, strength = pipe.decode(pipe.encode(answer)), 0.64
-    same = edit_friendly(pipe, image, source, source, strength=strength, steps=25, seed=seed)
+    asked = together(its)
+    knobs = dict(strength=0.64, steps=25)
+    image = asked.image
+    same = edit_friendly(pipe, image, asked.source, asked.source, seed=seed, **knobs)
     error = (same - pipe.decode(pipe.encode(image))).abs().max().item()
-    found = []
-    for x in (
-        edit_friendly(pipe, image, source, target, strength=strength, steps=25, seed=seed),
-        sdedit(pipe, image, target, strength=strength, steps=25, seed=seed),
-        partial(pipe, image, source, target, strength, 25),
-    ):
-        found.append(
-            (
-                np.mean([r["score"] for r in grade(x, its, ceiling)]),
-                masked_psnr(x, answer, 1 - mask).nanmean().item(),
-            )
-        )
-    (ours, outside), (fresh, fresh_outside), (ode, _) = found
+
+    ceiling = pipe.decode(pipe.encode(asked.answer))
+
+    def score(edits: Tensor) -> float:
+        return mean_scores(edits, its, ceiling)["score"]
+
+    def outside(edits: Tensor) -> float:
+        return masked_psnr(edits, asked.answer, 1 - asked.mask).nanmean().item()
+
+    ours = edit_friendly(pipe, image, asked.source, asked.target, seed=seed, **knobs)
+    fresh = sdedit(pipe, image, asked.target, seed=seed, **knobs)
+    ode = partial(pipe, image, asked.source, asked.target, **knobs)
     return [
         Row(
             "same prompt, guidance 3 both ways: correct decimals of the picture",
-            -math.log10(max(error, 1e-16)),
+            decimals(error),
             4,
         ),
-        Row("EditScore: gain over SDEdit at the same strength", ours - fresh, 0, fresh),
-        Row("outside the edit: gain over SDEdit, dB", outside - fresh_outside, 3, fresh_outside),
-        Row("EditScore: gain over DDIM inversion at the same strength", ours - ode, 0, ode),
+        Row(
+            "EditScore: gain over SDEdit at the same strength",
+            score(ours) - score(fresh),
+            0,
+            score(fresh),
+        ),
+        Row(
+            "outside the edit: gain over SDEdit, dB",
+            outside(ours) - outside(fresh),
+            3,
+            outside(fresh),
+        ),
+        Row(
+            "EditScore: gain over DDIM inversion at the same strength",
+            score(ours) - score(ode),
+            0,
+            score(ode),
+        ),
     ]

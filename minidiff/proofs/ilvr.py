@@ -9,70 +9,84 @@ from minidiff.data import shapes
 from minidiff.editing.sdedit import sdedit
 from minidiff.evaluate.oracle import SHORT, oracle
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, draw, rank_correlation
+from minidiff.proofs.prove import Row, draw, rank_correlation, share
 from minidiff.restoration.ilvr import ilvr, low_band
 
 
 def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
     """References of 8 x 8 pixels, in which a shape cannot be read, and a caption that names it."""
-    scenes, judge = draw(n, seed), oracle()
-    prompts, small = (
-        [shapes.short_caption(s) for s in scenes],
-        F.avg_pool2d(shapes.render(scenes), 8),
-    )
-    ref = F.interpolate(small, size=pipe.image_size, mode="bilinear")
-    run = lambda factor, seed=seed: ilvr(pipe, ref, prompts, factor=factor, steps=25, seed=seed)  # noqa: E731
-    right = lambda x, what: judge.judge(x, scenes, SHORT)[what].float().mean().item()  # noqa: E731
-    coarse = lambda x: _likeness(F.avg_pool2d(x, 8), small)  # noqa: E731
+    scenes = draw(n, seed)
+    prompts = [shapes.short_caption(s) for s in scenes]
+    thumbnail = F.avg_pool2d(shapes.render(scenes), 8)
+    reference = F.interpolate(thumbnail, size=pipe.image_size, mode="bilinear")
+
+    def run(factor: int, seed: int = seed) -> Tensor:
+        return ilvr(pipe, reference, prompts, factor=factor, steps=25, seed=seed)
+
+    def noised(strength: float, seed: int = seed) -> Tensor:
+        return sdedit(pipe, reference, prompts, strength=strength, steps=25, seed=seed)
+
+    def coarse(x: Tensor) -> float:
+        return _likeness(F.avg_pool2d(x, 8), thumbnail)
+
+    def coarse_latent(x: Tensor) -> float:
+        return _likeness(low_band(pipe.encode(x), 2), low_band(pipe.encode(reference), 2))
+
+    def right(x: Tensor, what: str) -> float:
+        return share(oracle().judge(x, scenes, SHORT)[what])
+
     factors = (1, 2, 4, 8, 16)
-    swept = [run(f) for f in factors]
-    ours, other = swept[1], run(2, seed + 1000)
-    held = _likeness(low_band(pipe.encode(ours), 2), low_band(pipe.encode(ref), 2))
-    free = [pipe.generate(prompts, steps=25, seed=s) for s in (seed, seed + 1000)]
+    swept = {factor: run(factor) for factor in factors}
+    ours = swept[2]
+    free = pipe.generate(prompts, steps=25, seed=seed)
     strengths = (0.3, 0.5, 0.7)
-    noised = [sdedit(pipe, ref, prompts, strength=s, steps=25, seed=seed) for s in strengths]
+    rivals = {strength: noised(strength) for strength in strengths}
     # SDEdit of equal likeness
-    near = min(range(3), key=lambda i: abs(coarse(noised[i]) - coarse(ours)))
-    again = sdedit(pipe, ref, prompts, strength=strengths[near], steps=25, seed=seed + 1000)
+    near = min(strengths, key=lambda s: abs(coarse(rivals[s]) - coarse(ours)))
+
+    other_seed = seed + 1000
+    spread = _fine(ours, run(2, other_seed))
+    free_spread = _fine(free, pipe.generate(prompts, steps=25, seed=other_seed))
+    rival_spread = _fine(rivals[near], noised(near, other_seed))
     return [
         Row(
             "factor 2: correlation of the coarse latents, encoded again, with the reference's",
-            held,
+            coarse_latent(ours),
             0.98,
-            _likeness(low_band(pipe.encode(free[0]), 2), low_band(pipe.encode(ref), 2)),
+            coarse_latent(free),
         ),
         Row(
             "factor 2: correlation of the picture's own 8 x 8 thumbnail",
             coarse(ours),
             0.95,
-            coarse(free[0]),
+            coarse(free),
         ),
         Row(
             "factor 2: shape right, from the text alone",
             right(ours, "shape"),
             0.7,
-            right(ref, "shape"),
+            right(reference, "shape"),
         ),
         Row(
             "factor 2: position right, from the thumbnail alone",
             right(ours, "position"),
             0.8,
-            right(free[0], "position"),
+            right(free, "position"),
         ),
         Row(
             "factors 1, 2, 4, 8, 16 against likeness to the thumbnail: -rank correlation",
-            -rank_correlation(factors, [coarse(x) for x in swept]),
+            -rank_correlation(factors, [coarse(swept[factor]) for factor in factors]),
             0.9,
         ),
         Row(
             "two seeds differ in the fine part, of plain sampling's difference",
-            _fine(ours, other) / _fine(*free),
+            spread / free_spread,
             0.7,
-            _fine(noised[near], again) / _fine(*free),
+            rival_spread / free_spread,
         ),
         Row(
             "the same, of SDEdit's at the strength of equal thumbnail likeness",
-            _fine(ours, other) / _fine(noised[near], again),
+            spread / rival_spread,
             1.0,
         ),
     ]
@@ -80,14 +94,8 @@ def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
 
 def _likeness(a: Tensor, b: Tensor) -> float:
     """Mean correlation of rows (b ..), all values of a row together."""
-    return float(
-        np.mean(
-            [
-                torch.corrcoef(torch.stack([x, y]))[0, 1].item()
-                for x, y in zip(a.flatten(1), b.flatten(1))
-            ]
-        )
-    )
+    pairs = zip(a.flatten(1), b.flatten(1))
+    return float(np.mean([torch.corrcoef(torch.stack(pair))[0, 1].item() for pair in pairs]))
 
 
 def _fine(a: Tensor, b: Tensor) -> float:

@@ -1,10 +1,12 @@
 """Does the walk change structure, and is eta found without looking at the answer?"""
 
+from functools import partial
 from time import process_time
 
 import numpy as np
+from torch import Tensor
 
-from minidiff.bench.items import items
+from minidiff.bench.items import Item, items
 from minidiff.bench.scores import grade
 from minidiff.editing.imagic import ETAS, choose_eta, learned, said_and_moved
 from minidiff.inversion.ddim import invert, replay
@@ -17,36 +19,31 @@ def prove(pipe: Pipe, n: int, seed: int, split: str = "test", **knobs) -> list[R
     """Edits of structure (reshape, move) of rendered pictures: auto-eta against the best eta and
     against DDIM inversion.
     """
-    its, clip = items(split, max(n // 12, 1), ("reshape", "move"), seed), load_clip()
-    ours, best, base, fell, seconds = [], [], [], [], []
+    its = items(split, max(n // 12, 1), ("reshape", "move"), seed)
+    clip = load_clip()
+    ours = []
+    best = []
+    base = []
+    falls = []
+    seconds = []
     for k, it in enumerate(its):
-        copy, words = (
-            pipe.decode(pipe.encode(it.answer)),
-            clip.embed_text(pipe.tokenizer(it.target)),
-        )
-
-        def score(x, it=it, copy=copy):
-            return [r["score"] for r in grade(x, [it] * len(x), copy.expand_as(x))]
-
+        copy = pipe.decode(pipe.encode(it.answer))
+        words = clip.embed_text(pipe.tokenizer(it.target))
         start = process_time()
         with learned(pipe, it.image, it.target, seed=seed + k, **knobs) as walk:
-            eta, _ = choose_eta(lambda etas: said_and_moved(clip, walk(etas), it.image, words))  # noqa: B023
+            measure = partial(_measured, clip, walk, it.image, words)
+            eta, _ = choose_eta(measure)
             chosen = walk([eta])
             seconds.append(process_time() - start)
-            ours += score(chosen)
-            best.append(max(score(walk(ETAS)) + ours[-1:]))
-        a = walk.losses[0]
-        fell.append(1 - np.mean(a[-10:]) / np.mean(a[:5]))
-        base += score(
-            replay(
-                pipe,
-                invert(pipe, it.image, it.source, steps=25)[-1],
-                it.target,
-                steps=25,
-                scale=3.0,
-            )
-        )
-    ours, best, base = (float(np.mean(v)) for v in (ours, best, base))
+            ours += _scores(chosen, it, copy)
+            best.append(max([*_scores(walk(ETAS), it, copy), ours[-1]]))
+        losses = walk.losses[0]
+        falls.append(1 - np.mean(losses[-10:]) / np.mean(losses[:5]))
+        noise = invert(pipe, it.image, it.source, steps=25)[-1]
+        base += _scores(replay(pipe, noise, it.target, steps=25, scale=3.0), it, copy)
+    ours = float(np.mean(ours))
+    best = float(np.mean(best))
+    base = float(np.mean(base))
     return [
         Row(
             "EditScore on reshape and move, over DDIM inversion with the target prompt",
@@ -62,7 +59,7 @@ def prove(pipe: Pipe, n: int, seed: int, split: str = "test", **knobs) -> list[R
         ),
         Row(
             "stage A: its loss falls, % (published: 500 updates; here 60)",
-            100 * float(np.mean(fell)),
+            100 * float(np.mean(falls)),
             30,
         ),
         Row(
@@ -71,3 +68,13 @@ def prove(pipe: Pipe, n: int, seed: int, split: str = "test", **knobs) -> list[R
             0,
         ),
     ]
+
+
+def _measured(clip, walk, image: Tensor, words: Tensor, etas):
+    """What `choose_eta` looks at: how much is said at each eta, and how far the picture moved."""
+    return said_and_moved(clip, walk(etas), image, words)
+
+
+def _scores(edits: Tensor, item: Item, ceiling: Tensor) -> list[float]:
+    """EditScores of several edits of one item."""
+    return [r["score"] for r in grade(edits, [item] * len(edits), ceiling.expand_as(edits))]

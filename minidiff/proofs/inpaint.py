@@ -14,22 +14,28 @@ from minidiff.editing.inpaint import inpaint
 from minidiff.evaluate.metrics import masked_psnr, psnr
 from minidiff.evaluate.oracle import SHORT, oracle
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, draw, rank_correlation
+from minidiff.proofs.prove import Row, draw, rank_correlation, share
 
 
 def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
     """A hole over the object, and a caption that puts another shape of another colour there."""
-    rng, scenes, judge = np.random.default_rng(seed), draw(n, seed), oracle()
+    rng = np.random.default_rng(seed)
+    scenes = draw(n, seed)
     wanted = [_another(s, rng) for s in scenes]
-    image, prompts = shapes.render(scenes), [shapes.short_caption(e) for e in wanted]
+    prompts = [shapes.short_caption(s) for s in wanted]
+    image = shapes.render(scenes)
     mask = square_around(scenes)
 
-    def run(prompt=prompts, mask=mask, **k):
-        return inpaint(pipe, image, prompt, mask=mask, steps=25, seed=seed, **k)
+    def run(mask: Tensor = mask, **knobs) -> Tensor:
+        return inpaint(pipe, image, prompts, mask=mask, steps=25, seed=seed, **knobs)
 
-    ours, fresh = run(), pipe.generate(prompts, steps=25, seed=seed)
-    everywhere, strengths = run(mask=torch.ones_like(mask)), (0.4, 0.6, 0.8, 1.0)
-    right = lambda x, what, truth=wanted: judge.judge(x, truth, SHORT)[what].float().mean().item()  # noqa: E731
+    def right(x: Tensor, what: str) -> float:
+        return share(oracle().judge(x, wanted, SHORT)[what])
+
+    ours = run()
+    everywhere = run(mask=torch.ones_like(mask))
+    fresh = pipe.generate(prompts, steps=25, seed=seed)
+    strengths = (0.4, 0.6, 0.8, 1.0)
     kept = [psnr(run(strength=s), image).mean().item() for s in strengths]
     return [
         *[
@@ -64,13 +70,12 @@ def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
 def square_around(scenes: list[shapes.Scene], grow: int = 4) -> Tensor:
     """(b 1 64 64): the box of the object, `grow` pixels wider on each side."""
     out = torch.zeros(len(scenes), 1, 64, 64)
-    for m, box in zip(shapes.object_masks(scenes)[:, 0] > 0, out):
-        rows, cols = m.any(1).nonzero(), m.any(0).nonzero()
-        box[
-            0,
-            max(rows.min() - grow, 0) : rows.max() + 1 + grow,
-            max(cols.min() - grow, 0) : cols.max() + 1 + grow,
-        ] = 1
+    for present, box in zip(shapes.object_masks(scenes)[:, 0] > 0, out):
+        rows = present.any(1).nonzero()
+        columns = present.any(0).nonzero()
+        top = max(rows.min() - grow, 0)
+        left = max(columns.min() - grow, 0)
+        box[0, top : rows.max() + 1 + grow, left : columns.max() + 1 + grow] = 1
     return out
 
 
@@ -78,25 +83,21 @@ def seam(x: Tensor, mask: Tensor) -> float:
     """Mean |difference| of neighbouring pixels of x (b 3 H W) of which one is in the hole and one
     is not.
     """
-    total, count = 0.0, 0.0
-    for d in (2, 3):
-        edge = mask.diff(dim=d).abs()
-        total, count = (
-            total + (edge * x.diff(dim=d).abs()).sum().item(),
-            count + 3 * edge.sum().item(),
-        )
+    total = 0.0
+    count = 0.0
+    for dim in (2, 3):
+        edge = mask.diff(dim=dim).abs()
+        total += (edge * x.diff(dim=dim).abs()).sum().item()
+        count += 3 * edge.sum().item()
     return total / max(count, 1)
 
 
 def _another(s: shapes.Scene, rng: np.random.Generator) -> shapes.Scene:
     """The scene with another shape, of another colour that is not its ground's."""
-    free = [c for c in shapes.COLORS if c not in (s.objects[0].color, s.background)]
-    form = [f for f in shapes.SHAPES if f != s.objects[0].shape]
-    return shapes.edit(
-        shapes.edit(s, "color", free[rng.integers(len(free))]),
-        "shape",
-        form[rng.integers(len(form))],
-    )
+    colors = [c for c in shapes.COLORS if c not in (s.objects[0].color, s.background)]
+    forms = [f for f in shapes.SHAPES if f != s.objects[0].shape]
+    recoloured = shapes.edit(s, "color", colors[rng.integers(len(colors))])
+    return shapes.edit(recoloured, "shape", forms[rng.integers(len(forms))])
 
 
 def _pasted(x: Tensor, image: Tensor, mask: Tensor) -> Tensor:

@@ -2,29 +2,42 @@
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from minidiff.data import shapes
 from minidiff.editing.sdedit import sdedit
 from minidiff.evaluate.metrics import masked_psnr
 from minidiff.evaluate.oracle import oracle
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, draw, recoloured
+from minidiff.proofs.prove import Row, draw, recoloured, share
 from minidiff.proofs.sdedit import layout_overlap
 
 
 def prove(pipe: Pipe, n: int, seed: int, strength: float = 0.9) -> list[Row]:
     """One object recoloured, the mask around it alone, against the same edit without a mask."""
-    rng, scenes, judge = np.random.default_rng(seed), draw(n, seed), oracle()
+    rng = np.random.default_rng(seed)
+    scenes = draw(n, seed)
     wanted = [recoloured(s, rng) for s in scenes]
-    image, prompts = shapes.render(scenes), [shapes.short_caption(e) for e in wanted]
+    prompts = [shapes.short_caption(s) for s in wanted]
+    image = shapes.render(scenes)
     mask = torch.cat([shapes.edit_mask(a, b) for a, b in zip(scenes, wanted)])
-    ours, bare = (
-        sdedit(pipe, image, prompts, strength=strength, steps=25, seed=seed, mask=m)
-        for m in (mask, None)
-    )
-    (a, b, before) = (judge.judge(x, wanted) for x in (ours, bare, image))
-    share = lambda v, what: v[what].float().mean().item()  # noqa: E731
-    same = lambda x: (x == image).all(1, keepdim=True)[mask == 0].float().mean().item()  # noqa: E731
+    run = dict(strength=strength, steps=25, seed=seed)
+    ours = sdedit(pipe, image, prompts, mask=mask, **run)
+    bare = sdedit(pipe, image, prompts, mask=None, **run)
+
+    def right(x: Tensor) -> dict[str, float]:
+        return {what: share(v) for what, v in oracle().judge(x, wanted).items()}
+
+    def same(x: Tensor) -> float:
+        equal = (x == image).all(1, keepdim=True)
+        return share(equal[mask == 0])
+
+    def outside(x: Tensor) -> float:
+        return masked_psnr(x, image, 1 - mask).mean().item()
+
+    ours_right = right(ours)
+    bare_right = right(bare)
+    before_right = right(image)
     return [
         Row(
             "outside the mask: pixels that are the source's to the last bit",
@@ -34,13 +47,12 @@ def prove(pipe: Pipe, n: int, seed: int, strength: float = 0.9) -> list[Row]:
         ),
         Row(
             "outside the mask, dB: gain over the edit without a mask",
-            masked_psnr(ours, image, 1 - mask).mean().item()
-            - masked_psnr(bare, image, 1 - mask).mean().item(),
+            outside(ours) - outside(bare),
             6.0,
-            masked_psnr(bare, image, 1 - mask).mean().item(),
+            outside(bare),
         ),
-        Row("inside: colour right", share(a, "color"), 0.9, share(before, "color")),
-        Row("inside: shape still right", share(a, "shape"), 0.9, share(b, "shape")),
+        Row("inside: colour right", ours_right["color"], 0.9, before_right["color"]),
+        Row("inside: shape still right", ours_right["shape"], 0.9, bare_right["shape"]),
         Row(
             "inside: overlap with the object's place (IoU), which a fragment has not",
             layout_overlap(ours, wanted),
@@ -49,8 +61,8 @@ def prove(pipe: Pipe, n: int, seed: int, strength: float = 0.9) -> list[Row]:
         ),
         Row(
             "position and background kept",
-            share(a, "position") * share(a, "background"),
+            ours_right["position"] * ours_right["background"],
             0.95,
-            share(b, "position") * share(b, "background"),
+            bare_right["position"] * bare_right["background"],
         ),
     ]

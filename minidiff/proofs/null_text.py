@@ -12,34 +12,39 @@ from minidiff.evaluate.metrics import psnr
 from minidiff.inversion.ddim import Inverted, invert, replay
 from minidiff.inversion.null_text import learn_nulls
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row
+from minidiff.proofs.prove import Row, together
 
 
 def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
     """Reconstruction with guidance, dB to the autoencoder's copy; 25 steps, at most 4 pictures, for
     learning is slow.
     """
-    its, rows = items("test", min(n, 4), ("recolour",), seed=seed), []
-    image, source = torch.cat([i.image for i in its]), [i.source for i in its]
-    states = invert(pipe, image, source, steps=25)
-    copy, plain = pipe.decode(states[0]), replay(pipe, states[-1], source, steps=25)
-    away = psnr(plain, copy).mean().item()  # negative-prompt: the unguided round trip
+    its = items("test", min(n, 4), ("recolour",), seed=seed)
+    asked = together(its)
+    states = invert(pipe, asked.image, asked.source, steps=25)
+    copy = pipe.decode(states[0])
+
+    def db(pictures: Tensor) -> float:
+        return psnr(pictures, copy).mean().item()
+
+    # negative-prompt: the unguided round trip
+    away = db(replay(pipe, states[-1], asked.source, steps=25))
+    cond = pipe.embed(asked.source)
+    rows = []
     for scale in (3.0, 7.5):
-        lost = psnr(replay(pipe, states[-1], source, steps=25, scale=scale), copy).mean().item()
-        learned = psnr(
-            guided(pipe, learn_nulls(pipe, states, source, scale=scale), pipe.embed(source), scale),
-            copy,
-        ).mean()
+        lost = db(replay(pipe, states[-1], asked.source, steps=25, scale=scale))
+        nulls = learn_nulls(pipe, states, asked.source, scale=scale)
+        learned = db(guided(pipe, nulls, cond, scale))
         rows += [
             Row(
                 f"guidance {scale:g}: null-text's gain over a guided replay, dB",
-                learned.item() - lost,
+                learned - lost,
                 6,
                 lost,
             ),
             Row(
                 f"guidance {scale:g}: null-text's gain over negative-prompt, dB",
-                learned.item() - away,
+                learned - away,
                 0,
                 away,
             ),
@@ -50,8 +55,10 @@ def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
 @torch.no_grad()
 def guided(pipe: Pipe, inverted: Inverted, cond: Cond, scale: float) -> Tensor:
     """Pictures (b 3 H W): the replay of an inversion with its own nulls."""
-    steps, x = len(inverted.states) - 1, inverted.states[-1]
-    for i, (t, s) in enumerate(step_pairs(pipe.timesteps(steps))):
+    x = inverted.states[-1]
+    ts = pipe.timesteps(len(inverted.states) - 1)
+    for i, (t, s) in enumerate(step_pairs(ts)):
         e_null = pipe.eps(x, t, inverted.nulls[i])
-        x = ddim_step(pipe.schedule, x, guide(e_null, pipe.eps(x, t, cond), scale), t, s)
+        e_cond = pipe.eps(x, t, cond)
+        x = ddim_step(pipe.schedule, x, guide(e_null, e_cond, scale), t, s)
     return pipe.decode(x)

@@ -3,14 +3,14 @@
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from minidiff.bench.items import Item, items
-from minidiff.bench.scores import grade
 from minidiff.core.denoise import noise
 from minidiff.data import shapes
 from minidiff.editing.pix2pix_zero import direction, invert_white, pair_loss, phrases, pix2pix_zero
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row
+from minidiff.proofs.prove import Row, mean_scores, together
 
 STEPS = 20
 
@@ -20,72 +20,73 @@ def sentences(item: Item, rng: np.random.Generator, n: int = 60) -> tuple[list[s
     the other word.
     """
     old, new = item.words
-    before, place = [], item.source.split().index(old)
+    place = item.source.split().index(old)
+    number = len(item.scene.objects)
+    before = []
     while len(before) < n:
-        text = shapes.short_caption(
-            shapes.scene(rng, objects=len(item.scene.objects), split="train")
-        )
-        if text.split()[place] == old and new not in text.split():
+        text = shapes.short_caption(shapes.scene(rng, objects=number, split="train"))
+        words = text.split()
+        if words[place] == old and new not in words:
             before.append(text)
-    return before, [" ".join(new if w == old else w for w in t.split()) for t in before]
+    after = [" ".join(new if w == old else w for w in text.split()) for text in before]
+    return before, after
 
 
 def prove(pipe: Pipe, n: int, seed: int, **knobs) -> list[Row]:
     """Recolour and reshape of given pictures, 20 steps: directions, the pull, and the noise."""
-    its, rng = (
-        items("test", max(min(n // 2, 3), 1), ("recolour", "reshape"), seed=seed),
-        np.random.default_rng(seed),
-    )
-    said = [sentences(i, rng) for i in its]
-    exact = [(pipe.embed(i.target).text - pipe.embed(i.source).text).flatten() for i in its]
-    dirs = [direction(pipe, *s).flatten() for s in said]
-    short = [direction(pipe, *phrases(i.source, i.target)).flatten() for i in its]
+    rng = np.random.default_rng(seed)
+    its = items("test", max(min(n // 2, 3), 1), ("recolour", "reshape"), seed=seed)
+    captions = [sentences(item, rng) for item in its]
 
-    def cosine(a, b):
+    # the directions
+    exact = []
+    learned = []
+    short = []
+    for item, (before, after) in zip(its, captions):
+        exact.append((pipe.embed(item.target).text - pipe.embed(item.source).text).flatten())
+        learned.append(direction(pipe, before, after).flatten())
+        short.append(direction(pipe, *phrases(item.source, item.target)).flatten())
+
+    def cosine(a: list[Tensor], b: list[Tensor]) -> float:
         return float(np.mean([F.cosine_similarity(x, y, 0).item() for x, y in zip(a, b)]))
 
-    image, truth = (torch.cat([getattr(i, k) for i in its]) for k in ("image", "answer"))
-    ceiling, source, target = (
-        pipe.decode(pipe.encode(truth)),
-        [i.source for i in its],
-        [i.target for i in its],
-    )
-
-    run, found = dict(hold=0.1, steps=STEPS) | knobs, {}
-    for name, out in (
-        ("no pull", pix2pix_zero(pipe, image, source, target, **run | {"hold": 0.0})),
-        ("pull", pix2pix_zero(pipe, image, source, target, **run)),
-        (
-            "other captions",
-            torch.cat(
-                [
-                    pix2pix_zero(pipe, i.image, i.source, "", before=b, after=a, **run)
-                    for i, (b, a) in zip(its, said)
-                ]
-            ),
-        ),
-    ):
-        found[name] = {
-            k: float(np.mean([r[k] for r in grade(out, its, ceiling)]))
-            for k in ("T", "K", "D", "score")
-        }
-        print(
-            f"    {name:14} done {found[name]['T']:.2f}  kept {found[name]['K']:.2f}  structure "
-            "distance "
-            f"{1e3 * found[name]['D']:.2f}  EditScore {found[name]['score']:.2f}"
-        )
-    free, held, other = found.values()
-    pair = {
-        w: pair_loss(invert_white(pipe, image, source, steps=STEPS, whiten=w)[-1]).mean().item()
-        for w in (0.0, 20.0)
+    # the pull
+    asked = together(its)
+    ceiling = pipe.decode(pipe.encode(asked.answer))
+    run = dict(hold=0.1, steps=STEPS) | knobs
+    words = (asked.source, asked.target)
+    edits = {
+        "no pull": pix2pix_zero(pipe, asked.image, *words, **run | {"hold": 0.0}),
+        "pull": pix2pix_zero(pipe, asked.image, *words, **run),
     }
+    parts = []
+    for item, (before, after) in zip(its, captions):
+        parts.append(
+            pix2pix_zero(pipe, item.image, item.source, "", before=before, after=after, **run)
+        )
+    edits["other captions"] = torch.cat(parts)
+    scores = {name: mean_scores(out, its, ceiling) for name, out in edits.items()}
+    for name, s in scores.items():
+        print(
+            f"    {name:14} done {s['T']:.2f}  kept {s['K']:.2f}  "
+            f"structure distance {1e3 * s['D']:.2f}  EditScore {s['score']:.2f}"
+        )
+    free = scores["no pull"]
+    held = scores["pull"]
+    other = scores["other captions"]
+
+    # the noise
+    def noise_likeness(whiten: float) -> float:
+        x_T = invert_white(pipe, asked.image, asked.source, steps=STEPS, whiten=whiten)[-1]
+        return pair_loss(x_T).mean().item()
+
     white = pair_loss(noise((256, *pipe.shape), seed)).mean().item()
     return [
         Row(
             "cosine of a direction from other captions with that of the picture's own",
-            cosine(dirs, exact),
+            cosine(learned, exact),
             0.5,
-            cosine(dirs[1:] + dirs[:1], exact),
+            cosine(learned[1:] + learned[:1], exact),
         ),
         Row("the same for the phrases of the prompts alone", cosine(short, exact), 0.5),
         Row("structure distance to the source, saved by the pull", 1 - held["D"] / free["D"], 0.25),
@@ -98,8 +99,8 @@ def prove(pipe: Pipe, n: int, seed: int, **knobs) -> list[Row]:
         ),
         Row(
             "whitened inversion: white noise's self-likeness, of that of the noise found",
-            white / pair[20.0],
+            white / noise_likeness(20.0),
             0.5,
-            white / pair[0.0],
+            white / noise_likeness(0.0),
         ),
     ]

@@ -1,24 +1,16 @@
 """Does injection hold the layout, at a better price than less noise would?"""
 
 import numpy as np
-import torch
 
-from minidiff.bench.items import items
-from minidiff.bench.scores import grade
+from minidiff.bench.items import Item, items
 from minidiff.editing.plug_and_play import plug_and_play
 from minidiff.editing.sdedit import sdedit
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, rank_correlation
+from minidiff.proofs.prove import Row, mean_scores, rank_correlation, together
 
-STEPS, SHARES = 20, (0.0, 0.5, 1.0)
-PAIRS = (
-    (0.0, 0.0),
-    (0.5, 0.0),
-    (0.0, 0.5),
-    (0.5, 0.5),
-    (0.8, 0.5),
-    (1.0, 1.0),
-)  # features, attention
+STEPS = 20
+SHARES = (0.0, 0.5, 1.0)
+PAIRS = ((0.0, 0.0), (0.5, 0.0), (0.0, 0.5), (0.5, 0.5), (0.8, 0.5), (1.0, 1.0))
 STRENGTHS = (0.3, 0.5, 0.7, 0.9)
 
 
@@ -26,56 +18,42 @@ def prove(pipe: Pipe, n: int, seed: int, **knobs) -> list[Row]:
     """Background, texture and recolour by pairs of shares, against SDEdit by strength; and move,
     which must fail.
     """
-    per = max(min(n, 3), 1)
-    its, far = (
-        items("test", per, kinds, seed=seed)
-        for kinds in (("background", "texture", "recolour"), ("move",))
-    )
+    each = max(min(n, 3), 1)
     knobs = dict(steps=STEPS) | knobs
 
-    def given(some):
-        return (
-            torch.cat([i.image for i in some]),
-            [i.source for i in some],
-            [i.target for i in some],
-        )
+    def injected(its: list[Item], features: float, attention: float) -> dict[str, float]:
+        asked = together(its)
+        options = dict(features=features, attention=attention) | knobs
+        edits = plug_and_play(pipe, asked.image, asked.source, asked.target, **options)
+        return mean_scores(edits, its, pipe.decode(pipe.encode(asked.answer)))
 
-    def measure(x, some):
-        ceiling = pipe.decode(pipe.encode(torch.cat([i.answer for i in some])))
-        rows = grade(x, some, ceiling)
-        return {k: float(np.mean([r[k] for r in rows])) for k in ("T", "D", "K", "score")}
+    def noised(its: list[Item], strength: float) -> dict[str, float]:
+        asked = together(its)
+        edits = sdedit(pipe, asked.image, asked.target, strength=strength, steps=STEPS, seed=seed)
+        return mean_scores(edits, its, pipe.decode(pipe.encode(asked.answer)))
 
-    image, source, target = given(its)
-    grid = {
-        (f, a): measure(
-            plug_and_play(pipe, image, source, target, features=f, attention=a, **knobs), its
-        )
-        for f, a in PAIRS
-    }
-    noised = [
-        measure(sdedit(pipe, image, target, strength=s, steps=STEPS, seed=seed), its)
-        for s in STRENGTHS
-    ]
-    for label, m in [*grid.items(), *zip(STRENGTHS, noised)]:
+    its = items("test", each, ("background", "texture", "recolour"), seed=seed)
+    grid = {pair: injected(its, *pair) for pair in PAIRS}
+    rivals = {strength: noised(its, strength) for strength in STRENGTHS}
+    for label, m in (grid | rivals).items():
         print(
-            f"    {label!s:12} done {m['T']:.2f}  kept {m['K']:.2f}  structure distance "
-            f"{1e3 * m['D']:.2f}  "
-            f"EditScore {m['score']:.2f}"
+            f"    {label!s:12} done {m['T']:.2f}  kept {m['K']:.2f}  "
+            f"structure distance {1e3 * m['D']:.2f}  EditScore {m['score']:.2f}"
         )
-    frontier = sorted((m["D"], m["T"]) for m in noised)
-    gain = {k: m["T"] - np.interp(m["D"], *zip(*frontier)) for k, m in grid.items()}
+    line = [grid[k, k]["D"] for k in SHARES]
+
+    frontier = sorted((m["D"], m["T"]) for m in rivals.values())
+    distances, done = zip(*frontier)
+    at_equal_structure = {pair: np.interp(m["D"], distances, done) for pair, m in grid.items()}
+    gain = {pair: m["T"] - at_equal_structure[pair] for pair, m in grid.items()}
     best = max(gain, key=gain.get)
-    line = [grid[v, v]["D"] for v in SHARES]
-    moved = {
-        v: measure(plug_and_play(pipe, *given(far), features=v, attention=v, **knobs), far)["T"]
-        for v in (0.0, 1.0)
-    }
+
+    moves = items("test", each, ("move",), seed=seed)
+    moved = {k: injected(moves, k, k)["T"] for k in (0.0, 1.0)}
     return [
         Row(
-            (
-                "structure distance falls as more is injected (0, .5, 1 of both): smallest fall, "
-                "of the largest"
-            ),
+            "structure distance falls as more is injected (0, .5, 1 of both): "
+            "smallest fall, of the largest",
             -max(np.diff(line)) / line[0],
             0,
         ),

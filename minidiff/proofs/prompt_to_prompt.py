@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from minidiff.data import shapes
 from minidiff.editing.prompt_to_prompt import prompt_to_prompt
@@ -17,30 +18,38 @@ def prove(pipe: Pipe, n: int, seed: int, *, scale: float = 5.0, **knobs) -> list
     """Recolouring of the model's own pictures, on captions that leave out position, size and
     texture.
     """
-    rng, scenes, judge = np.random.default_rng(seed), draw(n, seed), oracle()
+    rng = np.random.default_rng(seed)
+    scenes = draw(n, seed)
     edited = [recoloured(s, rng) for s in scenes]
-    prompts = [[shapes.short_caption(s) for s in which] for which in (scenes, edited)]
-    source, ours, again = [], [], []
+    before = [shapes.short_caption(s) for s in scenes]
+    after = [shapes.short_caption(s) for s in edited]
+    sources = []
+    edits = []
+    fresh = []
     for i in range(0, n, BATCH):
-        a, b = (p[i : i + BATCH] for p in prompts)
-        pair = prompt_to_prompt(pipe, a, b, seed=seed + i, scale=scale, **knobs).chunk(2)
-        source, ours = [*source, pair[0]], [*ours, pair[1]]
-        again.append(pipe.generate(b, seed=seed + i, scale=scale))
-    source, ours, again = (torch.cat(v) for v in (source, ours, again))
+        old = before[i : i + BATCH]
+        new = after[i : i + BATCH]
+        run = dict(seed=seed + i, scale=scale)
+        source, edit = prompt_to_prompt(pipe, old, new, **run, **knobs).chunk(2)
+        sources.append(source)
+        edits.append(edit)
+        fresh.append(pipe.generate(new, **run))
+    source = torch.cat(sources)
     keep = torch.stack([1 - object_region(x, s.objects[0].color) for x, s in zip(source, scenes)])
+    source_read = oracle().read(source)
 
-    def score(x):
-        rows = [
-            (compare(r, e), r, r0) for r, e, r0 in zip(judge.read(x), edited, judge.read(source))
-        ]
-        kept = [np.mean([_same(r, r0, a) for a in ATTRIBUTES if a != "color"]) for _, r, r0 in rows]
-        return (
-            np.mean([c["color"] for c, _, _ in rows]),
-            np.mean(kept),
-            masked_psnr(x, source, keep).nanmean().item(),
-        )
+    def score(x: Tensor) -> tuple[float, float, float]:
+        """(share recoloured, share of the other attributes kept, dB to the source around it)."""
+        hits = []
+        kept = []
+        for read, before, s in zip(oracle().read(x), source_read, edited):
+            hits.append(compare(read, s)["color"])
+            others = [name for name in ATTRIBUTES if name != "color"]
+            kept.append(np.mean([_same(read, before, name) for name in others]))
+        return np.mean(hits), np.mean(kept), masked_psnr(x, source, keep).nanmean().item()
 
-    (hit, kept, outside), (hit0, kept0, outside0) = score(ours), score(again)
+    hit, kept, outside = score(torch.cat(edits))
+    hit0, kept0, outside0 = score(torch.cat(fresh))
     return [
         Row("recolour: edited attribute right", hit, 0.9, hit0),
         Row("recolour: untouched attributes kept (as read in the source)", kept, 0.95, kept0),

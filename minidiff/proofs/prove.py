@@ -1,6 +1,6 @@
 """Toy proofs: what each technique claims, measured on scenes whose right answer is known.
 
-A proof is a function (pipe, n, seed) -> rows in `proofs/`; a row holds the claim, the
+A proof is a function (pipe, n, seed) -> rows in a file of this folder; a row holds the claim, the
 baseline, the figure and the threshold. The thresholds were set before the figures were known, and a
 proof that fails is printed as failing.
 """
@@ -11,8 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from minidiff.bench.items import Item
+from minidiff.bench.scores import grade
 from minidiff.data import shapes
 from minidiff.evaluate.synthesis import coverage_map, fit_ground
 from minidiff.pipe.pipe import Pipe
@@ -35,6 +38,45 @@ class Row:
         return bool(self.figure >= self.threshold)
 
 
+# ---- what the proofs share -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What some items of the bench say, as one batch: pictures, true answers and masks (b c 64 64),
+    captions before and after.
+    """
+
+    image: Tensor
+    answer: Tensor
+    mask: Tensor
+    source: list[str]
+    target: list[str]
+
+
+def together(its: list[Item]) -> Batch:
+    return Batch(
+        image=torch.cat([item.image for item in its]),
+        answer=torch.cat([item.answer for item in its]),
+        mask=torch.cat([item.mask for item in its]),
+        source=[item.source for item in its],
+        target=[item.target for item in its],
+    )
+
+
+def mean_scores(edits: Tensor, its: list[Item], ceiling: Tensor) -> dict[str, float]:
+    """The bench's scores of edits (b 3 64 64), averaged: T, K, B, C, D and the EditScore ("score").
+    `ceiling`: the true answers through the autoencoder.
+    """
+    rows = grade(edits, its, ceiling)
+    return {name: float(np.mean([r[name] for r in rows])) for name in (*"TKBCD", "score")}
+
+
+def share(right: Tensor) -> float:
+    """Share of verdicts (b,) that say yes."""
+    return right.float().mean().item()
+
+
 def draw(n: int, seed: int) -> list[shapes.Scene]:
     """n one-object scenes whose tuples training never saw."""
     rng = np.random.default_rng(seed)
@@ -53,17 +95,20 @@ def object_region(image: Tensor, color: str, grow: int = 2) -> Tensor:
     """
     x = (image.clamp(-1, 1) + 1) / 2
     cover = coverage_map(x, fit_ground(x).image, torch.tensor(shapes.COLORS[color]))
-    return torch.nn.functional.max_pool2d((cover > 0.3).float()[None], 2 * grow + 1, 1, grow)
+    return F.max_pool2d((cover > 0.3).float()[None], 2 * grow + 1, 1, grow)
 
 
 def rank_correlation(a, b) -> float:
     """Spearman's rho; equal values share the mean of their ranks."""
 
-    def ranks(v):
-        _, which, count = np.unique(np.asarray(v), return_inverse=True, return_counts=True)
+    def ranks(values) -> np.ndarray:
+        _, which, count = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
         return (count.cumsum() - count / 2)[which]
 
     return float(np.corrcoef(ranks(a), ranks(b))[0, 1])
+
+
+# ---- running them --------------------------------------------------------------------------------
 
 
 def proofs() -> dict[str, str]:
@@ -89,11 +134,9 @@ def prove(pipe: Pipe, *, names: tuple[str, ...] = (), n: int = 24, seed: int = 1
         proof = import_module(known[name]).prove
         print(f"{name}: {' '.join(proof.__doc__.split())}")
         for r in proof(pipe, n, seed):
+            verdict = "holds" if r.holds else "FAILS"
             base = "" if r.baseline is None else f"   (baseline {r.baseline:.2f})"
-            print(
-                f"  {'holds' if r.holds else 'FAILS'}  {r.claim:75} {r.figure:7.2f}  at "
-                f"least {r.threshold:.2f}{base}"
-            )
+            print(f"  {verdict}  {r.claim:75} {r.figure:7.2f}  at least {r.threshold:.2f}{base}")
             rows.append(
                 {
                     "proof": name,

@@ -8,7 +8,7 @@ from minidiff.data import shapes
 from minidiff.data.shapes import Scene
 from minidiff.evaluate.oracle import NAME, oracle
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, draw
+from minidiff.proofs.prove import Row, draw, share
 from minidiff.restoration.jumps import evaluations, jumps
 from minidiff.restoration.repaint import repaint
 
@@ -21,17 +21,24 @@ def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
     evaluations.
     """
     scenes = draw(n, seed)
-    image, mask = shapes.render(scenes), half_holes(scenes)
-    fill = lambda **knobs: repaint(pipe, image, mask=mask, seed=seed, **knobs).cpu()  # noqa: E731
-    once, thrice = (fill(steps=25, length=5, repeats=r) for r in (1, 3))
-    ours, long = fill(**OURS), fill(steps=50, length=10, repeats=10)
-    told = repaint(
-        pipe, image, [shapes.short_caption(s) for s in scenes], mask=mask, seed=seed, **OURS
-    ).cpu()
-    edge, right = {}, {}
-    for name, x in dict(once=once, thrice=thrice, ours=ours, told=told, long=long).items():
-        edge[name], right[name] = seam(x, image, mask), completed(x, scenes)
-    cost = evaluations(jumps(list(range(OURS["steps"], -1, -1)), OURS["length"], OURS["repeats"]))
+    image = shapes.render(scenes)
+    mask = half_holes(scenes)
+    prompts = [shapes.short_caption(s) for s in scenes]
+
+    def fill(prompt="", **knobs) -> Tensor:
+        return repaint(pipe, image, prompt, mask=mask, seed=seed, **knobs).cpu()
+
+    runs = {
+        "once": fill(steps=25, length=5, repeats=1),
+        "thrice": fill(steps=25, length=5, repeats=3),
+        "ours": fill(**OURS),
+        "told": fill(prompts, **OURS),
+        "long": fill(steps=50, length=10, repeats=10),
+    }
+    edge = {name: seam(x, image, mask) for name, x in runs.items()}
+    right = {name: completed(x, scenes) for name, x in runs.items()}
+    ts = list(range(OURS["steps"], -1, -1))
+    cost = evaluations(jumps(ts, OURS["length"], OURS["repeats"]))
     return [
         Row(
             "the paper's resampling, 3 against 1: seam energy falls by (share)",
@@ -72,12 +79,13 @@ def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
 def half_holes(scenes: list[Scene], side: int = 64) -> Tensor:
     """(b 1 side side): 1 over the right half of the object's box and two pixels around it."""
     out = []
-    for m in shapes.object_masks(scenes)[:, 0] > 0.3:
-        rows, cols = m.any(1).nonzero().flatten(), m.any(0).nonzero().flatten()
+    for present in shapes.object_masks(scenes)[:, 0] > 0.3:
+        rows = present.any(1).nonzero().flatten()
+        columns = present.any(0).nonzero().flatten()
+        top = max(rows[0] - 2, 0)
+        middle = (columns[0] + columns[-1] + 1) // 2
         hole = torch.zeros(1, 64, 64)
-        hole[
-            :, max(rows[0] - 2, 0) : rows[-1] + 3, (cols[0] + cols[-1] + 1) // 2 : cols[-1] + 3
-        ] = 1
+        hole[:, top : rows[-1] + 3, middle : columns[-1] + 3] = 1
         out.append(hole)
     return F.max_pool2d(torch.stack(out), 64 // side)
 
@@ -96,5 +104,6 @@ def seam(x: Tensor, image: Tensor, mask: Tensor) -> float:
 
 def completed(x: Tensor, scenes: list[Scene]) -> float:
     """Share of pictures in which the oracle reads the true colour and shape, of one object."""
-    x = x if x.shape[-1] == 64 else F.interpolate(x, (64, 64), mode="bicubic").clamp(-1, 1)
-    return oracle().judge(x, scenes, NAME)["joint"].float().mean().item()
+    if x.shape[-1] != 64:
+        x = F.interpolate(x, (64, 64), mode="bicubic").clamp(-1, 1)
+    return share(oracle().judge(x, scenes, NAME)["joint"])

@@ -10,30 +10,37 @@ from minidiff.editing.sdedit import sdedit
 from minidiff.evaluate.metrics import psnr
 from minidiff.evaluate.oracle import SHORT, oracle
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, draw, object_region, rank_correlation
+from minidiff.proofs.prove import Row, draw, object_region, rank_correlation, share
 
 
 def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
     """Strokes to picture: every object a round blob on a plain ground, every strength, one
     noise.
     """
-    scenes, judge = draw(n, seed), oracle()
-    guide, prompts = (
-        shapes.render([blobs(s) for s in scenes]),
-        [shapes.short_caption(s) for s in scenes],
-    )
-    right = lambda x: judge.judge(x, scenes, SHORT)["joint"].float().mean().item()  # noqa: E731
-    strengths = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-    pictures = [sdedit(pipe, guide, prompts, strength=s, steps=25, seed=seed) for s in strengths]
-    fresh = pipe.generate(prompts, steps=25, seed=seed)
-    faithful, real, layout = zip(
-        *[(psnr(x, guide).mean().item(), right(x), layout_overlap(x, scenes)) for x in pictures]
-    )
+    scenes = draw(n, seed)
+    prompts = [shapes.short_caption(s) for s in scenes]
+    guide = shapes.render([blobs(s) for s in scenes])
+
+    def right(x: Tensor) -> float:
+        return share(oracle().judge(x, scenes, SHORT)["joint"])
+
     print(
         f"    the blobs     right {right(guide):.2f}  overlap {layout_overlap(guide, scenes):.3f}"
     )
-    for s, r, o, d in zip(strengths, real, layout, faithful):
-        print(f"    strength {s:<4} right {r:.2f}  overlap {o:.3f}  {d:.1f} dB to the blobs")
+    strengths = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    faithful = []
+    real = []
+    layout = []
+    for strength in strengths:
+        x = sdedit(pipe, guide, prompts, strength=strength, steps=25, seed=seed)
+        faithful.append(psnr(x, guide).mean().item())
+        real.append(right(x))
+        layout.append(layout_overlap(x, scenes))
+        print(
+            f"    strength {strength:<4} right {real[-1]:.2f}  overlap {layout[-1]:.3f}  "
+            f"{faithful[-1]:.1f} dB to the blobs"
+        )
+    fresh = pipe.generate(prompts, steps=25, seed=seed)
     base = max(right(fresh), 0.01)
     best = max(zip(real, layout), key=lambda v: min(v[0] / base / 0.9, v[1] / 0.7))
     return [
@@ -65,17 +72,15 @@ def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
 
 def blobs(scene: shapes.Scene) -> shapes.Scene:
     """The scene as strokes paint it: colours and places, no outline and no pattern."""
-    return replace(
-        scene, objects=tuple(replace(o, shape="circle") for o in scene.objects), texture="plain"
-    )
+    objects = tuple(replace(o, shape="circle") for o in scene.objects)
+    return replace(scene, objects=objects, texture="plain")
 
 
 def layout_overlap(images: Tensor, scenes: list[shapes.Scene]) -> float:
     """Mean IoU of the objects' pixels with the true masks of the scenes."""
-    found = (
-        torch.stack([object_region(x, s.objects[0].color, 0) for x, s in zip(images, scenes)]) > 0.5
-    )
+    regions = [object_region(x, s.objects[0].color, 0) for x, s in zip(images, scenes)]
+    seen = torch.stack(regions) > 0.5
     true = shapes.object_masks(scenes)[:, :1] > 0.5
-    return (
-        ((found & true).sum((1, 2, 3)) / (found | true).sum((1, 2, 3)).clamp_min(1)).mean().item()
-    )
+    both = (seen & true).sum((1, 2, 3))
+    either = (seen | true).sum((1, 2, 3))
+    return (both / either.clamp_min(1)).mean().item()

@@ -12,7 +12,7 @@ from minidiff.evaluate.oracle import oracle
 from minidiff.guidance.classifier_guidance import ancestral, noisy_classifier, pull
 from minidiff.guidance.semantic_guidance import semantic_guidance, wish
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, draw, recoloured
+from minidiff.proofs.prove import Row, draw, recoloured, share
 from minidiff.weights.store import load_clip
 
 
@@ -20,64 +20,66 @@ def prove(pipe: Pipe, n: int, seed: int, steps: int = 25) -> list[Row]:
     """Scenes that training never saw, as a caption, as a picture, and a picture whose colour the
     words change.
     """
-    rng, scenes, judge, clip = np.random.default_rng(seed), draw(n, seed), oracle(), load_clip()
-    image, words = shapes.render(scenes), [shapes.short_caption(s) for s in scenes]
+    rng = np.random.default_rng(seed)
+    scenes = draw(n, seed)
     other = [recoloured(s, rng) for s in scenes]
+    image = shapes.render(scenes)
+    clip = load_clip()
 
-    def run(prompt="", **weights):
+    def run(prompt="", **weights) -> Tensor:
         return semantic_guidance(pipe, image, prompt, steps=steps, seed=seed, **weights)
 
-    right = lambda x, what, truth=scenes: judge.judge(x, truth)[what].float().mean().item()  # noqa: E731
-    alike = lambda x: (clip.embed_image(x) * clip.embed_image(image)).sum(1).mean().item()  # noqa: E731
-    free, text, content, form, style = (
-        run(),
-        run(words),
-        run(content=1000),
-        run(structure=1000),
-        run(style=1000),
-    )
-    both = run([shapes.short_caption(e) for e in other], text=2000, structure=500)
-    verdict = judge.judge(both, other)
-    plain = _by_state(pipe, image, steps, seed, clip)
-    tuned = _by_tuned(pipe, image, steps, seed)
-    half = lambda x: (right(x, "color") + right(x, "background")) / 2  # noqa: E731
+    def right(x: Tensor, truth: list[shapes.Scene] = scenes) -> dict[str, float]:
+        return {what: share(v) for what, v in oracle().judge(x, truth).items()}
+
+    def alike(x: Tensor) -> float:
+        return (clip.embed_image(x) * clip.embed_image(image)).sum(1).mean().item()
+
+    free_pictures = run()
+    free = right(free_pictures)
+    text = right(run([shapes.short_caption(s) for s in scenes]))
+    content_pictures = run(content=1000)
+    content = right(content_pictures)
+    form = right(run(structure=1000))
+    style = right(run(style=1000))
+
+    both = run([shapes.short_caption(s) for s in other], text=2000, structure=500)
+    verdict = oracle().judge(both, other)
+
+    def colours(right: dict[str, float]) -> float:
+        return (right["color"] + right["background"]) / 2
+
+    ours = colours(content)
+    plain = colours(right(_by_state(pipe, image, steps, seed, clip)))
+    tuned = colours(right(_by_tuned(pipe, image, steps, seed)))
     return [
-        *[
-            Row(f"text: {w} right", right(text, w), 0.8, right(free, w))
-            for w in ("color", "background", "shape")
-        ],
+        *[Row(f"text: {w} right", text[w], 0.8, free[w]) for w in ("color", "background", "shape")],
         Row(
             "content: gain of cosine to the reference",
-            alike(content) - alike(free),
+            alike(content_pictures) - alike(free_pictures),
             0.2,
-            alike(free),
+            alike(free_pictures),
         ),
-        *[
-            Row(f"content: {w} right", right(content, w), 0.8, right(free, w))
-            for w in ("color", "shape")
-        ],
-        *[
-            Row(f"structure: {w} right", right(form, w), 0.8, right(free, w))
-            for w in ("position", "shape")
-        ],
-        Row("style: background right", right(style, "background"), 0.8, right(free, "background")),
+        *[Row(f"content: {w} right", content[w], 0.8, free[w]) for w in ("color", "shape")],
+        *[Row(f"structure: {w} right", form[w], 0.8, free[w]) for w in ("position", "shape")],
+        Row("style: background right", style["background"], 0.8, free["background"]),
         Row(
             "words for the colour, picture for the form: both right",
-            (verdict["color"] & verdict["shape"]).float().mean().item(),
+            share(verdict["color"] & verdict["shape"]),
             0.6,
-            right(free, "shape", other),
+            right(free_pictures, other)["shape"],
         ),
         Row(
             "content, colours right: looking ahead, over the clean tower on the state",
-            half(content) - half(plain),
+            ours - plain,
             0.2,
-            half(plain),
+            plain,
         ),
         Row(
             "content, colours right: looking ahead over an encoder tuned on noise",
-            half(content) - half(tuned),
+            ours - tuned,
             0.0,
-            half(tuned),
+            tuned,
         ),
     ]
 
@@ -85,14 +87,9 @@ def prove(pipe: Pipe, n: int, seed: int, steps: int = 25) -> list[Row]:
 @torch.no_grad()
 def _by_state(pipe: Pipe, image: Tensor, steps: int, seed: int, clip) -> Tensor:
     """The ablation: CLIP looks at the decoded noisy state itself."""
-    n = noise((len(image), *pipe.shape), seed)
-    score = wish(
-        clip, words=None, reference=image, text=0.0, content=1000.0, structure=0.0, style=0.0
-    )
-    denoise = pull(pipe.eps, pipe.schedule, lambda x, t: score(pipe.vae.to_image(x)), 1.0)
-    return pipe.decode(
-        ancestral(denoise, pipe.schedule, n, pipe.timesteps(steps), pipe.null(), 1.0, seed)
-    )
+    only_content = dict(text=0.0, content=1000.0, structure=0.0, style=0.0)
+    score = wish(clip, words=None, reference=image, **only_content)
+    return _drawn(pipe, lambda x, t: score(pipe.vae.to_image(x)), len(image), steps, seed)
 
 
 @torch.no_grad()
@@ -100,13 +97,20 @@ def _by_tuned(pipe: Pipe, image: Tensor, steps: int, seed: int, weight: float = 
     """As in the paper: an encoder that knows noise (the noisy classifier's trunk), the reference as
     noisy as the state.
     """
-    net, z, n = noisy_classifier(), pipe.encode(image), noise((len(image), *pipe.shape), seed)
+    net = noisy_classifier()
+    z = pipe.encode(image)
+    n = noise((len(image), *pipe.shape), seed)
 
-    def score(x, t):
-        ref = net.features(q_sample(pipe.schedule, z, t, n), t)
-        return weight * F.cosine_similarity(net.features(x, t), ref)
+    def score(x: Tensor, t) -> Tensor:
+        reference = net.features(q_sample(pipe.schedule, z, t, n), t)
+        return weight * F.cosine_similarity(net.features(x, t), reference)
 
+    return _drawn(pipe, score, len(image), steps, seed)
+
+
+def _drawn(pipe: Pipe, score, b: int, steps: int, seed: int) -> Tensor:
+    """b pictures, drawn unconditionally while the gradient of `score` pulls."""
+    start = noise((b, *pipe.shape), seed)
     denoise = pull(pipe.eps, pipe.schedule, score, 1.0)
-    return pipe.decode(
-        ancestral(denoise, pipe.schedule, n, pipe.timesteps(steps), pipe.null(), 1.0, seed)
-    )
+    ts = pipe.timesteps(steps)
+    return pipe.decode(ancestral(denoise, pipe.schedule, start, ts, pipe.null(), 1.0, seed))

@@ -6,13 +6,13 @@ from minidiff.editing.sige import compare
 from minidiff.evaluate.metrics import psnr
 from minidiff.evaluate.oracle import SHORT, oracle
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.diffedit import parts
-from minidiff.proofs.prove import Row
+from minidiff.proofs.prove import Row, share, together
 
 
 def small(n: int, seed: int) -> list[Item]:
     """Recolourings that change at most 15% of the picture."""
-    return [i for i in items("test", 4 * n, ("recolour",), seed=seed) if i.mask.mean() <= 0.15][:n]
+    recoloured = items("test", 4 * n, ("recolour",), seed=seed)
+    return [item for item in recoloured if item.mask.mean() <= 0.15][:n]
 
 
 def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
@@ -20,26 +20,26 @@ def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
     dense.
     """
     its = small(min(n, 6), seed)
-    image, answer, mask, source, target = parts(its)
-    changed, truths = mask * strokes(answer) + (1 - mask) * image, [i.truth for i in its]
-    r = compare(pipe, image, source, target, changed=changed, steps=20, seed=seed)
-    right = [
-        oracle().judge(x, truths, SHORT)["joint"].float().mean().item()
-        for x in (r["sparse"], r["dense"])
-    ]
+    asked = together(its)
+    changed = asked.mask * strokes(asked.answer) + (1 - asked.mask) * asked.image
+    r = compare(pipe, asked.image, asked.source, asked.target, changed=changed, steps=20, seed=seed)
+    truths = [item.truth for item in its]
+    sparse = share(oracle().judge(r["sparse"], truths, SHORT)["joint"])
+    dense = share(oracle().judge(r["dense"], truths, SHORT)["joint"])
     like = psnr(r["sparse"], r["dense"]).mean().item()
+    unedited = psnr(asked.image, r["dense"]).mean().item()
     return [
         Row("multiply-adds: -(share of the dense run's)", -r["macs"], -0.4, -1.0),
         Row(
             "likeness of the sparse to the dense edit, dB",
             like,
             35,
-            psnr(image, r["dense"]).mean().item(),
+            unedited,
         ),
         Row(
             "all that the prompt states is right: -|sparse - dense|",
-            -abs(right[0] - right[1]),
+            -abs(sparse - dense),
             0.0,
-            right[1],
+            dense,
         ),
     ]

@@ -1,10 +1,11 @@
-"""Does the tuned word keep what the noise destroys, and is there such a thing as too much
-tuning?
-"""
+"""Does the tuned word keep what the noise destroys, and can one tune too much?"""
+
+from collections.abc import Callable
 
 import numpy as np
+from torch import Tensor
 
-from minidiff.bench.items import items
+from minidiff.bench.items import Item, items
 from minidiff.bench.scores import grade
 from minidiff.editing.sdedit import sdedit
 from minidiff.editing.unitune import unitune
@@ -20,24 +21,36 @@ def prove(pipe: Pipe, n: int, seed: int, split: str = "test", **knobs) -> list[R
     and guidance.
     """
     its = items(split, max(n // 12, 1), ("recolour", "reshape"), seed)
-    copies = [pipe.decode(pipe.encode(i.answer)) for i in its]
+    ceilings = [pipe.decode(pipe.encode(item.answer)) for item in its]
 
-    def scores(edit):
-        rows = [grade(edit(i, seed + k), [i], c)[0] for k, (i, c) in enumerate(zip(its, copies))]
-        return {w: float(np.mean([r[w] for r in rows])) for w in ("score", "T", "K", "B")}
+    def scores(edit: Callable[[Item, int], Tensor]) -> dict[str, float]:
+        rows = []
+        for k, item in enumerate(its):
+            rows += grade(edit(item, seed + k), [item], ceilings[k])
+        return {name: float(np.mean([r[name] for r in rows])) for name in ("score", "T", "K", "B")}
 
-    curve = [
-        scores(lambda i, s, u=u: unitune(pipe, i.image, i.target, updates=u, seed=s, **knobs))
-        for u in UPDATES
-    ]
-    plain = [
-        scores(lambda i, s, v=v: sdedit(pipe, i.image, i.target, strength=v, scale=4.0, seed=s))
-        for v in STRENGTHS
-    ]
-    ours = curve[UPDATES.index(40)]
-    # edits as often, or more
-    match = max([p for p in plain if p["T"] >= ours["T"]] or plain, key=lambda p: p["B"])
-    best, top = max(p["score"] for p in plain), max(c["score"] for c in curve[1:-1])
+    def tuned(updates: int) -> dict[str, float]:
+        return scores(
+            lambda item, seed: unitune(
+                pipe, item.image, item.target, updates=updates, seed=seed, **knobs
+            )
+        )
+
+    def noised(strength: float) -> dict[str, float]:
+        return scores(
+            lambda item, seed: sdedit(
+                pipe, item.image, item.target, strength=strength, scale=4.0, seed=seed
+            )
+        )
+
+    curve = {updates: tuned(updates) for updates in UPDATES}
+    plain = [noised(strength) for strength in STRENGTHS]
+    ours = curve[40]
+    as_often = [p for p in plain if p["T"] >= ours["T"]] or plain
+    match = max(as_often, key=lambda p: p["B"])
+    best = max(p["score"] for p in plain)
+    top = max(curve[updates]["score"] for updates in (20, 40, 80))
+    ends = max(curve[0]["score"], curve[160]["score"])
     return [
         Row(
             "40 updates: B, dB outside the edit, over SDEdit's that edits as often",
@@ -59,8 +72,8 @@ def prove(pipe: Pipe, n: int, seed: int, split: str = "test", **knobs) -> list[R
         ),
         Row(
             "inverted U: best of 20, 40, 80 updates over the better of 0 and 160",
-            top - max(curve[0]["score"], curve[-1]["score"]),
+            top - ends,
             0,
-            max(curve[0]["score"], curve[-1]["score"]),
+            ends,
         ),
     ]

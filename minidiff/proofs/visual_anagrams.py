@@ -9,7 +9,7 @@ from minidiff.evaluate.metrics import psnr
 from minidiff.evaluate.oracle import SHORT, oracle
 from minidiff.guidance.visual_anagrams import VIEWS, visual_anagrams
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, draw
+from minidiff.proofs.prove import Row, draw, share
 
 NEGATIVE = {"red": "cyan", "cyan": "red", "yellow": "blue", "green": "pink", "pink": "green"}
 
@@ -23,47 +23,51 @@ def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
     """
     from minidiff.weights.store import load
 
-    pixel, scenes = load("tiny-pixel"), draw(n, seed)
-    shape, color = [s.objects[0].shape for s in scenes], list(NEGATIVE)
-    a, b = (
-        [f"{c} {s}" for c, s in zip(cs, shape)]
-        for cs in ([color[i % 5] for i in range(n)], [NEGATIVE[color[i % 5]] for i in range(n)])
-    )
-    two, plain = (
-        visual_anagrams(pixel, a, b, view="negative", steps=25, seed=seed),
-        pixel.generate(a, steps=25, seed=seed),
-    )
-    both = [two, torch.cat([-plain, plain])]  # rows: [view, upright]
-    negative = [(_named(x[:n], b) & _named(x[n:], a)).float().mean().item() for x in both]
-    grounds = [(_of_this_world(x[:n]) & _of_this_world(x[n:])).float().mean().item() for x in both]
+    scenes = draw(n, seed)
+    run = dict(steps=25, seed=seed)
 
-    small = [shapes.caption(s, position=False, texture=False) for s in scenes]  # says the size
-    placed = [shapes.caption(s, size=False, texture=False) for s in scenes]  # says the place
-    two, plain = (
-        visual_anagrams(pipe, small, placed, view="mirror", steps=25, seed=seed),
-        pipe.generate(small, steps=25, seed=seed),
-    )
-    half = [
-        _halves(x, scenes).float().mean().item() for x in (two, torch.cat([plain.flip(3), plain]))
-    ]
+    pixel = load("tiny-pixel")
+    pairs = list(NEGATIVE.items())
+    colors = [pairs[i % len(pairs)] for i in range(n)]
+    forms = [s.objects[0].shape for s in scenes]
+    a = [f"{color} {form}" for (color, _), form in zip(colors, forms)]
+    b = [f"{negative} {form}" for (_, negative), form in zip(colors, forms)]
+    plain = pixel.generate(a, **run)
+    both = {  # rows: [view, upright]
+        "ours": visual_anagrams(pixel, a, b, view="negative", **run),
+        "plain": torch.cat([-plain, plain]),
+    }
+    named = {k: share(_named(x[:n], b) & _named(x[n:], a)) for k, x in both.items()}
+    grounds = {k: share(_of_this_world(x[:n]) & _of_this_world(x[n:])) for k, x in both.items()}
 
-    image, v = shapes.render(scenes), VIEWS["mirror"]
-    turned, copy = pipe.decode(v.do(pipe.encode(image))), pipe.decode(pipe.encode(v.do(image)))
+    sized = [shapes.caption(s, position=False, texture=False) for s in scenes]
+    placed = [shapes.caption(s, size=False, texture=False) for s in scenes]
+    two = visual_anagrams(pipe, sized, placed, view="mirror", **run)
+    plain = pipe.generate(sized, **run)
+    halves = share(_halves(two, scenes))
+    halves_plain = share(_halves(torch.cat([plain.flip(3), plain]), scenes))
+
+    image = shapes.render(scenes)
+    mirror = VIEWS["mirror"]
+    turned = pipe.decode(mirror.do(pipe.encode(image)))
+    copy = pipe.decode(pipe.encode(mirror.do(image)))
     apart = psnr(turned, copy).mean().item()
     return [
         Row(
             "negative, on pixels: both views read right (one object, its colour)",
-            negative[0],
+            named["ours"],
             0.8,
-            negative[1],
+            named["plain"],
         ),
         Row(
             "negative: in both views the ground is one that the toy world has",
-            grounds[0],
+            grounds["ours"],
             0.6,
-            grounds[1],
+            grounds["plain"],
         ),
-        Row("mirror, on latents: both prompts right, each says one half", half[0], 0.5, half[1]),
+        Row(
+            "mirror, on latents: both prompts right, each says one half", halves, 0.5, halves_plain
+        ),
         Row(
             "on latents: turned latents, decoded, against the turned picture's copy, dB", apart, 20
         ),
@@ -74,13 +78,12 @@ def _named(images: Tensor, names: list[str]) -> Tensor:
     """(b,) bool: one object of the colour of the class name (the tiny pixel model's shapes are not
     asked).
     """
-    found = oracle().read(F.interpolate(images.cpu(), (64, 64), mode="bilinear"))
-    return torch.tensor(
-        [
-            len(r["objects"]) == 1 and r["objects"][0]["color"] == q.split()[0]
-            for r, q in zip(found, names)
-        ]
-    )
+    large = F.interpolate(images.cpu(), (64, 64), mode="bilinear")
+    right = []
+    for read, name in zip(oracle().read(large), names):
+        objects = read["objects"]
+        right.append(len(objects) == 1 and objects[0]["color"] == name.split()[0])
+    return torch.tensor(right)
 
 
 def _of_this_world(images: Tensor, near: float = 0.25) -> Tensor:
@@ -88,16 +91,15 @@ def _of_this_world(images: Tensor, near: float = 0.25) -> Tensor:
     0..1.
     """
     seen = ((images.cpu() + 1) / 2).flatten(2).median(2).values  # b 3
-    return torch.cdist(seen, torch.tensor(list(shapes.BACKGROUNDS.values()))).amin(1) < near
+    grounds = torch.tensor(list(shapes.BACKGROUNDS.values()))  # 8 3
+    return torch.cdist(seen, grounds).amin(1) < near
 
 
 def _halves(rows: Tensor, scenes: list[shapes.Scene]) -> Tensor:
     """(b,) bool: upright all that the first prompt says, and through the view all that the second
     says.
     """
-    judge, n = oracle(), len(scenes)
-    upright, turned = (
-        judge.judge(x.cpu(), scenes, (*SHORT, word))["joint"]
-        for x, word in ((rows[n:], "size"), (rows[:n], "position"))
-    )
+    n = len(scenes)
+    turned = oracle().judge(rows[:n].cpu(), scenes, (*SHORT, "position"))["joint"]
+    upright = oracle().judge(rows[n:].cpu(), scenes, (*SHORT, "size"))["joint"]
     return upright & turned

@@ -32,7 +32,7 @@ from torch import Tensor
 from minidiff.core.cfg import cfg_batched
 from minidiff.core.denoise import noise, noises, step_pairs
 from minidiff.core.process import ddim_step
-from minidiff.pipe.checks import door
+from minidiff.pipe.checks import check_share, door
 from minidiff.pipe.pipe import Pipe
 
 
@@ -81,9 +81,8 @@ def ilvr(
             f"factor={factor}: blocks must tile the latents of {y.shape[2]} x {y.shape[3]}; try 2, "
             "4 or 8"
         )
-    for name, value in (("stop", stop), ("eta", eta)):
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name}={value} is outside 0..1")
+    check_share("stop", stop)
+    check_share("eta", eta)
     sch = pipe.schedule
     cond = pipe.embed(prompt)
     denoise = cfg_batched(pipe.eps, pipe.null(), scale)

@@ -273,7 +273,7 @@ assert abs(v.std().item() - sch.sigma[600].item()) < 0.01
 @torch.no_grad()
 def fill(repeats, steps=20, seed=0):
     x = noise(image.shape, seed)
-    zs, outside = noises(x, seed), noises(x, seed + 2**32)
+    zs, outside = noises(x, seed), noises(x, seed + 2**31)
     for t, s in pairwise(jumps(pipe.timesteps(steps), 5, repeats)):
         if s > t:
             x = renoise(sch, x, t, s, next(zs))

@@ -199,7 +199,7 @@ def test_rows_are_their_own(pipe, image):
         (dict(scale=-1.0), "scale=-1.0"),
         (dict(target="a zebra"), "names no class"),
         (dict(target="red blue star"), "names red and blue"),
-        (dict(target=["red"]), "1 targets for 2 pictures"),
+        (dict(target=["red"] * 3), "3 texts as target for 2 picture"),
     ],
 )
 def test_bad_arguments_are_refused(pipe, image, bad, complaint):
