@@ -38,7 +38,7 @@ def load(name: str):
     return module
 
 
-sys.path.insert(0, str(ROOT / "site"))  # its files import one another
+sys.path.insert(0, str(ROOT / "tutorials/site"))  # its files import one another
 beside, pages, playground, live, sweeps = (
     load(n) for n in ("beside", "pages", "playground", "live", "sweeps")
 )
