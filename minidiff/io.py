@@ -225,8 +225,7 @@ def _from_bytes(x: Tensor, expected: str) -> Tensor:
         raise ValueError(f"{expected}; got uint8 of shape {shape}: which axis is colour?")
     x = x.float() / 255  # b c h w
     if x.shape[1] == 4:
-        rgb, alpha = x[:, :3], x[:, 3:]
-        x = rgb * alpha + (1 - alpha)  # on white
+        x = _on_white(x)
     return (x.expand(-1, 3, -1, -1) * 2 - 1).contiguous()
 
 
@@ -289,10 +288,15 @@ def _to_tensor(im: Image.Image) -> Tensor:
         grey = torch.from_numpy(np.asarray(im).astype(np.float32) / 65535)
         return (grey.clamp(0, 1) * 2 - 1).expand(1, 3, -1, -1).clone()  # 1 3 h w
     im = im.convert("RGB") if im.mode in ("CMYK", "YCbCr", "LAB", "HSV") else im
-    # 1 4 h w
-    rgba = torch.from_numpy(np.array(im.convert("RGBA"))).permute(2, 0, 1)[None].float() / 255
-    rgb, alpha = rgba[:, :3], rgba[:, 3:]
-    return (rgb * alpha + (1 - alpha)) * 2 - 1  # on white
+    rgba = torch.from_numpy(np.array(im.convert("RGBA"))).float() / 255  # h w 4
+    return _on_white(rgba.permute(2, 0, 1)[None]) * 2 - 1
+
+
+def _on_white(rgba: Tensor) -> Tensor:
+    """Transparent pictures (b 4 h w) laid on white, all in 0..1: (b 3 h w)."""
+    rgb = rgba[:, :3]
+    alpha = rgba[:, 3:]
+    return rgb * alpha + (1 - alpha)
 
 
 def fit(image: Tensor, want: tuple[int, int]) -> Tensor:
@@ -324,8 +328,8 @@ def paste_back(edited: Tensor, original: Tensor, mask: Tensor) -> Tensor:
     else:
         m = F.interpolate(mask, (h, w), mode="nearest")
     out = original.clone()
-    here = out[:, :, top : top + h, left : left + w]
-    out[:, :, top : top + h, left : left + w] = m * large.to(out) + (1 - m) * here
+    here = out[:, :, top : top + h, left : left + w]  # a view: what is written here is in `out`
+    here.copy_(m * large.to(out) + (1 - m) * here)
     return out
 
 
@@ -410,8 +414,8 @@ def to_pil(image: Tensor) -> Image.Image:
             f"the picture holds NaN or infinite numbers ({share:.3g}% of it); nothing was written "
             "(a lower guidance scale, or float32, usually helps)"
         )
-    array = ((image.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0)  # h w 3
-    return Image.fromarray(array.numpy())
+    levels = ((image.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return Image.fromarray(levels.permute(1, 2, 0).numpy())  # h w 3
 
 
 def write_pil(picture: Image.Image, path: str | Path) -> Path:
@@ -472,8 +476,10 @@ def _sheet(
     pixels = font * dpi / 72  # height of a letter; it is about 0.62 of that wide
     h, w = pictures[0].shape[:2]
     line = round(1.3 * pixels)
-    texts = [textwrap.wrap(title, max(8, int(w / (0.62 * pixels)))) for title in titles]
-    rows = [range(i, min(i + cols, len(pictures))) for i in range(0, len(pictures), cols)]
+    letters = max(8, int(w / (0.62 * pixels)))  # of a line
+    texts = [textwrap.wrap(title, letters) for title in titles]
+    numbers = list(range(len(pictures)))
+    rows = [numbers[i : i + cols] for i in range(0, len(pictures), cols)]
     heads = [line * max(len(texts[i]) for i in row) for row in rows]  # height of a row's titles
     width = cols * (w + gap) + gap
     height = sum(heads) + len(rows) * (h + gap) + gap

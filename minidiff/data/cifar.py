@@ -1,5 +1,4 @@
-"""CIFAR-10: 60,000 photographs of 32x32 pixels in ten classes, read from the official Python
-archive.
+"""CIFAR-10: 60,000 photographs of 32x32 pixels in ten classes, read from the Python archive.
 
 Krizhevsky 2009, "Learning Multiple Layers of Features from Tiny Images" (technical report,
 University of Toronto). It is the data set of the pixel-space papers (DDPM, DDIM, EDM): small enough
@@ -29,7 +28,9 @@ from minidiff.data.download import download
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 MD5 = "c58f30108f718f92721af3b95e74349a"
-FOLDER, ARCHIVE, META = "cifar-10-batches-py", "cifar-10-python.tar.gz", "batches.meta"
+FOLDER = "cifar-10-batches-py"
+ARCHIVE = "cifar-10-python.tar.gz"
+META = "batches.meta"
 SPLITS = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
 LARGEST = 64 * 2**20  # bytes; a real batch has 31 million
 
@@ -53,12 +54,9 @@ def cifar10(root: str | Path, split: str = "train", download: bool = False, prog
         )
     files = read_files(source, [META, *SPLITS[split]])
     batches = [batch(files[name], f"{source}: {name}") for name in SPLITS[split]]
-    images, labels = (np.concatenate(parts) for parts in zip(*batches))
-    return (
-        torch.from_numpy(images),
-        torch.from_numpy(labels),
-        class_names(files[META], f"{source}: {META}"),
-    )
+    images = torch.from_numpy(np.concatenate([pixels for pixels, _ in batches]))
+    labels = torch.from_numpy(np.concatenate([numbers for _, numbers in batches]))
+    return images, labels, class_names(files[META], f"{source}: {META}")
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -101,7 +99,8 @@ def read_archive(source: Path, names: list[str]) -> dict[str, bytes]:
     """Only plain files `cifar-10-batches-py/NAME` of sane size are looked at; links and other paths
     are passed over.
     """
-    wanted, files = {f"{FOLDER}/{n}": n for n in names}, {}
+    wanted = {f"{FOLDER}/{name}": name for name in names}
+    files = {}
     try:
         with tarfile.open(source, "r:*") as tar:
             for member in tar:
@@ -121,7 +120,8 @@ def read_archive(source: Path, names: list[str]) -> dict[str, bytes]:
 def batch(raw: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
     """Pictures (n 3 32 32) and labels (n) of one pickled batch, checked."""
     entry = unpickle(raw, where)
-    data, labels = entry.get(b"data"), entry.get(b"labels")
+    data = entry.get(b"data")
+    labels = entry.get(b"labels")
     if not isinstance(data, Array) or not isinstance(labels, list):
         raise ValueError(
             f"{where} has no data and labels; expected a batch of the Python version of CIFAR-10"
@@ -135,19 +135,14 @@ def batch(raw: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
 
 def class_names(raw: bytes, where: str) -> list[str]:
     names = unpickle(raw, where).get(b"label_names")
-    if (
-        not isinstance(names, list)
-        or len(names) != 10
-        or not all(isinstance(n, bytes) for n in names)
-    ):
+    ten = isinstance(names, list) and len(names) == 10
+    if not ten or not all(isinstance(name, bytes) for name in names):
         raise ValueError(f"{where}: expected ten label_names; is this CIFAR-100?")
-    return [n.decode() for n in names]
+    return [name.decode() for name in names]
 
 
 class Array:
-    """Stand-in for a pickled numpy array: it keeps shape, dtype and bytes, and runs no numpy
-    code.
-    """
+    """Stand-in for a pickled numpy array: it keeps shape, dtype and bytes, and runs no code."""
 
     shape = dtype = fortran = raw = None
 
@@ -181,12 +176,15 @@ def stand_in(module: str, name: str):
     """What the pickle gets when it asks for `module.name`; KeyError for anything it has no business
     with.
     """
-    rebuild = lambda *_: Array()  # noqa: E731 - (type, shape, type code): the real content comes with __setstate__
+
+    def rebuild(*_) -> Array:  # (type, shape, type code): the content comes with __setstate__
+        return Array()
+
     return {
         ("numpy.core.multiarray", "_reconstruct"): rebuild,
         ("numpy._core.multiarray", "_reconstruct"): rebuild,
         ("numpy", "ndarray"): "ndarray",
-        ("numpy", "dtype"): lambda *a: DType(*a),
+        ("numpy", "dtype"): lambda *arguments: DType(*arguments),
         # how Python 3 writes old-style bytes
         ("_codecs", "encode"): lambda text, code: text.encode("latin1"),
         ("__builtin__", "bytes"): lambda: b"",

@@ -1,5 +1,4 @@
-"""A public file, fetched once and checked: it appears under its name only when it is complete and
-right.
+"""A public file, fetched once and checked: it appears under its name only when it is right.
 
 Try: `download(URL, Path("data/file.gz"), SHA256)` and interrupt it: nothing is left behind.
 """
@@ -29,9 +28,8 @@ def download(
     kind = KINDS[len(checksum)]
     try:
         with open(part, "wb") as out:
-            found = copy_url(
-                url, out, hashlib.new(kind.replace("-", ""), usedforsecurity=False), title, progress
-            )
+            digest = hashlib.new(kind.replace("-", ""), usedforsecurity=False)
+            found = copy_url(url, out, digest, title, progress)
         if found != checksum:
             raise ValueError(
                 f"{url} came with {kind} {found}, expected {checksum}; nothing was kept, try again"

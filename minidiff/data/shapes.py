@@ -16,7 +16,7 @@ distance function and one word.
 """
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import cos, pi, sin
 
@@ -137,9 +137,8 @@ def held_out(s: Scene) -> bool:
     """True if any (shape, colour, background) tuple of the scene belongs to the tenth that training
     never sees.
     """
-    return any(
-        zlib.crc32(f"{o.shape} {o.color} {s.background}".encode()) % 10 == 0 for o in s.objects
-    )
+    tuples = [f"{o.shape} {o.color} {s.background}" for o in s.objects]
+    return any(zlib.crc32(text.encode()) % 10 == 0 for text in tuples)
 
 
 def scene(
@@ -153,40 +152,52 @@ def scene(
         raise ValueError(f"split {split!r}: expected 'train', 'test' or 'all'")
     while True:
         n = objects or (2 if rng.random() < pairs else 1)
-        u, g = rng.random(12).tolist(), rng.uniform(-1, 1, 15).tolist()
-        pick = lambda names, x: names[int(x * len(names))]  # noqa: E731
-        background = pick(tuple(BACKGROUNDS), u[0])
-        colors = [c for c in COLORS if c != background]
-        shape, color = pick(SHAPES, u[1]), pick(colors, u[2])
-        looks = [
-            (shape, color),
-            (
-                pick([x for x in SHAPES if x != shape], u[3]),
-                pick([c for c in colors if c != color], u[4]),
-            ),
-        ]
-        jitter = 2.0 if n == 1 else 1.0
-        objs = tuple(
-            Obj(
-                *looks[k],
-                pick(tuple(SIZES), u[5 + k]),
-                jitter * g[6 * k],
-                jitter * g[6 * k + 1],
-                0.15 * g[6 * k + 2],
-                tuple(0.04 * x for x in g[6 * k + 3 : 6 * k + 6]),
-            )
-            for k in range(n)
-        )
-        s = Scene(
-            objs,
-            pick(tuple(POSITIONS if n == 1 else PAIRS), u[7]),
-            background,
-            pick(TEXTURES, u[8]),
-            (24 * u[9], 24 * u[10]),
-            tuple(0.02 * x for x in g[12:]),
-        )
+        s = _any_scene(rng, n)
         if split == "all" or (split == "test") == held_out(s):
             return s
+
+
+def _any_scene(rng: np.random.Generator, n: int) -> Scene:
+    """A scene of n objects, seen or held out. It takes the same 27 numbers whatever it shows."""
+    u = rng.random(12).tolist()
+    g = rng.uniform(-1, 1, 15).tolist()
+    background = _pick(BACKGROUNDS, u[0])
+    colors = [c for c in COLORS if c != background]
+    shape = _pick(SHAPES, u[1])
+    color = _pick(colors, u[2])
+    other_shape = _pick([s for s in SHAPES if s != shape], u[3])
+    other_color = _pick([c for c in colors if c != color], u[4])
+    looks = [(shape, color), (other_shape, other_color)]
+    jitter = 2.0 if n == 1 else 1.0
+    objects = []
+    for k in range(n):
+        shape, color = looks[k]
+        dx, dy, turn, *tint = g[6 * k : 6 * k + 6]
+        objects.append(
+            Obj(
+                shape,
+                color,
+                size=_pick(SIZES, u[5 + k]),
+                dx=jitter * dx,
+                dy=jitter * dy,
+                angle=0.15 * turn,
+                tint=tuple(0.04 * x for x in tint),
+            )
+        )
+    return Scene(
+        objects=tuple(objects),
+        position=_pick(POSITIONS if n == 1 else PAIRS, u[7]),
+        background=background,
+        texture=_pick(TEXTURES, u[8]),
+        phase=(24 * u[9], 24 * u[10]),
+        tint=tuple(0.02 * x for x in g[12:]),
+    )
+
+
+def _pick(names: Iterable[str], u: float) -> str:
+    """The word that lies at the share u (0..1) of the list."""
+    words = list(names)
+    return words[int(u * len(words))]
 
 
 # ---- language ------------------------------------------------------------------------------------
@@ -196,16 +207,16 @@ def caption(s: Scene, *, size: bool = True, position: bool = True, texture: bool
     """The scene in words. Switch groups off for shorter captions: what a caption leaves out, an
     edit can preserve.
     """
-    ground = f"on a {s.texture + ' ' if texture else ''}{s.background} background"
-    noun = [f"a {o.size + ' ' if size else ''}{o.color} {o.shape}" for o in s.objects]
-    if not noun:
-        return f"a {s.texture + ' ' if texture else ''}{s.background} background"
-    if len(noun) == 2:  # the relation always stays: without it the words are a bag
-        return (
-            f"{noun[0]} {s.position + (' of' if s.position in ('left', 'right') else '')} "
-            f"{noun[1]} {ground}"
-        )
-    return " ".join([noun[0], *([PHRASES[s.position]] if position else []), ground])
+    pattern = f"{s.texture} " if texture else ""
+    ground = f"{pattern}{s.background} background"
+    nouns = [f"a {o.size + ' ' if size else ''}{o.color} {o.shape}" for o in s.objects]
+    if not nouns:
+        return f"a {ground}"
+    if len(nouns) == 2:  # the relation always stays: without it the words are a bag
+        relation = f"{s.position} of" if s.position in ("left", "right") else s.position
+        return f"{nouns[0]} {relation} {nouns[1]} on a {ground}"
+    place = f" {PHRASES[s.position]}" if position else ""
+    return f"{nouns[0]}{place} on a {ground}"
 
 
 def short_caption(s: Scene) -> str:
@@ -246,15 +257,12 @@ def edit(s: Scene, what: str, value=None, *, index: int = 0) -> Scene:
             raise ValueError("a scene holds at most two objects; delete one first")
         return replace(s, objects=(*objs, value), position="above" if objs else "center")
     if what == "delete":
-        # the other one stays in place
-        gone = {"left": "right", "right": "left", "above": "bottom", "below": "top"}
-        keep = {"left": "left", "right": "right", "above": "top", "below": "bottom"}
-        position = "center" if len(objs) == 1 else (gone if index == 0 else keep)[s.position]
-        return (
-            replace(_pinned(s, 1 - index, position), position=position)
-            if len(objs) == 2
-            else replace(s, objects=())
-        )
+        if len(objs) == 1:
+            return replace(s, objects=())
+        # the other one stays in place: where the first is said to be, or opposite
+        first = {"left": "left", "right": "right", "above": "top", "below": "bottom"}
+        second = {"left": "right", "right": "left", "above": "bottom", "below": "top"}
+        return _pinned(s, 1 - index, (second if index == 0 else first)[s.position])
     raise ValueError(
         f"cannot edit {what!r}; choose shape, color, size, position, background, texture, "
         "add or delete"
@@ -265,24 +273,19 @@ def _pinned(s: Scene, index: int, position: str) -> Scene:
     """Keep object `index` alone, at exactly the pixels where it is (a single object's places are
     nearer the centre).
     """
-    o, (x, y) = s.objects[index], centers(s)[index]
+    x, y = centers(s)[index]
     px, py = POSITIONS[position]
-    return Scene(
-        (replace(o, dx=x - 31.5 - px, dy=y - 31.5 - py),),
-        position,
-        s.background,
-        s.texture,
-        s.phase,
-        s.tint,
-    )
+    kept = replace(s.objects[index], dx=x - 31.5 - px, dy=y - 31.5 - py)
+    return replace(s, objects=(kept,), position=position)
 
 
 def edit_mask(a: Scene, b: Scene, grow: int = 1) -> Tensor:
     """(1, 1, 64, 64) in {0, 1}: 1 where the two renders differ by more than 2/255, grown by `grow`
     px.
     """
-    m = ((render(a) - render(b)).abs().amax(1, keepdim=True) > 4 / 255).float()  # [-1, 1] spans 2
-    return F.max_pool2d(m, 2 * grow + 1, 1, grow)
+    difference = (render(a) - render(b)).abs().amax(1, keepdim=True)
+    mask = (difference > 4 / 255).float()  # [-1, 1] spans 2
+    return F.max_pool2d(mask, 2 * grow + 1, 1, grow)
 
 
 # ---- pictures ------------------------------------------------------------------------------------
@@ -290,11 +293,15 @@ def edit_mask(a: Scene, b: Scene, grow: int = 1) -> Tensor:
 
 def _star(x, y, r):
     """Five points: fold the plane into one tenth; what is left is the side of one edge."""
-    inner, a = 0.42 * r, pi / 5
-    angle = torch.remainder(torch.atan2(x, -y), 2 * a)
-    angle, rho = torch.minimum(angle, 2 * a - angle), torch.hypot(x, y)
-    ex, ey = inner * cos(a) - r, inner * sin(a)  # edge: outer tip -> notch
-    return ((rho * torch.cos(angle) - r) * ey - rho * torch.sin(angle) * ex) / torch.hypot(ex, ey)
+    inner = 0.42 * r
+    tenth = pi / 5
+    angle = torch.remainder(torch.atan2(x, -y), 2 * tenth)
+    angle = torch.minimum(angle, 2 * tenth - angle)
+    rho = torch.hypot(x, y)
+    ex = inner * cos(tenth) - r  # edge: outer tip -> notch
+    ey = inner * sin(tenth)
+    across = (rho * torch.cos(angle) - r) * ey - rho * torch.sin(angle) * ex
+    return across / torch.hypot(ex, ey)
 
 
 def _triangle(x, y, r):
@@ -333,10 +340,17 @@ def coverage(shape: str, x: Tensor, y: Tensor, radius: Tensor, angle: Tensor) ->
     """Anti-aliased masks of one shape at free places, sizes in pixels and angles, each (n,): (n,
     64, 64) in [0, 1].
     """
-    x, y, radius, angle = (v[:, None, None] for v in (x, y, radius, angle))  # n 1 1
-    axis, co, si = torch.arange(SIZE, dtype=torch.float32), angle.cos(), angle.sin()
-    x, y = axis[None, None, :] - x, axis[None, :, None] - y
-    return (0.5 - _DISTANCE[shape](co * x + si * y, co * y - si * x, radius)).clamp_(0, 1)  # n h w
+    x = x[:, None, None]  # n 1 1
+    y = y[:, None, None]
+    radius = radius[:, None, None]
+    angle = angle[:, None, None]
+    axis = torch.arange(SIZE, dtype=torch.float32)
+    dx = axis[None, None, :] - x  # n 1 w
+    dy = axis[None, :, None] - y  # n h 1
+    co = angle.cos()
+    si = angle.sin()
+    distance = _DISTANCE[shape](co * dx + si * dy, co * dy - si * dx, radius)
+    return (0.5 - distance).clamp_(0, 1)  # n h w
 
 
 def object_masks(scenes: Scene | Sequence[Scene], slots: int = 2) -> Tensor:
@@ -344,18 +358,19 @@ def object_masks(scenes: Scene | Sequence[Scene], slots: int = 2) -> Tensor:
     top of the first.
     """
     scenes = [scenes] if isinstance(scenes, Scene) else scenes
-    items = [
-        (b, k, o, c)
-        for b, s in enumerate(scenes)
-        for k, (o, c) in enumerate(zip(s.objects, centers(s)))
-    ]
     out = torch.zeros(len(scenes), slots, SIZE, SIZE)
     for shape in SHAPES:
-        group = [it for it in items if it[2].shape == shape]
-        if not group:
-            continue
-        p = torch.tensor([(*c, SIZES[o.size], o.angle) for _, _, o, c in group])
-        out[[g[0] for g in group], [g[1] for g in group]] = coverage(shape, *p.unbind(1))
+        rows = []  # of `out`
+        columns = []
+        drawn = []  # x, y, radius, angle
+        for b, s in enumerate(scenes):
+            for k, (o, (x, y)) in enumerate(zip(s.objects, centers(s))):
+                if o.shape == shape:
+                    rows.append(b)
+                    columns.append(k)
+                    drawn.append((x, y, SIZES[o.size], o.angle))
+        if drawn:
+            out[rows, columns] = coverage(shape, *torch.tensor(drawn).unbind(1))
     return out
 
 
@@ -363,23 +378,32 @@ def _wave(axis: Tensor, phase: Tensor, period: float) -> Tensor:
     """Signed distance along an axis to the edges of a square wave, (b, n): positive inside the
     bars.
     """
-    return period / 4 - (torch.remainder(axis + phase[:, None], period) - period / 2).abs()
+    inside = torch.remainder(axis + phase[:, None], period)  # 0..period
+    return period / 4 - (inside - period / 2).abs()
 
 
 def _texture(scenes: Sequence[Scene]) -> Tensor:
     """Second-tone coverage of the background texture, (b, 1, 64, 64) in [0, 1], edges
     anti-aliased.
     """
-    kind = torch.tensor([TEXTURES.index(s.texture) for s in scenes])
-    phase, axis = torch.tensor([s.phase for s in scenes]), torch.arange(SIZE, dtype=torch.float32)
-    px, py = phase.unbind(1)
+    axis = torch.arange(SIZE, dtype=torch.float32)
+    px, py = torch.tensor([s.phase for s in scenes]).unbind(1)
     bar = _wave(axis, px, 10.0)[:, None, :].expand(-1, SIZE, -1)  # b h w
-    bx, by = _wave(axis, px, 16.0)[:, None, :], _wave(axis, py, 16.0)[:, :, None]
+
+    bx = _wave(axis, px, 16.0)[:, None, :]
+    by = _wave(axis, py, 16.0)[:, :, None]
     check = torch.minimum(bx.abs(), by.abs()) * torch.sign(bx) * torch.sign(by)
-    off = lambda p: torch.remainder(axis + p[:, None], 12.0) - 6  # noqa: E731
-    dot = 3.5 - torch.hypot(off(px)[:, None, :], off(py)[:, :, None])
-    which = F.one_hot(kind, len(TEXTURES))[:, 1:].T.float()[:, :, None, None]  # texture b 1 1
-    return sum(w * (0.5 + d).clamp(0, 1) for w, d in zip(which, (bar, check, dot)))[:, None]
+
+    dx = torch.remainder(axis + px[:, None], 12.0) - 6
+    dy = torch.remainder(axis + py[:, None], 12.0) - 6
+    dot = 3.5 - torch.hypot(dx[:, None, :], dy[:, :, None])
+
+    kind = torch.tensor([TEXTURES.index(s.texture) for s in scenes])
+    has = F.one_hot(kind, len(TEXTURES)).float()[:, :, None, None]  # b texture 1 1
+    cover = 0
+    for k, distance in enumerate((bar, check, dot), start=1):  # 0 is plain
+        cover = cover + has[:, k] * (0.5 + distance).clamp(0, 1)
+    return cover[:, None]
 
 
 def render(scenes: Scene | Sequence[Scene], size: int = SIZE) -> Tensor:
@@ -389,23 +413,22 @@ def render(scenes: Scene | Sequence[Scene], size: int = SIZE) -> Tensor:
     scenes = [scenes] if isinstance(scenes, Scene) else scenes
     if size not in (64, 32, 16):
         raise ValueError(f"size {size}: the toy world renders 64, 32 or 16 pixels")
-    # b 3
-    ground = torch.tensor([BACKGROUNDS[s.background] for s in scenes]) + torch.tensor(
-        [s.tint for s in scenes]
-    )
-    step = torch.tensor([[0.13 if s.background == "black" else -0.15] for s in scenes])
-    image = ground[:, :, None, None] + step[:, :, None, None] * _texture(scenes)
+    color = torch.tensor([BACKGROUNDS[s.background] for s in scenes])
+    ground = color + torch.tensor([s.tint for s in scenes])  # b 3
+    step = torch.tensor([0.13 if s.background == "black" else -0.15 for s in scenes])
+    image = ground[:, :, None, None] + step[:, None, None, None] * _texture(scenes)
     masks = object_masks(scenes)
     for k in range(2):
-        color = torch.tensor(
-            [
-                [c + d for c, d in zip(COLORS[s.objects[k].color], s.objects[k].tint)]
-                if k < len(s.objects)
-                else [0.0] * 3
-                for s in scenes
-            ]
-        )
-        m = masks[:, k : k + 1]
-        image = image + m * (color[:, :, None, None] - image)
+        color = torch.tensor([_color(s, k) for s in scenes])  # b 3
+        mask = masks[:, k : k + 1]
+        image = image + mask * (color[:, :, None, None] - image)
     image = image.clamp(0, 1) * 2 - 1
     return F.avg_pool2d(image, SIZE // size) if size != SIZE else image
+
+
+def _color(s: Scene, k: int) -> list[float]:
+    """RGB in 0..1 of object k, tint included; of no object black, which nothing shows."""
+    if k >= len(s.objects):
+        return [0.0, 0.0, 0.0]
+    o = s.objects[k]
+    return [channel + tint for channel, tint in zip(COLORS[o.color], o.tint)]

@@ -159,7 +159,8 @@ def gaussian_flow_map(
     var_t = alpha_t**2 * c + sigma_t**2  # along the axes of cov
     var_s = alpha_s**2 * c + sigma_s**2
     gain = (var_s / var_t).sqrt()
-    return alpha_s * mean + ((x - alpha_t * mean) @ U * gain) @ U.T
+    off = (x - alpha_t * mean) @ U
+    return alpha_s * mean + (off * gain) @ U.T
 
 
 def energy_distance(x: Tensor, y: Tensor) -> float:

@@ -24,7 +24,13 @@ from torch import Tensor
 
 from minidiff.data.shapes import COLORS, SHAPES, coverage
 from minidiff.evaluate import synthesis as drawn
-from minidiff.evaluate.synthesis import coverage_map, fit_ground, inner_pixels, ranked_fits
+from minidiff.evaluate.synthesis import (
+    coverage_map,
+    fit_ground,
+    inner_pixels,
+    ranked_fits,
+    to_unit,
+)
 
 LEAST = 20  # pixels of an object, eroded; the smallest has about 60
 SURE = 1.1  # error of the second-best shape over that of the best
@@ -40,7 +46,7 @@ def see(images: Tensor) -> list[dict]:
         raise ValueError(
             f"pictures of shape {tuple(images.shape)}: expected (b, 3, 64, 64) in [-1, 1]"
         )
-    return [_see((x.detach().float().cpu().clamp(-1, 1) + 1) / 2) for x in images]
+    return [_see(x) for x in to_unit(images)]
 
 
 def _see(x: Tensor) -> dict:
@@ -49,16 +55,20 @@ def _see(x: Tensor) -> dict:
     masks = [mask for _, mask in parts]
     inks = [x[:, mask].median(dim=1).values for mask in masks]
     if 1 <= len(parts) <= 2:
-        sides = drawn._region(x, ground.image, inks, [centroid(mask) for mask in masks])
+        middles = [centroid(mask) for mask in masks]
+        sides = drawn._region(x, ground.image, inks, middles)
     else:
         sides = [torch.ones(64, 64)] * len(parts)
     objects = []
     for k, (word, _) in enumerate(parts):
-        region = sides[k] * without(masks[:k] + masks[k + 1 :])
+        others = masks[:k] + masks[k + 1 :]
+        region = sides[k] * without(others)
         objects.append(_describe(x, ground.image, word, inks[k], region))
     if len(objects) == 2:  # the left or upper one first
         a, b = objects
-        across = abs(a["x"] - b["x"]) >= abs(a["y"] - b["y"])
+        dx = abs(a["x"] - b["x"])
+        dy = abs(a["y"] - b["y"])
+        across = dx >= dy
         objects.sort(key=lambda o: o["x"] if across else o["y"])
     return {
         "objects": objects,
@@ -130,8 +140,10 @@ def candidates(cover: Tensor, n: int = 3) -> list[str]:
     for shape in SHAPES:
         area, below = drawn._moments(shape)
         r = (mass / area).sqrt().clamp(6, 19)
-        masks = coverage(shape, x.expand(9), (y - below * r).expand(9), r * radius, angle)
-        error[shape] = ((masks - cover) ** 2).sum((1, 2)).min().item()
+        middle = y - below * r
+        masks = coverage(shape, x.expand(9), middle.expand(9), r * radius, angle)  # 9 64 64
+        errors = ((masks - cover) ** 2).sum((1, 2))
+        error[shape] = errors.min().item()
     return sorted(error, key=error.get)[:n]
 
 

@@ -38,9 +38,10 @@ def masked_psnr(a: Tensor, b: Tensor, keep: Tensor, cap: float = 50.0) -> Tensor
             "two equal (b, c, h, w) and a mask (b, 1, h, w)"
         )
     keep = keep.double().expand(len(a), -1, -1, -1)
-    squared = keep * (eight_bit(a) - eight_bit(b)) ** 2
+    difference = eight_bit(a) - eight_bit(b)
+    total = (keep * difference**2).sum((1, 2, 3))
     kept = a.shape[1] * keep.sum((1, 2, 3))  # values that count
-    error = squared.sum((1, 2, 3)) / kept
+    error = total / kept
     return (-10 * error.clamp_min(1e-300).log10()).clamp(max=cap)
 
 
@@ -61,8 +62,9 @@ def frechet_gaussians(m1: Tensor, c1: Tensor, m2: Tensor, c2: Tensor) -> float:
     root = _root(c1)
     eigenvalues = torch.linalg.eigvalsh(root @ ((c2 + c2.T) / 2) @ root)  # of C1^1/2 C2 C1^1/2
     cross = eigenvalues.clamp_min(0).sqrt().sum()
+    between = ((m1 - m2) ** 2).sum().item()
     spread = (c1.trace() + c2.trace() - 2 * cross).item()
-    return max(((m1 - m2) ** 2).sum().item() + spread, 0.0)
+    return max(between + spread, 0.0)
 
 
 def frechet(f1: Tensor, f2: Tensor) -> float:
@@ -79,7 +81,8 @@ def _gaussian(features: Tensor) -> tuple[Tensor, Tensor]:
     """Mean (d,) and covariance (d, d) of features (n, d)."""
     rows = features.double()
     d = rows.shape[1]
-    return rows.mean(0), torch.cov(rows.T).reshape(d, d)
+    cov = torch.cov(rows.T).reshape(d, d)
+    return rows.mean(0), cov
 
 
 def bootstrap_ci(
@@ -100,7 +103,8 @@ def bootstrap_ci(
     _, cluster = np.unique(labels[known], return_inverse=True)
     total = np.bincount(cluster, x)  # of each cluster: the sum of its values
     count = np.bincount(cluster)
-    pick = np.random.default_rng(seed).integers(len(total), size=(draws, len(total)))
+    rng = np.random.default_rng(seed)
+    pick = rng.integers(len(total), size=(draws, len(total)))
     means = total[pick].sum(1) / count[pick].sum(1)
     tail = 50 * (1 - level)
     low, high = np.percentile(means, [tail, 100 - tail])
@@ -109,4 +113,5 @@ def bootstrap_ci(
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
     """Peak signal-to-noise ratio per picture in dB of two batches in [-1, 1] (peak 2)."""
-    return 10 * torch.log10(4 / ((a - b) ** 2).mean(dim=(1, 2, 3)).clamp_min(1e-10))
+    error = ((a - b) ** 2).mean(dim=(1, 2, 3))
+    return 10 * torch.log10(4 / error.clamp_min(1e-10))

@@ -40,13 +40,22 @@ def stated(scenes: Sequence[Scene], groups: Groups | Sequence[Groups] = FULL) ->
             f"groups {groups!r} for {len(scenes)} scenes: expected words of {FULL}, "
             "for all or one tuple each"
         )
-    out = {name: [True] * len(scenes) for name in ATTRIBUTES}
-    for name in FULL:
-        out[name] = [name in row for row in rows]
-    out["position"] = [named or len(s.objects) == 2 for named, s in zip(out["position"], scenes)]
-    for name in ("shape", "color", "size", "position"):  # of nothing, nothing is stated
-        out[name] = [named and len(s.objects) > 0 for named, s in zip(out[name], scenes)]
-    return {name: torch.tensor(values) for name, values in out.items()}
+    named = [_stated(s, row) for s, row in zip(scenes, rows)]
+    return {name: torch.tensor([one[name] for one in named]) for name in ATTRIBUTES}
+
+
+def _stated(s: Scene, groups: Groups) -> dict[str, bool]:
+    """Which attributes the prompt of one scene names."""
+    number = len(s.objects)
+    return {
+        "count": True,
+        "shape": number > 0,  # of nothing, nothing is said
+        "color": number > 0,
+        "size": number > 0 and "size" in groups,
+        "position": number == 2 or (number == 1 and "position" in groups),
+        "background": "background" in groups,
+        "texture": "texture" in groups,
+    }
 
 
 class Oracle:
@@ -60,8 +69,9 @@ class Oracle:
     @torch.no_grad()
     def features(self, images: Tensor, batch: int = 64) -> Tensor:
         """(b, width) on the CPU: the feature space of `metrics.frechet`."""
+        device = self._device()
         parts = images.float().split(batch)
-        return torch.cat([self.net.features(x.to(self._device())).cpu() for x in parts])
+        return torch.cat([self.net.features(x.to(device)).cpu() for x in parts])
 
     def _device(self) -> torch.device:
         return next(self.net.parameters()).device
@@ -69,7 +79,8 @@ class Oracle:
     @torch.no_grad()
     def _choices(self, images: Tensor, batch: int = 64) -> dict[str, list[int]]:
         """Index of the choice of every head; the place is one that fits the number of objects."""
-        parts = [self.net(x.to(self._device())) for x in images.float().split(batch)]
+        device = self._device()
+        parts = [self.net(x.to(device)) for x in images.float().split(batch)]
         logits = {head: torch.cat([part[head] for part in parts]).cpu() for head in HEADS}
         two = logits["count"].argmax(1) == COUNTS.index(2)
         of_two = torch.tensor([number == "two" for number, _ in PLACES])
@@ -136,16 +147,17 @@ def compare(found: dict, s: Scene) -> dict[str, bool]:
             agreeing += (read["shape"] == true.shape) + (read["color"] == true.color)
         return agreeing
 
-    swapped = len(seen) == len(s.objects) == 2 and fit(seen[::-1]) > fit(seen)
+    same = len(seen) == len(s.objects)
+    swapped = same and len(seen) == 2 and fit(seen[::-1]) > fit(seen)
     order = seen[::-1] if swapped else seen
     enough = len(seen) >= len(s.objects)
     out = {}
     for name in ("shape", "color", "size"):
         pairs = zip(order, s.objects)
         out[name] = enough and all(read[name] == getattr(true, name) for read, true in pairs)
-    same = len(seen) == len(s.objects)
+    same_place = not seen or found["position"] == s.position
     out["count"] = same
-    out["position"] = same and not swapped and (not seen or found["position"] == s.position)
+    out["position"] = same and not swapped and same_place
     out["background"] = found["background"] == s.background
     out["texture"] = found["texture"] == s.texture
     return out

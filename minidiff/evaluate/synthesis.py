@@ -62,8 +62,9 @@ class Ground:
 
 def _tone(texture: str, phases: list[tuple[float, float]]) -> Tensor:
     """Second-tone coverage (n, 64, 64) of one texture, read off empty renders."""
-    empty = [Scene((), "center", "white", texture, p) for p in phases]
-    return (BACKGROUNDS["white"][0] - (shapes.render(empty)[:, 0] + 1) / 2) / 0.15
+    empty = [Scene((), "center", "white", texture, phase) for phase in phases]
+    red = (shapes.render(empty)[:, 0] + 1) / 2
+    return (BACKGROUNDS["white"][0] - red) / 0.15
 
 
 @cache
@@ -86,11 +87,13 @@ def fit_ground(x: Tensor) -> Ground:
     def near(color: Tensor) -> Tensor:
         return (x - color[:, None, None]).norm(dim=0)  # h w
 
-    misses = [torch.minimum(near(g), near(g + step)) for g, step in zip(GROUNDS, STEPS)]
-    counts = torch.stack([(miss < GROUND_TOLERANCE).sum() for miss in misses])
-    k = int(counts.argmax())
+    explained = []  # by each colour, in either tone
+    for color, step in zip(GROUNDS, STEPS):
+        miss = torch.minimum(near(color), near(color + step))
+        explained.append(miss < GROUND_TOLERANCE)
+    k = int(torch.stack([pixels.sum() for pixels in explained]).argmax())
     step = STEPS[k]
-    seen = (misses[k] < GROUND_TOLERANCE).float()
+    seen = explained[k].float()
 
     tones, keys = _tones()
     best = int(_misfit(x, seen, tones, step).argmin())
@@ -102,8 +105,9 @@ def fit_ground(x: Tensor) -> Ground:
     tones = _tone(texture, finer)
     tone = tones[int(_misfit(x, seen, tones, step).argmin())]
 
-    base = ((x - step * tone) * seen).sum((1, 2)) / seen.sum().clamp_min(1)  # 3
-    return Ground(tuple(BACKGROUNDS)[k], texture, base[:, None, None] + step * tone)
+    pattern = step * tone
+    color = ((x - pattern) * seen).sum((1, 2)) / seen.sum().clamp_min(1)  # 3
+    return Ground(tuple(BACKGROUNDS)[k], texture, color[:, None, None] + pattern)
 
 
 def _misfit(x: Tensor, seen: Tensor, tones: Tensor, step: Tensor) -> Tensor:
@@ -162,7 +166,8 @@ def _solid(cover: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     y = x[:, None]
     if solid.any():
         ys, xs = solid.nonzero().unbind(1)
-        solid = solid * ((x - xs.median()) ** 2 + (y - ys.median()) ** 2 < 24**2)
+        distance2 = (x - xs.median()) ** 2 + (y - ys.median()) ** 2
+        solid = solid * (distance2 < 24**2)
     mass = solid.sum()
     if mass < 1:  # nothing there: start anywhere
         return torch.tensor(31.5), torch.tensor(31.5), torch.tensor(1.0)
@@ -188,7 +193,8 @@ def fit_shape(cover: Tensor, shape: str, *, reach: float = 4.0) -> tuple[Tensor,
     for k in range(7):
         counts = (5, 5, 5, 3) if k == 0 else (3, 3, 3, 3)
         axes = [torch.linspace(-w, w, n) for n, w in zip(counts, widths.tolist())]
-        tries = (best + torch.cartesian_prod(*axes)).clamp(low, high)  # n 4
+        around = best + torch.cartesian_prod(*axes)  # n 4
+        tries = around.clamp(low, high)
         masks = shapes.coverage(shape, *tries.unbind(1))  # n 64 64
         errors = ((masks - cover) ** 2).sum((1, 2))
         i = int(errors.argmin())
@@ -202,7 +208,9 @@ def coverage_map(x: Tensor, ground: Tensor, color: Tensor) -> Tensor:
     ground's: (64 64) in 0..1.
     """
     d = color[:, None, None] - ground
-    return (((x - ground) * d).sum(0) / (d**2).sum(0).clamp_min(1e-3)).clamp(0, 1)
+    along = ((x - ground) * d).sum(0)
+    length = (d**2).sum(0).clamp_min(1e-3)
+    return (along / length).clamp(0, 1)
 
 
 def _region(
@@ -259,7 +267,13 @@ def _check(images: Tensor, scenes: Sequence[Scene]) -> Tensor:
             f"{tuple(images.shape)} pictures for {len(scenes)} scenes: expected "
             "(b, 3, 64, 64) in [-1, 1], one scene each"
         )
-    return (images.detach().float().cpu().clamp(-1, 1) + 1) / 2
+    return to_unit(images)
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """Pictures in [-1, 1], on any device, as the oracle draws them: float32 in 0..1 on the CPU."""
+    images = images.detach().float().cpu()
+    return (images.clamp(-1, 1) + 1) / 2
 
 
 def silhouettes(images: Tensor, scenes: Sequence[Scene]) -> list[list[Fit]]:
@@ -290,7 +304,8 @@ def silhouette_iou(images: Tensor, scenes: Sequence[Scene]) -> Tensor:
     """
     means = []
     for fits in silhouettes(images, scenes):
-        means.append(sum(fit.iou for fit in fits) / len(fits) if fits else float("nan"))
+        total = sum(fit.iou for fit in fits)
+        means.append(total / len(fits) if fits else float("nan"))
     return torch.tensor(means)
 
 
@@ -336,7 +351,7 @@ def _read(x: Tensor, s: Scene) -> dict:
         inks = _inks(x, ground.image, 1) * 2
     else:
         inks = _inks(x, ground.image, len(stated))
-    words = [tuple(COLORS)[int((PALETTE - ink).norm(dim=1).argmin())] for ink in inks]
+    words = [_color_word(ink) for ink in inks]
     if len(inks) == 2 and stated == words[::-1]:
         inks = inks[::-1]
         words = words[::-1]
@@ -364,6 +379,12 @@ def _read(x: Tensor, s: Scene) -> dict:
     }
 
 
+def _color_word(ink: Tensor) -> str:
+    """The palette's nearest to a colour (3,)."""
+    nearest = (PALETTE - ink).norm(dim=1).argmin()
+    return tuple(COLORS)[int(nearest)]
+
+
 def ranked_fits(x: Tensor, ground: Tensor, cover: Tensor, names: Sequence[str]) -> list[Fit]:
     """These shapes fitted to a coverage map, the best first."""
     fits = [_measure(x, ground, cover, name) for name in names]
@@ -378,7 +399,12 @@ def _position(objects: list[dict]) -> str | None:
     if len(objects) == 2:
         dx = x - objects[1]["x"]
         dy = y - objects[1]["y"]
-        return min(PAIRS, key=lambda k: -PAIRS[k][0] * dx - PAIRS[k][1] * dy)
+
+        def agreement(name: str) -> float:
+            px, py = PAIRS[name]
+            return px * dx + py * dy
+
+        return max(PAIRS, key=agreement)
 
     def squared_distance(name: str) -> float:
         px, py = POSITIONS[name]

@@ -108,12 +108,14 @@ class DiTBlock(nn.Module):
 
     def forward(self, x: Tensor, c: Tensor, cond: Cond) -> Tensor:
         b1, s1, g1, b2, s2, g2 = self.adaLN_modulation(c).chunk(6, dim=1)  # b d each
-        x = x + g1[:, None] * self.attn(modulate(self.norm1(x), b1, s1))  # b n d
+        branch = self.attn(modulate(self.norm1(x), b1, s1))  # b n d
+        x = x + g1[:, None] * branch
         for slot in self.slots:
             x = slot(x, cond)
         if hasattr(self, "attn2"):
             x = x + self.attn2(self.norm_cross(x), cond.text, cond.mask)
-        return self.out(x + g2[:, None] * self.mlp(modulate(self.norm2(x), b2, s2)))
+        branch = self.mlp(modulate(self.norm2(x), b2, s2))
+        return self.out(x + g2[:, None] * branch)
 
 
 class FinalLayer(nn.Module):

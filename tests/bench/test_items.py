@@ -79,3 +79,20 @@ def test_unknown_names_are_refused_before_any_work():
         items("train")
     with pytest.raises(ValueError, match=", ".join(KINDS)):
         items("dev", 1, ("repaint",))
+
+
+def test_a_misread_caption_has_one_wrong_word_and_the_wish_is_as_before():
+    for item in items("test", 4):
+        said, wrong = item.source.split(), item.misread.split()
+        changed = [(a, b) for a, b in zip(said, wrong) if a != b]
+        assert (
+            len(said) == len(wrong)
+            and len(changed) == 1
+            and changed[0][1] not in said + item.target.split()
+        )
+        assert changed[0][0] in item.target.split()  # the edit itself is about another word
+
+
+def test_the_mask_is_empty_only_where_nothing_changes():
+    for item in items("dev", 2):
+        assert item.mask.any() and not shapes.edit_mask(item.scene, item.scene).any()

@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,6 @@ from minidiff.evaluate.metrics import (
     frechet_gaussians,
     masked_psnr,
 )
-from minidiff.shipped import autoencoder
 
 
 def picture(seed=0, b=1):
@@ -25,7 +25,9 @@ def spd(d, seed):
 
 
 def test_there_is_one_psnr():
-    assert metrics.psnr is autoencoder.psnr
+    package = Path(metrics.__file__).parents[1]
+    homes = [f.name for f in package.rglob("*.py") if "def psnr(" in f.read_text()]
+    assert homes == ["metrics.py"]
 
 
 @pytest.mark.parametrize("kept", [0.9, 0.5, 0.1])

@@ -1,0 +1,54 @@
+"""The tables and the page, from rows alone."""
+
+import json
+
+import pytest
+
+from minidiff.bench import leaderboard
+
+
+def test_a_scene_whose_truth_is_misread_grades_nobody(row, tmp_path):
+    rows = [
+        row(n, i=i, score=1 - i, T=1 - (n == "truth" and i == 1), K=1.0, B=50.0, C=50.0)
+        for n in ("a", "truth")
+        for i in range(2)
+    ]
+    facts = leaderboard.write(rows, tmp_path, split="dev")
+    assert facts["unfit"] == [("move", 1)] and [m["score"] for m in facts["methods"]] == [1, 1]
+    # half of the truths misread
+    assert "move 1" in (tmp_path / "leaderboard.md").read_text() and not facts["passed"]
+
+
+def test_the_cost_of_a_wrong_word_is_measured_on_the_same_scenes_and_stands_apart(row, tmp_path):
+    scores = {"a": 0.5, "a+misread": 0.3, "b+misread": 0.9}
+    rows = [row(n, i=i, score=score + 0.1 * i) for n, score in scores.items() for i in (0, 1)]
+    facts = leaderboard.write(rows, tmp_path, split="dev")
+    assert facts["misread"].keys() == {"a+misread"}  # b never ran with the right caption
+    assert facts["misread"]["a+misread"]["difference"] == pytest.approx((-0.2, -0.2, -0.2))
+    assert [m["method"] for m in facts["methods"]] == ["b+misread", "a"]
+    assert facts["winners"]["not told the mask"]["move"]["best"] == "a"
+    assert "one wrong word" in (tmp_path / "leaderboard.md").read_text()
+
+
+def test_a_page_keeps_its_text_around_the_leaderboard(row, tmp_path):
+    rows, page = [row(i=i) for i in range(3)], tmp_path / "page.md"
+    page.write_text(
+        "before\n<!-- leaderboard -->\nyesterday\n<!-- end -->\n"
+        "<!-- leaderboard in short -->\n<!-- end -->\nafter\n"
+    )
+    facts = leaderboard.write(rows, tmp_path, split="dev", page=page)
+    text = page.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "yesterday" not in text
+    assert text.count("| a | P | 3 |") == 2  # once in full, once in short
+    assert (
+        json.loads((tmp_path / "bench.json").read_text())["methods"][0]["score"]
+        == pytest.approx(0.5)
+        and facts["passed"]
+    )
+    with pytest.raises(ValueError, match="no results of split 'test'"):
+        leaderboard.write(rows, tmp_path, split="test")
+
+
+def test_what_was_refused_and_what_was_never_fitted_is_noted():
+    s = {"fitted": False, "refused": 2, "rows": 4}
+    assert leaderboard.note(s) == " (not fitted, refused 2 of 4)"
