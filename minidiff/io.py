@@ -68,7 +68,7 @@ def read_image(path: str | Path, size: Size | None = None, *, resize: bool = Fal
     if not resize:
         raise ValueError(
             f"{path} is {got[0]}x{got[1]} pixels (height x width), {want[0]}x{want[1]} are needed; "
-            "allow a resize, which cuts around the centre and scales"
+            "allow a resize (--resize), which cuts around the centre and scales"
         )
     return known_range(fit(image, want))
 
@@ -190,7 +190,7 @@ def as_pictures(value, name: str = "image") -> Tensor:
         return _to_tensor(ImageOps.exif_transpose(value))
     expected = f"{name}: expected (b, 3, h, w) floats in [-1, 1], uint8, a PIL picture or a path"
     if isinstance(value, np.ndarray):
-        value = torch.from_numpy(np.ascontiguousarray(value))
+        value = torch.from_numpy(np.array(value))
     if not isinstance(value, Tensor):
         raise ValueError(f"{expected}; got {type(value).__name__}")
     noted = getattr(value, "in_range", False)
@@ -284,8 +284,16 @@ def _open(path: str | Path) -> Image.Image:
 
 
 def _to_tensor(im: Image.Image) -> Tensor:
+    if im.mode == "F":
+        raise ValueError("a picture of floats (Pillow's mode F): its range cannot be told")
     if im.mode.startswith("I"):  # 16-bit grey: "I;16", or "I" from older versions of Pillow
-        grey = torch.from_numpy(np.asarray(im).astype(np.float32) / 65535)
+        values = np.asarray(im).astype(np.float32)
+        if im.mode == "I" and values.max() <= 255:
+            raise ValueError(
+                f"a picture of whole numbers up to {values.max():.0f} (Pillow's mode I): 8 or 16 "
+                "bits? convert it to mode L or I;16"
+            )
+        grey = torch.from_numpy(values / 65535)
         return (grey.clamp(0, 1) * 2 - 1).expand(1, 3, -1, -1).clone()  # 1 3 h w
     im = im.convert("RGB") if im.mode in ("CMYK", "YCbCr", "LAB", "HSV") else im
     rgba = torch.from_numpy(np.array(im.convert("RGBA"))).float() / 255  # h w 4

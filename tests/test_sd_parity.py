@@ -197,10 +197,11 @@ def generators(n=2, seed=3):
 
 def agree(got, want):
     """Equal up to fp32's rounding, relative to the spread: random weights leave latents as wide as
-    1 / alpha_T = 15.
+    1 / alpha_T = 15. Guidance of 7.5 multiplies what the kernels of two processors differ by, and
+    PLMS does so again with weights of 59 / 24: 5e-5.
     """
     assert got.shape == want.shape and want.std() > 0.5
-    assert (got - want).abs().max() <= 2e-5 * max(1, want.std())
+    assert (got - want).abs().max() <= 5e-5 * max(1, want.std())
 
 
 CASES = [

@@ -138,6 +138,10 @@ def edit(rest: list[str]) -> int:
     options = given(args, names)
     if args.paste and not (options.get("image") and options.get("mask")):
         raise ValueError("--paste needs --image and --mask: it pastes through the mask")
+    if args.invert_mask and not options.get("mask"):
+        raise ValueError("--invert-mask needs --mask: the mask that is turned around")
+    if args.sheet and Path(args.sheet).resolve() == Path(args.out).resolve():
+        raise ValueError(f"--sheet and --out are both {args.out}: give two places")
     pipe = load(args)
     options |= prepared(options, pipe, args)
     result = technique(pipe, **options, progress=sys.stderr.isatty())

@@ -45,7 +45,7 @@ from minidiff.core.denoise import step_pairs, trace
 from minidiff.core.process import ddim_step
 from minidiff.core.taps import tap, tap_names
 from minidiff.inversion.ddim import invert
-from minidiff.pipe.checks import check_share, needs_text, prompt_each, prompts_of
+from minidiff.pipe.checks import check_share, door, needs_text, prompt_each, prompts_of
 from minidiff.pipe.maps import CROSS, Maps, map_size, positions
 from minidiff.pipe.pipe import Pipe
 
@@ -100,6 +100,7 @@ def object_mask(maps: Tensor, tokens: list[list[int]], threshold: float) -> Tens
     return ((m - low) / (high - low).clamp_min(1e-8) > threshold).to(maps)
 
 
+@door
 @torch.no_grad()
 def masactrl(
     pipe: Pipe,
@@ -143,6 +144,8 @@ def masactrl(
         b = len(image)
     sources = prompt_each(source, b, "source")
     targets = prompt_each(target, b, "target")
+    if words is not None and (isinstance(words, str) or len(words) != 2):
+        raise ValueError(f"words={words!r}: a word of the source and one of the target")
     if words:
         needs_text(pipe, "an object found by its word")
         in_source = [positions(pipe.tokenizer, p, words[0]) for p in sources]

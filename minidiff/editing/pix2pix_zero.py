@@ -35,7 +35,7 @@ from minidiff.core.cond import Cond
 from minidiff.core.denoise import step_pairs
 from minidiff.core.process import ddim_step
 from minidiff.core.taps import tap
-from minidiff.pipe.checks import needs_text, prompt_each
+from minidiff.pipe.checks import door, needs_text, prompt_each
 from minidiff.pipe.maps import CROSS
 from minidiff.pipe.pipe import Pipe
 
@@ -148,6 +148,7 @@ def map_distance(maps: list[Tensor], wanted: list[Tensor]) -> Tensor:
     return sum((p - q).square().sum((2, 3)).mean(1) for p, q in zip(maps, wanted))
 
 
+@door
 @torch.no_grad()
 def pix2pix_zero(
     pipe: Pipe,

@@ -32,7 +32,7 @@ from minidiff.core.cond import Cond
 from minidiff.core.denoise import step_pairs
 from minidiff.core.process import ddim_step
 from minidiff.core.taps import tap
-from minidiff.pipe.checks import check_share, needs_text, prompts_of
+from minidiff.pipe.checks import check_share, door, needs_text, prompts_of
 from minidiff.pipe.maps import CROSS, map_size, positions, usual_side
 from minidiff.pipe.pipe import Pipe
 
@@ -99,6 +99,7 @@ def excite(pipe: Pipe, x: Tensor, t: int, cond: Cond, step: float, **look) -> tu
     return x.detach() - step * grad, loss.detach()
 
 
+@door
 @torch.no_grad()
 def attend_and_excite(
     pipe: Pipe,

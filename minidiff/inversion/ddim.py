@@ -28,6 +28,7 @@ from minidiff.core.cond import Cond
 from minidiff.core.denoise import Denoise, sample, step_pairs
 from minidiff.core.process import ddim_step
 from minidiff.core.schedule import Schedule
+from minidiff.pipe.checks import door
 from minidiff.pipe.pipe import Pipe
 
 
@@ -114,6 +115,7 @@ def ddim_invert(
     return xs
 
 
+@door
 @torch.no_grad()
 def invert(
     pipe: Pipe,

@@ -28,8 +28,14 @@ if TYPE_CHECKING:
 Given = ParamSpec("Given")  # what a technique takes, and what it returns
 Result = TypeVar("Result")
 
-PICTURES = ("image", "reference")
-PROMPTS = ("prompt", "source", "target", "other", "negative")
+PICTURES = ("image", "reference", "outside", "examples", "changed")
+PROMPTS = ("prompt", "source", "target", "other", "negative", "instruction")
+AT_LEAST_ONE = (
+    "batch",
+    "pictures",
+    "samples",
+    "train_steps",
+)  # other counts may be 0, or have their own limits
 
 
 def check_steps(steps: Any) -> None:
@@ -126,45 +132,84 @@ def door(technique: Callable[Given, Result]) -> Callable[Given, Result]:
     @wraps(technique)
     def checked(*args: Given.args, **kwargs: Given.kwargs) -> Result:
         bound = inspect.signature(technique).bind(*args, **kwargs)
-        told = bound.arguments
-        pipe = told["pipe"]
+        given = bound.arguments
+        pipe = given["pipe"]
+        for name in given.keys() & parameters.keys():
+            if name != "pipe" and given[name] is None and not may_be_none(parameters[name]):
+                raise ValueError(f"{name}=None: {technique.__name__} needs a value for it")
         for name in PICTURES:
-            if told.get(name) is not None and name in parameters:
-                told[name] = as_pictures(told[name], name)
-        image = told.get("image")
-        if told.get("mask") is not None:
-            told["mask"] = as_mask(told["mask"])
-        given = {n: told[n] for n in PROMPTS if n in parameters and told.get(n) is not None}
-        texts = {name: prompts_of(value, name) for name, value in given.items()}
+            if given.get(name) is not None and name in parameters:
+                given[name] = as_pictures(given[name], name)
+        image = given.get("image")
+        outside = given.get("outside")
+        if image is not None and outside is not None and outside.shape != image.shape:
+            raise ValueError(
+                f"outside has shape {tuple(outside.shape)}, the picture {tuple(image.shape)}: "
+                "expected the same"
+            )
+        if given.get("mask") is not None:
+            given["mask"] = as_mask(given["mask"])
+        prompts = [name for name in PROMPTS if given.get(name) is not None]
+        texts = {name: prompts_of(given[name], name) for name in prompts}
         b = len(image) if image is not None else max(map(len, texts.values()), default=1)
         for name, listed in texts.items():
             prompt_each(listed, b, name)
-        check_numbers(told, parameters)
+        check_numbers(given, parameters)
+        check_words(given)
+        if isinstance(given.get("seed"), Integral):
+            given["seed"] = int(given["seed"])  # numpy's whole numbers too
         if isinstance(image, Tensor):
             pipe.latent_size(*image.shape[2:])
         return technique(*bound.args, **bound.kwargs)
 
+    checked.has_door = True  # type: ignore[attr-defined]
     return checked
 
 
-def check_numbers(told: dict[str, Any], parameters: Mapping[str, Parameter]) -> None:
-    """Steps, seeds, and every argument whose default is a number, by the kind of that default."""
-    for name, value in told.items():
+def check_numbers(given: Mapping[str, Any], parameters: Mapping[str, Parameter]) -> None:
+    """Steps, seeds, and every argument that is a number by its default or its annotation."""
+    for name, value in given.items():
         if name not in parameters or (value is None and may_be_none(parameters[name])):
             continue
         default = parameters[name].default
+        kinds = get_args(parameters[name].annotation)
         if name == "steps":
             check_steps(value)
         elif name == "seed":
             check_seed(value)
         elif name == "scale":
             check_scale(value)
-        elif isinstance(default, bool) or not isinstance(default, Real):
+        elif isinstance(default, tuple) and default and isinstance(default[0], float):
+            check_pair(name, value)
+        elif isinstance(default, bool):
             continue
         elif isinstance(default, Integral):
-            check_count(name, value)
-        else:
+            check_count(name, value, least=1 if name in AT_LEAST_ONE else None)
+        elif isinstance(default, Real) or float in kinds:
             check_number(name, value)
+
+
+def check_pair(name: str, value: Any) -> None:
+    """Two finite numbers."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise ValueError(f"{name}={value!r}: two numbers were expected")
+    for number in value:
+        check_number(name, number)
+
+
+def check_words(given: Mapping[str, Any]) -> None:
+    """`weights` {word: factor}, and `blend` (word of the source, word of the target)."""
+    weights = given.get("weights")
+    if weights is not None and not isinstance(weights, str):
+        if not isinstance(weights, Mapping):
+            raise ValueError(f'weights={weights!r}: {{word: factor}} was expected, as {{"red": 2}}')
+        for word, factor in weights.items():
+            check_number(f"weights[{word!r}]", factor)
+    blend = given.get("blend")
+    if blend is not None:
+        pair = isinstance(blend, (tuple, list)) and len(blend) == 2
+        if not pair or not all(isinstance(word, str) for word in blend):
+            raise ValueError(f"blend={blend!r}: a word of the source and one of the target")
 
 
 def may_be_none(parameter: Parameter) -> bool:
@@ -172,7 +217,10 @@ def may_be_none(parameter: Parameter) -> bool:
     return parameter.default is None or type(None) in get_args(parameter.annotation)
 
 
-def check_count(name: str, value: Any) -> None:
-    """A whole number."""
-    if isinstance(value, bool) or not isinstance(value, Integral):
+def check_count(name: str, value: Any, least: int | None = None) -> None:
+    """A whole number, and of at least `least` if that is given."""
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not whole:
         raise ValueError(f"{name}={value!r}: a whole number was expected")
+    if least is not None and value < least:
+        raise ValueError(f"{name}={value!r}: at least {least} was expected")

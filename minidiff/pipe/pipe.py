@@ -20,7 +20,16 @@ from minidiff.core.schedule import Schedule, times_of_strength
 from minidiff.io import MAX_PIXELS, known_range
 from minidiff.models.tokenizer import Tokenizer
 from minidiff.models.vae import VAE
-from minidiff.pipe.checks import check_scale, check_seed, check_steps, prompts_of
+from minidiff.pipe.checks import (
+    check_count,
+    check_number,
+    check_pair,
+    check_scale,
+    check_seed,
+    check_steps,
+    prompt_each,
+    prompts_of,
+)
 from minidiff.samplers import SAMPLERS
 from minidiff.samplers import solve as run_sampler
 
@@ -287,18 +296,28 @@ class Pipe:
         check_steps(steps)
         check_scale(scale)
         check_seed(seed)
+        seed = int(seed)  # numpy's whole numbers too
+        check_number("eta", eta)
+        if interval is not None:
+            check_pair("interval", interval)
         cond = self.embed(prompts)
-        null = self.embed(negative) if negative else self.null()
+        null = self.null()
+        if negative:
+            null = self.embed(prompt_each(negative, len(cond), "negative"))
         guided = cfg_batched(denoise or self.eps, null, scale, interval=interval)
         own_height, own_width = self.image_size
         size = (
             own_height if height is None else height,
             own_width if width is None else width,
         )
+        check_count("height", size[0])
+        check_count("width", size[1])
         if noise is None:
             x = self.start(len(cond), seed, size)
         else:
             shape = (len(cond), self.shape[0], *self.latent_size(*size))
+            if not noise.isfinite().all():
+                raise ValueError("noise holds NaN or infinite numbers")
             if noise.shape != shape:
                 raise ValueError(
                     f"noise of shape {tuple(noise.shape)}: these {len(cond)} picture(s) start from "

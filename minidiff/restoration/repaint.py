@@ -33,11 +33,13 @@ from torch import Tensor
 from minidiff.core.cfg import cfg_batched
 from minidiff.core.denoise import noise, noises, step_pairs
 from minidiff.core.process import eps_to_x0, posterior, renoise
+from minidiff.pipe.checks import door
 from minidiff.pipe.masks import check_mask, paste, to_latent_mask
 from minidiff.pipe.pipe import Pipe
 from minidiff.restoration.jumps import jumps
 
 
+@door
 @torch.no_grad()
 def repaint(
     pipe: Pipe,

@@ -198,7 +198,7 @@ def test_words_need_a_model_that_reads():
     with pytest.raises(ValueError, match="no text"):
         masactrl(
             minidiff.build("tiny-pixel"),
-            torch.zeros(1, 3, 32, 32),
+            -torch.ones(1, 3, 32, 32),
             "red circle",
             "red star",
             words=("a", "b"),

@@ -215,7 +215,7 @@ def test_wrong_numbers_of_prompts_are_refused(pipe, image):
 def test_models_that_read_no_text_are_refused():
     with pytest.raises(ValueError, match="text"):
         pix2pix_zero(
-            minidiff.build("tiny-pixel"), torch.zeros(1, 3, 32, 32), "red circle", "red star"
+            minidiff.build("tiny-pixel"), -torch.ones(1, 3, 32, 32), "red circle", "red star"
         )
 
 

@@ -70,7 +70,7 @@ def test_masactrl_attention():
     )
     with (
         tap(layer, "[kv]$", look_at_source(1, True)),
-        tap(layer, "logits$", same_side(keys, queries)),
+        tap(layer, "logits$", same_side(keys, queries, (4, 4))),
     ):
         got = layer(x)
     q, k, v = (getattr(layer, f"to_{kind}")(x) for kind in "qkv")

@@ -29,7 +29,7 @@ import minidiff
 from minidiff.core import process as P
 from minidiff.core import schedule
 from minidiff.core.denoise import noise, noises
-from minidiff.editing.blended_diffusion import _paint, spherical, views
+from minidiff.editing.blended_diffusion import Wish, _paint, spherical, views
 from minidiff.editing.blended_latent import blended_latent, tune_decoder
 from minidiff.editing.delta_denoising import score_gradient
 from minidiff.editing.diffedit import difference, threshold_mask
@@ -37,6 +37,7 @@ from minidiff.editing.inpaint import inpaint
 from minidiff.editing.magicmix import ghosting, magicmix
 from minidiff.editing.sdedit import sdedit
 from minidiff.editing.sige import normalise, sparse_conv, statistics
+from minidiff.pipe.masks import to_latent_mask
 
 PROMPT = "a red circle on a blue background"
 
@@ -230,7 +231,9 @@ def painted(weight, limit, mask):
     """
     pipe, image, judge, ts, seed = small(), picture(seed=7), Judge(), [700, 500, 300, 0], 3
     said = judge.embed_text(pipe.tokenizer(PROMPT)).detach()
-    _paint(pipe, image, mask, said, ts, weight, limit, 2, 1, "picture", seed, judge, False)
+    z = pipe.encode(image)
+    wish = Wish(judge, said, mask.to(z), image.to(z), weight, limit, 2)
+    _paint(pipe, z, to_latent_mask(mask, pipe), ts, wish, 1, seed, False)
     x_t, x_s = pipe.net.asked[:2]
     al, sg = tables(pipe.schedule, 700)
 

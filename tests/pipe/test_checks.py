@@ -5,12 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from minidiff.core import schedule
 from minidiff.data import shapes
+from minidiff.editing.prompt_to_prompt import prompt_to_prompt
 from minidiff.editing.sdedit import sdedit
 from minidiff.inversion.edict import edict
-from minidiff.io import to_pil
+from minidiff.io import as_pictures, to_pil
 from minidiff.pipe.checks import door, prompt_each, prompts_of
 
 A, B = "a red circle on a blue background", "a green circle on a blue background"
@@ -96,7 +98,7 @@ def test_a_picture_that_is_none_is_one_sentence(pipe, image, bad, said):
         (dict(prompt=[]), "empty list"),
         (dict(prompt=[A, B]), "2 texts as prompt for 1 picture"),
         (dict(prompt=7), "a text"),
-        (dict(prompt=None), "a text"),
+        (dict(prompt=None), "prompt=None"),
         (dict(seed=None), "seed=None"),
         (dict(seed=1.5), "seed=1.5"),
         (dict(seed=-1), "seed=-1"),
@@ -122,7 +124,7 @@ def test_every_technique_has_the_door():
     from minidiff.techniques import TECHNIQUES
 
     for technique in TECHNIQUES.values():
-        assert hasattr(technique.load(), "__wrapped__"), technique.name
+        assert getattr(technique.load(), "has_door", False), technique.name
 
 
 def test_behind_the_door_none_stays_where_a_parameter_takes_it():
@@ -200,3 +202,57 @@ def test_at_the_end_of_the_models_grid_a_picture_is_clean(pipe):
     assert (pipe.noised(z, 1, n) - z).abs().max() > 0
     alpha, sigma = pipe.schedule.at(500)
     assert torch.allclose(literal.noised(z, 500, n), alpha * z + sigma * n)
+
+
+def test_what_must_be_given_may_not_be_none(pipe, image, mask):
+    for bad in (dict(image=None), dict(prompt=None)):
+        with pytest.raises(ValueError, match="needs a value"):
+            sdedit(pipe, **{"image": image, "prompt": A, "steps": 2} | bad)
+
+
+def test_a_ground_to_paste_on_has_the_size_of_the_picture(pipe, image, mask):
+    with pytest.raises(ValueError, match="outside has shape"):
+        sdedit(pipe, image, A, steps=2, mask=mask, outside=image[..., :32])
+
+
+@pytest.mark.parametrize(
+    "bad, said",
+    [
+        (dict(eta="x"), "eta='x'"),
+        (dict(interval=5), "interval=5: two numbers"),
+        (dict(interval=(400,)), "two numbers"),
+        (dict(height=64.0), "height=64.0"),
+        (dict(negative=[A, B]), "2 texts as negative for 1 picture"),
+        (dict(noise=torch.full((1, 4, 16, 16), float("nan"))), "noise holds NaN"),
+    ],
+)
+def test_generation_asks_before_it_draws(pipe, bad, said):
+    with pytest.raises(ValueError, match=said):
+        pipe.generate(A, **{"steps": 2} | bad)
+
+
+def test_a_whole_number_of_numpy_is_a_seed(pipe, image):
+    assert torch.equal(pipe.start(1, int(np.int64(3))), pipe.noise(1, 3))
+    drawn = pipe.generate(A, steps=1, seed=np.int64(3))
+    assert torch.equal(drawn, pipe.generate(A, steps=1, seed=3))
+    assert sdedit(pipe, image, A, steps=2, seed=np.int64(3)).isfinite().all()
+
+
+def test_pairs_and_factors_are_looked_at(pipe):
+    for bad, said in (
+        (dict(weights={"green": float("nan")}), "weights"),
+        (dict(weights=5), "weights=5"),
+        (dict(blend="red"), "blend='red'"),
+        (dict(blend=5), "blend=5"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            prompt_to_prompt(pipe, A, B, steps=2, **bad)
+
+
+def test_pictures_whose_range_cannot_be_told_are_refused():
+    for im in (
+        Image.fromarray(np.full((8, 8), 200, np.uint8)).convert("I"),
+        Image.fromarray(np.random.default_rng(0).random((8, 8)).astype(np.float32)),
+    ):
+        with pytest.raises(ValueError, match=r"mode [IF]"):
+            as_pictures(im)

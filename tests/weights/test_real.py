@@ -401,9 +401,10 @@ def command(files, monkeypatch, tmp_path):
     picture).
     """
     from minidiff.cli import main as cli
+    from minidiff.cli import pictures
     from minidiff.io import read_image
 
-    monkeypatch.setattr(cli, "load", lambda args: load(files[0] / "one.safetensors"))
+    monkeypatch.setattr(pictures, "load", lambda args: load(files[0] / "one.safetensors"))
 
     def run(*options):
         out = tmp_path / "a.png"
