@@ -51,8 +51,8 @@ def sdedit(
 
     strength  share of the model's steps that is run again: 0 returns the autoencoder's copy, 1
               starts from noise
-    mask      (1 or b, 1, H, W), 1 where the edit happens; outside it the picture is `outside`
-              (default: `image`)
+    mask      (1 or b, 1, H, W), 1 where the edit happens
+    outside   the picture beside the mask; default: `image`
     repeats   feed the result back as the guide so many times (1 to 3; the paper's K)
 
     ValueError: strength outside 0..1, sizes that do not fit.

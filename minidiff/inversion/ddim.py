@@ -129,9 +129,10 @@ def invert(
     """The latents of a picture (b 3 H W) on its way to
     noise: [clean, ..., noise], steps + 1 states (b c h w).
 
-    Without guidance (scale 1) and with the prompt that describes the picture; "" is the
-    unconditional model. Start any edit from the last state. `fixed_point`: iterations of the
-    implicit equation per step (0 to 3; cost 1 + that many).
+    prompt       what describes the picture; "" is the unconditional model
+    fixed_point  iterations of the implicit equation per step, 0 to 3; cost 1 + that many
+
+    There is no guidance on the way up (scale 1). Start any edit from the last state.
     """
     if fixed_point < 0:
         raise ValueError(f"fixed_point={fixed_point}: give 0 (explicit) or a few iterations")

@@ -287,7 +287,8 @@ class Pipe:
         eta       0 to 1: noise on the way, for ddim
         interval  guide at times in (lo, hi] of 0..T alone, as 400 1000: what is asked for, but
                   nothing overdrawn
-        height    of the pictures in pixels, as `width`; default: the size the model was trained on
+        height    of the pictures in pixels; default: the size the model was trained on
+        width     the same
 
         `noise` (b c h w), unit Gaussian, replaces that of `seed`; `denoise` the pipe's own `eps`,
         such as a ControlNet's `controlled(pipe, ...)`; `decode=False` returns the latents.

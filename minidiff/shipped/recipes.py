@@ -407,12 +407,15 @@ def train_tiny(
     start: str | None = None,
     device: str = "cpu",
 ):
-    """The whole chain from nothing: autoencoder, CLIP,
-    denoiser. `budget` scales every number of steps.
+    """The whole chain from nothing: autoencoder, CLIP, denoiser.
 
-    `optimiser` "muon" or "adamw", `prediction` eps, x0, v or flow, `tables` a noise schedule: of
-    the denoiser. `start` "shipped" goes on from the shipped weights, mostly on scenes with two
-    objects (take another `seed`: it also orders the data).
+    budget      scales every number of steps
+    optimiser   of the denoiser: muon or adamw
+    prediction  what it learns to say: eps, x0, v or flow; default: the size's own
+    tables      its noise schedule, such as linear or cosine; default: the size's own
+    start       "shipped" goes on from the shipped weights, mostly on scenes with two objects (take
+                another seed: it also orders the data)
+    device      of the denoiser's training: cpu, cuda or mps
     """
     steps = _share(STEPS["tiny"], budget)
     chosen = {"optimiser": optimiser, "prediction": prediction, "tables": tables, "start": start}
