@@ -35,6 +35,7 @@ AT_LEAST_ONE = (
     "pictures",
     "samples",
     "train_steps",
+    "repeats",
 )  # other counts may be 0, or have their own limits
 
 

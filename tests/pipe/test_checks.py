@@ -112,6 +112,7 @@ def test_a_picture_that_is_none_is_one_sentence(pipe, image, bad, said):
         (dict(strength=float("nan")), "strength=nan"),
         (dict(strength=0.01), "less than one step"),
         (dict(repeats=1.5), "repeats=1.5"),
+        (dict(repeats=0), "at least 1"),
     ],
 )
 def test_everything_else_that_is_wrong_is_one_sentence(pipe, image, bad, said):
