@@ -193,7 +193,7 @@ def test_transformers_and_pixel_models_run_sparsely_too(image, changed):
 @pytest.mark.parametrize(
     "bad, complaint",
     [
-        (dict(changed=torch.zeros(2, 3, 32, 32)), "expected the same shape"),
+        (dict(changed=-torch.ones(2, 3, 32, 32)), "expected the same shape"),
         (dict(tile=0), "tile=0"),
         (dict(grow=-1), "grow=-1"),
         (dict(strength=1.5), "strength=1.5"),
