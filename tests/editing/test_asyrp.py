@@ -131,7 +131,7 @@ def test_the_learned_function_starts_at_no_edit_and_its_gradient_is_right():
 
 @pytest.mark.parametrize("teacher", ["prompt", pytest.param("clip", marks=pytest.mark.weights)])
 def test_the_function_is_taught_and_the_network_stays(pipe, teacher):
-    image = torch.zeros(1, 3, 64, 64)
+    image = torch.full((1, 3, 64, 64), -0.01)  # middle grey
     before = {n: p.clone() for n, p in pipe.net.named_parameters()}
     f = learned_shift(pipe, image, A, B, rounds=1, steps=3, teacher=teacher)
     assert f.conv2.weight.abs().max() > 0 and not f.conv2.weight.requires_grad
