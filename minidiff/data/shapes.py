@@ -336,9 +336,9 @@ def centers(s: Scene) -> list[tuple[float, float]]:
     return [(31.5 + x + o.dx, 31.5 + y + o.dy) for (x, y), o in zip(places, s.objects)]
 
 
-def coverage(shape: str, x: Tensor, y: Tensor, radius: Tensor, angle: Tensor) -> Tensor:
-    """Anti-aliased masks of one shape at free places, sizes in pixels and angles, each (n,): (n,
-    64, 64) in [0, 1].
+def distance(shape: str, x: Tensor, y: Tensor, radius: Tensor, angle: Tensor) -> Tensor:
+    """Signed distance in pixels to the outline of one shape at free places, sizes in pixels and
+    angles, each (n,): (n, 64, 64), negative inside.
     """
     x = x[:, None, None]  # n 1 1
     y = y[:, None, None]
@@ -349,8 +349,14 @@ def coverage(shape: str, x: Tensor, y: Tensor, radius: Tensor, angle: Tensor) ->
     dy = axis[None, :, None] - y  # n h 1
     co = angle.cos()
     si = angle.sin()
-    distance = _DISTANCE[shape](co * dx + si * dy, co * dy - si * dx, radius)
-    return (0.5 - distance).clamp_(0, 1)  # n h w
+    return _DISTANCE[shape](co * dx + si * dy, co * dy - si * dx, radius)
+
+
+def coverage(shape: str, x: Tensor, y: Tensor, radius: Tensor, angle: Tensor) -> Tensor:
+    """Anti-aliased masks of one shape at free places, sizes in pixels and angles, each (n,): (n,
+    64, 64) in [0, 1].
+    """
+    return (0.5 - distance(shape, x, y, radius, angle)).clamp_(0, 1)
 
 
 def object_masks(scenes: Scene | Sequence[Scene], slots: int = 2) -> Tensor:

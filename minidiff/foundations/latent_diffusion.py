@@ -4,8 +4,9 @@
 
 on latents encoded once by the frozen autoencoder, with captions drawn anew each time (a third of
 them short) and dropped in a tenth of the rows, so that one network also learns the unconditional
-noise that guidance needs. Times are drawn as sigmoid(N(.7, 1)): the noisier half decides what is in
-the picture. Try: `prediction="eps"`; a uniform t; AdamW.
+noise that guidance needs. Half of the times are drawn as sigmoid(N(.7, 1)), for the noisier ones
+decide what is in the picture; the other half evenly, for the last few decide whether its edges are
+straight. Try: `prediction="eps"`; `even=0`, and look at the circles; AdamW.
 
 What tells early whether it learns: `shape_gain`, how much worse the noise is predicted when the
 caption names a wrong shape (and `binding_gain`, when it names the right ones in the wrong places).
@@ -31,10 +32,19 @@ LATENTS = "latents"  # the one tensor of the file that `encoded_scenes` keeps
 
 
 def draw_times(
-    rng: np.random.Generator, n: int, T: int, mean: float = 0.7, std: float = 1.0
+    rng: np.random.Generator,
+    n: int,
+    T: int,
+    mean: float = 0.7,
+    std: float = 1.0,
+    even: float = 0.0,
 ) -> Tensor:
-    """Schedule indices 1..T (n,), T * sigmoid(N(mean, std)) rounded up."""
+    """Schedule indices 1..T (n,), T * sigmoid(N(mean, std)) rounded up; a share `even` of them is
+    drawn evenly instead.
+    """
     u = 1 / (1 + np.exp(-rng.normal(mean, std, n)))
+    if even > 0:
+        u = np.where(rng.random(n) < even, rng.random(n), u)
     return torch.from_numpy(np.clip(np.ceil(T * u), 1, T).astype(np.int64))
 
 
@@ -100,11 +110,13 @@ def latent_batches(
     T: int,
     drop: float = 0.1,
     pairs: tuple[int, float] | None = None,
+    even: float = 0.5,
 ):
     """batch(step) -> x0, text states, t, eps: a function of (seed, step).
 
     `pairs` (step, share): from that step on, the share of rows with two objects (before: as the
-    scenes come). What belongs to what is learned last, once single objects are right.
+    scenes come). What belongs to what is learned last, once single objects are right. `even`: the
+    share of times drawn evenly (see `draw_times`).
     """
     device = next(text.parameters()).device
     two = np.array([len(s.objects) == 2 for s in scenes])
@@ -127,7 +139,7 @@ def latent_batches(
         stream = torch.Generator().manual_seed(int(rng.integers(2**62)))
         x0 = z[rows].float()
         states = text(tokenizer(captions).to(device))
-        t = draw_times(rng, size, T)
+        t = draw_times(rng, size, T, even=even)
         eps = torch.randn(x0.shape, generator=stream)
         return {"x0": x0, "text": states, "t": t, "eps": eps}
 

@@ -4,8 +4,8 @@ UNet (Vaswani et al. 2017; Rombach et al. 2022, 2112.10752).
     out = softmax(q k^T / sqrt(d)) v
 
 One function, `attend`, serves UNet, VAE and DiT. It exposes the taps `q k v logits probs out`;
-attention maps are formed only while someone listens to `logits` or `probs`, otherwise the fused
-kernel runs (they agree to 4e-7 in float32). Module names are the public ones (`to_q`, `to_out.0`,
+attention maps are formed while someone listens to `logits` or `probs` (and in bfloat16 training on
+a CPU), otherwise the fused kernel runs (they agree to 4e-7 in float32). Module names are the public ones (`to_q`, `to_out.0`,
 `ff.net.0.proj`), so real checkpoints load with an identity map.
 """
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from minidiff.core.taps import Tap
 
+EXPLICIT_KEYS = 256
 TAPS = ("q", "k", "v", "logits", "probs", "out")
 
 
@@ -43,13 +44,21 @@ def attend(
         if mask is None
         else torch.where(mask.bool(), 0.0, -torch.inf).to(q.dtype)[:, None, None, :]
     )
-    if module.logits.fns or module.probs.fns:
+    watched = module.logits.fns or module.probs.fns
+    if watched or (k.shape[2] <= EXPLICIT_KEYS and _learns_in_bfloat16(q)):
         logits = module.logits(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5)  # b h n m
         probs = module.probs((logits if bias is None else logits + bias).softmax(-1))
         out = probs @ v
     else:
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     return rearrange(out, "b h n d -> b n (h d)")
+
+
+def _learns_in_bfloat16(q: Tensor) -> bool:
+    """Is this a training step in bfloat16 on a CPU? There the fused kernel's backward pass takes
+    several times as long as writing the map down.
+    """
+    return q.requires_grad and q.device.type == "cpu" and q.dtype == torch.bfloat16
 
 
 class Attention(nn.Module):

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save as to_bytes
 
 from minidiff.core.process import PREDICTIONS
-from minidiff.data import shapes
+from minidiff.data import shapes, unseen
 from minidiff.data.cifar import cifar10
 from minidiff.evaluate.metrics import psnr
 from minidiff.foundations.ddpm import picture_batches, shape_batches
@@ -37,7 +37,12 @@ from minidiff.models.text import CLIPText
 from minidiff.models.tokenizer import Tokenizer
 from minidiff.models.unet import UNet
 from minidiff.models.vae import VAE
-from minidiff.shipped.autoencoder import autoencoder_loss, image_batches, standardise
+from minidiff.shipped.autoencoder import (
+    autoencoder_loss,
+    image_batches,
+    staying_loss,
+    standardise,
+)
 from minidiff.shipped.clip import clip_batches, clip_loss, retrieval, word_distances
 from minidiff.shipped.words import Taught, told, word_batch, word_loss
 from minidiff.train.checkpoint import check_free, check_settings, read_facts
@@ -83,6 +88,13 @@ def held_out_images(n: int, seed: int = 10**6, size: int = 64, **kw) -> torch.Te
     return shapes.render([shapes.scene(rng, split="test", **kw) for _ in range(n)], size)
 
 
+def strange_images(n: int, seed: int = 10**6) -> torch.Tensor:
+    """The like with nuisances that no caption names, (n, 3, 64, 64)."""
+    rng = np.random.default_rng(seed)
+    scenes = [shapes.scene(rng, split="test") for _ in range(n)]
+    return unseen.render(scenes, [unseen.unseen(rng, [scene]) for scene in scenes])
+
+
 def check_options(
     *,
     steps: int = 1,
@@ -125,33 +137,61 @@ def check_run(folder: Path, **settings) -> None:
     check_settings(folder, settings)
 
 
-def train_vae(out: Path, *, steps: int = STEPS["vae"], batch: int = 16, seed: int = 0, **kw) -> VAE:
-    """Stage 1: encoder and decoder together, then latents standardised."""
+def train_vae(
+    out: Path,
+    *,
+    steps: int = STEPS["vae"],
+    batch: int = 16,
+    seed: int = 0,
+    start: str | None = None,
+    lr: float = 2e-3,
+    muon_lr: float = 5e-3,
+    decay: float = 0.3,
+    **kw,
+) -> VAE:
+    """Stage 1: encoder and decoder together, then latents standardised. `start="shipped"` goes on
+    from the shipped weights, whose latents of plain scenes stay what they are.
+    """
     torch.manual_seed(seed)
     vae = VAE(**SIZES["tiny"]["vae"])
     test = held_out_images(64)
+    strange = strange_images(64)
 
     def peek(net, step):
         copies = net.to_image(net.to_latent(test))
-        return {"psnr": psnr(copies, test).mean().item()}
+        of_strange = net.to_image(net.to_latent(strange))
+        return {
+            "psnr": psnr(copies, test).mean().item(),
+            "strange": psnr(of_strange, strange).mean().item(),
+        }
+
+    loss = autoencoder_loss
+    if start:
+        fill(vae, load_weights("vae"))
+        before = fill(VAE(**SIZES["tiny"]["vae"]), load_weights("vae")).requires_grad_(False)
+
+        def loss(net, rows):
+            return staying_loss(net, rows, before)
 
     fit(
         vae,
-        autoencoder_loss,
+        loss,
         image_batches(batch, seed, LATENT),
         steps=steps,
         out=out / "vae",
-        lr=2e-3,
-        muon_lr=5e-3,
-        ema=0.995,
-        decay=0.3,
+        lr=lr,
+        muon_lr=muon_lr,
+        ema=0.998,
+        decay=decay,
         seed=seed,
-        settings={"batch": batch},
+        settings={"batch": batch, "start": start},
         peek=peek,
         peek_every=200,
         **kw,
     )
-    return standardise(vae, image_batches(1024, seed + 1, LATENT)(0)["image"])
+    if start:
+        return vae
+    return standardise(vae, image_batches(1024, seed + 1, LATENT, strange=0)(0)["image"])
 
 
 def train_clip(
@@ -246,6 +286,8 @@ def train_denoiser(
     tables: str | None = None,
     start: str | None = None,
     stock: float = 0.3,
+    even: float = 0.5,
+    decay: float = 0.2,
     **kw,
 ):
     """Stage 4: the latent denoiser `name` ("tiny" or "tiny-dit"),
@@ -279,6 +321,7 @@ def train_denoiser(
         "stock": stock,
         "pairs": pairs,
         "start": start,
+        "even": even,
     }
     check_run(folder, steps=steps, seed=seed, **settings)
     pipe = pipe.to(device)
@@ -290,7 +333,14 @@ def train_denoiser(
     path = out / f"latents_{round(100 * stock)}.safetensors"
     data = encoded_scenes(pipe.vae, scenes, seed + 11, path, stock)
     batches = latent_batches(
-        *data, pipe.text, pipe.tokenizer, batch, seed + 2, pipe.schedule.T, pairs=pairs
+        *data,
+        pipe.text,
+        pipe.tokenizer,
+        batch,
+        seed + 2,
+        pipe.schedule.T,
+        pairs=pairs,
+        even=even,
     )
     if _writes(pipe):
         keep(pipe, folder, parts=("vae", "text"), steps=steps, seed=seed)
@@ -310,7 +360,7 @@ def train_denoiser(
         lr=lr,
         muon_lr=muon_lr,
         ema=0.9995,
-        decay=0.2,
+        decay=decay,
         seed=seed,
         settings=settings,
         peek=peek,

@@ -59,10 +59,11 @@ def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
     gram = x @ x.mT
     eye = torch.eye(x.shape[-2], device=x.device)
     product = eye
-    for _ in range(steps):
+    for step in range(steps):
         p = 3.4445 * eye - 4.7750 * gram + 2.0315 * gram @ gram
         product = p @ product
-        gram = p @ gram @ p
+        if step < steps - 1:  # nobody reads the last one
+            gram = p @ gram @ p
     x = product @ x
     return (x if wide else x.mT).to(g.dtype)
 
