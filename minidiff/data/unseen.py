@@ -129,9 +129,7 @@ def _free_spot(
 # ---- pictures ------------------------------------------------------------------------------------
 
 
-def render(
-    scenes: Scene | Sequence[Scene], nuisances: Unseen | Sequence[Unseen]
-) -> Tensor:
+def render(scenes: Scene | Sequence[Scene], nuisances: Unseen | Sequence[Unseen]) -> Tensor:
     """Draw scenes with their nuisances: (b, 3, 64, 64) in [-1, 1]."""
     scenes = [scenes] if isinstance(scenes, Scene) else scenes
     nuisances = [nuisances] if isinstance(nuisances, Unseen) else nuisances

@@ -5,8 +5,8 @@ UNet (Vaswani et al. 2017; Rombach et al. 2022, 2112.10752).
 
 One function, `attend`, serves UNet, VAE and DiT. It exposes the taps `q k v logits probs out`;
 attention maps are formed while someone listens to `logits` or `probs` (and in bfloat16 training on
-a CPU), otherwise the fused kernel runs (they agree to 4e-7 in float32). Module names are the public ones (`to_q`, `to_out.0`,
-`ff.net.0.proj`), so real checkpoints load with an identity map.
+a CPU), otherwise the fused kernel runs (they agree to 4e-7 in float32). Module names are the public
+ones (`to_q`, `to_out.0`, `ff.net.0.proj`), so real checkpoints load with an identity map.
 """
 
 import torch

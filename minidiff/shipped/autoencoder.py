@@ -5,11 +5,12 @@
 
 The gradient term pays for sharp edges, which L2 alone blurs; beta is small (1e-3), so latents stay
 informative and only loosely Gaussian. Some pictures carry what no caption names (`data/unseen.py`):
-an autoencoder that has never seen grain or an outline cannot hand them to an editor. `standardise` then folds each channel's mean and deviation
-into the two 1x1 convolutions around the latent: the same autoencoder, whose latents have mean 0 and
-variance 1 (offset-free), as the noise they will be mixed with. A trained autoencoder may be trained
-further while the latents of plain scenes stay where they are, so that a denoiser of the old latents
-fits the new ones:
+an autoencoder that has never seen grain or an outline cannot hand them to an editor.
+
+`standardise` then folds each channel's mean and deviation into the two 1x1 convolutions around the
+latent: the same autoencoder, whose latents have mean 0 and variance 1 (offset-free), as the noise
+they will be mixed with. A trained autoencoder may be trained further while the latents of plain
+scenes stay where they are, so that a denoiser of the old latents fits the new ones:
 
     loss + lam |mean(x) - mean_before(x)|^2
 
@@ -40,7 +41,7 @@ def staying_loss(
     vae: VAE, batch: dict[str, Tensor], before: VAE, beta: float = 1e-3, lam: float = 0.3
 ) -> Tensor:
     """The same, and the latents of plain pictures (the rows where "plain" is 1) stay near those of
-    the autoencoder as it was, the frozen `before`. In units of its own latents, whose variance is 1.
+    the autoencoder as it was, the frozen `before`, whose latents have variance 1.
     """
     image = batch["image"]
     plain = batch["plain"][:, None, None, None]  # b 1 1 1
@@ -57,8 +58,8 @@ def image_batches(
     split: str = "train",
     strange: float = 0.25,
 ):
-    """batch(step) -> fresh renders "image", the posterior "noise" and which rows are "plain" (b,), a
-    function of (seed, step) only. A share `strange` of the pictures carries nuisances.
+    """batch(step) -> fresh renders "image", the posterior "noise" and which rows are "plain" (b,),
+    a function of (seed, step) only. A share `strange` of the pictures carries nuisances.
     """
 
     def batch(step: int) -> dict[str, Tensor]:

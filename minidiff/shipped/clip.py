@@ -52,23 +52,31 @@ def twin(scene: shapes.Scene, rng: np.random.Generator) -> tuple[shapes.Scene, s
     return shapes.edit(scene, what, value, index=index), what
 
 
+def described_twins(
+    rng: np.random.Generator, size: int, split: str
+) -> tuple[list[shapes.Scene], list[str]]:
+    """Scenes and their captions; rows 2i and 2i+1 are twins, described alike."""
+    scenes = []
+    captions = []
+    for _ in range(size // 2):
+        one = shapes.scene(rng, split=split)
+        other, changed = twin(one, rng)
+        said = {}
+        for word in MAY_BE_LEFT_OUT:
+            drawn = bool(rng.random() < 0.6)
+            said[word] = drawn or word == changed
+        for scene in (one, other):
+            scenes.append(scene)
+            captions.append(shapes.caption(scene, **said))
+    return scenes, captions
+
+
 def clip_batches(tokenizer, size: int, seed: int, split: str = "train"):
     """batch(step) -> {"image": b 3 64 64, "ids": b n}: rows 2i and 2i+1 are twins."""
 
     def batch(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([seed, step])
-        scenes = []
-        captions = []
-        for _ in range(size // 2):
-            one = shapes.scene(rng, split=split)
-            other, changed = twin(one, rng)
-            said = {}
-            for word in MAY_BE_LEFT_OUT:
-                drawn = bool(rng.random() < 0.6)
-                said[word] = drawn or word == changed
-            for scene in (one, other):
-                scenes.append(scene)
-                captions.append(shapes.caption(scene, **said))
+        scenes, captions = described_twins(rng, size, split)
         return {"image": shapes.render(scenes), "ids": tokenizer(captions)}
 
     return batch

@@ -40,8 +40,8 @@ from minidiff.models.vae import VAE
 from minidiff.shipped.autoencoder import (
     autoencoder_loss,
     image_batches,
-    staying_loss,
     standardise,
+    staying_loss,
 )
 from minidiff.shipped.clip import clip_batches, clip_loss, retrieval, word_distances
 from minidiff.shipped.words import Taught, told, word_batch, word_loss

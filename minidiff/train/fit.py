@@ -104,8 +104,8 @@ def fit(
     would). It keeps the options that decide the result, and `settings`, whatever else decides it
     (of the data, of the loss) as JSON. `peek(average_net, step)` may draw samples and return
     figures for the log. `amp`: bfloat16 autocast (default: on GPUs, and on CPUs that multiply
-    bfloat16 in hardware if `compiled`); `compiled`: through torch.compile, which takes minutes before
-    the first step and needs a C++ compiler. Ctrl-C saves, then raises.
+    bfloat16 in hardware if `compiled`); `compiled`: through torch.compile, which takes minutes
+    before the first step and needs a C++ compiler. Ctrl-C saves, then raises.
 
     Errors: ValueError if the folder holds a training with other settings, or one that runs now.
     FloatingPointError at the first loss, gradient or weight that is not finite; the last good
