@@ -28,6 +28,7 @@ COMMANDS = {
         networks.trace,
         networks.inspect,
         networks.convert,
+        networks.export,
         measuring.doctor,
         pictures.demo,
     )
@@ -35,6 +36,7 @@ COMMANDS = {
 KINDS = {
     "edit": {name: technique.about for name, technique in TECHNIQUES.items()},
     "train": {name: "" for name in training.RECIPES},
+    "export": {"onnx": "network, text tower and autoencoder, and the tables to sample with"},
 }
 
 

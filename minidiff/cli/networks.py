@@ -1,8 +1,8 @@
-"""Commands about networks and their files: trace, inspect, convert."""
+"""Commands about networks and their files: trace, inspect, convert, export."""
 
 import sys
 
-from minidiff.cli.common import given, heads_option, parse, parser, write_facts
+from minidiff.cli.common import choose, given, heads_option, parse, parser, write_facts
 from minidiff.cli.options import arguments
 
 
@@ -52,4 +52,21 @@ def convert(rest: list[str]) -> int:
     facts = rewrite(args.src, args.dst, **given(args, names), heads=heads, progress=progress)
     write_facts(facts, args.json)
     print(words(facts))
+    return 0
+
+
+def export(rest: list[str]) -> int:
+    """write a model as files for other programs: onnx"""
+    from minidiff.weights.export import export_onnx
+    from minidiff.weights.store import load
+
+    choose("kind of file to export", ("onnx",), rest)
+    p = parser("export onnx", model="", json=True)
+    p.add_argument("model", metavar="MODEL", help="a shipped model, or the path of one")
+    names = arguments(p, export_onnx, skip=("pipe",))
+    args = parse(p, rest[1:])
+    written = export_onnx(load(args.model), **given(args, names))
+    write_facts(written, args.json)
+    for part, path in written.items():
+        print(f"{part:10} {path}")
     return 0

@@ -46,7 +46,7 @@ from minidiff.shipped.autoencoder import (
 from minidiff.shipped.clip import clip_batches, clip_loss, retrieval, word_distances
 from minidiff.shipped.words import Taught, told, word_batch, word_loss
 from minidiff.train.checkpoint import check_free, check_settings, read_facts
-from minidiff.train.fit import LOG, fit
+from minidiff.train.fit import LOG, fit, multiplies_bfloat16
 from minidiff.train.optim import KINDS
 from minidiff.train.processes import process_group
 from minidiff.weights.store import (
@@ -187,7 +187,7 @@ def train_vae(
         settings={"batch": batch, "start": start},
         peek=peek,
         peek_every=200,
-        **kw,
+        **dict(amp=multiplies_bfloat16()) | kw,
     )
     if start:
         return vae
@@ -365,7 +365,7 @@ def train_denoiser(
         settings=settings,
         peek=peek,
         peek_every=peek_every,
-        **kw,
+        **dict(amp=device != "cpu" or multiplies_bfloat16()) | kw,
     )
     return finished(pipe, folder, steps=steps, seed=seed)
 
@@ -441,7 +441,7 @@ def train_tiny_pixel(
         settings=described(pipe) | {"batch": batch, "data": data},
         peek=peek,
         peek_every=500,
-        **kw,
+        **dict(amp=multiplies_bfloat16()) | kw,
     )
     return finished(pipe, folder, steps=steps, seed=seed)
 

@@ -262,3 +262,16 @@ def test_binding_gain_swaps_the_two_shapes_and_leaves_every_word_in_the_caption(
     for a, b in zip(*pipe.said):
         one, two = ([w for w in c.split() if w in shapes.SHAPES] for c in (a, b))
         assert len(one) == 2 and one == two[::-1] and sorted(a.split()) == sorted(b.split())
+
+
+def test_a_share_of_the_times_is_drawn_evenly():
+    """Of even times a tenth lies in the first tenth; of the others, sigmoid(N(.7, 1)), hardly
+    any: P(N < logit(.1) - .7) = P(N < -2.90) = .002.
+    """
+    n = 40_000
+    for even, expected in ((0.0, 0.0019), (0.5, 0.0509), (1.0, 0.1)):
+        t = draw_times(np.random.default_rng(0), n, 1000, even=even)
+        low = (t <= 100).float().mean().item()
+        deviation = (expected * (1 - expected) / n) ** 0.5
+        assert abs(low - expected) < 5 * deviation
+        assert t.min() >= 1 and t.max() <= 1000

@@ -246,3 +246,27 @@ def test_depth_puts_several_blocks_in_one_transformer():
     with tap(net, r"attn2\.out$", lambda y, name: seen.append(name)):
         net(torch.randn(1, DIM, 2, 2), Cond(text=tokens(M, CONTEXT)[:1]))
     assert seen == [f"transformer_blocks.{i}.attn2.out" for i in range(3)]
+
+
+def fused_calls(monkeypatch) -> list:
+    """A list that grows with every call of the fused kernel."""
+    calls = []
+    fused = torch.nn.functional.scaled_dot_product_attention
+    counted = lambda *a, **kw: (calls.append(1), fused(*a, **kw))[1]  # noqa: E731
+    monkeypatch.setattr("minidiff.models.attention.F.scaled_dot_product_attention", counted)
+    return calls
+
+
+def test_learning_in_bfloat16_on_a_cpu_leaves_the_fused_kernel_and_sampling_does_not(monkeypatch):
+    net, x = make(), tokens()
+    calls = fused_calls(monkeypatch)
+    with torch.autocast("cpu", torch.bfloat16):
+        learned = net(x)
+        assert not calls
+        with torch.no_grad():
+            sampled = net(x)
+        assert len(calls) == 1
+    # bfloat16 has eight bits
+    assert (learned - sampled).abs().max() < 2**-6 * sampled.abs().max()
+    net(x)  # float32
+    assert len(calls) == 2

@@ -10,7 +10,12 @@ import torch
 from minidiff.data import shapes
 from minidiff.evaluate.metrics import psnr
 from minidiff.models.vae import VAE
-from minidiff.shipped.autoencoder import autoencoder_loss, image_batches, standardise
+from minidiff.shipped.autoencoder import (
+    autoencoder_loss,
+    image_batches,
+    standardise,
+    staying_loss,
+)
 from minidiff.train.fit import fit
 
 
@@ -130,9 +135,9 @@ def test_training_pictures_leave_the_held_out_tenth_alone(monkeypatch):
     monkeypatch.setattr(
         shapes, "render", lambda scenes: seen.extend(scenes) or torch.zeros(len(scenes), 3, 64, 64)
     )
-    image_batches(40, 0, (4, 16, 16))(0)
+    image_batches(40, 0, (4, 16, 16), strange=0)(0)
     assert len(seen) == 40 and not any(map(shapes.held_out, seen))
-    image_batches(40, 0, (4, 16, 16), split="test")(0)
+    image_batches(40, 0, (4, 16, 16), split="test", strange=0)(0)
     assert len(seen) == 80 and all(map(shapes.held_out, seen[40:]))
 
 
@@ -152,3 +157,26 @@ def test_psnr_is_per_picture_and_finite_for_equal_ones():
         and found[0] > 100
         and abs(found[1] - 20) < 1e-3
     )
+
+
+# ---- training it further -------------------------------------------------------------------------
+
+
+def test_staying_costs_nothing_until_the_latents_of_plain_pictures_move():
+    vae = make()
+    before = make().requires_grad_(False)
+    rows = image_batches(8, 0, (4, 16, 16), strange=0.5)(0)
+    assert rows["plain"].tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    plain = autoencoder_loss(vae, rows)
+    assert torch.allclose(staying_loss(vae, rows, before), plain)
+    with torch.no_grad():
+        vae.quant_conv.bias[:4] += 0.5  # every latent moves by a half
+    moved = staying_loss(vae, rows, before, lam=2.0) - autoencoder_loss(vae, rows)
+    assert math.isclose(moved.item(), 2.0 * 0.5**2, rel_tol=1e-3)
+
+
+def test_a_share_of_the_pictures_shows_what_no_caption_names():
+    strange = image_batches(8, 0, (4, 16, 16), strange=0.25)(3)["image"]
+    plain = image_batches(8, 0, (4, 16, 16), strange=0)(3)["image"]
+    changed = (strange - plain).abs().amax((1, 2, 3)) > 0.1
+    assert changed.tolist() == [True, True, *[False] * 6]
