@@ -18,7 +18,7 @@ only (the same net asked about t = 1 whatever the time), which pushes hard and s
 
 Weakness: a second network, trained on noise, for every set of classes; and its gradient is whatever
 raises the score, which need not look like the class: at high scales the classifier is fooled, not
-convinced. `pull` is cheap here (37,000 weights), acts in the model's own latents, and the proof
+convinced. `pull` is cheap here (130,000 weights), acts in the model's own latents, and the proof
 asks another network, the oracle, not the one that was pleased.
 """
 
@@ -118,8 +118,8 @@ def classifier_guidance(
     """Pictures (b 3 H W) of the classes that `target` names, by
     a model that reads no prompt: null condition, classifier.
 
-    target    classes of one object, such as "red star on a striped blue background", or a few of
-              those words
+    target    classes of one object or two, such as "red star above a blue ring on a striped grey
+              background", or a few of those words
     strength  1 starts from noise, of `image` (b 3 H W) only the size counts; below, it is noised
               that far and redrawn
     eta       1 draws fresh noise at every move as in the paper's algorithm 1, 0 none as in its

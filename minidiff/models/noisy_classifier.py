@@ -1,36 +1,32 @@
 """A classifier of noisy latents: what is in x_t, asked at every time t, for classifier guidance.
 
 Prafulla Dhariwal, Alex Nichol, "Diffusion Models Beat GANs on Image Synthesis", 2021, arXiv
-2105.05233. Six heads share a trunk of a few thousand weights. Maps are pooled at the end, mean and
-maximum: what a thing is does not depend on where it is. shipped/noisy_classifier.py trains it.
+2105.05233. Ten heads (those of `attribute_net`: count, place, ground, and what lies in slots A and
+B) share a small trunk. The last map is flattened, not pooled, for the slots are defined by place:
+of two objects the left or upper one is A. shipped/noisy_classifier.py trains it.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minidiff.data.shapes import BACKGROUNDS, COLORS, SHAPES, SIZES, TEXTURES, Scene
+from minidiff.data.shapes import BACKGROUNDS, COLORS, PAIRS, POSITIONS, SHAPES, SIZES, TEXTURES
+from minidiff.models.attribute_net import COUNTS, HEADS, NOTHING, PLACES, labels
 from minidiff.models.blocks import timestep_embedding
 
-HEADS = {
-    "count": ("one", "two"),
-    "background": tuple(BACKGROUNDS),
-    "texture": TEXTURES,
-    "shape": SHAPES,
-    "color": tuple(COLORS),
-    "size": tuple(SIZES),
-}
-OF_AN_OBJECT = ("shape", "color", "size")
-NOTHING = -100  # label of a head without a right answer (cross_entropy's own)
+__all__ = ["HEADS", "NOTHING", "NoisyClassifier", "labels", "named"]
+
+SIDE = 4  # of the last map
+OF_AN_OBJECT = {"shape": SHAPES, "color": tuple(COLORS), "size": tuple(SIZES)}
 
 
 class NoisyClassifier(nn.Module):
-    """Noisy latents (b c h w) at schedule index t (b,) -> {head: logits (b, choices)}."""
+    """Noisy latents (b c 16 16) at schedule index t (b,) -> {head: logits (b, choices)}."""
 
     def __init__(
         self,
         channels: int = 4,
-        width: tuple[int, int, int] = (24, 32, 48),
+        width: tuple[int, int, int] = (32, 48, 64),
         time: int = 16,
         groups: int = 8,
     ):
@@ -41,16 +37,16 @@ class NoisyClassifier(nn.Module):
         self.convs = nn.ModuleList([nn.Conv2d(i, o, 3, stride=s, padding=1) for i, o, s in sizes])
         self.norms = nn.ModuleList([nn.GroupNorm(groups, o) for _, o, _ in sizes])
         self.times = nn.ModuleList([nn.Linear(time, o) for _, o, _ in sizes])
-        self.final_layer = nn.Linear(2 * c, sum(map(len, HEADS.values())))
+        self.final_layer = nn.Linear(c * SIDE**2, sum(map(len, HEADS.values())))
 
     def features(self, x: Tensor, t: int | Tensor) -> Tensor:
-        """What is in x at time t, wherever it is: (b, 2c)."""
+        """What is where in x at time t: (b, 16 c)."""
         times = torch.as_tensor(t, device=x.device).expand(len(x))
         embedded = timestep_embedding(times, self.time).to(x)
         for conv, norm, time in zip(self.convs, self.norms, self.times):
             when = time(embedded)[:, :, None, None]
             x = F.silu(norm(conv(x)) + when)  # b c h w
-        return torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1)
+        return x.flatten(1)
 
     def forward(self, x: Tensor, t: int | Tensor) -> dict[str, Tensor]:
         logits = self.final_layer(self.features(x, t))
@@ -58,49 +54,77 @@ class NoisyClassifier(nn.Module):
         return dict(zip(HEADS, logits.split(sizes, dim=1)))
 
 
-def labels(scenes: list[Scene]) -> Tensor:
-    """Right answers (b, 6), in the order of `HEADS`;
-    NOTHING where a picture of two objects has two answers.
-    """
-    rows = []
-    for scene in scenes:
-        background = HEADS["background"].index(scene.background)
-        texture = HEADS["texture"].index(scene.texture)
-        row = [len(scene.objects) - 1, background, texture]
-        for head in OF_AN_OBJECT:
-            answer = NOTHING
-            if len(scene.objects) == 1:
-                answer = HEADS[head].index(getattr(scene.objects[0], head))
-            row.append(answer)
-        rows.append(row)
-    return torch.tensor(rows)
+# ---- from words to classes -----------------------------------------------------------------------
 
 
 def named(text: str) -> dict[str, int]:
-    """{head: index}: the classes that a phrase about one
-    object names, such as "a red star on a black background".
+    """{head: index}: the classes that a caption, or a part of one, names: "red star", "black
+    background", "a red star above a blue ring on a plain grey background".
 
     ValueError if there are none, or two of one head.
     """
     words = text.lower().split()
-    found = {}
-    for i, word in enumerate(words):
-        ground = word in BACKGROUNDS and words[i + 1 : i + 2] == ["background"]
-        heads = ("background",) if ground else ("texture", *OF_AN_OBJECT)
-        for head in heads:
-            if word not in HEADS[head]:
-                continue
-            if head in found:
-                before = HEADS[head][found[head]]
-                raise ValueError(f"{text!r} names {before} and {word}: give one {head} at most")
-            found[head] = HEADS[head].index(word)
+    found: dict[str, int] = {}
+    relation = _relation(words)
+    if relation is None:
+        _read_object(text, words, "a", found)
+        place = next((word for word in words if word in POSITIONS), None)
+        if place:
+            found["place"] = PLACES.index(("one", place))
+        if place or any(head.startswith("a_") for head in found):
+            found["count"] = COUNTS.index(1)
+    else:
+        word = words[relation]
+        first = words[:relation]
+        second = words[relation + 1 :]
+        swapped = word in ("right", "below")  # slot A holds the left or the upper one
+        _read_object(text, second if swapped else first, "a", found)
+        _read_object(text, first if swapped else second, "b", found)
+        place = {"right": "left", "below": "above"}.get(word, word)
+        found["place"] = PLACES.index(("two", place))
+        found["count"] = COUNTS.index(2)
+    _read_ground(text, words, found)
     if not found:
-        choices = [f"{head}: {', '.join(v)}" for head, v in HEADS.items() if head != "count"]
-        known = "; ".join(choices)
+        choices = {"background": tuple(BACKGROUNDS), "texture": TEXTURES} | OF_AN_OBJECT
+        known = "; ".join(f"{head}: {', '.join(v)}" for head, v in choices.items())
         raise ValueError(
             f"{text!r} names no class. Colours of the ground are said as 'red background'. There "
             f"are {known}"
         )
-    if found.keys() & set(OF_AN_OBJECT):
-        found["count"] = 0  # one object
     return found
+
+
+def _relation(words: list[str]) -> int | None:
+    """Where the word stands that relates two objects: above, below, left of, right of."""
+    for i, word in enumerate(words):
+        follows = words[i + 1 : i + 2]
+        if word in PAIRS and (word in ("above", "below") or follows == ["of"]):
+            return i
+    return None
+
+
+def _read_object(text: str, words: list[str], slot: str, found: dict[str, int]) -> None:
+    """Put into `found` what these words say of one object."""
+    for i, word in enumerate(words):
+        if words[i + 1 : i + 2] == ["background"]:
+            continue
+        for what, choices in OF_AN_OBJECT.items():
+            if word in choices:
+                _put(text, f"{slot}_{what}", word, found)
+
+
+def _read_ground(text: str, words: list[str], found: dict[str, int]) -> None:
+    """Put into `found` what the words say of the ground."""
+    for i, word in enumerate(words):
+        if word in BACKGROUNDS and words[i + 1 : i + 2] == ["background"]:
+            _put(text, "background", word, found)
+        if word in TEXTURES:
+            _put(text, "texture", word, found)
+
+
+def _put(text: str, head: str, word: str, found: dict[str, int]) -> None:
+    if head in found:
+        before = HEADS[head][found[head]]
+        what = head.split("_")[-1]
+        raise ValueError(f"{text!r} names {before} and {word}: give one {what} at most")
+    found[head] = HEADS[head].index(word)

@@ -402,18 +402,24 @@ def train_tiny_pixel(
     steps: int = STEPS["tiny-pixel"],
     batch: int = 16,
     seed: int = 0,
+    start: str | None = None,
+    decay: float = 0.2,
     **kw,
 ):
-    """Pixel-space, class-conditional 32x32 model. `data`:
-    "shapes", or "cifar" with the archive or folder at `root`.
+    """Pixel-space, class-conditional 32x32 model. `data`: "shapes", or "cifar" with the archive or
+    folder at `root`. `start="shipped"` goes on from the shipped weights, with a fresh optimiser.
     """
     if data not in ("shapes", "cifar"):
         raise ValueError(f"data {data!r}: expected 'shapes' or 'cifar'")
-    check_options(steps=steps, batch=batch, seed=seed)
+    check_options(steps=steps, batch=batch, seed=seed, start=start)
+    if start and data != "shapes":
+        raise ValueError(f"start={start!r}: the shipped weights are of shapes, not of {data!r}")
     name = "tiny-pixel" if data == "shapes" else f"tiny-pixel-{data}"
     folder = Path(out) / name
     check_run(folder, steps=steps, batch=batch, seed=seed)
     pipe = build("tiny-pixel", seed=seed)
+    if start:
+        fill(pipe.net, load_weights("pixel"), "tiny-pixel")
     if data == "cifar":
         images, labels, pipe.classes = cifar10(root)
         classes = len(pipe.classes)
@@ -436,9 +442,9 @@ def train_tiny_pixel(
         lr=2e-3,
         muon_lr=4.5e-3,
         ema=0.9995,
-        decay=0.2,
+        decay=decay,
         seed=seed,
-        settings=described(pipe) | {"batch": batch, "data": data},
+        settings=described(pipe) | {"batch": batch, "data": data, "start": start},
         peek=peek,
         peek_every=500,
         **dict(amp=multiplies_bfloat16()) | kw,

@@ -118,7 +118,7 @@ def test_it_costs_one_evaluation_a_step_and_keeps_no_graph():
 def test_the_gradient_is_that_of_finite_differences():
     torch.manual_seed(0)
     net, x, h = NoisyClassifier().double(), noise((2, 4, 16, 16), dtype=torch.float64), 1e-5
-    score = log_prob(net, [{"shape": 2, "color": 1}, {"background": 0}])
+    score = log_prob(net, [{"a_shape": 2, "a_color": 1}, {"background": 0}])
     g = gradient(lambda v: score(v, 500), x)
     for i, c, r, k in ((0, 0, 3, 5), (1, 2, 8, 8), (1, 3, 15, 0)):
         d = torch.zeros_like(x)
@@ -131,9 +131,9 @@ def test_log_prob_adds_the_heads_that_a_row_names():
     torch.manual_seed(0)
     net, x = NoisyClassifier(), noise((2, 4, 16, 16))
     out = {h: v.log_softmax(1) for h, v in net(x, 100).items()}
-    both = log_prob(net, [{"shape": 1, "color": 3}, {"background": 2}])(x, 100)
+    both = log_prob(net, [{"a_shape": 1, "a_color": 3}, {"background": 2}])(x, 100)
     assert torch.allclose(
-        both, torch.stack([out["shape"][0, 1] + out["color"][0, 3], out["background"][1, 2]])
+        both, torch.stack([out["a_shape"][0, 1] + out["a_color"][0, 3], out["background"][1, 2]])
     )
 
 
@@ -217,7 +217,7 @@ def test_the_shipped_classifier_turns_unconditional_pictures_red():
     from minidiff.data.shapes import COLORS
 
     pipe, image = minidiff.load("tiny"), torch.full((4, 3, 64, 64), -0.01)  # middle grey
-    score = log_prob(module.noisy_classifier(), [{"color": HEADS["color"].index("red")}] * 4)
+    score = log_prob(module.noisy_classifier(), [{"a_color": HEADS["a_color"].index("red")}] * 4)
     found = {
         s: classifier_guidance(pipe, image, "red", scale=s, steps=15, seed=3) for s in (0.0, 6.0)
     }

@@ -69,7 +69,7 @@ def text(causal):
 def latent_rows(step):
     g = torch.Generator().manual_seed(step)
     answers = [torch.randint(len(v), (4, 1), generator=g) for v in HEADS.values()]
-    x0, eps = torch.randn(2, 4, 4, 8, 8, generator=g)
+    x0, eps = torch.randn(2, 4, 4, 16, 16, generator=g)
     return {"x0": x0, "eps": eps, "t": torch.tensor([3, 500, 90, 1000]), "label": torch.cat(answers, 1)}
 
 
