@@ -9,7 +9,7 @@ from minidiff.editing.asyrp import asyrp, learned_shift
 from minidiff.evaluate.oracle import ATTRIBUTES, oracle
 from minidiff.models.attribute_net import HEADS
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, draw, rank_correlation, share
+from minidiff.proofs.claims import Row, draw, rank_correlation, share
 
 STRENGTHS = (0.0, 0.5, 1.0, 1.5)
 KNOBS = dict(until=0.1, steps=15)

@@ -7,7 +7,7 @@ from minidiff.data import shapes
 from minidiff.evaluate.oracle import SHORT, oracle
 from minidiff.guidance.attend_and_excite import attend_and_excite
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, share
+from minidiff.proofs.claims import Row, share
 
 REGIME = dict(steps=10, scale=3.0)  # with the UNet and 50 steps hardly a pair fails
 

@@ -5,7 +5,7 @@ from minidiff.editing.blended_diffusion import blended_diffusion
 from minidiff.evaluate.metrics import masked_psnr
 from minidiff.pipe.pipe import Pipe
 from minidiff.proofs.blended_latent import drawn, questions
-from minidiff.proofs.prove import Row
+from minidiff.proofs.claims import Row
 
 
 def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:

@@ -11,8 +11,8 @@ from minidiff.editing.blended_latent import blended_latent
 from minidiff.evaluate.metrics import masked_psnr
 from minidiff.evaluate.oracle import oracle
 from minidiff.pipe.pipe import Pipe
+from minidiff.proofs.claims import Row, share
 from minidiff.proofs.magicmix import concepts
-from minidiff.proofs.prove import Row, share
 
 # steps x ranked runs x (forward pass + backward pass, which counts two) of the 2021 code
 PAPER = 75 * 8 * 3

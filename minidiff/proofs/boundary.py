@@ -11,7 +11,7 @@ from minidiff.data import shapes
 from minidiff.editing.boundary import Plane, Planes, boundaries, boundary
 from minidiff.evaluate.oracle import ATTRIBUTES, oracle
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, draw, share
+from minidiff.proofs.claims import Row, draw, share
 
 WHAT = "background"
 OLD = "white"

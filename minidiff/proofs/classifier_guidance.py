@@ -13,7 +13,7 @@ from minidiff.data.toy2d import gmm8
 from minidiff.evaluate.oracle import oracle
 from minidiff.guidance.classifier_guidance import classifier_guidance, pull
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, draw, share
+from minidiff.proofs.claims import Row, draw, share
 from minidiff.samplers.ddim import ddim
 
 

@@ -11,7 +11,7 @@ from minidiff.editing.ddib import bridge, ddib
 from minidiff.editing.sdedit import sdedit
 from minidiff.evaluate.oracle import compare, oracle
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, together
+from minidiff.proofs.claims import Row, together
 
 
 def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:

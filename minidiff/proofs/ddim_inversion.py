@@ -6,7 +6,7 @@ from minidiff.data import shapes
 from minidiff.evaluate.metrics import psnr
 from minidiff.inversion.ddim import invert, replay
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, draw
+from minidiff.proofs.claims import Row, draw
 
 
 def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:

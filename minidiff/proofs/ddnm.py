@@ -10,7 +10,7 @@ import minidiff
 from minidiff.data import shapes
 from minidiff.evaluate.metrics import psnr
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, draw
+from minidiff.proofs.claims import Row, draw
 from minidiff.proofs.repaint import half_holes, seam
 from minidiff.restoration.ddnm import ddnm_sample
 from minidiff.restoration.ddrm import ddrm_sample

@@ -7,8 +7,8 @@ from minidiff.data import shapes
 from minidiff.evaluate.metrics import psnr
 from minidiff.evaluate.oracle import oracle
 from minidiff.pipe.pipe import Pipe
+from minidiff.proofs.claims import Row, draw, share
 from minidiff.proofs.ddnm import bicubic, likeness, pixels
-from minidiff.proofs.prove import Row, draw, share
 from minidiff.proofs.repaint import half_holes
 from minidiff.restoration.ddrm import ddrm_sample
 from minidiff.restoration.operators import LinearOp, hole, superres

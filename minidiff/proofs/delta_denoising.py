@@ -7,7 +7,7 @@ from minidiff.bench.items import items
 from minidiff.editing.delta_denoising import delta_denoising
 from minidiff.evaluate.metrics import masked_psnr
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, mean_scores, together
+from minidiff.proofs.claims import Row, mean_scores, together
 
 
 def detail(x: Tensor, keep: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from minidiff.editing.diffedit import diffedit, difference, threshold_mask
 from minidiff.editing.sdedit import sdedit
 from minidiff.evaluate.metrics import masked_psnr
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, mean_scores, together
+from minidiff.proofs.claims import Row, mean_scores, together
 
 
 def overlap(a: Tensor, b: Tensor) -> float:

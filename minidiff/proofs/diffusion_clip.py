@@ -17,7 +17,7 @@ from minidiff.data.shapes import Scene
 from minidiff.editing.diffusion_clip import Style, mixed, restyle, times, tune
 from minidiff.evaluate.oracle import compare, oracle
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, draw
+from minidiff.proofs.claims import Row, draw
 from minidiff.samplers.differentiable import sample_with_gradients
 from minidiff.train.finetune import tuned
 

@@ -13,8 +13,8 @@ from minidiff.inversion.ddim import Inverted, invert
 from minidiff.inversion.edit_friendly import edit_friendly
 from minidiff.inversion.null_text import learn_nulls
 from minidiff.pipe.pipe import Pipe
+from minidiff.proofs.claims import Row, mean_scores, together
 from minidiff.proofs.null_text import guided
-from minidiff.proofs.prove import Row, mean_scores, together
 
 STEPS = 25
 ATTENTION = dict(cross=0.5, self_=1.0)

@@ -12,7 +12,7 @@ from minidiff.core.denoise import sample
 from minidiff.inversion.ddim import ddim_invert, invert_step
 from minidiff.inversion.edict import doubled, edict, edict_invert, edict_sample
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, mean_scores, together
+from minidiff.proofs.claims import Row, mean_scores, together
 
 
 def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:

@@ -7,8 +7,8 @@ from minidiff.editing.sdedit import sdedit
 from minidiff.evaluate.metrics import masked_psnr
 from minidiff.inversion.edit_friendly import edit_friendly
 from minidiff.pipe.pipe import Pipe
+from minidiff.proofs.claims import Row, mean_scores, together
 from minidiff.proofs.edict import decimals, partial
-from minidiff.proofs.prove import Row, mean_scores, together
 
 
 def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:

@@ -7,7 +7,7 @@ from minidiff.editing.ddib import ddib
 from minidiff.editing.flowedit import flowedit
 from minidiff.inversion.edit_friendly import edit_friendly
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, mean_scores, together
+from minidiff.proofs.claims import Row, mean_scores, together
 
 
 def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:

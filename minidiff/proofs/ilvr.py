@@ -9,7 +9,7 @@ from minidiff.data import shapes
 from minidiff.editing.sdedit import sdedit
 from minidiff.evaluate.oracle import SHORT, oracle
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, draw, rank_correlation, share
+from minidiff.proofs.claims import Row, draw, rank_correlation, share
 from minidiff.restoration.ilvr import ilvr, low_band
 
 

@@ -11,7 +11,7 @@ from minidiff.bench.scores import grade
 from minidiff.editing.imagic import ETAS, choose_eta, learned, said_and_moved
 from minidiff.inversion.ddim import invert, replay
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row
+from minidiff.proofs.claims import Row
 from minidiff.weights.store import load_clip
 
 

@@ -14,7 +14,7 @@ from minidiff.editing.inpaint import inpaint
 from minidiff.evaluate.metrics import masked_psnr, psnr
 from minidiff.evaluate.oracle import SHORT, oracle
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, draw, rank_correlation, share
+from minidiff.proofs.claims import Row, draw, rank_correlation, share
 
 
 def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:

@@ -9,7 +9,7 @@ from minidiff.data.shapes import Scene
 from minidiff.editing.magicmix import choose, ghosting, magicmix
 from minidiff.evaluate.oracle import oracle
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, draw, share
+from minidiff.proofs.claims import Row, draw, share
 
 
 def concepts(n: int, seed: int) -> list[tuple[Scene, Scene]]:

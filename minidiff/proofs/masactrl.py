@@ -7,7 +7,7 @@ from minidiff.editing.masactrl import masactrl
 from minidiff.editing.plug_and_play import plug_and_play
 from minidiff.evaluate.metrics import psnr
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, mean_scores, together
+from minidiff.proofs.claims import Row, mean_scores, together
 
 
 def prove(pipe: Pipe, n: int, seed: int, **knobs) -> list[Row]:

@@ -9,7 +9,7 @@ from minidiff.editing.sdedit import sdedit
 from minidiff.evaluate.metrics import masked_psnr
 from minidiff.evaluate.oracle import oracle
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, draw, recoloured, share
+from minidiff.proofs.claims import Row, draw, recoloured, share
 from minidiff.proofs.sdedit import layout_overlap
 
 

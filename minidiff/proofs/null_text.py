@@ -12,7 +12,7 @@ from minidiff.evaluate.metrics import psnr
 from minidiff.inversion.ddim import Inverted, invert, replay
 from minidiff.inversion.null_text import learn_nulls
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, together
+from minidiff.proofs.claims import Row, together
 
 
 def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:

@@ -16,7 +16,7 @@ from minidiff.inversion.ddim import Inverted, invert, replay
 from minidiff.inversion.null_text import learn_nulls
 from minidiff.inversion.pivotal_tuning import tune
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, draw, share
+from minidiff.proofs.claims import Row, draw, share
 from minidiff.train.finetune import READS_TEXT, tuned
 
 STEPS = 25

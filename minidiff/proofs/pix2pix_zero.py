@@ -10,7 +10,7 @@ from minidiff.core.denoise import noise
 from minidiff.data import shapes
 from minidiff.editing.pix2pix_zero import direction, invert_white, pair_loss, phrases, pix2pix_zero
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, mean_scores, together
+from minidiff.proofs.claims import Row, mean_scores, together
 
 STEPS = 20
 

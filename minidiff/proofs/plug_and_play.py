@@ -6,7 +6,7 @@ from minidiff.bench.items import Item, items
 from minidiff.editing.plug_and_play import plug_and_play
 from minidiff.editing.sdedit import sdedit
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, mean_scores, rank_correlation, together
+from minidiff.proofs.claims import Row, mean_scores, rank_correlation, together
 
 STEPS = 20
 SHARES = (0.0, 0.5, 1.0)

@@ -9,7 +9,7 @@ from minidiff.editing.prompt_to_prompt import prompt_to_prompt
 from minidiff.evaluate.metrics import masked_psnr
 from minidiff.evaluate.oracle import ATTRIBUTES, compare, oracle
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, draw, object_region, recoloured
+from minidiff.proofs.claims import Row, draw, object_region, recoloured
 
 BATCH = 12
 

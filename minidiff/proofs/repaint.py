@@ -8,7 +8,7 @@ from minidiff.data import shapes
 from minidiff.data.shapes import Scene
 from minidiff.evaluate.oracle import NAME, oracle
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, draw, share
+from minidiff.proofs.claims import Row, draw, share
 from minidiff.restoration.jumps import evaluations, jumps
 from minidiff.restoration.repaint import repaint
 

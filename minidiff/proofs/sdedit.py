@@ -10,7 +10,7 @@ from minidiff.editing.sdedit import sdedit
 from minidiff.evaluate.metrics import psnr
 from minidiff.evaluate.oracle import SHORT, oracle
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, draw, object_region, rank_correlation, share
+from minidiff.proofs.claims import Row, draw, object_region, rank_correlation, share
 
 
 def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:

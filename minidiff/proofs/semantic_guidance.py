@@ -12,7 +12,7 @@ from minidiff.evaluate.oracle import oracle
 from minidiff.guidance.classifier_guidance import ancestral, noisy_classifier, pull
 from minidiff.guidance.semantic_guidance import semantic_guidance, wish
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, draw, recoloured, share
+from minidiff.proofs.claims import Row, draw, recoloured, share
 from minidiff.weights.store import load_clip
 
 

@@ -6,7 +6,7 @@ from minidiff.editing.sige import compare
 from minidiff.evaluate.metrics import psnr
 from minidiff.evaluate.oracle import SHORT, oracle
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, share, together
+from minidiff.proofs.claims import Row, share, together
 
 
 def small(n: int, seed: int) -> list[Item]:

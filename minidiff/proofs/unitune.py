@@ -10,7 +10,7 @@ from minidiff.bench.scores import grade
 from minidiff.editing.sdedit import sdedit
 from minidiff.editing.unitune import unitune
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row
+from minidiff.proofs.claims import Row
 
 UPDATES = (0, 20, 40, 80, 160)
 STRENGTHS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)

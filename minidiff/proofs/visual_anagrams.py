@@ -9,7 +9,7 @@ from minidiff.evaluate.metrics import psnr
 from minidiff.evaluate.oracle import SHORT, oracle
 from minidiff.guidance.visual_anagrams import VIEWS, visual_anagrams
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, draw, share
+from minidiff.proofs.claims import Row, draw, share
 
 NEGATIVE = {"red": "cyan", "cyan": "red", "yellow": "blue", "green": "pink", "pink": "green"}
 

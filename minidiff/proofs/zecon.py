@@ -8,7 +8,7 @@ from minidiff.editing.sdedit import sdedit
 from minidiff.editing.zecon import zecon
 from minidiff.evaluate.oracle import oracle
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, draw, share
+from minidiff.proofs.claims import Row, draw, share
 
 CONTENT = ("count", "shape", "color", "size", "position")
 STYLES = (1.0, 2.0, 3.0)  # of the run without the contrast
