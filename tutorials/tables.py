@@ -1,32 +1,40 @@
-"""What the pages copy from the code: tables of names, and the lines of an algorithm. `make figures`
-runs this too.
+"""What README and the pages copy: tables of names and lines of algorithms from the code, tables of
+figures from tutorials/measured/*.json. The last stage of `make refresh`.
 
     python tutorials/tables.py  # rewrites what stands between <!-- table NAME --> and <!-- end -->,
                                           # and between <!-- code FILE NAME --> and <!-- end -->,
                                           # and between <!-- output --> and <!-- end -->
 
-A table is the one that the package itself uses. Code is a function of minidiff/FILE without its
+A table is the one that the package itself uses, or what `minidiff evaluate` and `minidiff prove`
+wrote. Code is a function of minidiff/FILE without its
 docstring. Output is what the Python block right above prints.
 """
 
 import ast
 import contextlib
 import io
+import json
 import os
 import re
 import tempfile
 import textwrap
 from pathlib import Path
 
+from minidiff.evaluate.evaluate import ROWS, SETS
 from minidiff.formats.family import DROPPED, VARIANTS
 from minidiff.formats.keymaps import RESNET, TABLES
 from minidiff.formats.layouts import MINIDIFF, ORIGINAL, TOWERS
 from minidiff.learn.exercise import LADDERS
 from minidiff.learn.exercises import exercises
+from minidiff.proofs.prove import HEAD, cells, proofs
 from minidiff.techniques import TECHNIQUES
+from minidiff.weights.store import PARTS, manifest
 
 HERE = Path(__file__).parent
 SOURCE = HERE.parent / "minidiff"
+MEASURED = HERE / "measured"
+README = HERE.parent / "README.md"
+SHOWN = ("ddim-inversion", "sdedit", "prompt-to-prompt")  # the proofs that README shows
 CODE = re.compile(r"(<!-- code ([\w/.]+) (\w+) -->\n).*?(<!-- end -->)", re.S)
 OUTPUT = re.compile(r"(```python\n([^`]*)```\n\n<!-- output -->\n).*?(<!-- end -->)", re.S)
 BLOCK = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
@@ -133,7 +141,88 @@ def techniques() -> str:
     return head + "\n".join(rows)
 
 
+def measured(name: str) -> dict | None:
+    """What was measured last; None: nothing yet."""
+    file = MEASURED / f"{name}.json"
+    return json.loads(file.read_text()) if file.exists() else None
+
+
+def percent(cell: dict | None) -> str:
+    """Mean and 95% interval of a cell of `minidiff evaluate`."""
+    return f"{cell['mean']:.0f} ({cell['low']:.0f} to {cell['high']:.0f})" if cell else ""
+
+
+def evaluated() -> str:
+    """The shipped model, attribute by attribute, and what the measures themselves are worth."""
+    found = measured("tiny")
+    if not found:
+        return "Not measured yet: `make refresh`."
+    columns = found["sets"]
+    rows = []
+    for name in ROWS:
+        said = {"joint": "**everything stated**", "silhouette": "silhouette, IoU"}.get(name, name)
+        rows.append([said, *[percent(columns[c].get(name)) for c in SETS]])
+    head = ["percent (95%)", *[f"{c} ({columns[c]['joint']['n']})" for c in SETS]]
+    ideal = {name: found[name]["joint"] for name in ("renders", "round trips")}
+    return (
+        f"`minidiff evaluate tiny --n {found['n']} --seed {found['seed']}`, {found['steps']} "
+        f"steps, guidance {found['scale']:g}; what a prompt states is counted, and "
+        '"held out" tuples were never trained on:\n\n'
+        + plain(head, rows)
+        + f"\n\nThe autoencoder's round trip has {found['vae_psnr']['mean']:.1f} dB; the oracle "
+        f"reads everything right in {ideal['renders']['mean']:.1f}% of {ideal['renders']['n']} "
+        f"held-out renders and in {ideal['round trips']['mean']:.1f}% of their round trips."
+    )
+
+
+def models() -> str:
+    """All shipped models: what they cost, and how often everything that is stated is right."""
+    rows = []
+    for name, parts in PARTS.items():
+        found = measured(name)
+        if not found:
+            continue
+        cost = manifest()[parts["net"]]
+        joint = {c: row["joint"] for c, row in found["sets"].items()}
+        counts = sorted({cell["n"] for cell in joint.values()})
+        rows.append(
+            [
+                f"`{name}`",
+                f"{cost['cpu_minutes']:.0f}",
+                f"{found['scale']:g}",
+                *[percent(joint.get(c)) for c in SETS],
+                percent(joint.get("classes")),
+                ", ".join(map(str, counts)),
+            ]
+        )
+    head = ["everything stated, %", "CPU minutes", "guidance", *SETS, "classes", "n a column"]
+    return plain(head, rows)
+
+
+def plain(head, rows) -> str:
+    """A Markdown table of text as it is."""
+    rule = ["---"] * len(head)
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, rule, *rows])
+
+
+def proved(names: tuple[str, ...] = ()) -> str:
+    """The claims of some proofs (default: all), and how many hold of all that were measured."""
+    results = [r for r in (measured(f"proofs/{name}") for name in proofs()) if r]
+    every = [row for result in results for row in result["rows"]]
+    shown = [cells(row) for row in every if not names or row["proof"] in names]
+    holding = sum(row["holds"] for row in every)
+    return (
+        plain(HEAD, shown)
+        + f"\n\n{holding} of the {len(every)} claims of {len(results)} measured proofs hold (there "
+        f"are {len(proofs())} proofs)."
+    )
+
+
 MADE = {
+    "evaluated": evaluated,
+    "models": models,
+    "proofs": proved,
+    "proofs-in-short": lambda: proved(SHOWN),
     "techniques": techniques,
     "apart": apart,
     "ladders": ladders,
@@ -192,7 +281,7 @@ def filled(text: str) -> str:
 
 
 def main() -> None:
-    for page in sorted(HERE.rglob("*.md")):
+    for page in (README, *sorted(HERE.rglob("*.md"))):
         old = page.read_text()
         if (new := filled(old)) != old:
             page.write_text(new)
