@@ -3,11 +3,12 @@ figures from tutorials/measured/*.json. The last stage of `make refresh`.
 
     python tutorials/tables.py  # rewrites what stands between <!-- table NAME --> and <!-- end -->,
                                           # and between <!-- code FILE NAME --> and <!-- end -->,
-                                          # and between <!-- output --> and <!-- end -->
+                                          # and between <!-- output --> and <!-- end -->,
+                                          # and between <!-- proof NAME --> and <!-- end -->
 
 A table is the one that the package itself uses, or what `minidiff evaluate` and `minidiff prove`
-wrote. Code is a function of minidiff/FILE without its
-docstring. Output is what the Python block right above prints.
+wrote. Code is a function of minidiff/FILE without its docstring. Output is what the Python block
+right above prints. A proof is what `minidiff prove NAME` found.
 """
 
 import ast
@@ -37,6 +38,7 @@ README = HERE.parent / "README.md"
 SHOWN = ("ddim-inversion", "sdedit", "prompt-to-prompt")  # the proofs that README shows
 CODE = re.compile(r"(<!-- code ([\w/.]+) (\w+) -->\n).*?(<!-- end -->)", re.S)
 OUTPUT = re.compile(r"(```python\n([^`]*)```\n\n<!-- output -->\n).*?(<!-- end -->)", re.S)
+PROOF = re.compile(r"(<!-- proof ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 BLOCK = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 
 
@@ -148,8 +150,11 @@ def measured(name: str) -> dict | None:
 
 
 def percent(cell: dict | None) -> str:
-    """Mean and 95% interval of a cell of `minidiff evaluate`."""
-    return f"{cell['mean']:.0f} ({cell['low']:.0f} to {cell['high']:.0f})" if cell else ""
+    """Mean of a cell of `minidiff evaluate`, with its 95% interval if that is known."""
+    if not cell:
+        return ""
+    known = cell["low"] is not None
+    return f"{cell['mean']:.0f}" + (f" ({cell['low']:.0f} to {cell['high']:.0f})" if known else "")
 
 
 def evaluated() -> str:
@@ -164,15 +169,18 @@ def evaluated() -> str:
         rows.append([said, *[percent(columns[c].get(name)) for c in SETS]])
     head = ["percent (95%)", *[f"{c} ({columns[c]['joint']['n']})" for c in SETS]]
     ideal = {name: found[name]["joint"] for name in ("renders", "round trips")}
-    return (
+    how = (
         f"`minidiff evaluate tiny --n {found['n']} --seed {found['seed']}`, {found['steps']} "
         f"steps, guidance {found['scale']:g}; what a prompt states is counted, and "
-        '"held out" tuples were never trained on:\n\n'
-        + plain(head, rows)
-        + f"\n\nThe autoencoder's round trip has {found['vae_psnr']['mean']:.1f} dB; the oracle "
-        f"reads everything right in {ideal['renders']['mean']:.1f}% of {ideal['renders']['n']} "
-        f"held-out renders and in {ideal['round trips']['mean']:.1f}% of their round trips."
+        '"held out" tuples were never trained on:'
     )
+    worth = (
+        f"The autoencoder's round trip has {found['vae_psnr']['mean']:.1f} dB; the oracle reads "
+        f"everything right in {ideal['renders']['mean']:.1f}% of {ideal['renders']['n']} held-out "
+        f"renders and in {ideal['round trips']['mean']:.1f}% of their round trips."
+    )
+    notes = [found["note"]] if found.get("note") else []
+    return "\n\n".join([how, plain(head, rows), worth, *remarks(notes)])
 
 
 def models() -> str:
@@ -205,17 +213,35 @@ def plain(head, rows) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, rule, *rows])
 
 
+def results() -> list[dict]:
+    """What every measured proof wrote, in the order of the proofs."""
+    return [r for r in (measured(f"proofs/{name}") for name in proofs()) if r]
+
+
 def proved(names: tuple[str, ...] = ()) -> str:
     """The claims of some proofs (default: all), and how many hold of all that were measured."""
-    results = [r for r in (measured(f"proofs/{name}") for name in proofs()) if r]
-    every = [row for result in results for row in result["rows"]]
+    found = results()
+    every = [row for result in found for row in result["rows"]]
     shown = [cells(row) for row in every if not names or row["proof"] in names]
     holding = sum(row["holds"] for row in every)
-    return (
-        plain(HEAD, shown)
-        + f"\n\n{holding} of the {len(every)} claims of {len(results)} measured proofs hold (there "
-        f"are {len(proofs())} proofs)."
-    )
+    notes = {result["note"] for result in found if result.get("note")}
+    said = f"{holding} of the {len(every)} claims of {len(found)} measured proofs hold; there are "
+    return "\n\n".join([plain(HEAD, shown), f"{said}{len(proofs())} proofs.", *remarks(notes)])
+
+
+def remarks(notes) -> list[str]:
+    """What is to be known about figures that no run of the present code wrote."""
+    return [f"(These figures: {note}.)" for note in sorted(notes)]
+
+
+def proof(name: str) -> str:
+    """The claims of one proof, for its page. KeyError: there is no such proof."""
+    found = measured(f"proofs/{name}")
+    if name not in proofs():
+        raise KeyError(name)
+    if not found:
+        return f"(Not measured yet with the weights as they are: `minidiff prove {name}`.)"
+    return plain(HEAD[1:], [cells(row)[1:] for row in found["rows"]])
 
 
 MADE = {
@@ -276,6 +302,7 @@ def filled(text: str) -> str:
     that name.
     """
     text = OUTPUT.sub(lambda m: f"{m[1]}{output(m[2])}\n{m[3]}", text)
+    text = PROOF.sub(lambda m: f"{m[1]}{proof(m[2])}\n{m[3]}", text)
     text = BLOCK.sub(lambda m: f"{m[1]}{MADE[m[2]]()}\n{m[3]}", text)
     return CODE.sub(lambda m: f"{m[1]}{code(m[2], m[3])}\n{m[4]}", text)
 

@@ -30,7 +30,7 @@ def alike(n: int, seed: int, split: str = "test") -> list[Scene]:
 
 def prove(pipe: Pipe, n: int, seed: int, **knobs) -> list[Row]:
     """Two things of one colour, a pair that training never saw, drawn without guidance by the tiny
-    transformer, which forgets a third of them: with and without, same seeds.
+    transformer, which then forgets things: with and without, same seeds.
     """
     pipe = minidiff.load("tiny-dit") if pipe.name == "tiny" else pipe
     scenes = alike(n, seed)
