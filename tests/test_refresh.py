@@ -60,7 +60,7 @@ def test_every_program_of_a_stage_exists(refresh, tmp_path):
     assert len({s.name for s in every}) == len(every)
     for s in every:
         for first, *rest in s.commands:
-            assert first == "-m" and rest[0] == "minidiff" or (ROOT / first).is_file(), s.name
+            assert (first == "-m" and rest[0] == "minidiff") or (ROOT / first).is_file(), s.name
 
 
 def test_stages_are_listed_and_an_unknown_one_is_refused(refresh, capsys):
