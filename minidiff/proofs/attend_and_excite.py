@@ -18,7 +18,7 @@ REGIME = dict(steps=25, scale=1.0)
 
 
 def alike(n: int, seed: int, split: str = "test") -> list[Scene]:
-    """Scenes of two things of one colour, which no training scene is: the rarest pairs there are."""
+    """Scenes of two things of one colour, which no training scene shows."""
     rng = np.random.default_rng(seed)
     scenes = []
     for _ in range(n):

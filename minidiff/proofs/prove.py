@@ -14,6 +14,7 @@ import hashlib
 from dataclasses import asdict
 from importlib import import_module
 from importlib.util import find_spec
+from math import isfinite
 from pathlib import Path
 from time import process_time
 
@@ -107,10 +108,11 @@ def measure(name: str, proof, pipe: Pipe, made_of: dict, file: Path | None) -> d
 
 
 def as_facts(name: str, row: Row) -> dict:
-    """A row for JSON: plain numbers, the proof's name, the verdict."""
+    """A row for JSON: plain numbers, None for what is none, the proof's name, the verdict."""
     facts = {"proof": name, **asdict(row), "holds": row.holds}
     for key in ("figure", "threshold", "baseline", "low", "high"):
-        facts[key] = None if facts[key] is None else float(facts[key])
+        known = facts[key] is not None and isfinite(facts[key])
+        facts[key] = float(facts[key]) if known else None
     return facts
 
 
@@ -171,6 +173,8 @@ def verdict(row: dict) -> str:
 
 def figure(row: dict) -> str:
     """The figure, with its interval where it has one."""
+    if row["figure"] is None:
+        return "not a number"
     if row["low"] is None:
         return f"{row['figure']:.2f}"
     return f"{row['figure']:.2f} ({row['low']:.2f} to {row['high']:.2f})"

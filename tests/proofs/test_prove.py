@@ -20,7 +20,7 @@ from minidiff.proofs.claims import (
     rank_correlation,
     recoloured,
 )
-from minidiff.proofs.prompt_to_prompt import prove as prove_prompt_to_prompt
+from minidiff.proofs.masked_sdedit import prove as prove_masked_sdedit
 from minidiff.proofs.prove import code_of, prove
 
 
@@ -150,6 +150,16 @@ def test_what_was_measured_is_not_measured_again_until_something_changes(two, tm
     assert len(two.runs) == 5
 
 
+def test_a_figure_that_is_not_a_number_is_kept_as_failing(two, monkeypatch, tmp_path, capsys):
+    def nothing(pipe, n, seed):
+        """Nothing."""
+        return counted([Row("nothing over nothing", float("nan"), 0.0)], n)
+
+    monkeypatch.setattr(runner, "import_module", lambda name: SimpleNamespace(prove=nothing))
+    facts = prove(minidiff.build("tiny"), names=("a",), out=tmp_path)
+    assert not facts["passed"] and "not a number" in capsys.readouterr().out
+
+
 def test_what_is_done_stays_when_the_rest_is_interrupted(two, tmp_path, capsys):
     tiny = minidiff.build("tiny")
     two.stop.append(True)
@@ -207,7 +217,7 @@ def test_unknown_proof_lists_the_known_ones():
 def test_each_proof_runs_on_an_untrained_model_and_fails_there():
     pipe = minidiff.load("tiny")
     pipe.net = minidiff.build("tiny", seed=0).net
-    rows = prove_prompt_to_prompt(pipe, 2, 0)
+    rows = prove_masked_sdedit(pipe, 2, 0)
     assert not all(r.holds for r in rows)
     assert all(r.n == 2 and r.source in SOURCES for r in rows)
     assert all(torch.isfinite(torch.tensor(float(r.figure))) for r in rows)
