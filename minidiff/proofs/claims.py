@@ -132,11 +132,6 @@ def item_scores(edits: Tensor, its: list[Item], ceiling: Tensor) -> dict[str, np
     return {name: _numbers([float(r[name]) for r in rows]) for name in (*"TKBCD", "score")}
 
 
-def mean_scores(edits: Tensor, its: list[Item], ceiling: Tensor) -> dict[str, float]:
-    """`item_scores`, averaged."""
-    return {name: float(v.mean()) for name, v in item_scores(edits, its, ceiling).items()}
-
-
 def share(right: Tensor) -> float:
     """Share of verdicts (b,) that say yes."""
     return right.float().mean().item()
