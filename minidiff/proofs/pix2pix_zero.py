@@ -48,7 +48,7 @@ def prove(pipe: Pipe, n: int, seed: int, **knobs) -> list[Row]:
     for item, (before, after) in zip(its, captions):
         exact.append((pipe.embed(item.target).text - pipe.embed(item.source).text).flatten())
         learned.append(direction(pipe, before, after).flatten())
-        short.append(direction(pipe, *phrases(item.source, item.target)).flatten())
+        short.append(direction(pipe, *phrases(pipe.tokenizer, item.source, item.target)).flatten())
 
     def cosine(a: list[Tensor], b: list[Tensor]) -> list[float]:
         return [F.cosine_similarity(x, y, 0).item() for x, y in zip(a, b)]
