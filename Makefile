@@ -23,7 +23,7 @@ JOBS ?= 2
 test verify-exercises: export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full train bench bench-sd notebooks figures check verify-exercises site check-site lint format clean
+.PHONY: help demo test test-full train bench bench-sd notebooks figures refresh check verify-exercises site check-site lint format clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /	/' | expand -t 12
@@ -51,6 +51,9 @@ notebooks: $(VENV)/.lab  ## JupyterLab with all notebooks, solved and blank, and
 
 figures: $(VENV)/.done  ## every figure of README and tutorials, drawn by the shipped model -> tutorials/figures/
 	$(BIN)/python tutorials/figures.py
+
+refresh: $(VENV)/.lab  ## all that quotes or shows the weights, made anew (hours); ARGS="--list" or "--only readme"; BENCH=1 scores, too
+	$(BIN)/python tutorials/refresh.py $(if $(BENCH),--score) $(ARGS)
 
 check: $(VENV)/.done  ## grade a file of your own functions: MINIDIFF_SOLUTIONS=mywork.py make check
 	@test -n "$(MINIDIFF_SOLUTIONS)" || { echo "which file? MINIDIFF_SOLUTIONS=mywork.py make check"; exit 2; }

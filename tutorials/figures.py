@@ -25,7 +25,7 @@ from minidiff.evaluate.evaluate import learning_figure
 from minidiff.evaluate.metrics import masked_psnr, psnr
 from minidiff.inversion.ddim import ddim_invert
 from minidiff.io import grid, write_bytes
-from minidiff.proofs.prove import draw as some_scenes
+from minidiff.proofs.claims import draw as some_scenes
 from minidiff.proofs.repaint import half_holes
 from minidiff.proofs.sdedit import blobs
 from minidiff.restoration.ddnm import ddnm_sample

@@ -1,34 +1,44 @@
-"""What the pages copy from the code: tables of names, and the lines of an algorithm. `make figures`
-runs this too.
+"""What README and the pages copy: tables of names and lines of algorithms from the code, tables of
+figures from tutorials/measured/*.json. The last stage of `make refresh`.
 
     python tutorials/tables.py  # rewrites what stands between <!-- table NAME --> and <!-- end -->,
                                           # and between <!-- code FILE NAME --> and <!-- end -->,
-                                          # and between <!-- output --> and <!-- end -->
+                                          # and between <!-- output --> and <!-- end -->,
+                                          # and between <!-- proof NAME --> and <!-- end -->
 
-A table is the one that the package itself uses. Code is a function of minidiff/FILE without its
-docstring. Output is what the Python block right above prints.
+A table is the one that the package itself uses, or what `minidiff evaluate` and `minidiff prove`
+wrote. Code is a function of minidiff/FILE without its docstring. Output is what the Python block
+right above prints. A proof is what `minidiff prove NAME` found.
 """
 
 import ast
 import contextlib
 import io
+import json
 import os
 import re
 import tempfile
 import textwrap
 from pathlib import Path
 
+from minidiff.evaluate.evaluate import ROWS, SETS
 from minidiff.formats.family import DROPPED, VARIANTS
 from minidiff.formats.keymaps import RESNET, TABLES
 from minidiff.formats.layouts import MINIDIFF, ORIGINAL, TOWERS
 from minidiff.learn.exercise import LADDERS
 from minidiff.learn.exercises import exercises
+from minidiff.proofs.prove import HEAD, cells, proofs
 from minidiff.techniques import TECHNIQUES
+from minidiff.weights.store import PARTS, manifest
 
 HERE = Path(__file__).parent
 SOURCE = HERE.parent / "minidiff"
+MEASURED = HERE / "measured"
+README = HERE.parent / "README.md"
+SHOWN = ("ddim-inversion", "sdedit", "prompt-to-prompt")  # the proofs that README shows
 CODE = re.compile(r"(<!-- code ([\w/.]+) (\w+) -->\n).*?(<!-- end -->)", re.S)
 OUTPUT = re.compile(r"(```python\n([^`]*)```\n\n<!-- output -->\n).*?(<!-- end -->)", re.S)
+PROOF = re.compile(r"(<!-- proof ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 BLOCK = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 
 
@@ -133,7 +143,112 @@ def techniques() -> str:
     return head + "\n".join(rows)
 
 
+def measured(name: str) -> dict | None:
+    """What was measured last; None: nothing yet."""
+    file = MEASURED / f"{name}.json"
+    return json.loads(file.read_text()) if file.exists() else None
+
+
+def percent(cell: dict | None) -> str:
+    """Mean of a cell of `minidiff evaluate`, with its 95% interval if that is known."""
+    if not cell:
+        return ""
+    known = cell["low"] is not None
+    return f"{cell['mean']:.0f}" + (f" ({cell['low']:.0f} to {cell['high']:.0f})" if known else "")
+
+
+def evaluated() -> str:
+    """The shipped model, attribute by attribute, and what the measures themselves are worth."""
+    found = measured("tiny")
+    if not found:
+        return "Not measured yet: `make refresh`."
+    columns = found["sets"]
+    rows = []
+    for name in ROWS:
+        said = {"joint": "**everything stated**", "silhouette": "silhouette, IoU"}.get(name, name)
+        rows.append([said, *[percent(columns[c].get(name)) for c in SETS]])
+    head = ["percent (95%)", *[f"{c} ({columns[c]['joint']['n']})" for c in SETS]]
+    ideal = {name: found[name]["joint"] for name in ("renders", "round trips")}
+    how = (
+        f"`minidiff evaluate tiny --n {found['n']} --seed {found['seed']}`, {found['steps']} "
+        f"steps, guidance {found['scale']:g}; what a prompt states is counted, and "
+        '"held out" tuples were never trained on:'
+    )
+    worth = (
+        f"The autoencoder's round trip has {found['vae_psnr']['mean']:.1f} dB; the oracle reads "
+        f"everything right in {ideal['renders']['mean']:.1f}% of {ideal['renders']['n']} held-out "
+        f"renders and in {ideal['round trips']['mean']:.1f}% of their round trips."
+    )
+    notes = [found["note"]] if found.get("note") else []
+    return "\n\n".join([how, plain(head, rows), worth, *remarks(notes)])
+
+
+def models() -> str:
+    """All shipped models: what they cost, and how often everything that is stated is right."""
+    rows = []
+    for name, parts in PARTS.items():
+        found = measured(name)
+        if not found:
+            continue
+        cost = manifest()[parts["net"]]
+        joint = {c: row["joint"] for c, row in found["sets"].items()}
+        counts = sorted({cell["n"] for cell in joint.values()})
+        rows.append(
+            [
+                f"`{name}`",
+                f"{cost['cpu_minutes']:.0f}",
+                f"{found['scale']:g}",
+                *[percent(joint.get(c)) for c in SETS],
+                percent(joint.get("classes")),
+                ", ".join(map(str, counts)),
+            ]
+        )
+    head = ["everything stated, %", "CPU minutes", "guidance", *SETS, "classes", "n a column"]
+    return plain(head, rows)
+
+
+def plain(head, rows) -> str:
+    """A Markdown table of text as it is."""
+    rule = ["---"] * len(head)
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, rule, *rows])
+
+
+def results() -> list[dict]:
+    """What every measured proof wrote, in the order of the proofs."""
+    return [r for r in (measured(f"proofs/{name}") for name in proofs()) if r]
+
+
+def proved(names: tuple[str, ...] = ()) -> str:
+    """The claims of some proofs (default: all), and how many hold of all that were measured."""
+    found = results()
+    every = [row for result in found for row in result["rows"]]
+    shown = [cells(row) for row in every if not names or row["proof"] in names]
+    holding = sum(row["holds"] for row in every)
+    notes = {result["note"] for result in found if result.get("note")}
+    said = f"{holding} of the {len(every)} claims of {len(found)} measured proofs hold; there are "
+    return "\n\n".join([plain(HEAD, shown), f"{said}{len(proofs())} proofs.", *remarks(notes)])
+
+
+def remarks(notes) -> list[str]:
+    """What is to be known about figures that no run of the present code wrote."""
+    return [f"(These figures: {note}.)" for note in sorted(notes)]
+
+
+def proof(name: str) -> str:
+    """The claims of one proof, for its page. KeyError: there is no such proof."""
+    found = measured(f"proofs/{name}")
+    if name not in proofs():
+        raise KeyError(name)
+    if not found:
+        return f"(Not measured yet with the weights as they are: `minidiff prove {name}`.)"
+    return plain(HEAD[1:], [cells(row)[1:] for row in found["rows"]])
+
+
 MADE = {
+    "evaluated": evaluated,
+    "models": models,
+    "proofs": proved,
+    "proofs-in-short": lambda: proved(SHOWN),
     "techniques": techniques,
     "apart": apart,
     "ladders": ladders,
@@ -187,12 +302,13 @@ def filled(text: str) -> str:
     that name.
     """
     text = OUTPUT.sub(lambda m: f"{m[1]}{output(m[2])}\n{m[3]}", text)
+    text = PROOF.sub(lambda m: f"{m[1]}{proof(m[2])}\n{m[3]}", text)
     text = BLOCK.sub(lambda m: f"{m[1]}{MADE[m[2]]()}\n{m[3]}", text)
     return CODE.sub(lambda m: f"{m[1]}{code(m[2], m[3])}\n{m[4]}", text)
 
 
 def main() -> None:
-    for page in sorted(HERE.rglob("*.md")):
+    for page in (README, *sorted(HERE.rglob("*.md"))):
         old = page.read_text()
         if (new := filled(old)) != old:
             page.write_text(new)

@@ -1,6 +1,7 @@
 """Commands that measure: evaluate, prove, bench, doctor. Their exit code is 1 if a claim fails."""
 
 import sys
+from pathlib import Path
 
 from minidiff.cli.common import device, find, given, load, parse, parser, report, write_facts
 from minidiff.cli.options import arguments
@@ -21,9 +22,17 @@ def prove(rest: list[str]) -> int:
     run = find("minidiff.proofs.prove:prove")
     p = parser("prove", json=True)
     p.add_argument("names", nargs="*", metavar="NAME", help="which (default: all)")
-    names = arguments(p, run, skip=("pipe", "names"))
-    args = parse(p, rest)
-    facts = run(load(args), names=tuple(args.names), **given(args, names))
+    names = arguments(p, run, skip=("pipe", "names", "out"))
+    p.add_argument(
+        "--out",
+        type=Path,
+        default=Path("out/proofs"),
+        metavar="FOLDER",
+        help="one JSON file a proof; what was measured with the same settings, code and weights is "
+        "not measured again (default out/proofs)",
+    )
+    args = parse(p, rest, pictures=())
+    facts = run(load(args), names=tuple(args.names), out=args.out, **given(args, names))
     write_facts(facts, args.json)
     return 0 if facts["passed"] else 1
 

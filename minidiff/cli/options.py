@@ -17,6 +17,7 @@ import types
 from pathlib import Path
 from typing import Literal, NoReturn, Union, get_args, get_origin
 
+OWN_SCALE = "guidance, 1 is none; default: the model's own"
 SCALARS = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}
 
 
@@ -63,7 +64,8 @@ def arguments(parser: argparse.ArgumentParser, fn, skip: tuple[str, ...] = ()) -
             continue
         plain = isinstance(p.default, bool) or p.default in (None, "", ())
         shown = "required" if required else "" if plain else f"default {p.default}"
-        text = "; ".join(t for t in (texts.get(p.name, ""), shown) if t).replace("%", "%%")
+        told = texts.get(p.name, OWN_SCALE if p.name == "scale" and p.default is None else "")
+        text = "; ".join(t for t in (told, shown) if t).replace("%", "%%")
         parser.add_argument(
             flag(p.name),
             dest=p.name,

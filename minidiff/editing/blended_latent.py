@@ -98,7 +98,7 @@ def blended_latent(
     grow: int = 0,
     background: Literal["paste", "decoder", "none"] = "paste",
     steps: int = 40,
-    scale: float = 3.0,
+    scale: float | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> Tensor:

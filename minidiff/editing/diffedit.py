@@ -97,7 +97,7 @@ def diffedit(
     level: float = 0.5,
     samples: int = 10,
     steps: int = 50,
-    scale: float = 3.0,
+    scale: float | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> Tensor:
@@ -111,7 +111,7 @@ def diffedit(
     grow       widen the mask that is found by so many latent cells
     level      share of noise at which the prompts are compared
     samples    noises over which they are compared
-    scale      guidance of the redrawing; the inversion has none
+    scale      guidance of the redrawing, by default the model's own; the inversion has none
 
     Equal prompts disagree nowhere: the mask is empty and the picture comes back as it was.
     ValueError: strength outside 0..1, threshold outside (0, 1), a negative `grow`, sizes that do

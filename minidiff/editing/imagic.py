@@ -89,13 +89,14 @@ def learned(
     batch: int = 8,
     inverted: bool = True,
     steps: int = 25,
-    scale: float = 3.0,
+    scale: float | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> Iterator[Walk]:
     """Stages A and B for one picture (1 3 H W): the `Walk`,
     valid inside the block; then the network is as it was.
     """
+    scale = pipe.scale if scale is None else scale
     with in_float32(pipe):
         z = pipe.encode(image)
         e_target = pipe.embed(target).text
@@ -172,7 +173,7 @@ def imagic(
     batch: int = 8,
     inverted: bool = True,
     steps: int = 25,
-    scale: float = 3.0,
+    scale: float | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> Tensor:

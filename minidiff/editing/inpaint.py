@@ -75,7 +75,7 @@ def inpaint(
     seen = surroundings(pipe, image, mask) if sees else None  # b 1+c h w
     m = None if sees else to_latent_mask(mask, pipe)
     cond, null = (pipe.embed(p).expand(len(z)).replace(image=seen) for p in (prompt, negative))
-    denoise = cfg_batched(pipe.eps, null, pipe.scale if scale is None else scale)
+    denoise = cfg_batched(pipe.eps, null, scale)
     n = noise(z.shape, seed, z.device, z.dtype)
     if len(ts) > 1:  # 0 steps: nothing is drawn
         x = pipe.start_std * n if strength == 1 else pipe.noised(z, ts[0], n)

@@ -114,7 +114,7 @@ def masactrl(
     words: tuple[str, str] | None = None,
     threshold: float = 0.3,
     steps: int = 50,
-    scale: float = 3.0,
+    scale: float | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> Tensor:

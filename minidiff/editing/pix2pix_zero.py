@@ -162,7 +162,7 @@ def pix2pix_zero(
     whiten: float = 0.0,
     rounds: int = 5,
     steps: int = 50,
-    scale: float = 3.0,
+    scale: float | None = None,
     progress: bool = False,
 ) -> Tensor:
     """Pictures `image` (b 3 H W) in [-1, 1], described by

@@ -84,7 +84,7 @@ def plug_and_play(
     attention: float = 0.5,
     away: float = 0.0,
     steps: int = 50,
-    scale: float = 3.0,
+    scale: float | None = None,
     progress: bool = False,
 ) -> Tensor:
     """Pictures `image` (b 3 H W) in [-1, 1], described by `source` ("" will do), redrawn as

@@ -361,13 +361,14 @@ def word_maps(
     prompt: str,
     *,
     steps: int = 50,
-    scale: float = 3.0,
+    scale: float | None = None,
     seed: int = 0,
     side: int | None = None,
 ) -> tuple[Tensor, list[str], Tensor]:
     """(picture (1 3 H W), words, maps (words H W) in [0, 1]): where each word of the prompt was
     looked at. `side`: shorter side of the maps that are read.
     """
+    scale = pipe.scale if scale is None else scale
     x = pipe.start(1, seed)
     cond = pipe.embed(prompt)
     null = pipe.null()

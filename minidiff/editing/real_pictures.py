@@ -64,7 +64,7 @@ def direct_inversion(
     cross: float | None = 0.3,
     self_: float = 0.9,
     steps: int = 50,
-    scale: float = 3.0,
+    scale: float | None = None,
     progress: bool = False,
     **knobs,
 ) -> Tensor:
@@ -106,7 +106,7 @@ def negative_prompt(
     cross: float | None = 0.3,
     self_: float = 0.9,
     steps: int = 50,
-    scale: float = 3.0,
+    scale: float | None = None,
     progress: bool = False,
     **knobs,
 ) -> Tensor:
@@ -148,7 +148,7 @@ def null_text(
     cross: float | None = 0.3,
     self_: float = 0.9,
     steps: int = 50,
-    scale: float = 3.0,
+    scale: float | None = None,
     progress: bool = False,
     **knobs,
 ) -> Tensor:
@@ -206,7 +206,7 @@ def pivotal_tuning(
     cross: float = 0.8,
     self_: float = 0.8,
     steps: int = 25,
-    scale: float = 3.0,
+    scale: float | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> Tensor:

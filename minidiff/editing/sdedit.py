@@ -40,7 +40,7 @@ def sdedit(
     *,
     strength: float = 0.6,
     steps: int = 50,
-    scale: float = 3.0,
+    scale: float | None = None,
     mask: Tensor | None = None,
     outside: Tensor | None = None,
     repeats: int = 1,

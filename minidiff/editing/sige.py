@@ -228,7 +228,7 @@ def compare(
     tile: int = 1,
     grow: int = 1,
     steps: int = 50,
-    scale: float = 3.0,
+    scale: float | None = None,
     seed: int = 0,
     dense: bool = True,
 ) -> dict:
@@ -275,7 +275,7 @@ def sige(
     tile: int = 1,
     grow: int = 1,
     steps: int = 50,
-    scale: float = 3.0,
+    scale: float | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> Tensor:

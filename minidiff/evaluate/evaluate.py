@@ -197,7 +197,7 @@ def evaluate(
     *,
     n: int = 192,
     steps: int = 50,
-    scale: float = 3.0,
+    scale: float | None = None,
     interval: tuple[float, float] | None = None,
     seed: int = 0,
     json: str | Path | None = None,
@@ -218,6 +218,7 @@ def evaluate(
         )
     if json:
         check_target(json, kinds=(".json",))
+    scale = pipe.scale if scale is None else scale
     sets = prompt_sets(n, seed, pipe.classes)
     start = time.process_time()
     how = dict(steps=steps, scale=scale, interval=interval)
@@ -302,7 +303,7 @@ def learning_curve(
     *,
     n: int = 64,
     steps: int = 25,
-    scale: float = 3.0,
+    scale: float | None = None,
     seed: int = 0,
     json: str | Path | None = None,
     progress: bool = True,
@@ -314,6 +315,7 @@ def learning_curve(
     prompts of one object with the same noise; the pipe itself keeps its weights.
     """
     pipe = _pipe(pipe)
+    scale = pipe.scale if scale is None else scale
     p = prompt_sets(n if pipe.classes else len(SETS) * n, seed, pipe.classes)[0]
     pipe = replace(pipe, net=deepcopy(pipe.net))
     points = []

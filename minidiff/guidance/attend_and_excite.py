@@ -112,7 +112,7 @@ def attend_and_excite(
     most: int = 0,
     side: int | None = None,
     steps: int = 50,
-    scale: float = 3.0,
+    scale: float | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> Tensor:

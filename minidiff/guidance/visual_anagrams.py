@@ -146,7 +146,7 @@ def visual_anagrams(
         raise ValueError(
             f"{len(a)} prompt(s) for the picture upright, {len(b)} for the other view: give pairs"
         )
-    denoise = cfg_batched(pipe.eps, pipe.null(), pipe.scale if scale is None else scale)
+    denoise = cfg_batched(pipe.eps, pipe.null(), scale)
     x = pipe.start(len(a), seed)
     v.do(x)  # a jigsaw that does not fit says so now
     for i, (t, s) in enumerate(step_pairs(pipe.timesteps(steps), progress)):

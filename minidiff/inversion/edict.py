@@ -142,7 +142,7 @@ def edict(
     p: float = 0.93,
     leapfrog: bool = True,
     steps: int = 50,
-    scale: float = 3.0,
+    scale: float | None = None,
     progress: bool = False,
 ) -> Tensor:
     """Edit pictures `image` (b 3 H W) from what `source`
@@ -151,7 +151,7 @@ def edict(
     strength  share of the steps that is undone and run again: 0 returns the autoencoder's copy
     p         weight of a state against its twin when they are mixed; 1 is no mixing
     leapfrog  take turns in which state moves first
-    scale     guidance, the same both ways
+    scale     guidance, the same both ways; default: the model's own
 
     Identical prompts give the autoencoder's copy, to rounding. ValueError: strength outside 0..1, p
     outside (0, 1].

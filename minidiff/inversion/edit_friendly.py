@@ -93,9 +93,9 @@ def edit_friendly(
     target: str,
     *,
     strength: float = 0.64,
-    source_scale: float = 3.0,
+    source_scale: float | None = None,
     steps: int = 50,
-    scale: float = 3.0,
+    scale: float | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> Tensor:
@@ -104,9 +104,9 @@ def edit_friendly(
 
     strength      share of the steps whose noise is kept and replayed: 0 returns the autoencoder's
                   copy
-    source_scale  guidance while the noise is read off; less than `scale` strengthens all that is
-                  said, size too
-    scale         guidance of the edit
+    source_scale  guidance while the noise is read off, by default the model's own; less than
+                  `scale` strengthens all that is said, size too
+    scale         guidance of the edit; default: the model's own
 
     Identical prompts give the autoencoder's copy, to rounding, if the two scales are equal.
     ValueError: strength outside 0..1, a negative scale.

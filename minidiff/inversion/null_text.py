@@ -87,7 +87,7 @@ def learn_nulls(
     states: list[Tensor],
     source: str,
     *,
-    scale: float = 3.0,
+    scale: float | None = None,
     inner: int = 10,
     lr: float = 0.01,
     tolerance: float = 1e-5,
@@ -106,6 +106,7 @@ def learn_nulls(
             "tolerance >= 0"
         )
     needs_text(pipe, "null-text inversion")
+    scale = pipe.scale if scale is None else scale
     b = len(states[0])
     steps = len(states) - 1
     learned = []

@@ -107,7 +107,7 @@ def tune(
     lr: float = 1e-3,
     locality: float = 0.1,
     reach: float = 30.0,
-    scale: float = 3.0,
+    scale: float | None = None,
     batch: int = 5,
     seed: int = 0,
     progress: bool = False,
@@ -118,6 +118,7 @@ def tune(
     The options are those of `pivotal_tuning`; an update sees `batch` moves, spread over all of
     them.
     """
+    scale = pipe.scale if scale is None else scale
     steps = len(states) - 1
     g = torch.Generator().manual_seed(seed)
     losses = []

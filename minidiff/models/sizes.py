@@ -2,10 +2,12 @@
 the name of the model. `tiny` and `sd15` differ here only.
 
 Each entry: `unet` or `dit`, maybe `vae`, `text`, `image` (CLIP's image tower), the `schedule`
-builder with its arguments, what the network predicts, and the shape of a sample.
+builder with its arguments, what the network predicts, the shape of a sample, and the guidance
+`scale` that the model is usually sampled with (tiny: chosen on prompts of the dev split; Stable
+Diffusion and DiT: that of the papers' figures).
 """
 
-SD = dict(schedule="scaled_linear", prediction="eps")
+SD = dict(schedule="scaled_linear", prediction="eps", scale=7.5)
 LINEAR = dict(schedule="linear", prediction="eps")
 
 SD_VAE = dict(channels=(128, 256, 512, 512), layers=2, groups=32, patch=1, scale=0.18215)
@@ -42,6 +44,7 @@ def _dit(dim: int, depth: int, heads: int, patch: int = 2) -> dict:
         dit=dict(size=32, patch=patch, dim=dim, depth=depth, heads=heads, classes=1000),
         vae=SD_VAE,
         shape=(4, 32, 32),
+        scale=4.0,
         **LINEAR,
     )
 
@@ -56,6 +59,7 @@ SIZES = {
             context=128,
             groups=8,
         ),
+        scale=3.0,
         **TINY,
     ),
     "tiny-dit": dict(
@@ -70,6 +74,7 @@ SIZES = {
             learn_sigma=False,
             local=True,
         ),
+        scale=3.0,
         **TINY,
     ),
     "tiny-pixel": dict(
@@ -87,6 +92,7 @@ SIZES = {
         ),
         schedule="cosine",
         prediction="v",
+        scale=3.0,
         shape=(3, 32, 32),
     ),
     "sd15": dict(unet=dict(), vae=SD_VAE, text=CLIP_L, image=CLIP_L_IMAGE, shape=(4, 64, 64), **SD),
@@ -98,6 +104,7 @@ SIZES = {
         schedule="scaled_linear",
         prediction="v",
         shape=(4, 96, 96),
+        scale=7.5,
     ),
     "dit-s-2": _dit(384, 12, 6),
     "dit-b-2": _dit(768, 12, 12),
@@ -120,6 +127,7 @@ SIZES = {
             pad=0,
         ),
         shape=(3, 32, 32),
+        scale=1.0,
         **LINEAR,
     ),
 }

@@ -6,7 +6,8 @@
 Behind the door a picture is float32 (b 3 H W) in [-1, 1] without gradients, a mask (1 or b, 1, H,
 W) of 0 and 1, a prompt list has one entry a picture, numbers are finite and of their kind. In front
 of it a picture may be a path, a PIL picture, or uint8 from numpy or torch as well. Arguments are
-known by their names, which mean the same in every technique.
+known by their names, which mean the same in every technique; a `scale` that is None becomes the
+model's own.
 """
 
 import inspect
@@ -30,6 +31,7 @@ Result = TypeVar("Result")
 
 PICTURES = ("image", "reference", "outside", "examples", "changed")
 PROMPTS = ("prompt", "source", "target", "other", "negative", "instruction")
+SCALES = ("scale", "source_scale")  # None: the guidance of the model
 AT_LEAST_ONE = (
     "batch",
     "pictures",
@@ -52,12 +54,12 @@ def check_seed(seed: Any) -> None:
         raise ValueError(f"seed={seed!r}: a whole number from 0 to 2**62 was expected")
 
 
-def check_scale(scale: Any) -> None:
+def check_scale(scale: Any, name: str = "scale") -> None:
     """Guidance: a finite number of at least 0."""
-    check_number("scale", scale)
+    check_number(name, scale)
     if scale < 0:
         raise ValueError(
-            f"scale={scale} is negative; 1 is no guidance, 7.5 usual; to avoid something make it "
+            f"{name}={scale} is negative; 1 is no guidance, 7.5 usual; to avoid something make it "
             "the negative prompt"
         )
 
@@ -148,6 +150,10 @@ def door(technique: Callable[Given, Result]) -> Callable[Given, Result]:
                 f"outside has shape {tuple(outside.shape)}, the picture {tuple(image.shape)}: "
                 "expected the same"
             )
+        for name in SCALES:
+            if name in parameters and parameters[name].default is None:
+                if given.get(name) is None:
+                    given[name] = pipe.scale
         if given.get("mask") is not None:
             given["mask"] = as_mask(given["mask"])
         prompts = [name for name in PROMPTS if given.get(name) is not None]
@@ -178,8 +184,8 @@ def check_numbers(given: Mapping[str, Any], parameters: Mapping[str, Parameter])
             check_steps(value)
         elif name == "seed":
             check_seed(value)
-        elif name == "scale":
-            check_scale(value)
+        elif name in SCALES:
+            check_scale(value, name)
         elif isinstance(default, tuple) and default and isinstance(default[0], float):
             check_pair(name, value)
         elif isinstance(default, bool):

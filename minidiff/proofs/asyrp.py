@@ -1,6 +1,5 @@
 """Does one shift of the bottleneck mean the same in pictures it was not made from?"""
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -9,7 +8,7 @@ from minidiff.editing.asyrp import asyrp, learned_shift
 from minidiff.evaluate.oracle import ATTRIBUTES, oracle
 from minidiff.models.attribute_net import HEADS
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, draw, rank_correlation, share
+from minidiff.proofs.claims import Row, averaged, counted, draw, rank_correlation, share
 
 STRENGTHS = (0.0, 0.5, 1.0, 1.5)
 KNOBS = dict(until=0.1, steps=15)
@@ -39,34 +38,38 @@ def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
     unmoved = runs[0]
     chance = [_striped(x).mean().item() for x in runs]
     right = judge.judge(runs[2], truth)
-    kept = np.mean([right[a].float().mean() for a in ATTRIBUTES if a != "texture"])
+    others = [right[a].float() for a in ATTRIBUTES if a != "texture"]
+    kept = torch.stack(others).mean(0)
     both = judge.judge(edited(delta=sum_of_shifts), both_truth)
     moved = (runs[2] - unmoved).abs().mean().item()
     left = (edited(symmetric=True) - unmoved).abs().mean().item()
-    return [
+    rows = [
         Row(
             "strength 0, .5, 1, 1.5 against the stripes' probability: rank correlation",
             rank_correlation(STRENGTHS, chance),
             0.9,
+            source="paper",
         ),
-        Row(
+        averaged(
             "one shift, scenes it never saw: the stripes are read",
-            share(right["texture"]),
+            right["texture"],
             0.6,
             share(judge.judge(unmoved, truth)["texture"]),
         ),
-        Row("at the same strength: other attributes kept", kept, 0.85),
-        Row(
+        averaged("at the same strength: other attributes kept", kept, 0.85),
+        averaged(
             "two shifts added, stripes and black: both read",
-            share(both["background"] & both["texture"]),
+            both["background"] & both["texture"],
             0.4,
         ),
         Row(
             "the symmetric control: share of the change in pixels that is gone",
             1 - left / moved,
             2 / 3,
+            source="paper",
         ),
     ]
+    return counted(rows, n)
 
 
 def _plain_white(scenes: list[shapes.Scene]) -> list[shapes.Scene]:

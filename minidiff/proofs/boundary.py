@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,7 +10,7 @@ from minidiff.data import shapes
 from minidiff.editing.boundary import Plane, Planes, boundaries, boundary
 from minidiff.evaluate.oracle import ATTRIBUTES, oracle
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, draw, share
+from minidiff.proofs.claims import Row, averaged, counted, draw, gained
 
 WHAT = "background"
 OLD = "white"
@@ -35,12 +34,12 @@ def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
     truth = [after for _, after in scenes]
     judge = oracle()
 
-    def score(space: str, planes: Planes) -> tuple[float, float]:
-        """(share with the new ground, share of the other attributes kept)."""
+    def score(space: str, planes: Planes) -> tuple[Tensor, Tensor]:
+        """Of each picture: has it the new ground, share of the other attributes kept."""
         out = boundary(pipe, image, "", "", space=space, planes=planes, seed=seed, **KNOBS).cpu()
         right = judge.judge(out, truth)
-        kept = np.mean([right[a].float().mean() for a in ATTRIBUTES if a != WHAT])
-        return share(right[WHAT]), kept
+        others = [right[a].float() for a in ATTRIBUTES if a != WHAT]
+        return right[WHAT].float(), torch.stack(others).mean(0)
 
     chosen = {400: walls[400]}
     hit, kept = score("both", chosen)
@@ -48,7 +47,7 @@ def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
     h_only, _ = score("h", chosen)
     turned = tuple(_turned(wall, seed + i) for i, wall in enumerate(walls[400]))
     chance, _ = score("both", {400: turned})
-    return [
+    rows = [
         Row(
             "colour: unseen pictures on their side of h's plane at .5 T",
             hue[520][1].accuracy,
@@ -67,12 +66,13 @@ def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
             0.9,
             0.5,
         ),
-        Row("pushed in z and h: the new ground is read", hit, 0.5, 0.0),
-        Row("at the same distance: other attributes kept", kept, 0.8),
-        Row("the gain of both spaces over z alone", hit - z_only, 0.0, z_only),
-        Row("the gain of both spaces over h alone", hit - h_only, 0.0, h_only),
-        Row("random normals, the same length: edits that do not happen", 1 - chance, 0.85),
+        averaged("pushed in z and h: the new ground is read", hit, 0.5, 0.0),
+        averaged("at the same distance: other attributes kept", kept, 0.8),
+        gained("the new ground: gain of both spaces over z alone", hit, z_only),
+        gained("the new ground: gain of both spaces over h alone", hit, h_only),
+        gained("the new ground: gain over random normals of the same length", hit, chance),
     ]
+    return counted(rows, n)
 
 
 def _pairs(scenes: list[shapes.Scene]) -> list[tuple[shapes.Scene, shapes.Scene]]:

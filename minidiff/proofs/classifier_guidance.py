@@ -13,8 +13,10 @@ from minidiff.data.toy2d import gmm8
 from minidiff.evaluate.oracle import oracle
 from minidiff.guidance.classifier_guidance import classifier_guidance, pull
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, draw, share
+from minidiff.proofs.claims import Row, counted, draw, gained
 from minidiff.samplers.ddim import ddim
+
+POINTS = 500  # in the plane
 
 
 def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
@@ -35,42 +37,47 @@ def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
     ours = judge.judge(run(classes, 6.0), scenes)
     one_class = shapes.short_caption(scenes[0])
     one = {scale: run(one_class, scale) for scale in (0.0, 1.0, 6.0, 20.0)}  # n seeds
-    color = {k: share(judge.judge(x, scenes[:1] * n)["color"]) for k, x in one.items()}
+    color = {k: judge.judge(x, scenes[:1] * n)["color"] for k, x in one.items()}
     spread = [_spread(judge.features(x)) for x in one.values()]
     exact, chance = _toy()
-    return [
+    rows = [
         Row(
             "mixture of eight, exact classifier, scale 1: share in the component asked for",
             exact,
             0.97,
             chance,
+            source="identity",
+            n=POINTS,
         ),
         *[
-            Row(f"scale 6: {what} right", share(ours[what]), 0.9, share(free[what]))
+            gained(f"scale 6: {what} right, gain over scale 0", ours[what], free[what])
             for what in ("background", "color", "shape", "count")
         ],
-        Row(
+        gained(
             "one class, colour right: scale 6 over scale 0",
-            color[6.0] - color[0.0],
-            0.5,
+            color[6.0],
             color[0.0],
+            0.5,
+            source="aim",
         ),
         Row(
             "one class: spread of features falls with the scale (0, 1, 6, 20), smallest fall",
             min(a - b for a, b in pairwise(spread)),
             0.0,
             spread[0],
+            source="paper",
         ),
     ]
+    return counted(rows, n)
 
 
 def _toy() -> tuple[float, float]:
-    """Shares of 500 points that end in component 0, with guidance and without."""
+    """Shares of POINTS points that end in component 0, with guidance and without."""
     sch = schedule.linear(1000)
     ring = gmm8(1.0, 0.15)
     net = ring.denoise(sch)
-    x = noise((500, 2), dtype=torch.float64)
-    anything = Cond(label=torch.full((500,), -1))
+    x = noise((POINTS, 2), dtype=torch.float64)
+    anything = Cond(label=torch.full((POINTS,), -1))
 
     def score(x: Tensor, t) -> Tensor:
         a, s = sch.at(t, x)

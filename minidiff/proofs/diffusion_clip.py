@@ -9,6 +9,7 @@ from statistics import median
 from time import process_time
 
 import torch
+from torch import Tensor
 
 from minidiff.bench.cost import Cost
 from minidiff.core.process import ddim_step
@@ -17,7 +18,7 @@ from minidiff.data.shapes import Scene
 from minidiff.editing.diffusion_clip import Style, mixed, restyle, times, tune
 from minidiff.evaluate.oracle import compare, oracle
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, draw
+from minidiff.proofs.claims import Row, averaged, counted, draw, gained
 from minidiff.samplers.differentiable import sample_with_gradients
 from minidiff.train.finetune import tuned
 
@@ -54,9 +55,9 @@ def learn(pipe: Pipe, change, seed: int, **knobs) -> Style:
     return tune(pipe, shapes.render(pupils), told(pupils), told(changed), seed=seed, **knobs)
 
 
-def right(verdicts: list[dict], *names: str) -> float:
-    """Share of pictures in which all these attributes are right."""
-    return sum(all(v[name] for name in names) for v in verdicts) / len(verdicts)
+def right(verdicts: list[dict], *names: str) -> Tensor:
+    """(b,) 0 or 1: are all these attributes right?"""
+    return torch.tensor([float(all(v[name] for name in names)) for v in verdicts])
 
 
 def prove(pipe: Pipe, n: int, seed: int, **knobs) -> list[Row]:
@@ -83,27 +84,22 @@ def prove(pipe: Pipe, n: int, seed: int, **knobs) -> list[Row]:
     both = verdicts(mixture, lambda s: striped(red(s)))
     short = right(through(6), "color", *KEPT)
     long = right(through(25), "color", *KEPT)
-    return [
-        Row("unseen pictures: red", right(ours, "color"), 0.85, right(plain, "color")),
-        Row(
+    rows = [
+        averaged("unseen pictures: red", right(ours, "color"), 0.85, right(plain, "color").mean()),
+        averaged(
             "unseen pictures: shape, size, place and background kept",
             right(ours, *KEPT),
             0.9,
-            right(plain, *KEPT),
+            right(plain, *KEPT).mean(),
         ),
-        Row(
-            "10 updates through 25 steps: red and all else kept, over 6 steps",
-            long - short,
-            0,
-            short,
-        ),
-        Row(
+        gained("10 updates through 25 steps: red and all else kept, over 6 steps", long, short),
+        averaged(
             "noises of two networks combined: red and striped",
             right(both, "color", "texture"),
             0.5,
         ),
-        *gradients(pipe, seed),
     ]
+    return counted(rows, n) + gradients(pipe, seed)
 
 
 def plainly(denoise, sch, x, ts, cond, weights):
@@ -156,7 +152,7 @@ def gradients(pipe: Pipe, seed: int, b: int = 2, rounds: int = 3) -> list[Row]:
         f"ours {ours6:.0f}, {ours50:.0f}. Time at 50: x {slower:.2f}. "
         f"Largest relative difference of a gradient: {off:.1e}"
     )
-    return [
+    rows = [
         Row(
             "peak memory at 6 steps, as a share of that at 50 (baseline: plain)",
             ours6 / ours50,
@@ -164,8 +160,9 @@ def gradients(pipe: Pipe, seed: int, b: int = 2, rounds: int = 3) -> list[Row]:
             plain6 / plain50,
         ),
         Row("processor time of plain backpropagation, as a share of ours", 1 / slower, 1 / 1.35),
-        Row("digits to which all gradients agree", -log10(off + 1e-16), 6),
+        Row("digits to which all gradients agree", -log10(off + 1e-16), 6, source="identity"),
     ]
+    return counted(rows, b)
 
 
 def release() -> None:

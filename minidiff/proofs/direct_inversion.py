@@ -13,19 +13,21 @@ from minidiff.inversion.ddim import Inverted, invert
 from minidiff.inversion.edit_friendly import edit_friendly
 from minidiff.inversion.null_text import learn_nulls
 from minidiff.pipe.pipe import Pipe
+from minidiff.proofs.claims import Row, counted, gained, item_scores, together
 from minidiff.proofs.null_text import guided
-from minidiff.proofs.prove import Row, mean_scores, together
 
+N = 8
 STEPS = 25
 ATTENTION = dict(cross=0.5, self_=1.0)
 
 
 def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
-    """Recolouring of given pictures by prompt-to-prompt at guidance 3 and 7.5; 25 steps, at most 4
-    pictures.
+    """Recolouring of given pictures by prompt-to-prompt at the model's own guidance and at 7.5, the
+    paper's; 25 steps.
+
     """
-    its = items("test", min(n, 4), ("recolour",), seed=seed)
-    measured = {scale: measure(pipe, its, scale) for scale in (3.0, 7.5)}
+    its = items("test", n, ("recolour",), seed=seed)
+    measured = {scale: measure(pipe, its, scale) for scale in (pipe.scale, 7.5)}
     for scale, methods in measured.items():
         print(
             f"  guidance {scale:g}: dB to the picture (source row; edit row, same prompt), "
@@ -33,7 +35,8 @@ def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
         )
         for name, m in methods.items():
             print(
-                f"    {name:18} {m['source']:6.2f} {m['same']:6.2f} {m['score']:6.2f} "
+                f"    {name:18} {m['source'].mean():6.2f} {m['same'].mean():6.2f} "
+                f"{m['score'].mean():6.2f} "
                 f"{m['evaluations']:6.0f}"
             )
     rows = []
@@ -41,50 +44,50 @@ def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
         learned = methods["null-text"]["source"]
         for name in ("direct", "negative-prompt"):
             rows.append(
-                Row(
-                    f"guidance {scale:g}: reconstruction of {name} against null-text's, dB",
-                    methods[name]["source"] - learned,
+                gained(
+                    f"guidance {scale:g}: reconstruction of {name}, less null-text's, dB",
+                    methods[name]["source"],
+                    learned,
                     -0.5,
-                    methods["ddim"]["source"] - learned,
+                    source="paper",
                 )
             )
 
-    def score_gain(name: str) -> float:
-        gains = [m[name]["score"] - m["null-text"]["score"] for m in measured.values()]
-        return np.mean(gains)
+    def score(name: str) -> np.ndarray:
+        return np.mean([m[name]["score"] for m in measured.values()], axis=0)
 
-    soft = measured[3.0]
-    return [
-        *rows,
-        Row(
-            "EditScore of direct against null-text's, both scales",
-            score_gain("direct"),
+    soft = measured[pipe.scale]
+    rows += [
+        gained(
+            f"EditScore of {name}, less null-text's, both scales",
+            score(inversion),
+            score("null-text"),
             -0.02,
-        ),
-        Row(
-            "EditScore of the closed form against null-text's, both scales",
-            score_gain("closed form"),
-            -0.02,
-        ),
+            source="paper",
+        )
+        for name, inversion in (("direct", "direct"), ("the closed form", "closed form"))
+    ]
+    rows += [
         Row(
             "null-text's evaluations for one of direct's",
             soft["null-text"]["evaluations"] / soft["direct"]["evaluations"],
             8,
         ),
     ]
+    return counted(rows, n)
 
 
-def measure(pipe: Pipe, its: list[Item], scale: float) -> dict[str, dict[str, float]]:
+def measure(pipe: Pipe, its: list[Item], scale: float) -> dict[str, dict]:
     """Each method: dB to the picture in the source row and in the edit row of identical prompts,
-    EditScore, evaluations.
+    EditScore (all b), evaluations.
     """
     asked = together(its)
     ceiling = pipe.decode(pipe.encode(asked.answer))
     cond = pipe.embed(asked.source)
-    counting, count = counted(pipe)
+    counting, count = counting_pipe(pipe)
 
-    def db(x: Tensor) -> float:
-        return psnr(x, asked.image).mean().item()
+    def db(x: Tensor) -> Tensor:
+        return psnr(x, asked.image)
 
     def edited(pipe: Pipe, inverted: Inverted, target: list[str]) -> Tensor:
         knobs = dict(steps=STEPS, scale=scale, **ATTENTION)
@@ -117,7 +120,7 @@ def measure(pipe: Pipe, its: list[Item], scale: float) -> dict[str, dict[str, fl
         out[name] = dict(
             source=source,
             same=same,
-            score=mean_scores(edits, its, ceiling)["score"],
+            score=item_scores(edits, its, ceiling)["score"],
             evaluations=used / len(its),
         )
 
@@ -128,7 +131,7 @@ def measure(pipe: Pipe, its: list[Item], scale: float) -> dict[str, dict[str, fl
     out["edit-friendly"] = dict(
         source=same,
         same=same,
-        score=mean_scores(edits, its, ceiling)["score"],
+        score=item_scores(edits, its, ceiling)["score"],
         evaluations=used / len(its),
     )
     return out
@@ -146,7 +149,7 @@ class Count:
         return rows
 
 
-def counted(pipe: Pipe) -> tuple[Pipe, Count]:
+def counting_pipe(pipe: Pipe) -> tuple[Pipe, Count]:
     """The pipe, and a count of its evaluations; one that will be run backwards counts as three."""
     count = Count()
     copy = replace(pipe)

@@ -3,6 +3,7 @@
 import math
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,14 +13,17 @@ from minidiff.core.denoise import sample
 from minidiff.inversion.ddim import ddim_invert, invert_step
 from minidiff.inversion.edict import doubled, edict, edict_invert, edict_sample
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, mean_scores, together
+from minidiff.proofs.claims import Row, counted, gained, item_scores, together
+
+N = 24  # of each of two kinds
 
 
 def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
-    """Round trips of one picture; then recolouring and changing the ground, 25 steps, strength .7,
-    at most 8 pictures.
+    """Round trips of one picture; then recolouring and changing the ground, n pictures of each, 25
+    steps, strength .7.
+
     """
-    its = items("test", min(n, 4), ("recolour", "background"), seed=seed)
+    its = items("test", n, ("recolour", "background"), seed=seed)
     asked = together(its)
     ours = []
     theirs = []
@@ -30,32 +34,31 @@ def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
             theirs.append(plain)
     times_larger = [b / max(a, 1e-16) for a, b in zip(ours, theirs)]
 
-    def score(edits: Tensor) -> float:
-        return mean_scores(edits, its, ceiling)["score"]
+    def score(edits: Tensor) -> np.ndarray:
+        return item_scores(edits, its, ceiling)["score"]
 
     ceiling = pipe.decode(pipe.encode(asked.answer))
     words = (asked.source, asked.target)
     ours_score = score(edict(pipe, asked.image, *words, strength=0.7, steps=25))
     plain_score = score(partial(pipe, asked.image, *words, strength=0.7, steps=25))
-    return [
+    rows = [
         Row(
             "round trip, worst of 10, 25, 50 steps and guidance 1, 3, 7: correct decimals",
             decimals(max(ours)),
             9,
             decimals(max(theirs)),
+            source="identity",
+            n=1,
         ),
         Row(
             "DDIM inversion's error is larger, at least: powers of ten",
             math.log10(min(times_larger)),
             3,
+            n=1,
         ),
-        Row(
-            "EditScore, recolour and background: gain over DDIM inversion",
-            ours_score - plain_score,
-            0,
-            plain_score,
-        ),
+        gained("EditScore: gain over DDIM inversion", ours_score, plain_score),
     ]
+    return counted(rows, len(its))
 
 
 def decimals(error: float) -> float:
@@ -84,16 +87,14 @@ def errors(pipe: Pipe, image: Tensor, prompt: str, steps: int, scale: float) -> 
 
 
 @torch.no_grad()
-def partial(
-    pipe: Pipe, image: Tensor, source, target, strength: float, steps: int, scale: float = 3.0
-) -> Tensor:
+def partial(pipe: Pipe, image: Tensor, source, target, strength: float, steps: int) -> Tensor:
     """DDIM inversion up to `strength` without guidance, and down with the target prompt and
-    guidance.
+    the model's own guidance.
     """
     ts = pipe.timesteps(steps, strength)
     x = pipe.encode(image)
     cond = pipe.embed(source)
     for s, t in pairwise(ts[::-1]):
         x = invert_step(pipe.eps, pipe.schedule, x, s, t, cond)
-    guided = cfg_batched(pipe.eps, pipe.null(), scale)
+    guided = cfg_batched(pipe.eps, pipe.null(), pipe.scale)
     return pipe.decode(sample(guided, pipe.schedule, x, ts, pipe.embed(target)))

@@ -9,8 +9,19 @@ from minidiff.data import shapes
 from minidiff.editing.sdedit import sdedit
 from minidiff.evaluate.oracle import SHORT, oracle
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, draw, rank_correlation, share
+from minidiff.proofs.claims import (
+    Row,
+    averaged,
+    counted,
+    draw,
+    gained,
+    rank_correlation,
+    share,
+)
 from minidiff.restoration.ilvr import ilvr, low_band
+
+N = 64
+FACTORS = (1, 2, 4, 8, 16)
 
 
 def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
@@ -26,79 +37,83 @@ def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
     def noised(strength: float, seed: int = seed) -> Tensor:
         return sdedit(pipe, reference, prompts, strength=strength, steps=25, seed=seed)
 
-    def coarse(x: Tensor) -> float:
+    def coarse(x: Tensor) -> np.ndarray:
         return _likeness(F.avg_pool2d(x, 8), thumbnail)
 
-    def coarse_latent(x: Tensor) -> float:
+    def coarse_latent(x: Tensor) -> np.ndarray:
         return _likeness(low_band(pipe.encode(x), 2), low_band(pipe.encode(reference), 2))
 
-    def right(x: Tensor, what: str) -> float:
-        return share(oracle().judge(x, scenes, SHORT)[what])
+    def right(x: Tensor, what: str) -> Tensor:
+        return oracle().judge(x, scenes, SHORT)[what]
 
-    factors = (1, 2, 4, 8, 16)
-    swept = {factor: run(factor) for factor in factors}
+    swept = {factor: run(factor) for factor in FACTORS}
     ours = swept[2]
     free = pipe.generate(prompts, steps=25, seed=seed)
     strengths = (0.3, 0.5, 0.7)
     rivals = {strength: noised(strength) for strength in strengths}
+    likeness = {strength: coarse(x).mean() for strength, x in rivals.items()}
     # SDEdit of equal likeness
-    near = min(strengths, key=lambda s: abs(coarse(rivals[s]) - coarse(ours)))
+    near = min(strengths, key=lambda s: abs(likeness[s] - coarse(ours).mean()))
 
     other_seed = seed + 1000
-    spread = _fine(ours, run(2, other_seed))
-    free_spread = _fine(free, pipe.generate(prompts, steps=25, seed=other_seed))
+    spread = {factor: _fine(x, run(factor, other_seed)) for factor, x in swept.items()}
     rival_spread = _fine(rivals[near], noised(near, other_seed))
-    return [
-        Row(
+    rows = [
+        averaged(
             "factor 2: correlation of the coarse latents, encoded again, with the reference's",
             coarse_latent(ours),
             0.98,
-            coarse_latent(free),
+            coarse_latent(free).mean(),
+            source="identity",
         ),
-        Row(
+        averaged(
             "factor 2: correlation of the picture's own 8 x 8 thumbnail",
             coarse(ours),
             0.95,
-            coarse(free),
+            coarse(free).mean(),
         ),
-        Row(
+        averaged(
             "factor 2: shape right, from the text alone",
             right(ours, "shape"),
             0.7,
-            right(reference, "shape"),
+            share(right(reference, "shape")),
         ),
-        Row(
+        averaged(
             "factor 2: position right, from the thumbnail alone",
             right(ours, "position"),
             0.8,
-            right(free, "position"),
+            share(right(free, "position")),
         ),
         Row(
             "factors 1, 2, 4, 8, 16 against likeness to the thumbnail: -rank correlation",
-            -rank_correlation(factors, [coarse(swept[factor]) for factor in factors]),
+            -rank_correlation(FACTORS, [coarse(swept[factor]).mean() for factor in FACTORS]),
             0.9,
+            source="paper",
         ),
         Row(
-            "two seeds differ in the fine part, of plain sampling's difference",
-            spread / free_spread,
-            0.7,
-            rival_spread / free_spread,
+            "factors against how far two seeds differ in the fine part: rank correlation",
+            rank_correlation(FACTORS, [spread[factor].mean() for factor in FACTORS]),
+            0.9,
+            source="paper",
+            seeds=2,
         ),
-        Row(
-            "the same, of SDEdit's at the strength of equal thumbnail likeness",
-            spread / rival_spread,
-            1.0,
+        gained(
+            f"factor 2: two seeds differ in the fine part, more than SDEdit's (strength {near})",
+            spread[2],
+            rival_spread,
+            seeds=2,
         ),
     ]
+    return counted(rows, n)
 
 
-def _likeness(a: Tensor, b: Tensor) -> float:
-    """Mean correlation of rows (b ..), all values of a row together."""
+def _likeness(a: Tensor, b: Tensor) -> np.ndarray:
+    """Correlation (b,) of rows (b ..), all values of a row together."""
     pairs = zip(a.flatten(1), b.flatten(1))
-    return float(np.mean([torch.corrcoef(torch.stack(pair))[0, 1].item() for pair in pairs]))
+    return np.array([torch.corrcoef(torch.stack(pair))[0, 1].item() for pair in pairs])
 
 
-def _fine(a: Tensor, b: Tensor) -> float:
-    """Root mean square difference of pictures (b 3 H W), apart from their 8 x 8 thumbnails."""
+def _fine(a: Tensor, b: Tensor) -> Tensor:
+    """Root mean square difference (b,) of pictures (b 3 H W), apart from their 8 x 8 thumbnails."""
     d = a - b
-    return (d - low_band(d, 8)).square().mean().sqrt().item()
+    return (d - low_band(d, 8)).square().mean((1, 2, 3)).sqrt()

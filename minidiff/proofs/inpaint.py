@@ -14,7 +14,17 @@ from minidiff.editing.inpaint import inpaint
 from minidiff.evaluate.metrics import masked_psnr, psnr
 from minidiff.evaluate.oracle import SHORT, oracle
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, draw, rank_correlation, share
+from minidiff.proofs.claims import (
+    Row,
+    averaged,
+    counted,
+    draw,
+    gained,
+    rank_correlation,
+    share,
+)
+
+N = 48
 
 
 def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
@@ -29,17 +39,23 @@ def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
     def run(mask: Tensor = mask, **knobs) -> Tensor:
         return inpaint(pipe, image, prompts, mask=mask, steps=25, seed=seed, **knobs)
 
-    def right(x: Tensor, what: str) -> float:
-        return share(oracle().judge(x, wanted, SHORT)[what])
+    def right(x: Tensor, what: str) -> Tensor:
+        return oracle().judge(x, wanted, SHORT)[what]
 
     ours = run()
     everywhere = run(mask=torch.ones_like(mask))
     fresh = pipe.generate(prompts, steps=25, seed=seed)
     strengths = (0.4, 0.6, 0.8, 1.0)
     kept = [psnr(run(strength=s), image).mean().item() for s in strengths]
-    return [
+    lost = right(fresh, "joint").float() - right(everywhere, "joint").float()
+    rows = [
         *[
-            Row(f"hole over the object: {what} right", right(ours, what), 0.85, right(image, what))
+            averaged(
+                f"hole over the object: {what} right",
+                right(ours, what),
+                0.85,
+                share(right(image, what)),
+            )
             for what in ("color", "shape")
         ],
         Row(
@@ -47,24 +63,27 @@ def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
             masked_psnr(ours, image, 1 - mask).min().item(),
             50.0,
             masked_psnr(fresh, image, 1 - mask).mean().item(),
+            source="identity",
         ),
-        Row(
-            "seam: step across the hole's edge in the picture edited, of ours (1 is invisible)",
-            seam(image, mask) / seam(ours, mask),
-            1 / 1.1,
-            seam(image, mask) / seam(_pasted(fresh, image, mask), mask),
+        gained(
+            "step across the hole's edge (x 100): saved on pasting a fresh picture in",
+            -100 * seam(ours, mask),
+            -100 * seam(_pasted(fresh, image, mask), mask),
         ),
-        Row(
-            "a hole as large as the picture: joint accuracy lost against text-to-image, kept",
-            1 - (right(fresh, "joint") - right(everywhere, "joint")),
+        averaged(
+            "a hole as large as the picture: joint accuracy, 1 is text-to-image's",
+            1 - lost,
             0.95,
+            source="identity",
         ),
         Row(
             "strength against likeness to the picture: -rank correlation",
             -rank_correlation(strengths, kept),
             0.9,
+            source="identity",
         ),
     ]
+    return counted(rows, n)
 
 
 def square_around(scenes: list[shapes.Scene], grow: int = 4) -> Tensor:
@@ -79,17 +98,17 @@ def square_around(scenes: list[shapes.Scene], grow: int = 4) -> Tensor:
     return out
 
 
-def seam(x: Tensor, mask: Tensor) -> float:
-    """Mean |difference| of neighbouring pixels of x (b 3 H W) of which one is in the hole and one
-    is not.
+def seam(x: Tensor, mask: Tensor) -> Tensor:
+    """Mean |difference| (b,) of neighbouring pixels of x (b 3 H W) of which one is in the hole and
+    one is not.
     """
-    total = 0.0
-    count = 0.0
+    total = torch.zeros(len(x))
+    count = torch.zeros(len(x))
     for dim in (2, 3):
         edge = mask.diff(dim=dim).abs()
-        total += (edge * x.diff(dim=dim).abs()).sum().item()
-        count += 3 * edge.sum().item()
-    return total / max(count, 1)
+        total += (edge * x.cpu().diff(dim=dim).abs()).sum((1, 2, 3))
+        count += 3 * edge.sum((1, 2, 3))
+    return total / count.clamp_min(1)
 
 
 def _another(s: shapes.Scene, rng: np.random.Generator) -> shapes.Scene:

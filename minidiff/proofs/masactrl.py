@@ -7,7 +7,9 @@ from minidiff.editing.masactrl import masactrl
 from minidiff.editing.plug_and_play import plug_and_play
 from minidiff.evaluate.metrics import psnr
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, mean_scores, together
+from minidiff.proofs.claims import Row, averaged, gained, item_scores, together
+
+N = 16  # of each of two kinds
 
 
 def prove(pipe: Pipe, n: int, seed: int, **knobs) -> list[Row]:
@@ -21,28 +23,30 @@ def prove(pipe: Pipe, n: int, seed: int, **knobs) -> list[Row]:
     }
     rows = []
     for kind in ("move", "reshape"):
-        its = items("test", max(min(n, 8), 1), (kind,), seed=seed)
+        its = items("test", n, (kind,), seed=seed)
         asked = together(its)
         ceiling = pipe.decode(pipe.encode(asked.answer))
         found = {}
         for name, edit in methods.items():
             out = edit(pipe, asked.image, asked.source, asked.target, steps=25)
-            scores = mean_scores(out, its, ceiling)
-            scores["truth"] = psnr(out, asked.answer).mean().item()
+            scores = item_scores(out, its, ceiling)
+            scores["truth"] = psnr(out, asked.answer).numpy()
             shown = [
-                f"{what} {scores[what]:.2f}" for what in ("T", "K", "B", "C", "score", "truth")
+                f"{what} {scores[what].mean():.2f}"
+                for what in ("T", "K", "B", "C", "score", "truth")
             ]
             print(f"    {kind:8} {name:14}", "  ".join(shown))
             found[name] = scores
         ours = found["ours"]
         base = found["replay"]
         rows += [
-            Row(f"{kind}: done", ours["T"], 0.7, found["plug-and-play"]["T"]),
-            Row(f"{kind}: what should stay has stayed", ours["K"], 0.9, base["K"]),
-            Row(
+            gained(
+                f"{kind}: done, gain over plug-and-play", ours["T"], found["plug-and-play"]["T"]
+            ),
+            averaged(f"{kind}: what should stay has stayed", ours["K"], 0.9, base["K"].mean()),
+            gained(
                 f"{kind}: likeness to the true answer, gain over the replay, dB",
-                ours["truth"] - base["truth"],
-                1,
+                ours["truth"],
                 base["truth"],
             ),
         ]

@@ -10,8 +10,9 @@ from minidiff.core.denoise import noise
 from minidiff.data import shapes
 from minidiff.editing.pix2pix_zero import direction, invert_white, pair_loss, phrases, pix2pix_zero
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, mean_scores, together
+from minidiff.proofs.claims import Row, averaged, counted, gained, item_scores, together
 
+N = 16  # of each of two kinds
 STEPS = 20
 
 
@@ -33,9 +34,11 @@ def sentences(item: Item, rng: np.random.Generator, n: int = 60) -> tuple[list[s
 
 
 def prove(pipe: Pipe, n: int, seed: int, **knobs) -> list[Row]:
-    """Recolour and reshape of given pictures, 20 steps: directions, the pull, and the noise."""
+    """Recolour and reshape, n given pictures of each, 20 steps: directions, the pull, and the
+    noise.
+    """
     rng = np.random.default_rng(seed)
-    its = items("test", max(min(n // 2, 3), 1), ("recolour", "reshape"), seed=seed)
+    its = items("test", n, ("recolour", "reshape"), seed=seed)
     captions = [sentences(item, rng) for item in its]
 
     # the directions
@@ -45,10 +48,10 @@ def prove(pipe: Pipe, n: int, seed: int, **knobs) -> list[Row]:
     for item, (before, after) in zip(its, captions):
         exact.append((pipe.embed(item.target).text - pipe.embed(item.source).text).flatten())
         learned.append(direction(pipe, before, after).flatten())
-        short.append(direction(pipe, *phrases(item.source, item.target)).flatten())
+        short.append(direction(pipe, *phrases(pipe.tokenizer, item.source, item.target)).flatten())
 
-    def cosine(a: list[Tensor], b: list[Tensor]) -> float:
-        return float(np.mean([F.cosine_similarity(x, y, 0).item() for x, y in zip(a, b)]))
+    def cosine(a: list[Tensor], b: list[Tensor]) -> list[float]:
+        return [F.cosine_similarity(x, y, 0).item() for x, y in zip(a, b)]
 
     # the pull
     asked = together(its)
@@ -65,11 +68,11 @@ def prove(pipe: Pipe, n: int, seed: int, **knobs) -> list[Row]:
             pix2pix_zero(pipe, item.image, item.source, "", before=before, after=after, **run)
         )
     edits["other captions"] = torch.cat(parts)
-    scores = {name: mean_scores(out, its, ceiling) for name, out in edits.items()}
+    scores = {name: item_scores(out, its, ceiling) for name, out in edits.items()}
     for name, s in scores.items():
         print(
-            f"    {name:14} done {s['T']:.2f}  kept {s['K']:.2f}  "
-            f"structure distance {1e3 * s['D']:.2f}  EditScore {s['score']:.2f}"
+            f"    {name:14} done {s['T'].mean():.2f}  kept {s['K'].mean():.2f}  structure "
+            f"distance {1e3 * s['D'].mean():.2f}  EditScore {s['score'].mean():.2f}"
         )
     free = scores["no pull"]
     held = scores["pull"]
@@ -81,21 +84,27 @@ def prove(pipe: Pipe, n: int, seed: int, **knobs) -> list[Row]:
         return pair_loss(x_T).mean().item()
 
     white = pair_loss(noise((256, *pipe.shape), seed)).mean().item()
-    return [
-        Row(
-            "cosine of a direction from other captions with that of the picture's own",
+    rows = [
+        gained(
+            "cosine of a direction from other captions with that of the picture's own: gain over "
+            "another picture's",
             cosine(learned, exact),
-            0.5,
             cosine(learned[1:] + learned[:1], exact),
         ),
-        Row("the same for the phrases of the prompts alone", cosine(short, exact), 0.5),
-        Row("structure distance to the source, saved by the pull", 1 - held["D"] / free["D"], 0.25),
-        Row("at the same share of edits done: difference", held["T"] - free["T"], 0, free["T"]),
-        Row(
+        averaged("the same for the phrases of the prompts alone", cosine(short, exact), 0.5),
+        gained("structure distance to the source, saved by the pull", -held["D"], -free["D"]),
+        gained(
+            "edits done (T), less those without the pull",
+            held["T"],
+            free["T"],
+            -0.1,
+            source="paper",
+        ),
+        averaged(
             "edits done by directions from 60 captions of other scenes, with the pull",
             other["T"],
             0.7,
-            held["T"],
+            held["T"].mean(),
         ),
         Row(
             "whitened inversion: white noise's self-likeness, of that of the noise found",
@@ -104,3 +113,4 @@ def prove(pipe: Pipe, n: int, seed: int, **knobs) -> list[Row]:
             white / noise_likeness(0.0),
         ),
     ]
+    return counted(rows, len(its))

@@ -12,7 +12,7 @@ from minidiff.evaluate.oracle import oracle
 from minidiff.guidance.classifier_guidance import ancestral, noisy_classifier, pull
 from minidiff.guidance.semantic_guidance import semantic_guidance, wish
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, draw, recoloured, share
+from minidiff.proofs.claims import Row, averaged, counted, draw, gained, recoloured, share
 from minidiff.weights.store import load_clip
 
 
@@ -29,11 +29,11 @@ def prove(pipe: Pipe, n: int, seed: int, steps: int = 25) -> list[Row]:
     def run(prompt="", **weights) -> Tensor:
         return semantic_guidance(pipe, image, prompt, steps=steps, seed=seed, **weights)
 
-    def right(x: Tensor, truth: list[shapes.Scene] = scenes) -> dict[str, float]:
-        return {what: share(v) for what, v in oracle().judge(x, truth).items()}
+    def right(x: Tensor, truth: list[shapes.Scene] = scenes) -> dict[str, Tensor]:
+        return {what: v.float() for what, v in oracle().judge(x, truth).items()}
 
-    def alike(x: Tensor) -> float:
-        return (clip.embed_image(x) * clip.embed_image(image)).sum(1).mean().item()
+    def alike(x: Tensor) -> Tensor:
+        return (clip.embed_image(x) * clip.embed_image(image)).sum(1)
 
     free_pictures = run()
     free = right(free_pictures)
@@ -46,42 +46,48 @@ def prove(pipe: Pipe, n: int, seed: int, steps: int = 25) -> list[Row]:
     both = run([shapes.short_caption(s) for s in other], text=2000, structure=500)
     verdict = oracle().judge(both, other)
 
-    def colours(right: dict[str, float]) -> float:
+    def colours(right: dict[str, Tensor]) -> Tensor:
         return (right["color"] + right["background"]) / 2
 
     ours = colours(content)
     plain = colours(right(_by_state(pipe, image, steps, seed, clip)))
     tuned = colours(right(_by_tuned(pipe, image, steps, seed)))
-    return [
-        *[Row(f"text: {w} right", text[w], 0.8, free[w]) for w in ("color", "background", "shape")],
-        Row(
+
+    def led(label: str, found: dict[str, Tensor], *whats: str) -> list[Row]:
+        """What is asked for comes oftener than unasked."""
+        return [
+            gained(f"{label}: {what} right, gain over no guidance", found[what], free[what])
+            for what in whats
+        ]
+
+    rows = [
+        *led("text", text, "color", "background", "shape"),
+        gained(
             "content: gain of cosine to the reference",
-            alike(content_pictures) - alike(free_pictures),
-            0.2,
+            alike(content_pictures),
             alike(free_pictures),
-        ),
-        *[Row(f"content: {w} right", content[w], 0.8, free[w]) for w in ("color", "shape")],
-        *[Row(f"structure: {w} right", form[w], 0.8, free[w]) for w in ("position", "shape")],
-        Row("style: background right", style["background"], 0.8, free["background"]),
-        Row(
-            "words for the colour, picture for the form: both right",
-            share(verdict["color"] & verdict["shape"]),
-            0.6,
-            right(free_pictures, other)["shape"],
-        ),
-        Row(
-            "content, colours right: looking ahead, over the clean tower on the state",
-            ours - plain,
             0.2,
+            source="aim",
+        ),
+        *led("content", content, "color", "shape"),
+        *led("structure", form, "position", "shape"),
+        *led("style", style, "background"),
+        averaged(
+            "words for the colour, picture for the form: both right",
+            verdict["color"] & verdict["shape"],
+            0.6,
+            share(right(free_pictures, other)["shape"]),
+        ),
+        gained(
+            "content, colours right: looking ahead, over the clean tower on the state",
+            ours,
             plain,
         ),
-        Row(
-            "content, colours right: looking ahead over an encoder tuned on noise",
-            ours - tuned,
-            0.0,
-            tuned,
+        gained(
+            "content, colours right: looking ahead, over an encoder tuned on noise", ours, tuned
         ),
     ]
+    return counted(rows, n)
 
 
 @torch.no_grad()

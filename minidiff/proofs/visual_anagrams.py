@@ -9,7 +9,7 @@ from minidiff.evaluate.metrics import psnr
 from minidiff.evaluate.oracle import SHORT, oracle
 from minidiff.guidance.visual_anagrams import VIEWS, visual_anagrams
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, draw, share
+from minidiff.proofs.claims import Row, averaged, counted, draw, share
 
 NEGATIVE = {"red": "cyan", "cyan": "red", "yellow": "blue", "green": "pink", "pink": "green"}
 
@@ -37,41 +37,44 @@ def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
         "ours": visual_anagrams(pixel, a, b, view="negative", **run),
         "plain": torch.cat([-plain, plain]),
     }
-    named = {k: share(_named(x[:n], b) & _named(x[n:], a)) for k, x in both.items()}
-    grounds = {k: share(_of_this_world(x[:n]) & _of_this_world(x[n:])) for k, x in both.items()}
+    named = {k: _named(x[:n], b) & _named(x[n:], a) for k, x in both.items()}
+    grounds = {k: _of_this_world(x[:n]) & _of_this_world(x[n:]) for k, x in both.items()}
 
     sized = [shapes.caption(s, position=False, texture=False) for s in scenes]
     placed = [shapes.caption(s, size=False, texture=False) for s in scenes]
     two = visual_anagrams(pipe, sized, placed, view="mirror", **run)
     plain = pipe.generate(sized, **run)
-    halves = share(_halves(two, scenes))
+    halves = _halves(two, scenes)
     halves_plain = share(_halves(torch.cat([plain.flip(3), plain]), scenes))
 
     image = shapes.render(scenes)
     mirror = VIEWS["mirror"]
     turned = pipe.decode(mirror.do(pipe.encode(image)))
     copy = pipe.decode(pipe.encode(mirror.do(image)))
-    apart = psnr(turned, copy).mean().item()
-    return [
-        Row(
+    rows = [
+        averaged(
             "negative, on pixels: both views read right (one object, its colour)",
             named["ours"],
             0.8,
-            named["plain"],
+            share(named["plain"]),
         ),
-        Row(
+        averaged(
             "negative: in both views the ground is one that the toy world has",
             grounds["ours"],
             0.6,
-            grounds["plain"],
+            share(grounds["plain"]),
         ),
-        Row(
+        averaged(
             "mirror, on latents: both prompts right, each says one half", halves, 0.5, halves_plain
         ),
-        Row(
-            "on latents: turned latents, decoded, against the turned picture's copy, dB", apart, 20
+        averaged(
+            "on latents: turned latents, decoded, against the turned picture's copy, dB",
+            psnr(turned, copy),
+            20,
+            source="identity",
         ),
     ]
+    return counted(rows, n)
 
 
 def _named(images: Tensor, names: list[str]) -> Tensor:

@@ -1,6 +1,6 @@
 """Another style, the same content?"""
 
-import numpy as np
+import torch
 from torch import Tensor
 
 from minidiff.data import shapes
@@ -8,7 +8,7 @@ from minidiff.editing.sdedit import sdedit
 from minidiff.editing.zecon import zecon
 from minidiff.evaluate.oracle import oracle
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.prove import Row, draw, share
+from minidiff.proofs.claims import Row, averaged, draw, gained
 
 CONTENT = ("count", "shape", "color", "size", "position")
 STYLES = (1.0, 2.0, 3.0)  # of the run without the contrast
@@ -39,32 +39,22 @@ def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
         out = sdedit(pipe, image, target, strength=k, steps=25, seed=seed)
         noised.append(_score(out, truth))
 
-    def nearest(runs: list[tuple[float, float]]) -> tuple[float, float]:
+    def nearest(runs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         """The run of most equal success."""
-        return min(runs, key=lambda run: abs(run[0] - style))
+        return min(runs, key=lambda run: abs(run[0].mean() - style.mean()).item())
 
     _, bare_kept = nearest(bare)
     noised_style, noised_kept = nearest(noised)
     return [
-        Row("the new style is read", style, 0.6, noised_style),
-        Row("content kept (count, shape, colour, size, place)", kept, 0.9, noised_kept),
-        Row(
-            "without the contrast, at equal success: content that is lost",
-            kept - bare_kept,
-            0.1,
-            bare_kept,
-        ),
-        Row(
-            "against SDEdit at equal success: content kept more by",
-            kept - noised_kept,
-            0.0,
-            noised_kept,
-        ),
+        averaged("the new style is read", style, 0.6, noised_style.mean()),
+        averaged("content kept (count, shape, colour, size, place)", kept, 0.9, noised_kept.mean()),
+        gained("content kept: gain over no contrast, at equal success", kept, bare_kept),
+        gained("content kept: gain over SDEdit, at equal success", kept, noised_kept),
     ]
 
 
-def _score(images: Tensor, truth: list[shapes.Scene]) -> tuple[float, float]:
-    """(share with the new texture, share of content attributes that are right)."""
+def _score(images: Tensor, truth: list[shapes.Scene]) -> tuple[Tensor, Tensor]:
+    """Of each picture: has it the new texture, share of its content attributes that are right."""
     right = oracle().judge(images.cpu(), truth)
-    content = float(np.mean([right[what].float().mean() for what in CONTENT]))
-    return share(right["texture"]), content
+    content = torch.stack([right[what].float() for what in CONTENT]).mean(0)
+    return right["texture"].float(), content

@@ -57,7 +57,7 @@ def ilvr(
     stop: float = 0.0,
     eta: float = 1.0,
     steps: int = 50,
-    scale: float = 3.0,
+    scale: float | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> Tensor:
@@ -69,7 +69,7 @@ def ilvr(
     stop    share of the schedule, at its clean end, that runs free: 0 holds to the last, 1 is plain
             sampling
     eta     1 draws fresh noise at every move as in the paper, 0 none (DDIM)
-    scale   guidance by the prompt; 1 is none
+    scale   guidance by the prompt; default: the model's own
 
     Row i uses seed + i. ValueError: a factor that does not divide the latents, stop or eta outside
     0..1, steps.

@@ -26,10 +26,11 @@ from minidiff.formats.fields import numbers
 from minidiff.formats.fill import build, coverage, read
 from minidiff.formats.layouts import Source, naming, open_model
 from minidiff.formats.schedulers import instead, sampling
+from minidiff.models.sizes import SIZES
 from minidiff.models.tokenizer import Tokenizer
 from minidiff.pipe.pipe import Pipe
 
-SCALE = {"unet": 7.5, "dit": 4.0}  # guidance as in the papers' figures
+SCALE = {"unet": SIZES["sd15"]["scale"], "dit": SIZES["dit-xl-2"]["scale"]}
 
 
 def load_model(

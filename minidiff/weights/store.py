@@ -29,6 +29,7 @@ from minidiff.models.text import CLIPText
 from minidiff.models.tokenizer import Tokenizer
 from minidiff.models.unet import UNet
 from minidiff.models.vae import VAE
+from minidiff.pipe.checks import check_scale
 from minidiff.pipe.pipe import Pipe
 from minidiff.train.checkpoint import CHECKPOINT, averaged_weights, read_facts
 
@@ -77,6 +78,7 @@ def build(
         text=text,
         shape=spec["shape"],
         prediction=spec["prediction"],
+        scale=spec["scale"],
         name=size,
         schedule=SCHEDULES[spec["schedule"]](),
         classes=PIXEL_CLASSES if size == "tiny-pixel" else (),
@@ -146,7 +148,7 @@ def keep(pipe: Pipe, folder: Path, *, parts=("net", "vae", "text"), **facts) -> 
     """
     for part, file in PARTS[pipe.name].items():
         if part in parts:
-            told = facts | (described(pipe) if part == "net" else {})
+            told = facts | (described(pipe) | {"scale": pipe.scale} if part == "net" else {})
             ship(file, getattr(pipe, part), dtype=torch.float32, folder=folder, **told)
     return folder
 
@@ -191,6 +193,8 @@ def _as_described(folder: Path, found: list[dict]) -> Pipe:
     pipe = build(row["size"])
     if not all(isinstance(name, str) for name in classes):
         raise ValueError(f"{folder}: the classes in its manifest.json are not all texts")
+    pipe.scale = field(row, "scale", float, pipe.scale)
+    check_scale(pipe.scale)
     pipe.prediction = predicts
     pipe.schedule = SCHEDULES[tables]()
     if classes != pipe.classes:

@@ -25,7 +25,7 @@ from minidiff.core.process import eps_to_x0, posterior, q_sample
 from minidiff.data import shapes
 from minidiff.evaluate.metrics import psnr
 from minidiff.evaluate.oracle import oracle
-from minidiff.proofs.prove import draw
+from minidiff.proofs.claims import draw
 from minidiff.proofs.repaint import half_holes
 from minidiff.restoration.ddnm import ddnm_sample
 from minidiff.restoration.ddrm import ddrm_sample

@@ -1,5 +1,7 @@
 """The door of the techniques: every kind of picture comes in, everything else is one sentence."""
 
+from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,10 @@ from minidiff.data import shapes
 from minidiff.editing.prompt_to_prompt import prompt_to_prompt
 from minidiff.editing.sdedit import sdedit
 from minidiff.inversion.edict import edict
+from minidiff.inversion.edit_friendly import edit_friendly
 from minidiff.io import as_pictures, to_pil
 from minidiff.pipe.checks import door, prompt_each, prompts_of
+from minidiff.techniques import TECHNIQUES
 
 A, B = "a red circle on a blue background", "a green circle on a blue background"
 
@@ -104,7 +108,7 @@ def test_a_picture_that_is_none_is_one_sentence(pipe, image, bad, said):
         (dict(seed=-1), "seed=-1"),
         (dict(seed=True), "seed=True"),
         (dict(steps=2.0), "steps=2.0"),
-        (dict(scale=None), "scale=None"),
+        (dict(steps=None), "steps=None"),
         (dict(scale=float("nan")), "scale=nan"),
         (dict(scale=float("inf")), "scale=inf"),
         (dict(scale=-1.0), "negative"),
@@ -257,3 +261,33 @@ def test_pictures_whose_range_cannot_be_told_are_refused():
     ):
         with pytest.raises(ValueError, match=r"mode [IF]"):
             as_pictures(im)
+
+
+def test_guidance_that_is_not_given_is_that_of_the_model(pipe, image):
+    steps = dict(steps=2, strength=1.0)
+    own = replace(pipe, scale=1.5)
+    assert (sdedit(own, image, A, **steps) == sdedit(pipe, image, A, scale=1.5, **steps)).all()
+    assert (sdedit(own, image, A, scale=1.5, **steps) == sdedit(own, image, A, **steps)).all()
+    assert (sdedit(own, image, A, **steps) != sdedit(pipe, image, A, **steps)).any()
+    one = edit_friendly(own, image, A, B, steps=2)
+    assert (one == edit_friendly(pipe, image, A, B, scale=1.5, source_scale=1.5, steps=2)).all()
+
+
+def test_no_technique_writes_down_the_guidance_of_the_tiny_model():
+    """A scale of its own is one that a paper gives; the model's is the model's to say."""
+    theirs = {  # technique: guidance of its paper or of its page
+        "prompt-to-prompt": 5.0,
+        "delta-denoising": 5.0,
+        "flowedit": 3.5,
+        "magicmix": 4.0,
+        "unitune": 4.0,
+        "instruct-pix2pix": 7.5,
+        "semantic-guidance": None,
+        "classifier-guidance": None,
+    }
+    for name, technique in TECHNIQUES.items():
+        known = signature(technique.load()).parameters.get("scale")
+        if known is not None and name in theirs and theirs[name]:
+            assert known.default == theirs[name], name
+        elif known is not None and name not in theirs:
+            assert known.default in (None, 1.0), name

@@ -155,7 +155,7 @@ def test_seam_energy_knows_a_shift_at_the_border_from_one_inside():
 
 def test_half_holes_cover_half_of_the_object():
     from minidiff.data import shapes
-    from minidiff.proofs.prove import draw
+    from minidiff.proofs.claims import draw
 
     scenes = draw(12, 0)
     inside = shapes.object_masks(scenes)[:, :1]

@@ -304,6 +304,21 @@ def test_a_trained_model_of_other_classes_comes_back(tmp_path):
     assert (again.generate("dog", steps=1) - image).abs().max() <= 1e-4
 
 
+def test_a_model_keeps_the_guidance_it_is_sampled_with(tmp_path):
+    pipe = build("tiny-pixel")
+    assert pipe.scale == SIZES["tiny-pixel"]["scale"]
+    pipe.scale = 1.75
+    folder = store.keep(pipe, tmp_path)
+    assert minidiff.load(folder).scale == 1.75
+    index = folder / "manifest.json"
+    for bad, said in ((-1.0, "negative"), ("3", "scale")):
+        rows = json.loads(index.read_text())
+        rows["pixel"]["scale"] = bad
+        index.write_text(json.dumps(rows))
+        with pytest.raises(ValueError, match=said):
+            minidiff.load(folder)
+
+
 def test_a_seed_decides_every_weight():
     def weights(seed):
         pipe = build("tiny-dit", seed=seed)
