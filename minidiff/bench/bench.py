@@ -55,6 +55,7 @@ def call(
         masked=m.masked,
         misread=m.misread,
         seed=seed,
+        blend=[item.nouns for item in batch],
         truth=torch.cat([item.answer for item in batch]),
         wrong=wrong[0] if len(wrong) == 1 else wrong,
     )

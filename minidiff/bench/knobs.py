@@ -27,6 +27,7 @@ HERE = Path(__file__).with_name("knobs.json")
 LIKE = {
     "null-text": "direct-inversion",
     "negative-prompt": "direct-inversion",
+    "p2p-edit-friendly": "direct-inversion",
     "ddib": "inverted",
 }
 PER_KIND = "per_kind"

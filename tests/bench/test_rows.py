@@ -40,3 +40,28 @@ def test_no_two_rows_agree():
         if technique.same_as:
             gap = (edit(pipe, technique.name) - pictures[technique.same_as]).abs().max()
             assert gap < AGREE, technique.name
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize(
+    "name, kind, with_it, without",
+    [
+        ("asyrp", "texture", {"learn": 2}, {"strength": 0.0}),
+        ("pix2pix-zero", "recolour", {}, {"hold": 0.0}),
+    ],
+)
+def test_a_setting_does_as_much_in_few_steps_as_in_many(name, kind, with_it, without):
+    """What the shift, and the pull, change in the picture: in four times the steps it would be four
+    times as much if every step added all of it. Half way, as a factor, is two.
+    """
+    pipe = minidiff.load("tiny")
+    m = methods.method(name)
+    (item,) = items("dev", 1, (kind,))
+    sizes = []
+    for steps in (5, 20):
+        edits = [
+            bench.call(pipe, m, [item], [""], 0, {"steps": steps} | options)[0]
+            for options in (with_it, without)
+        ]
+        sizes.append((edits[0] - edits[1]).square().mean().sqrt().item())
+    assert 1 / 2 < sizes[1] / sizes[0] < 2, sizes
