@@ -249,7 +249,7 @@ def markdown(facts: dict) -> str:
         parts.append(misread_table(facts["misread"]))
     if facts["controls"]:
         claims = [f"- {'holds' if ok else '**FAILS**'}: {claim}" for claim, ok in facts["controls"]]
-        parts += ["Controls:", "\n".join(claims)]
+        parts += ["What the controls must show:", "\n".join(claims)]
     return "\n\n".join(parts) + "\n"
 
 

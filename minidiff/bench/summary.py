@@ -26,7 +26,8 @@ from minidiff.evaluate.metrics import bootstrap_ci
 MISREAD = "+misread"
 BASELINE = "inverted"  # the control that a method must beat
 FEW = 6  # scenes below which no interval says anything
-ASIDE = re.compile(r"@(steps=\d+|per_kind)$")  # rows that have a table or a column of their own
+# rows that have a column or a table of their own
+ASIDE = re.compile(r"@(per_kind|steps=\d+)(,steps=\d+)?$")
 TASKS = (
     "told both prompts",
     "told the target prompt alone",
@@ -357,8 +358,9 @@ def facts(rows: list[dict], split: str) -> dict:
         own["task"] = task(name, own["inputs"])
         beside = groups.get(f"{name}@per_kind")
         own["per_kind"] = mean(r["score"] for r in beside) if beside else None
-        if BASELINE in groups and name not in CONTROLS:
-            own["against"] = against(groups[name], groups[BASELINE])
+        gap = against(groups[name], groups.get(BASELINE, []))
+        if gap["scenes"] and name not in CONTROLS:
+            own["against"] = gap
     compared = {name: groups[name] for name in lines if ranked(name) or name == BASELINE}
     checks = controls(lines)
     if truths:
