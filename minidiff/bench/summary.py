@@ -352,7 +352,8 @@ def facts(rows: list[dict], split: str) -> dict:
 
     lines = {}
     for name in sorted(groups, key=rank):
-        if ASIDE.search(name) is None:
+        beside = ASIDE.search(name) and name.split("@")[0] in groups
+        if not beside:
             lines[name] = line(groups[name])
     for name, own in lines.items():
         own["task"] = task(name, own["inputs"])
