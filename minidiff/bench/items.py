@@ -70,6 +70,19 @@ class Item:
         return " ".join(wrong if word == right else word for word in self.source.split())
 
     @cached_property
+    def nouns(self) -> tuple[str, str] | None:
+        """What the edited object is called in each caption; None where the edit is of no object's
+        looks, or where its name is in the caption twice.
+        """
+        if self.kind not in ("recolour", "reshape", "resize"):
+            return None
+        for old, new in zip(self.scene.objects, self.truth.objects):
+            once = self.source.split().count(old.shape) == self.target.split().count(new.shape) == 1
+            if old != new and once:
+                return old.shape, new.shape
+        return None
+
+    @cached_property
     def words(self) -> tuple[str, str] | None:
         source = self.source.split()
         target = self.target.split()

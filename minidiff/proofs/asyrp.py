@@ -5,10 +5,11 @@ from torch import Tensor
 
 from minidiff.data import shapes
 from minidiff.editing.asyrp import asyrp, learned_shift
+from minidiff.evaluate.metrics import rank_correlation
 from minidiff.evaluate.oracle import ATTRIBUTES, oracle
 from minidiff.models.attribute_net import HEADS
 from minidiff.pipe.pipe import Pipe
-from minidiff.proofs.claims import Row, averaged, counted, draw, rank_correlation, share
+from minidiff.proofs.claims import Row, averaged, counted, draw, share
 
 STRENGTHS = (0.0, 0.5, 1.0, 1.5)
 KNOBS = dict(until=0.1, steps=15)

@@ -156,13 +156,3 @@ def object_region(image: Tensor, color: str, grow: int = 2) -> Tensor:
     x = (image.clamp(-1, 1) + 1) / 2
     cover = coverage_map(x, fit_ground(x).image, torch.tensor(shapes.COLORS[color]))
     return F.max_pool2d((cover > 0.3).float()[None], 2 * grow + 1, 1, grow)
-
-
-def rank_correlation(a, b) -> float:
-    """Spearman's rho; equal values share the mean of their ranks."""
-
-    def ranks(values) -> np.ndarray:
-        _, which, count = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
-        return (count.cumsum() - count / 2)[which]
-
-    return float(np.corrcoef(ranks(a), ranks(b))[0, 1])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from minidiff.data import shapes
 from minidiff.editing.inpaint import inpaint
-from minidiff.evaluate.metrics import masked_psnr, psnr
+from minidiff.evaluate.metrics import masked_psnr, psnr, rank_correlation
 from minidiff.evaluate.oracle import SHORT, oracle
 from minidiff.pipe.pipe import Pipe
 from minidiff.proofs.claims import (
@@ -20,7 +20,6 @@ from minidiff.proofs.claims import (
     counted,
     draw,
     gained,
-    rank_correlation,
     share,
 )
 

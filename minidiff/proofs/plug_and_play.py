@@ -5,6 +5,7 @@ import numpy as np
 from minidiff.bench.items import Item, items
 from minidiff.editing.plug_and_play import plug_and_play
 from minidiff.editing.sdedit import sdedit
+from minidiff.evaluate.metrics import rank_correlation
 from minidiff.pipe.pipe import Pipe
 from minidiff.proofs.claims import (
     Row,
@@ -12,7 +13,6 @@ from minidiff.proofs.claims import (
     counted,
     gained,
     item_scores,
-    rank_correlation,
     together,
 )
 

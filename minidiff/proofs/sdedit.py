@@ -7,7 +7,7 @@ from torch import Tensor
 
 from minidiff.data import shapes
 from minidiff.editing.sdedit import sdedit
-from minidiff.evaluate.metrics import psnr
+from minidiff.evaluate.metrics import psnr, rank_correlation
 from minidiff.evaluate.oracle import SHORT, oracle
 from minidiff.pipe.pipe import Pipe
 from minidiff.proofs.claims import (
@@ -16,7 +16,6 @@ from minidiff.proofs.claims import (
     draw,
     gained,
     object_region,
-    rank_correlation,
     share,
 )
 

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 import minidiff
+from minidiff.core.process import ddim_step
 from minidiff.core.taps import tap_names
+from minidiff.editing import pix2pix_zero as module
 from minidiff.editing.pix2pix_zero import (
     cross_maps,
     direction,
@@ -173,6 +175,24 @@ def test_sentences_replace_the_target(pipe, image):
 def test_hold_changes_the_edit(pipe, image):
     a, b = (pix2pix_zero(pipe, image, A, B, hold=h, steps=3) for h in (0.0, 1.0))
     assert a.isfinite().all() and b.isfinite().all() and (a - b).abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("steps", [2, 6])
+def test_the_steps_share_one_pull(pipe, image, monkeypatch, steps):
+    """Under a pull that is 1 everywhere the pulls of all steps add up to `hold`, however many."""
+    entered, left = [], []
+
+    def watched(sch, x, eps, t, s):
+        entered.append(x)
+        left.append(ddim_step(sch, x, eps, t, s))
+        return left[-1]
+
+    monkeypatch.setattr(module, "ddim_step", watched)
+    monkeypatch.setattr(module, "cross_maps", lambda pipe, x, t, cond: [x])
+    monkeypatch.setattr(module, "map_distance", lambda maps, wanted: maps[0].sum((1, 2, 3)))
+    pix2pix_zero(pipe, image, A, B, hold=0.6, steps=steps)
+    pulls = [left[i - 1] - entered[i] for i in range(steps, 2 * steps)]  # behind the inversion's
+    assert (sum(pulls) - 0.6).abs().max() < 1e-4
 
 
 def test_rows_do_not_depend_on_each_other(pipe, image):
