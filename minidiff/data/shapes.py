@@ -283,7 +283,12 @@ def edit_mask(a: Scene, b: Scene, grow: int = 1) -> Tensor:
     """(1, 1, 64, 64) in {0, 1}: 1 where the two renders differ by more than 2/255, grown by `grow`
     px.
     """
-    difference = (render(a) - render(b)).abs().amax(1, keepdim=True)
+    return mask_between(render(a), render(b), grow)
+
+
+def mask_between(a: Tensor, b: Tensor, grow: int = 1) -> Tensor:
+    """(b, 1, h, w) in {0, 1}: where two pictures in [-1, 1] differ by more than 2/255, grown."""
+    difference = (a - b).abs().amax(1, keepdim=True)
     mask = (difference > 4 / 255).float()  # [-1, 1] spans 2
     return F.max_pool2d(mask, 2 * grow + 1, 1, grow)
 
@@ -436,17 +441,22 @@ def render(scenes: Scene | Sequence[Scene], size: int = SIZE) -> Tensor:
     if size in (32, 16):
         return F.avg_pool2d(render(scenes), SIZE // size)
     if size < SIZE or size % SIZE:
-        raise ValueError(f"size {size}: the toy world renders 16, 32, 64 or a multiple of 64 pixels")
+        raise ValueError(f"size {size}: the toy world renders 16, 32 or a multiple of 64 pixels")
     color = torch.tensor([BACKGROUNDS[s.background] for s in scenes])
     ground = color + torch.tensor([s.tint for s in scenes])  # b 3
-    step = torch.tensor([0.13 if s.background == "black" else -0.15 for s in scenes])
-    image = ground[:, :, None, None] + step[:, None, None, None] * _texture(scenes, size)
+    tone = torch.tensor([step(s.background) for s in scenes])
+    image = ground[:, :, None, None] + tone[:, None, None, None] * _texture(scenes, size)
     masks = object_masks(scenes, size=size)
     for k in range(2):
         color = torch.tensor([_color(s, k) for s in scenes])  # b 3
         mask = masks[:, k : k + 1]
         image = image + mask * (color[:, :, None, None] - image)
     return image.clamp(0, 1) * 2 - 1
+
+
+def step(background: str) -> float:
+    """What is added to every channel of a ground for its second tone."""
+    return 0.13 if background == "black" else -0.15
 
 
 def _color(s: Scene, k: int) -> list[float]:

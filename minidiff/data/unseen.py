@@ -20,7 +20,7 @@ are not.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import cos, pi, sin
+from math import cos, dist, pi, sin
 
 import numpy as np
 import torch
@@ -48,6 +48,7 @@ EVERY = 8.0  # pixels from stripe to stripe
 FRAME = 2.0  # pixels
 MARK = 5.0  # radius of the mark on the ground, pixels
 THING = (4.5, 6.5)  # radius of the third thing, pixels
+SHOWS = 0.2  # RGB distance of an ink from the ground
 CLEAR = 3.0  # pixels that stay free around it and around the mark
 
 
@@ -85,7 +86,7 @@ def unseen(rng: np.random.Generator, scenes: Sequence[Scene], level: float = 1.0
     lot = rng.random(4)
     reach = level * np.array([[HUE], [HUE], [GROUND_HUE]])
     hues = (reach * rng.uniform(-1, 1, (3, 3))).tolist()
-    inks = [INKS[i] for i in rng.permutation(len(INKS))]
+    inks = [INKS[i] for i in rng.permutation(len(INKS)) if _shows(INKS[i], scenes)]
     thing = None
     if lot[0] < 0.8:
         radius = float(rng.uniform(*THING))
@@ -109,6 +110,16 @@ def unseen(rng: np.random.Generator, scenes: Sequence[Scene], level: float = 1.0
         frame=inks[3] if lot[3] < 0.5 else None,
         grain=(int(rng.integers(2**31)), float(level * rng.uniform(0.3, 1) * GRAIN)),
     )
+
+
+def _shows(ink: Color, scenes: Sequence[Scene]) -> bool:
+    """Does an ink differ from both tones of every ground?"""
+    for s in scenes:
+        for step in (0.0, shapes.step(s.background)):
+            tone = [channel + step for channel in shapes.BACKGROUNDS[s.background]]
+            if dist(ink, tone) < SHOWS:
+                return False
+    return True
 
 
 def _disc(x: float, y: float, radius: float) -> Tensor:
@@ -183,7 +194,7 @@ def _lay_over(x: Tensor, scene: Scene, nuisance: Unseen) -> Tensor:
             line = shapes.soft(OUTLINE / 2 - (depth - OUTLINE / 2).abs())
             x = _paint(x, nuisance.outline, line * (1 - on_top))
     if nuisance.frame:
-        x = _paint(x, nuisance.frame, _edge(size))
+        x = _paint(x, nuisance.frame, edge(size))
     seed, deviation = nuisance.grain
     noise = torch.randn(3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
     coarse = noise.repeat_interleave(size // SIZE, 1).repeat_interleave(size // SIZE, 2)
@@ -214,7 +225,7 @@ def light(nuisance: Unseen, size: int = SIZE) -> Tensor:
     return 1 - strength * (1 + along / farthest) / 2
 
 
-def _edge(size: int) -> Tensor:
+def edge(size: int = SIZE) -> Tensor:
     """(size size): 1 within FRAME of the border."""
     axis = shapes.grid(size)
     inner = (axis > FRAME - 0.5) & (axis < SIZE - FRAME - 0.5)

@@ -10,8 +10,8 @@ the VAE, with some latent noise, before it is read.
 
 The scenes also include what edits make: nothing left, one of two objects deleted, two objects alike
 in shape or colour. And half of the pictures carry what no caption names (`data/unseen.py`): whoever
-grades edits of strange pictures must have seen some. Try changing: `share` 0 in the second phase, and compare `accuracy` on round
-trips.
+grades edits of strange pictures must have seen some. Try changing: `share` 0 in the second phase,
+and compare `accuracy` on round trips; `strange` 0, and compare it on strange pictures.
 """
 
 from dataclasses import replace
@@ -26,6 +26,7 @@ from minidiff.data import shapes, unseen
 from minidiff.models.attribute_net import HEADS, NOTHING, AttributeNet, labels
 from minidiff.models.vae import VAE
 from minidiff.train.fit import fit
+from minidiff.weights.store import fill, load_weights
 
 
 def oracle_loss(net: AttributeNet, batch: dict[str, Tensor]) -> Tensor:
@@ -133,17 +134,25 @@ def train_oracle(
     out: Path,
     vae: VAE | None = None,
     *,
-    steps: int = 3000,
+    steps: int = 2500,
     tune: int = 600,
     batch: int = 64,
     seed: int = 777,
+    start: str | None = None,
     **kw,
 ) -> AttributeNet:
     """Phase 1 on renders, `steps` long; phase 2, if a finished `vae` is given, `tune` steps with a
-    third of each batch through it. Both resume from their folders under `out`.
+    third of each batch through it. Both resume from their folders under `out`. `start="shipped"`
+    goes on from the shipped oracle, at half the learning rate.
     """
+    if start not in (None, "shipped"):
+        raise ValueError(f"start {start!r}: expected None (from nothing) or 'shipped'")
     torch.manual_seed(seed)
     net = AttributeNet()
+    rate = 1.0
+    if start:
+        fill(net, load_weights("oracle"), "oracle")
+        rate = 0.5
     rng = np.random.default_rng(seed + 1)
     test = [shapes.scene(rng, split="test") for _ in range(256)]
     looks = {
@@ -163,7 +172,9 @@ def train_oracle(
         oracle_batches(batch, seed),
         steps=steps,
         out=Path(out) / "oracle",
-        **dict(lr=2e-3, muon_lr=4e-3, ema=0.998, decay=0.5, peek=peek(looks)) | common,
+        settings={"start": start},
+        **dict(lr=2e-3 * rate, muon_lr=4e-3 * rate, ema=0.998, decay=0.5, peek=peek(looks))
+        | common,
     )
     if vae is None:
         return net

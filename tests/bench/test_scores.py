@@ -118,7 +118,7 @@ def test_what_knows_only_the_caption_does_not_rise_above_the_floor():
 
 def test_an_added_object_may_have_any_size_and_the_nearest_counts():
     item = items("dev", 1, ("add",))[0]
-    truths, region = shapes.render(scores.admissible(item)), scores.region(item)
+    truths, region = item.truths, scores.region(item)
     assert len(truths) == 3 and torch.equal(truths[:1], item.answer)
     for t in truths:
         b, c, _ = scores.distances(t[None], truths, region)
