@@ -19,17 +19,24 @@ from importlib.util import find_spec
 __all__ = ["ALL", "TECHNIQUES", "Sheet", "Sweep", "Technique", "find", "strengths"]
 
 
+GUIDANCE = (1.0, 1.5, 2.0, 3.0, 5.0)  # of models that read words; 1 is none
+
+
 @dataclass(frozen=True)
 class Sweep:
-    """What `minidiff bench --fit NAME` tries.
+    """How `minidiff bench` runs it, and what `--fit` tries.
 
-    tries     {option: values}; all combinations are run
-    per_kind  one choice for each kind of edit, or one for all
+    tries     {option: values} of its own, at most four combinations; each is run with every
+              guidance
+    guidance  the values of its option `Technique.guidance`
+    fixed     {option: value} that the bench always runs with, where the defaults leave parts of the
+              method off
     curve     (option, values) of the knob that trades the edit against the rest
     """
 
     tries: dict = field(default_factory=dict)
-    per_kind: bool = True
+    guidance: tuple = GUIDANCE
+    fixed: dict = field(default_factory=dict)
     curve: tuple[str, tuple] = ("", ())
 
 
@@ -57,7 +64,12 @@ class Technique:
     file     stem of its file, where several techniques share one
     page     its page in tutorials/, where that is not room/file
     needs    the model it is made for: tiny, tiny-pixel, tiny-dit, or sd (a public model's weights)
-    tunes    learns weights for every picture
+    tunes    learns something for every edit: weights, embeddings, a direction
+    guidance its option that says how strongly it is pulled towards the words; without an option of
+             that name it has none
+    same_as  the row of the bench that it equals at equal options, on a model like tiny: it has none
+             of its own
+    no_row   why the bench has no row of it, though it could be called
     cheap    options that make it quick, for the shared tests
     apart    why the shared tests on latents leave it out, and where it is tested
     """
@@ -70,6 +82,9 @@ class Technique:
     page: str = ""
     needs: str = "tiny"
     tunes: bool = False
+    guidance: str = "scale"
+    same_as: str = ""
+    no_row: str = ""
     sweep: Sweep = Sweep()
     sheet: Sheet | None = None
     cheap: dict = field(default_factory=dict)
@@ -101,10 +116,12 @@ class Technique:
         return module if find_spec(module) else ""
 
 
-def strengths(*values: float, **more: tuple) -> Sweep:
+def strengths(
+    *values: float, guidance: tuple = GUIDANCE, fixed: dict | None = None, **more: tuple
+) -> Sweep:
     """Of a technique whose `strength` says how much of the picture is forgotten."""
     curve = ("strength", (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9))
-    return Sweep({"strength": values} | more, curve=curve)
+    return Sweep({"strength": values} | more, guidance, fixed or {}, curve)
 
 
 SHARES = {"cross": (0.1, 0.4), "self_": (0.2, 0.9)}  # of the steps with the source's attention maps
@@ -132,7 +149,7 @@ ALL = (
         "editing",
         "Rombach et al. 2022, 2112.10752, Stable Diffusion's inpainting",
         "Redraw a hole, with a network that sees its surroundings or one that does not",
-        sweep=Sweep({"scale": (1.0, 3.0, 5.0)}, per_kind=False),
+        same_as="sdedit+mask",
         sheet=Sheet("recolour", "strength", (0.2, 0.4, 0.6, 0.8, 1.0), {"steps": 25}, rows=2),
     ),
     Technique(
@@ -140,7 +157,7 @@ ALL = (
         "restoration",
         "Choi et al. 2021, 2108.02938, ILVR",
         "The coarse part of this picture, the rest invented",
-        sweep=Sweep({"factor": (2, 4), "stop": (0.0, 0.3)}),
+        sweep=strengths(0.5, 0.7, factor=(2, 4), fixed={"stop": 0.3}),
         sheet=Sheet("reshape", "factor", (1, 2, 4, 8, 16), {"steps": 25}, rows=2),
     ),
     Technique(
@@ -148,7 +165,7 @@ ALL = (
         "guidance",
         "Dhariwal, Nichol 2021, 2105.05233, classifier guidance",
         "How is a model led to a class that it was never told about?",
-        sweep=Sweep({"strength": (0.5, 1.0, 2.0)}),
+        sweep=strengths(0.5, 0.6, 0.7, guidance=(1.0, 3.0, 6.0, 12.0)),
         sheet=Sheet("move", "scale", (0.0, 1.0, 3.0, 6.0, 20.0), {"steps": 40}, rows=2),
         apart="its classifier reads the tiny model's latents: test_classifier_guidance.py",
     ),
@@ -157,7 +174,8 @@ ALL = (
         "guidance",
         "Liu et al. 2021, 2112.05744, semantic diffusion guidance",
         "Words, or a picture's content, structure or style, for a model that knows of neither",
-        sweep=Sweep({"text": (300.0, 1000.0)}),
+        guidance="text",
+        sweep=strengths(0.5, 0.6, 0.7, guidance=(300.0, 1000.0, 3000.0)),
         sheet=Sheet("recolour", "structure", (0.0, 300.0, 1000.0, 3000.0), {"steps": 25}, rows=2),
     ),
     Technique(
@@ -174,8 +192,9 @@ ALL = (
         "editing",
         "Kwon et al. 2022, 2210.10960, Asyrp",
         "Is there a place in the network where one direction means the same in every picture?",
+        tunes=True,
         sweep=Sweep({"strength": (0.5, 1.0, 2.0)}),
-        sheet=Sheet("texture", "strength", (0.0, 0.5, 1.0, 2.0), {"steps": 15}, rows=1),
+        sheet=Sheet("texture", "strength", (0.0, 1.0, 2.0, 4.0), {"steps": 15}, rows=1),
         cheap={"pictures": 2, "learn": 1},
     ),
     Technique(
@@ -183,6 +202,7 @@ ALL = (
         "editing",
         "Zhu et al. 2023, 2302.08357, boundary diffusion",
         "Learn an edit from labelled pictures, without training a network",
+        tunes=True,
         sweep=Sweep({"distance": (1.0, 2.0, 4.0)}),
         sheet=Sheet(
             "background", "distance", (0.0, 0.5, 1.0, 2.0), {"steps": 20, "mix": 0.4}, rows=2
@@ -194,7 +214,8 @@ ALL = (
         "editing",
         "Yang et al. 2023, 2303.08622, ZeCon",
         "Another style, with everything where it was",
-        sweep=strengths(0.5, 0.7, 0.9),
+        guidance="style",
+        sweep=strengths(0.5, 0.7, 0.9, guidance=(1.0, 3.0, 5.0)),
         sheet=Sheet("texture", "style", (0.0, 1.0, 2.0, 3.0, 5.0), rows=2),
     ),
     Technique(
@@ -218,6 +239,7 @@ ALL = (
         "Get the given picture back in spite of guidance, by learning",
         file="real_pictures",
         page="inversion/null_text",
+        tunes=True,
         sweep=Sweep(SHARES),
         sheet=Sheet("recolour", "inner", (0, 1, 3, 10), {"steps": 25, "scale": 7.5} | HELD, rows=2),
         cheap={"inner": 1},
@@ -262,7 +284,7 @@ ALL = (
         "editing",
         "Su et al. 2022, 2203.08382, DDIB",
         "Translate between two models that share nothing but noise",
-        sweep=Sweep({"scale": (1.0, 3.0)}, per_kind=False),
+        same_as="inverted",
         sheet=Sheet("recolour", "scale", (1.0, 1.5, 2.0, 3.0, 5.0), {"steps": 50}),
     ),
     Technique(
@@ -271,6 +293,8 @@ ALL = (
         "Kim, Kwon, Ye 2021, 2110.02711, DiffusionCLIP",
         "Teach the network an edit, once, for all pictures",
         tunes=True,
+        no_row="it learns one change from many pictures, once, and applies it to others, where an "
+        "item is one picture and one change: its proof is its measure",
         sheet=Sheet("recolour", "updates", (0, 10, 20, 30), rows=1),
         cheap={"updates": 1, "train_steps": 2, "batch": 1},
     ),
@@ -323,7 +347,7 @@ ALL = (
         "editing",
         "Liew et al. 2022, 2210.16056, MagicMix",
         "The layout of one thing, the meaning of another, and no ghost",
-        sweep=Sweep({"nu": (0.5, 0.7, 0.9), "kmax": (0.6, 0.9)}),
+        sweep=Sweep({"nu": (0.5, 0.8), "kmax": (0.6, 0.9)}),
         sheet=Sheet(
             "reshape",
             "nu",
@@ -338,7 +362,7 @@ ALL = (
         "Avrahami et al. 2022, 2206.02779, Blended Latent Diffusion",
         "Draw inside a mask, in a tenth of the time",
         tunes=True,
-        sweep=strengths(0.75, 0.9, 1.0),
+        sweep=strengths(0.75, 0.9, 1.0, fixed={"grow": 2, "background": "decoder"}),
         sheet=Sheet("reshape", "grow", (0, 1, 2, 3), {"steps": 20}, rows=2),
     ),
     Technique(
@@ -346,7 +370,8 @@ ALL = (
         "editing",
         "Avrahami et al. 2021, 2111.14818, Blended Diffusion",
         "Can a model without words be led by CLIP?",
-        sweep=strengths(0.6, 0.75),
+        guidance="weight",
+        sweep=strengths(0.6, 0.75, guidance=(100.0, 500.0, 2500.0)),
         sheet=Sheet(
             "recolour", "weight", (0.0, 100.0, 500.0, 2500.0), {"steps": 20, "runs": 1}, rows=2
         ),
@@ -395,8 +420,8 @@ ALL = (
         "editing",
         "Parmar et al. 2023, 2302.03027, pix2pix-zero",
         "Edit along a direction of meaning",
-        sweep=Sweep({"hold": (0.0, 0.05, 0.1, 0.2)}),
-        sheet=Sheet("recolour", "hold", (0.0, 0.1, 0.3, 1.0, 3.0), {"steps": 20}, rows=2),
+        sweep=Sweep({"hold": (0.0, 1.0, 2.5, 5.0)}),
+        sheet=Sheet("recolour", "hold", (0.0, 2.0, 6.0, 20.0, 60.0), {"steps": 20}, rows=2),
     ),
     Technique(
         "attend-and-excite",
@@ -436,7 +461,6 @@ ALL = (
         "restoration",
         "Lugmayr et al. 2022, 2201.09865, RePaint",
         "Fill a hole so that it continues what is around it",
-        sweep=Sweep({"scale": (1.0, 3.0)}, per_kind=False),
         sheet=Sheet("delete", "repeats", (1, 2, 3, 5), rows=2),
     ),
 )

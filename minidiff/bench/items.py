@@ -111,6 +111,19 @@ class Item:
         return " ".join(wrong if word == right else word for word in self.source.split())
 
     @cached_property
+    def nouns(self) -> tuple[str, str] | None:
+        """What the edited object is called in each caption; None where the edit is of no object's
+        looks, or where its name is in the caption twice.
+        """
+        if self.kind not in ("recolour", "reshape", "resize"):
+            return None
+        for old, new in zip(self.scene.objects, self.truth.objects):
+            once = self.source.split().count(old.shape) == self.target.split().count(new.shape) == 1
+            if old != new and once:
+                return old.shape, new.shape
+        return None
+
+    @cached_property
     def words(self) -> tuple[str, str] | None:
         source = self.source.split()
         target = self.target.split()
@@ -201,8 +214,9 @@ def given(
     fn, its: Item | list[Item], *, masked: bool = False, misread: bool = False, **more
 ) -> dict:
     """What a technique may ask for by name, of what one or several items know: prompts become
-    lists, pictures a batch. A mask goes to those that need one, or with `masked` to all that take
-    one; `misread`: the source caption has a wrong word. `more`: what else is known.
+    lists, pictures a batch, `blend` the nouns of the edited object. A mask goes to those that need
+    one, or with `masked` to all that take one; `misread`: the source caption has a wrong word.
+    `more`: what else is known.
     """
     batch = [its] if isinstance(its, Item) else its
     source = [item.misread if misread else item.source for item in batch]
@@ -216,6 +230,7 @@ def given(
         "target": target,
         "prompt": target,
         "mask": torch.cat([item.mask for item in batch]),
+        "blend": [item.nouns for item in batch],
         "seed": batch[0].seed,
     } | more
     asked = inspect.signature(fn).parameters

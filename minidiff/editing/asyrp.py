@@ -48,6 +48,7 @@ from minidiff.pipe.pipe import Pipe
 from minidiff.train.finetune import in_float32
 
 H = r"^h$"  # the tap at the bottleneck
+LESSONS = 8  # steps in which a shift is learned
 Shift = Callable[[Tensor, int], Tensor]  # (h (b c y x), t) -> what is added to it
 
 
@@ -203,7 +204,7 @@ def learned_shift(
     lr: float = 0.01,
     teacher: str = "prompt",
     row: str = "null",
-    steps: int = 8,
+    steps: int = LESSONS,
     seed: int = 0,
     progress: bool = False,
 ) -> DeltaBlock:
@@ -280,7 +281,8 @@ def asyrp(
     """Change pictures `image` (b 3 H W) in [-1, 1] in
     h-space, as from `source` to `target`; returns (b 3 H W).
 
-    strength   factor on the shift: 0 rebuilds the picture, negative goes the other way
+    strength   factor on the shift: 0 rebuilds the picture, negative goes the other way. In n steps
+               each adds 8/n of it, 8 being the steps it is learned in, so that n changes no edit
     until      edit down to this share of the noise scale; below it plain steps draw details
     symmetric  the control: the changed noise in both terms, which does next to nothing
     boost      below this share of the noise scale fresh noise is added (eta 1), as the paper does
@@ -292,7 +294,8 @@ def asyrp(
     pictures   that the model draws for each prompt where means are asked for
 
     `delta`: a ready shift (h, t) -> dh, such as `mean_shift` of pictures of your own; it serves
-    pictures it was not made from, and all rows share it. Without one every picture learns its own.
+    pictures it was not made from, all rows share it, and every step adds all of it. Without one
+    every picture learns its own.
     Identical prompts: no shift, the picture is rebuilt. ValueError: options out of range, a network
     without a bottleneck.
     """
@@ -320,6 +323,8 @@ def asyrp(
     sch = pipe.schedule
     ts = pipe.timesteps(steps)
     cond, x = inverted(pipe, image, source, row, steps)
+    # the authors' code: steps while learning / steps while editing
+    share = LESSONS / steps if delta is None else 1.0
     edited = [t for t in ts[:-1] if t > until * sch.T]
     if delta is None and (source == target or strength == 0):
         edited = []
@@ -350,7 +355,7 @@ def asyrp(
     for t, s in step_pairs(ts, progress):
         if t in edited:
             # the paper's editing interval: h is shifted
-            x = drift(pipe, x, t, s, cond, lambda h, t: strength * delta(h, t), symmetric)
+            x = drift(pipe, x, t, s, cond, lambda h, t: strength * share * delta(h, t), symmetric)
         else:
             eta = float(t <= boost * sch.T)
             # below it plain moves, with fresh noise near the end ("quality boosting")

@@ -9,13 +9,13 @@ change, without a new prompt. To keep all else, the edit's cross-attention maps 
 of the source: not copied, but by a gradient step on the state.
 
     dE     = mean_k text(after_k) - mean_k text(before_k),    edit with text(source) + dE
-    z_t   <- z_t - hold grad_z sum_layers |P(z_t, source + dE) - P(z*_t, source)|^2,
-             then one guided DDIM step
+    z_t   <- z_t - hold/n grad_z sum_layers |P(z_t, source + dE) - P(z*_t, source)|^2,
+             then one guided DDIM step, n of them
     e     <- e - lambda grad L(e),    L = L_pair + L_kl: the inversion's noise is to look like noise
     L_pair   correlation of e with itself, shifted, over a pyramid of sizes, squared
     L_kl     draws (mean, variance) to (0, 1)
 
-Try: `hold` 0, .1, 1; `whiten` 0 and 20, and look at the noise; a direction from one pair of
+Try: `hold` 0, 2, 20; `whiten` 0 and 20, and look at the noise; a direction from one pair of
 sentences and from a hundred.
 
 Weakness: the map loss adds up over pixels, words and layers, so `hold` is a number per model, and a
@@ -23,7 +23,8 @@ gradient is bought with a backward pass per step. Noise that was made white is n
 picture came from: `whiten` trades likeness for editability. So it is off by default here (the
 authors' strength is 20). The reference maps are read at the inversion's own states, which belong to
 the picture itself; the authors sample the picture again. And L_pair takes the mean over all shifts,
-where they draw a few at random.
+where they draw a few at random. The authors' pull is a number per step, .1 at their 50; here the
+steps share it, so that more of them do not hold harder.
 """
 
 import torch
@@ -158,7 +159,7 @@ def pix2pix_zero(
     *,
     before: list[str] | None = None,
     after: list[str] | None = None,
-    hold: float = 0.1,
+    hold: float = 2.5,
     whiten: float = 0.0,
     rounds: int = 5,
     steps: int = 50,
@@ -171,7 +172,8 @@ def pix2pix_zero(
     before   sentences about what is there; default: the beginnings of `source` and `target` that
              differ
     after    sentences about what is wanted, as many or not
-    hold     step size of the pull towards the source's cross-attention maps; 0 is off
+    hold     sum of the step sizes of the pull towards the source's cross-attention maps: each of n
+             steps pulls by hold/n; 0 is off
     whiten   strength of the whitening of the inversion's noise; 0 is plain inversion, the authors'
              is 20
     rounds   how often per step
@@ -210,6 +212,6 @@ def pix2pix_zero(
             with torch.enable_grad():
                 x = x.detach().requires_grad_()
                 loss = map_distance(cross_maps(pipe, x, t, new), wanted).sum()  # rows apart
-                x = x.detach() - hold * torch.autograd.grad(loss, x)[0]
+                x = x.detach() - hold / steps * torch.autograd.grad(loss, x)[0]
         x = ddim_step(pipe.schedule, x, denoise(x, t, new), t, s)
     return pipe.decode(x)

@@ -207,7 +207,7 @@ def prompt_to_prompt(
     cross: float | None = 0.3,
     self_: float = 0.9,
     weights: dict[str, float] | None = None,
-    blend: tuple[str, str] | None = None,
+    blend: tuple[str, str] | list[tuple[str, str] | None] | None = None,
     blend_from: float = 0.2,
     inverted: Inverted | None = None,
     self_side: int | None = None,
@@ -226,7 +226,7 @@ def prompt_to_prompt(
                 more freedom, .2)
     weights     {target word: factor}, to say a word louder or softer
     blend       (word of source, word of target): edit only where these are, after `blend_from` of
-                the steps
+                the steps; or a list, with such a pair or None for every pair of prompts
     self_side   shorter side of the largest self-attention map that is shared, in pixels; default: a
                 quarter of the latent, at least 16, which is every size the tiny models have
 
@@ -253,10 +253,7 @@ def prompt_to_prompt(
         )
     M, alpha = token_maps(pipe, sources, targets, kind)
     weight = word_weights(pipe, targets, weights or {}, alpha)
-    blended = blend and [
-        (positions(pipe.tokenizer, a, blend[0]), positions(pipe.tokenizer, b, blend[1]))
-        for a, b in zip(sources, targets)
-    ]
+    blended = blend_tokens(pipe, sources, targets, blend)
     x = inverted.states[-1] if inverted else pipe.start(len(sources), seed)
     latent = tuple(x.shape[2:])
     shared = self_side or max(min(latent) // 4, 16)
@@ -286,12 +283,34 @@ def prompt_to_prompt(
         x = ddim_step(pipe.schedule, x, guide(e_null, e_cond, scale), t, s)
         if inverted:
             x = inverted.follow(x, i)  # the source row keeps its path
-        if blended and i >= blend_from * steps:
+        if any(blended) and i >= blend_from * steps:
             pairs = maps.read().unflatten(0, (2, -1))  # 2 b tokens h w
-            m = [blend_mask(pairs[:, k], words, latent) for k, words in enumerate(blended)]
-            before, after = x.chunk(2)
-            x = torch.cat([before, before + torch.cat(m) * (after - before)])
+            before, after = x.clone().chunk(2)
+            for k, words in enumerate(blended):
+                if words is not None:
+                    m = blend_mask(pairs[:, k], words, latent)[0]
+                    after[k] = before[k] + m * (after[k] - before[k])
+            x = torch.cat([before, after])
     return pipe.decode(x)
+
+
+def blend_tokens(pipe: Pipe, sources: list[str], targets: list[str], blend) -> list:
+    """For every pair of prompts the token positions of its two blend words, or None. `blend`: one
+    pair of words for all, or a list with one pair, or None, for each.
+    """
+    for_all = blend is None or isinstance(blend[0], str)
+    each = [blend] * len(sources) if for_all else list(blend)
+    if len(each) != len(sources):
+        raise ValueError(f"{len(each)} pairs of blend words for {len(sources)} pairs of prompts")
+    found = []
+    for source, target, words in zip(sources, targets, each):
+        if words is None:
+            found.append(None)
+        else:
+            before = positions(pipe.tokenizer, source, words[0])
+            after = positions(pipe.tokenizer, target, words[1])
+            found.append((before, after))
+    return found
 
 
 def word_weights(pipe: Pipe, targets: list[str], weights: dict[str, float], like: Tensor) -> Tensor:

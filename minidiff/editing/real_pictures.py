@@ -63,6 +63,7 @@ def direct_inversion(
     share: float = 0.0,
     cross: float | None = 0.3,
     self_: float = 0.9,
+    blend: tuple[str, str] | list[tuple[str, str] | None] | None = None,
     steps: int = 50,
     scale: float = 3.0,
     progress: bool = False,
@@ -75,6 +76,7 @@ def direct_inversion(
             closed form
     cross   share of the steps in which cross-attention is the source's
     self_   the same for self-attention
+    blend   (word of source, word of target): edit only where these are
 
     More knobs: those of `prompt_to_prompt`. Identical prompts give the autoencoder's copy with
     share=1, a guided replay with share=0. ValueError: a share outside 0..1, unequal numbers of
@@ -89,6 +91,7 @@ def direct_inversion(
         target,
         cross=cross,
         self_=self_,
+        blend=blend,
         steps=steps,
         scale=scale,
         progress=progress,
@@ -105,6 +108,7 @@ def negative_prompt(
     *,
     cross: float | None = 0.3,
     self_: float = 0.9,
+    blend: tuple[str, str] | list[tuple[str, str] | None] | None = None,
     steps: int = 50,
     scale: float = 3.0,
     progress: bool = False,
@@ -115,6 +119,7 @@ def negative_prompt(
 
     cross   share of the steps in which cross-attention is the source's
     self_   the same for self-attention
+    blend   (word of source, word of target): edit only where these are
 
     More knobs: those of `prompt_to_prompt`. Identical prompts give the DDIM round trip at scale 1,
     whatever `scale` is.
@@ -128,6 +133,7 @@ def negative_prompt(
         target,
         cross=cross,
         self_=self_,
+        blend=blend,
         steps=steps,
         scale=scale,
         progress=progress,
@@ -147,6 +153,7 @@ def null_text(
     tolerance: float = 1e-5,
     cross: float | None = 0.3,
     self_: float = 0.9,
+    blend: tuple[str, str] | list[tuple[str, str] | None] | None = None,
     steps: int = 50,
     scale: float = 3.0,
     progress: bool = False,
@@ -160,6 +167,7 @@ def null_text(
     tolerance  squared error of a step that is good enough
     cross      share of the steps in which cross-attention is the source's
     self_      the same for self-attention
+    blend      (word of source, word of target): edit only where these are
 
     More knobs: those of `prompt_to_prompt`. Identical prompts give the replay with the learned
     nulls, close to the picture. ValueError: a model without text, a negative number of updates,
@@ -184,6 +192,7 @@ def null_text(
             target,
             cross=cross,
             self_=self_,
+            blend=blend,
             steps=steps,
             scale=scale,
             progress=progress,

@@ -53,7 +53,7 @@ def prove(pipe: Pipe, n: int, seed: int, **knobs) -> list[Row]:
     # the pull
     asked = together(its)
     ceiling = pipe.decode(pipe.encode(asked.answer))
-    run = dict(hold=0.1, steps=STEPS) | knobs
+    run = dict(hold=0.1 * STEPS, steps=STEPS) | knobs
     words = (asked.source, asked.target)
     edits = {
         "no pull": pix2pix_zero(pipe, asked.image, *words, **run | {"hold": 0.0}),

@@ -55,6 +55,7 @@ def ilvr(
     *,
     factor: int = 2,
     stop: float = 0.0,
+    strength: float = 1.0,
     eta: float = 1.0,
     steps: int = 50,
     scale: float = 3.0,
@@ -64,18 +65,20 @@ def ilvr(
     """Pictures (b 3 H W) of `prompt` whose coarse part is
     that of the references `image` (b 3 H W) in [-1, 1].
 
-    factor  N, side of the blocks whose mean is held, in latents: 1 returns the reference, the
-            latent's side its mean
-    stop    share of the schedule, at its clean end, that runs free: 0 holds to the last, 1 is plain
-            sampling
-    eta     1 draws fresh noise at every move as in the paper, 0 none (DDIM)
-    scale   guidance by the prompt; 1 is none
+    factor    N, side of the blocks whose mean is held, in latents: 1 returns the reference, the
+              latent's side its mean
+    stop      share of the schedule, at its clean end, that runs free: 0 holds to the last, 1 is
+              plain sampling
+    strength  share of the steps that is run; 1 starts from noise as in the paper, less from the
+              reference noised that far
+    eta       1 draws fresh noise at every move as in the paper, 0 none (DDIM)
+    scale     guidance by the prompt; 1 is none
 
-    Row i uses seed + i. ValueError: a factor that does not divide the latents, stop or eta outside
-    0..1, steps.
+    Row i uses seed + i. ValueError: a factor that does not divide the latents, stop, strength or
+    eta outside 0..1, steps.
     """
-    ts = pipe.timesteps(steps)  # b c h w
-    y = pipe.encode(image)
+    ts = pipe.timesteps(steps, strength)
+    y = pipe.encode(image)  # b c h w
     if not (isinstance(factor, int) and factor >= 1 and all(n % factor == 0 for n in y.shape[2:])):
         raise ValueError(
             f"factor={factor}: blocks must tile the latents of {y.shape[2]} x {y.shape[3]}; try 2, "
@@ -86,7 +89,8 @@ def ilvr(
     sch = pipe.schedule
     cond = pipe.embed(prompt)
     denoise = cfg_batched(pipe.eps, pipe.null(), scale)
-    x = pipe.start_std * noise(y.shape, seed, y.device, y.dtype)
+    n = noise(y.shape, seed, y.device, y.dtype)
+    x = pipe.start_std * n if strength == 1 else pipe.noised(y, ts[0], n)
     fresh = noises(y, seed)
     for t, s in step_pairs(ts, progress):
         x = ddim_step(sch, x, denoise(x, t, cond), t, s, eta, next(fresh))

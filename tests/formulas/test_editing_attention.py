@@ -166,7 +166,7 @@ def test_pix2pix_zero_pull():
             return sum(((p - wanted[k]) ** 2).sum().item() / 2 for k, p in maps(x, t, new).items())
 
         assert len(wanted) == 6 and next(iter(wanted.values())).shape == (16, 20)
-        x = x - hold * slope(distance, x)
+        x = x - hold / 2 * slope(distance, x)  # two steps
         x = move(pipe.schedule, x, guided(pipe, x, t, new, 2.0), t, s)
     got = pix2pix_zero(pipe, image, SOURCE, TARGET, hold=hold, steps=2, scale=2.0)
     near(got, pipe.decode(x), 1e-6)
