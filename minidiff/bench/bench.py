@@ -33,7 +33,7 @@ from minidiff.io import write_image
 from minidiff.pipe.pipe import Pipe
 
 SMOKE = ("copy", "vae-copy", "truth", "vae-truth", "resample@steps=20")
-ITEMS = {"dev": 8, "test": 50}  # scenes of a kind
+ITEMS = {"dev": 8, "test": 50, "hard": 50, "hard-dev": 8}  # scenes of a kind
 SEEDS = 10_000  # apart: the noise seeds of one kind's scenes are consecutive
 
 
@@ -287,7 +287,7 @@ def bench(
     pipe: Pipe | None,
     *,
     methods: tuple[str, ...] = (),
-    split: Literal["dev", "test"] = "dev",
+    split: Literal["dev", "test", "hard", "hard-dev"] = "dev",
     items: int | None = None,
     seeds: int = 1,
     kinds: tuple[str, ...] = (),
@@ -303,7 +303,8 @@ def bench(
 
     methods  controls, techniques, NAME+mask, NAME+misread, NAME@option=value (default: all that the
              bench can run)
-    split    dev, to tune on, or test, to report
+    split    dev, to tune on, or test, to report; hard: the scenes of test with light, marks and
+             outlines that no caption names (hard-dev: those of dev)
     items    scenes of each kind of edit (default: 8 of dev, 50 of test)
     seeds    noise seeds for each scene
     kinds    kinds of edits (default: all eight)

@@ -251,9 +251,7 @@ def _item(kind: str, split: str, i: int, seed: int) -> Item:
 
 def _plain_item(kind: str, split: str, i: int, rng: np.random.Generator) -> Item:
     two = kind in ("add", "delete") or (kind != "move" and i % 2 == 1)
-    s = shapes.scene(rng, objects=1 + two, split="test")
-    while not in_split(s, split):
-        s = shapes.scene(rng, objects=1 + two, split="test")
+    s = _scene(rng, 1 + two, split)
     index = int(rng.integers(2)) if two else 0
     if kind == "add":  # "delete" backwards: the other object stays in place
         truth = s
@@ -261,18 +259,74 @@ def _plain_item(kind: str, split: str, i: int, rng: np.random.Generator) -> Item
     elif kind == "delete":
         truth = shapes.edit(s, "delete", index=1)
     else:
-        field = FIELDS.get(kind, kind)
-        value = str(rng.choice(sorted(_free(s, field, index))))
-        truth = shapes.edit(s, field, value, index=index)
+        truth = _changed(s, kind, index, rng)
+    return _asked(kind, s, truth, seed=int(rng.integers(2**31)))
+
+
+def _scene(rng: np.random.Generator, objects: int, split: str) -> Scene:
+    """A scene of "dev" or of "test"."""
+    while True:
+        s = shapes.scene(rng, objects=objects, split="test")
+        if in_split(s, split):
+            return s
+
+
+def _changed(s: Scene, kind: str, index: int, rng: np.random.Generator) -> Scene:
+    """One word of the scene, or of its object `index`, drawn anew; no edit that adds or deletes."""
+    field = FIELDS.get(kind, kind)
+    value = str(rng.choice(sorted(_free(s, field, index))))
+    return shapes.edit(s, field, value, index=index)
+
+
+def _asked(kind: str, before: Scene, after: Scene, seed: int) -> Item:
+    """An item whose captions say what the edit is about."""
     said = {group: SAID.get(kind) == group for group in ("size", "position", "texture")}
-    return Item(
-        kind,
-        scene=s,
-        truth=truth,
-        source=shapes.caption(s, **said),
-        target=shapes.caption(truth, **said),
-        seed=int(rng.integers(2**31)),
-    )
+    source = shapes.caption(before, **said)
+    target = shapes.caption(after, **said)
+    return Item(kind, scene=before, truth=after, source=source, target=target, seed=seed)
+
+
+def chains(split: str = "dev", n: int = 8, seed: int = 0, turns: int = 5) -> list[list[Item]]:
+    """n chains of successive edits, each a list of items: the truth of one is the scene of the
+    next. An editor is given the first source alone and goes on with its own pictures. A third of
+    the chains stay with one object, in a third one of two is deleted on the way, in a third one is
+    added. Kinds do not repeat in a chain. ValueError for an unknown split or more than five turns.
+    """
+    if split not in SPLITS or not 1 <= turns <= 5:
+        raise ValueError(
+            f"split {split!r}, {turns} turns: expected one of {', '.join(SPLITS)}, and 1 to 5"
+        )
+    return [_chain(split, i, seed, turns) for i in range(n)]
+
+
+def _chain(split: str, i: int, seed: int, turns: int) -> list[Item]:
+    numbers = [seed, len(KINDS), SPLITS[split] == "test", i]
+    rng = np.random.default_rng(numbers)
+    passing = (None, "delete", "add")[i % 3]  # what happens to the second object
+    whole = _scene(rng, 2 if passing else 1, SPLITS[split])
+    kinds = ["recolour", "reshape", "resize", "background", "texture"]
+    if passing is None:
+        kinds.append("move")
+    kinds = [str(kind) for kind in rng.permutation(kinds)[:turns]]
+    if passing:
+        kinds[int(rng.integers(turns))] = passing
+    both = passing == "delete"
+    chain = []
+    for kind in kinds:
+        before = whole if both or not passing else shapes.edit(whole, "delete", index=1)
+        if kind in ("add", "delete"):
+            both = kind == "add"
+        else:
+            whole = _changed(whole, kind, int(rng.integers(2)) if both else 0, rng)
+        after = whole if both or not passing else shapes.edit(whole, "delete", index=1)
+        chain.append(_asked(kind, before, after, seed=int(rng.integers(2**31))))
+    if SPLITS[split] == split:
+        return chain
+    scenes = [chain[0].scene]
+    for item in chain:
+        scenes += admissible(item)
+    nuisance = unseen.unseen(np.random.default_rng([*numbers, 1]), scenes)
+    return [replace(item, nuisance=nuisance) for item in chain]
 
 
 def _free(s: Scene, field: str, index: int) -> set[str]:
