@@ -34,6 +34,10 @@ def bench(rest: list[str]) -> int:
         return EXCHANGE[rest[0]](rest[1:])
     score = find("minidiff.bench.bench:bench")
     p = parser("bench", json=True)
+    p.epilog = (
+        "For programs in any language: minidiff bench export DIR writes the questions as files, "
+        "minidiff bench score DIR/METHOD grades a folder of edits."
+    )
     names = arguments(p, score, skip=("pipe", "progress"))
     args = parse(p, rest, pictures=())
     facts = score(None if args.report else load(args), **given(args, names))

@@ -4,6 +4,7 @@ ours are.
 
 import json
 import shutil
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -93,7 +94,7 @@ def test_the_answer_of_a_turn_is_the_question_of_the_next():
     turns = named_turns("dev", 6, 64)
     for i in range(6):
         chain = [turns[f"chain_{i:03}_{turn}"] for turn in range(1, 6)]
-        for one, two in zip(chain, chain[1:]):
+        for one, two in pairwise(chain):
             assert one.truth == two.scene
         assert len({item.kind for item in chain}) == 5
     kinds = {item.kind for item in turns.values()}
@@ -191,7 +192,7 @@ def test_names_letters_and_places_are_checked_first(asked, tmp_path):
         with pytest.raises(ValueError, match=said):
             score(None, asked / name)
     with pytest.raises(ValueError, match="letters P, S, M, I, F"):
-        score(None, asked / "truth", inputs="X")
+        score(None, asked / "mine", inputs="X")
     with pytest.raises(ValueError, match="no folder of edits"):
         score(None, asked / "nowhere")
     with pytest.raises(ValueError, match=r"holds no manifest\.json"):
@@ -201,7 +202,7 @@ def test_names_letters_and_places_are_checked_first(asked, tmp_path):
 def test_an_export_of_other_items_is_refused(asked, tmp_path):
     facts = json.loads((asked / "manifest.json").read_text())
     (tmp_path / "manifest.json").write_text(json.dumps(facts | {"sha256": "0", "items": 1}))
-    with pytest.raises(ValueError, match="of other items .* export them again"):
+    with pytest.raises(ValueError, match=r"of other items .* export them again"):
         score(None, tmp_path / "mine")
     (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(ValueError, match="is not what `minidiff bench export` writes"):
