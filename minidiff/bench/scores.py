@@ -24,9 +24,10 @@ Bvae). Copying the source scores 0, for T is 0; drawing the prompt anew about a 
 mostly; the truth scores 1. (With a fixed B0 of 15 dB drawing anew scored a third: plain grounds
 agree by chance, and a cube root makes much of little.)
 
-N is beside EditScore, not in it: B has its part of the same harm already. The drawing oracle is
-told the nuisances (find_objects.py), so that T and K do not ask for them. B0 knows the caption
-alone, so its renders have none. Larger pictures are averaged to 64 pixels before they are graded.
+N is beside EditScore, not in it: B has its part of the same harm already. The oracles are told the
+nuisances and read without them (taken_off.py), so that T and K do not ask for them. B0 knows the
+caption alone, so its renders have none. Larger pictures are averaged to 64 pixels before they are
+graded.
 
 Where a caption leaves something open there are several right answers: it does not say how large the
 added object is. B is then taken where all of them agree, and C is that of the nearest one.
@@ -50,6 +51,7 @@ from minidiff.data.shapes import Scene
 from minidiff.evaluate.find_objects import see
 from minidiff.evaluate.metrics import eight_bit, masked_psnr
 from minidiff.evaluate.oracle import oracle
+from minidiff.evaluate.taken_off import taken_off
 from minidiff.models.attribute_net import canonical
 
 FLOOR_B = 15.0  # dB
@@ -308,8 +310,9 @@ def grade(images: Tensor, items: list[Item], ceilings: Tensor) -> list[dict]:
         d = structure(images, source).tolist()
         q1 = likeness(images, targets).tolist()
         q2 = likeness(inside, targets).tolist()
-    drawn = see(images, [item.nuisance for item in items])
-    learned = oracle().read(images)
+    readable = taken_off(images, [item.nuisance for item in items])
+    drawn = see(readable)
+    learned = oracle().read(readable)
     rows = []
     for n, item in enumerate(items):
         row = _answers(drawn[n], learned[n], item)

@@ -15,8 +15,10 @@ def pairs(n, seed=0, level=1.0):
     out = []
     for i in range(n):
         before = shapes.scene(rng, objects=1 + i % 2)
-        what, value = [("shape", "ring"), ("size", "large"), ("background", "grey")][i % 3]
-        after = shapes.edit(before, what, value)
+        what = ("shape", "size", "background")[i % 3]
+        words = {"shape": shapes.SHAPES, "size": shapes.SIZES, "background": ("grey", "black")}
+        now = before.background if what == "background" else getattr(before.objects[0], what)
+        after = shapes.edit(before, what, next(word for word in words[what] if word != now))
         out.append((before, after, unseen.unseen(rng, [before, after], level)))
     return out
 
