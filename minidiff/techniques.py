@@ -263,6 +263,14 @@ ALL = (
         sheet=Sheet("recolour", "share", (0.0, 0.25, 0.5, 0.75, 1.0), {"steps": 25} | HELD, rows=2),
     ),
     Technique(
+        "p2p-edit-friendly",
+        "editing",
+        "Huberman-Spiegelglas et al. 2023, 2304.06140, edit-friendly noise with Prompt-to-Prompt",
+        "The noise of the picture and its attention maps at once",
+        file="real_pictures",
+        sweep=Sweep(SHARES),
+    ),
+    Technique(
         "edict",
         "inversion",
         "Wallace et al. 2022, 2211.12446, EDICT",

@@ -2,8 +2,9 @@
 
     minidiff bench --methods sdedit direct-inversion --items 2  # two scenes a kind
     minidiff bench --split test --seeds 3 --out runs/bench  # all of them; resumes where it was
-    minidiff bench --report runs/bench  # its table, JSON and picture again
-    minidiff bench --fit sdedit  # choose its knobs, on dev only
+    minidiff bench --methods sdedit --steps 10 25 50 100  # score against evaluations
+    minidiff bench --report runs/bench  # its tables, JSON and pictures again
+    minidiff bench --fit sdedit inverted  # choose their knobs, on dev only
 
 Sources are renders, never model samples, so the right answer is known, and a method must invert or
 noise what it did not draw. A method is called by the names of its arguments: what it asks for
@@ -11,14 +12,15 @@ noise what it did not draw. A method is called by the names of its arguments: wh
 the same noise for every method, alone or in a batch.
 
 Every method appends its rows to OUT/METHOD.jsonl: an interrupted run goes on where it stopped, rows
-of other settings are left aside, and several processes may run different methods into one folder.
+of other settings are left aside, and several processes may run different methods into one folder;
+one that asks for a method that another is running is refused.
 """
 
 import inspect
 import json
 import os
 import sys
-from collections.abc import Sequence
+import time
 from pathlib import Path
 from typing import Literal
 
@@ -27,13 +29,15 @@ import torch
 from minidiff.bench import knobs, leaderboard
 from minidiff.bench.cost import Cost
 from minidiff.bench.items import KINDS, Item, given, items
-from minidiff.bench.methods import Method, everything, method
+from minidiff.bench.methods import STEPS, Method, at_steps, everything, fittable, method
 from minidiff.bench.scores import VERSION, grade
 from minidiff.io import write_image
 from minidiff.pipe.pipe import Pipe
+from minidiff.train.checkpoint import held
 
 SMOKE = ("copy", "vae-copy", "truth", "vae-truth", "resample@steps=20")
 ITEMS = {"dev": 8, "test": 50, "hard": 50, "hard-dev": 8}  # scenes of a kind
+HEAT = 2  # scenes of a kind on which every setting is tried before the best third goes on
 SEEDS = 10_000  # apart: the noise seeds of one kind's scenes are consecutive
 
 
@@ -51,6 +55,7 @@ def call(
         masked=m.masked,
         misread=m.misread,
         seed=seed,
+        blend=[item.nouns for item in batch],
         truth=torch.cat([item.answer for item in batch]),
         wrong=wrong[0] if len(wrong) == 1 else wrong,
     )
@@ -90,14 +95,15 @@ def attempts(
     return [(edit[None], paid) for edit in edits]
 
 
-def chunks(missing: list[int], batch: int) -> list[list[int]]:
-    """Runs of consecutive numbers, at most `batch` long; 0 stays alone, for its time and memory are
-    those of one edit.
+def chunks(missing: list[int], batch: int, timed: bool = True) -> list[list[int]]:
+    """Runs of consecutive numbers, at most `batch` long. If `timed`, 0 stays alone, for its time
+    and memory are those of one edit.
     """
     runs: list[list[int]] = []
     for i in missing:
         last = runs[-1] if runs else []
-        follows = last and last[0] != 0 and i == last[-1] + 1
+        alone = timed and last and last[0] == 0
+        follows = last and not alone and i == last[-1] + 1
         if follows and len(last) < batch:
             last.append(i)
         else:
@@ -185,40 +191,43 @@ def run(
     seeds: int = 1,
     kinds: tuple[str, ...] = KINDS,
     options: dict | None = None,
-    batch: int = 8,
+    batch: int = 16,
+    timed: bool = True,
     progress: bool = False,
 ) -> list[dict]:
     """Run one method, or what is missing of it, into out/NAME.jsonl; its rows. `options` replace
-    the fitted ones.
+    the fitted ones. ValueError if another process runs it into that folder.
     """
     m = method(name)
     path = Path(out) / f"{name}.jsonl"
-    written = {(r["kind"], r["i"], r["k"], r["split"], r["cfg"]): r for r in rows_of(path)}
     common = {"method": name, "inputs": m.inputs, "split": split, "fitted": knobs.fitted(name)}
     if "seed" not in inspect.signature(m.fn).parameters:
         seeds = 1
     rows = []
-    for kind in kinds:
-        settings = knobs.chosen(name, kind) if options is None else options
-        cfg = knobs.digest(name, f"{pipe.name}, scores {VERSION}", m.fn, settings)
-        scenes = items(split, n + 1, (kind,))
-        of_kind = []
-        for k in range(seeds):
-            facts = common | {"kind": kind, "k": k, "cfg": cfg, "options": settings}
-            keys = {i: (kind, i, k, split, cfg) for i in range(n)}
-            done = {i: written[key] for i, key in keys.items() if key in written}
-            missing = [i for i in range(n) if i not in done]
-            for numbers in chunks(missing, batch):
-                new, edits = run_chunk(pipe, m, scenes, numbers, facts)
-                for row in append(new, path):
-                    done[row["i"]] = row
-                if numbers[0] == k == 0:
-                    picture = Path(out) / "pictures" / f"{name}.{kind}.png"
-                    write_image(torch.nan_to_num(edits[:1]), picture)
-            of_kind += [done[i] for i in range(n)]
-        if progress:
-            report(name, kind, of_kind)
-        rows += of_kind
+    does = f"runs {name} into {out}: wait until it ends, or run other methods"
+    with held(Path(out) / f".{name}.lock", does):
+        written = {(r["kind"], r["i"], r["k"], r["split"], r["cfg"]): r for r in rows_of(path)}
+        for kind in kinds:
+            settings = m.options(kind) if options is None else m.fixed | options
+            cfg = knobs.digest(name, f"{pipe.name}, scores {VERSION}", m.fn, settings)
+            scenes = items(split, n + 1, (kind,))
+            of_kind = []
+            for k in range(seeds):
+                facts = common | {"kind": kind, "k": k, "cfg": cfg, "options": settings}
+                keys = {i: (kind, i, k, split, cfg) for i in range(n)}
+                done = {i: written[key] for i, key in keys.items() if key in written}
+                missing = [i for i in range(n) if i not in done]
+                for numbers in chunks(missing, batch, timed):
+                    new, edits = run_chunk(pipe, m, scenes, numbers, facts)
+                    for row in append(new, path):
+                        done[row["i"]] = row
+                    if numbers[0] == k == 0:
+                        picture = Path(out) / "pictures" / f"{name}.{kind}.png"
+                        write_image(torch.nan_to_num(edits[:1]), picture)
+                of_kind += [done[i] for i in range(n)]
+            if progress:
+                report(name, kind, of_kind)
+            rows += of_kind
     return rows
 
 
@@ -238,49 +247,80 @@ def tune(
     *,
     n: int,
     kinds: tuple[str, ...] = KINDS,
-    batch: int = 8,
+    steps: int = STEPS,
+    batch: int = 16,
     progress: bool = False,
 ) -> dict:
-    """Try all that bench/knobs.py lists for a method, on dev, and write the best into
-    knobs.json; the line written.
+    """Try all that bench/knobs.py lists for a method, on dev, and write the best into knobs.json;
+    the line written.
+
+    A race in two heats: every setting on the first scenes of each kind, then the best third (two at
+    least) on all n. What the folder has already is not run again.
     """
+    budget = {"steps": steps} if "steps" in method(name).fixed else {}
+
+    def heat(settings: list[dict], scenes: int) -> list[dict[str, float]]:
+        """{kind: mean score} of every setting."""
+        scores = []
+        start = time.monotonic()
+        for setting in settings:
+            title = ",".join(f"{knob}={value}" for knob, value in setting.items())
+            rows = run(
+                pipe,
+                name,
+                Path(out) / "fit" / title,
+                split="dev",
+                n=scenes,
+                kinds=kinds,
+                options=setting | budget,
+                batch=batch,
+                timed=False,
+            )
+            scores.append(by_kind(rows))
+            if progress:
+                left = (time.monotonic() - start) / len(scores) * (len(settings) - len(scores))
+                print(
+                    f"{name:24} {len(scores):3}/{len(settings)} on {scenes} scenes of each kind: "
+                    f"{mean(scores[-1]):.3f}  {title}  ({left / 60:.0f} min left)",
+                    file=sys.stderr,
+                )
+        return scores
+
     tries = knobs.combinations(name)
-    scores: list[dict[str, float]] = []  # of each try: {kind: mean score}
-    for options in tries:
-        setting = ",".join(f"{knob}={value}" for knob, value in options.items())
-        rows = run(
-            pipe,
-            name,
-            Path(out) / "fit" / setting,
-            split="dev",
-            n=n,
-            kinds=kinds,
-            options=options,
-            batch=batch,
-            progress=progress,
-        )
-        scores.append(
-            {kind: sum(r["score"] for r in rows if r["kind"] == kind) / n for kind in kinds}
-        )
-
-    def best_for(judging: Sequence[str]) -> int:
-        return max(range(len(tries)), key=lambda j: sum(scores[j][kind] for kind in judging))
-
-    per_kind = knobs.sweep(name).per_kind
-    overall = best_for(kinds)
-    best = {kind: best_for([kind]) if per_kind else overall for kind in kinds}
-    score = sum(scores[j][kind] for kind, j in best.items()) / len(kinds)
-    chosen = {kind: tries[j] for kind, j in best.items()} if per_kind else tries[overall]
+    finalists = tries
+    if HEAT < n:
+        first = heat(tries, HEAT)
+        order = sorted(range(len(tries)), key=lambda j: -mean(first[j]))
+        third = max(2, -(-len(tries) // 3))
+        finalists = [tries[j] for j in order[:third]]
+    last = heat(finalists, n)
+    best = max(range(len(finalists)), key=lambda j: mean(last[j]))
+    best_of = {kind: max(range(len(finalists)), key=lambda j: last[j][kind]) for kind in kinds}
+    reached = {kind: last[j][kind] for kind, j in best_of.items()}
     return knobs.save(
         name,
         {
-            "chosen": chosen,
-            "per_kind": per_kind,
-            "score": round(score, 4),
+            "chosen": finalists[best],
+            "per_kind": {kind: finalists[j] for kind, j in best_of.items()},
+            "score": round(mean(last[best]), 4),
+            "score_per_kind": round(mean(reached), 4),
             "items": n,
+            "steps": steps,
             "tried": len(tries),
         },
     )
+
+
+def by_kind(rows: list[dict]) -> dict[str, float]:
+    """{kind: mean score}"""
+    scores: dict[str, list] = {}
+    for r in rows:
+        scores.setdefault(r["kind"], []).append(r["score"])
+    return {kind: sum(of_kind) / len(of_kind) for kind, of_kind in scores.items()}
+
+
+def mean(scores: dict[str, float]) -> float:
+    return sum(scores.values()) / len(scores)
 
 
 def bench(
@@ -291,64 +331,126 @@ def bench(
     items: int | None = None,
     seeds: int = 1,
     kinds: tuple[str, ...] = (),
+    steps: tuple[int, ...] = (),
+    per_kind: bool = False,
     out: Path = Path("out/bench"),
-    batch: int = 8,
+    batch: int = 16,
     smoke: bool = False,
-    fit: str = "",
+    fit: tuple[str, ...] = (),
     report: Path | None = None,
     page: Path | None = None,
     progress: bool = True,
 ) -> dict:
     """Score editing methods against the true edited pictures of known scenes.
 
-    methods  controls, techniques, NAME+mask, NAME+misread, NAME@option=value (default: all that the
-             bench can run)
-    split    dev, to tune on, or test, to report; hard: the scenes of test with light, marks and
-             outlines that no caption names (hard-dev: those of dev)
-    items    scenes of each kind of edit (default: 8 of dev, 50 of test)
-    seeds    noise seeds for each scene
-    kinds    kinds of edits (default: all eight)
-    out      folder of the results; what is there already is not run again
-    batch    scenes per call; the first of a kind always goes alone, for its time and memory
-    smoke    only a few controls, on two dev scenes of each kind: do they come in the expected
-             order?
-    fit      a method: choose its knobs on dev (bench/knobs.py), write them down, and stop
-    report   a folder of results: write its table, JSON and picture again, and stop
-    page     a Markdown page whose leaderboard is rewritten too
+    methods   controls, techniques, NAME+mask, NAME+misread, NAME@option=value (default: all that
+              the bench can run)
+    split     dev, to tune on, or test, to report; hard: the scenes of test with light, marks and
+              outlines that no caption names (hard-dev: those of dev)
+    items     scenes of each kind of edit (default: 8 of dev, 50 of test)
+    seeds     noise seeds for each scene
+    kinds     kinds of edits (default: all eight)
+    steps     numbers of steps that every method runs in (default: 50); several make the picture of
+              scores against evaluations
+    per_kind  also run every method with the setting that was best for each kind, where it was
+              fitted: the column "per kind"
+    out       folder of the results; what is there already is not run again
+    batch     scenes per call; the first of a kind always goes alone, for its time and memory
+    smoke     only a few controls, on two dev scenes of each kind: do they come in the expected
+              order?
+    fit       methods, or "all": choose their guidance and knobs on dev (bench/knobs.py), write them
+              down, and stop
+    report    a folder of results: write its tables, JSON and pictures again, and stop
+    page      a Markdown page whose leaderboard is rewritten too
 
     Returns the report: {"split", "methods", "kinds", "controls", "passed", ...}, or with `fit` the
-    line written.
+    lines written, by method.
     """
     if report is not None:
         return leaderboard.write(latest(report), Path(report), split=split, page=page)
     kinds = tuple(kinds) or KINDS
+    check_kinds(kinds)
     if smoke or fit:
         split = "dev"
-    if items is not None:
-        n = items
-    elif smoke:
-        n = 2
-    else:
-        n = 4 if fit else ITEMS[split]
-    if min(n, seeds, batch) < 1:
-        raise ValueError(f"items={n}, seeds={seeds}, batch={batch}: all must be 1 or more")
-    if fit:
-        return tune(pipe, fit, Path(out), n=n, kinds=kinds, batch=batch, progress=progress)
+    n = items if items is not None else 2 if smoke else ITEMS[split]
+    if min(n, seeds, batch, *steps) < 1:
+        raise ValueError(
+            f"items={n}, seeds={seeds}, batch={batch}, steps={steps}: all must be 1 or more"
+        )
+    try:
+        if fit:
+            return fit_all(pipe, fit, out, n, kinds, steps, batch, progress)
+        names = rows_to_run(methods, smoke, steps, per_kind)
+        rows = []
+        for name in names:
+            rows += run(
+                pipe,
+                name,
+                Path(out),
+                split=split,
+                n=n,
+                seeds=seeds,
+                kinds=kinds,
+                batch=batch,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"interrupted; what was done is in {out}: the same command goes on from there"
+        ) from None
+    others = [r for r in latest(out) if r["method"] not in names]  # of earlier runs
+    return leaderboard.write(rows + others, Path(out), split=split, page=page)
+
+
+def check_kinds(kinds: tuple[str, ...]) -> None:
+    """ValueError for an unknown kind of edit."""
+    items("dev", 0, kinds)
+
+
+def rows_to_run(
+    methods: tuple[str, ...], smoke: bool, steps: tuple[int, ...], per_kind: bool
+) -> list[str]:
+    """The names of the rows that were asked for, each checked before any work."""
     names = list(methods) or (list(SMOKE) if smoke else everything())
-    for name in names:  # a wrong name is told before any work
-        method(name)
-    rows = []
     for name in names:
-        rows += run(
+        method(name)
+    if per_kind:
+        names += [f"{name}@{knobs.PER_KIND}" for name in names if knobs.has_per_kind(name)]
+    if steps:
+        names = [at_steps(name, count) for count in steps for name in names]
+    return list(dict.fromkeys(names))
+
+
+def fit_all(
+    pipe: Pipe,
+    names: tuple[str, ...],
+    out: Path,
+    n: int,
+    kinds: tuple[str, ...],
+    steps: tuple[int, ...],
+    batch: int,
+    progress: bool,
+) -> dict[str, dict]:
+    """Fit several methods, one after the other; {method: its line of knobs.json}."""
+    if names == ("all",):
+        names = tuple(fittable())
+    if len(steps) > 1:
+        raise ValueError(f"steps={steps}: knobs are fitted at one number of steps")
+    for name in names:
+        if "@" in name or "+misread" in name:
+            raise ValueError(f"{name}: knobs are fitted for a method, not for one of its settings")
+        method(name)
+        knobs.combinations(name)
+    lines = {}
+    for name in names:
+        lines[name] = tune(
             pipe,
             name,
             Path(out),
-            split=split,
             n=n,
-            seeds=seeds,
             kinds=kinds,
+            steps=steps[0] if steps else STEPS,
             batch=batch,
             progress=progress,
         )
-    others = [r for r in latest(out) if r["method"] not in names]  # of earlier runs
-    return leaderboard.write(rows + others, Path(out), split=split, page=page)
+    return lines

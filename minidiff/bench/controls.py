@@ -5,7 +5,8 @@
     truth          the true picture. T and K are 1, B and C at the cap: score 1
     vae-truth      decode(encode(truth)). What a latent model can reach: score near 1
     resample       the target prompt from new noise. T is high, nothing is kept: score near 0
-    inverted       the target prompt from the source's noise (DDIM inversion with the source prompt)
+    inverted       the target prompt from the source's noise (DDIM inversion with the source
+                   prompt); what DDIB is here, and what every method must beat at its best guidance
     wrong-inpaint  another item's prompt, painted into the mask: a mask alone is no edit
     hacker         gradient ascent on the tiny CLIP. Q1 rises, T must not: why Q is for information
                    only
@@ -67,15 +68,15 @@ def wrong_inpaint(
 
 
 def hacker(
-    pipe: Pipe, image: Tensor, target: str | list[str], *, steps: int = 200, lr: float = 0.01
+    pipe: Pipe, image: Tensor, target: str | list[str], *, updates: int = 200, lr: float = 0.01
 ) -> Tensor:
-    """Climb the tiny CLIP's likeness to the target prompt, in pixels: Adam, `steps` of them. No
+    """Climb the tiny CLIP's likeness to the target prompt, in pixels: Adam, `updates` of them. No
     diffusion model.
     """
     x = image.detach().cpu().clone().requires_grad_()
     targets = [target] * len(x) if isinstance(target, str) else target
     optimizer = torch.optim.Adam([x], lr=lr)
-    for _ in range(steps):
+    for _ in range(updates):
         optimizer.zero_grad()
         with torch.enable_grad():
             (-likeness(x, targets).sum()).backward()

@@ -27,28 +27,40 @@ class Cost:
         self.seconds = 0.0
         self.mb = None
 
-    def _count(self, net, args, kwargs, out):
-        """One forward pass; and every backward pass through it, whether its gradient enters by the
-        output or by a map inside, on its way to the state or the words.
+    def _before(self, net, args, kwargs):
+        """Count a forward pass, and every backward pass that leaves it by the state. The pass gets
+        a view of its own of the state: the state itself may go through several.
         """
-        self.nfe += len(out)
-        entered = []  # by the output, in the backward pass that runs
-
-        def by_output(grad):
-            self.nfe += 2 * len(grad)
-            entered.append(True)
+        state = args[0] if args else kwargs["x"]
+        self.nfe += len(state)
+        self.entered = entered = []  # by the output, in the backward pass that runs
+        if not (state.requires_grad and torch.is_grad_enabled()):
+            return None
+        own = state.view_as(state)
 
         def by_inside(grad):
             if entered:
                 entered.clear()
             else:
-                self.nfe += 2 * len(out)
+                self.nfe += 2 * len(grad)
+
+        own.register_hook(by_inside)
+        if args:
+            return (own, *args[1:]), kwargs
+        return args, kwargs | {"x": own}
+
+    def _after(self, net, args, out):
+        """Count every backward pass that enters by the output, on its way to the state, the words
+        or the weights.
+        """
+        entered = self.entered
+
+        def by_output(grad):
+            self.nfe += 2 * len(grad)
+            entered.append(True)
 
         if out.requires_grad:
             out.register_hook(by_output)
-        state = args[0] if args else kwargs.get("x")
-        if isinstance(state, torch.Tensor) and state.requires_grad:
-            state.register_hook(by_inside)
 
     def _resident(self, what: str) -> float | None:
         """MB in use ("VmRSS") or at the highest ("VmHWM")."""
@@ -79,12 +91,17 @@ class Cost:
             except OSError:
                 pass
         self.before = self._resident("VmRSS")
-        self.hook = self.pipe.net.register_forward_hook(self._count, with_kwargs=True)
+        net = self.pipe.net
+        self.hooks = [
+            net.register_forward_pre_hook(self._before, with_kwargs=True),
+            net.register_forward_hook(self._after),
+        ]
         self.start = time.perf_counter()
         return self
 
     def __exit__(self, *exc):
         peak = self._resident("VmHWM")
         self.seconds = time.perf_counter() - self.start
-        self.hook.remove()
+        for hook in self.hooks:
+            hook.remove()
         self.mb = None if peak is None or self.before is None else max(peak - self.before, 0.0)

@@ -340,8 +340,7 @@ def _keep(rows: list[dict], path: Path) -> None:
 def _summed(name: str, split: str, rows: list[dict]) -> dict:
     """What is printed and written of one method's rows."""
     single = [row for row in rows if "turn" not in row]
-    out = {"method": name, "split": split, **summary.line(single)}
-    out["nuisances_kept"] = summary.mean(row["Nn"] for row in single)
+    out = {"method": name, "split": split, **summary.line(single), "per_kind": None}
     turns = sorted({row["turn"] for row in rows if "turn" in row})
     out["chains"] = {}
     for turn in turns:
@@ -355,8 +354,6 @@ def _summed(name: str, split: str, rows: list[dict]) -> dict:
 def told(facts: dict) -> str:
     """The row of one method as text."""
     parts = [leaderboard.main_table([facts]), leaderboard.kind_table([facts])]
-    if facts["nuisances_kept"] is not None:
-        parts.append(f"Nuisances kept (Nn): {facts['nuisances_kept']:.2f}")
     if facts["chains"]:
         rows = [
             [str(turn), *[leaderboard.num(of_turn[what]) for what in ("T", "K", "score")]]

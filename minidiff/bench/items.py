@@ -214,9 +214,8 @@ def given(
     fn, its: Item | list[Item], *, masked: bool = False, misread: bool = False, **more
 ) -> dict:
     """What a technique may ask for by name, of what one or several items know: prompts become
-    lists, pictures a batch, `blend` the nouns of the edited object. A mask goes to those that need
-    one, or with `masked` to all that take one; `misread`: the source caption has a wrong word.
-    `more`: what else is known.
+    lists, pictures a batch. A mask goes to those that need one, or with `masked` to all that take
+    one; `misread`: the source caption has a wrong word. `more`: what else is known.
     """
     batch = [its] if isinstance(its, Item) else its
     source = [item.misread if misread else item.source for item in batch]
@@ -230,7 +229,6 @@ def given(
         "target": target,
         "prompt": target,
         "mask": torch.cat([item.mask for item in batch]),
-        "blend": [item.nouns for item in batch],
         "seed": batch[0].seed,
     } | more
     asked = inspect.signature(fn).parameters

@@ -1,19 +1,21 @@
-"""The tables of ShapesEditBench: rows of scores -> leaderboard.md, bench.json, grid.png.
+"""The tables of ShapesEditBench: rows of scores -> the FILES of a folder.
 
-What the numbers are stands in `summary.py`; here they become words, tables and a sheet of pictures.
+What the numbers are stands in `summary.py`; here they become words, tables and pictures.
 """
 
 import re
+from io import BytesIO
 from pathlib import Path
 
 import torch
 
 from minidiff.bench import summary
+from minidiff.bench.agreement import PIE_BENCH
 from minidiff.bench.items import KINDS, items
 from minidiff.io import grid, read_image, write_bytes, write_json
 
 BLOCK = re.compile(r"(<!-- leaderboard( in short)? -->\n).*?(<!-- end -->)", re.S)
-FEW = 6  # scenes below which no interval says anything
+FILES = ("leaderboard.md", "bench.json", "grid.png", "matrix.csv", "matrix.png", "budgets.png")
 
 
 # ---- words ---------------------------------------------------------------------------------------
@@ -49,6 +51,14 @@ def note(s: dict) -> str:
     return f" ({', '.join(parts)})" if parts else ""
 
 
+def control_gap(s: dict) -> str:
+    """The paired difference to the control that a method must beat."""
+    if "against" not in s or s["against"]["scenes"] < summary.FEW:
+        return "-"
+    mean, low, high = s["against"]["all"]
+    return f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"
+
+
 def main_table(lines: list[dict]) -> str:
     columns = {
         "method": lambda s: s["method"] + note(s),
@@ -56,20 +66,27 @@ def main_table(lines: list[dict]) -> str:
         "n": lambda s: str(s["rows"]),
         "T % (95%)": lambda s: f"{percent(s['T'])} ({ci([100 * v for v in s['T_ci']], 0)})",
         "K %": lambda s: percent(s["K"]),
+        "Bn": lambda s: num(s["Bn"]),
+        "Cn": lambda s: num(s["Cn"]),
+        "Nn": lambda s: num(s.get("Nn")),
+        "EditScore": lambda s: f"**{num(s['score'], 3)}**",
+        "95%": lambda s: ci(s["score_ci"]),
+        "per kind": lambda s: num(s["per_kind"], 3),
+        f"against {summary.BASELINE}": control_gap,
         "B dB (VAE)": lambda s: f"{num(s['B'], 1)} ({num(s['B_vae'], 1)})",
         "C dB (VAE)": lambda s: f"{num(s['C'], 1)} ({num(s['C_vae'], 1)})",
         "P": lambda s: num(s["P"], 3),
         "D x1e3": lambda s: num(1e3 * s["D"], 1),
         "Q1": lambda s: num(s["Q1"]),
         "Q2": lambda s: num(s["Q2"]),
-        "EditScore": lambda s: f"**{num(s['score'], 3)}**",
-        "95%": lambda s: ci(s["score_ci"]),
         "disagree %": lambda s: percent(s["disagree"]),
         "evals": lambda s: num(s["nfe"], 0),
         "s/edit": lambda s: num(s["seconds"]),
         "MB": lambda s: num(s["mb"], 0),
         "cfg": lambda s: s["cfg"],
     }
+    if all(s.get("Nn") is None for s in lines):
+        del columns["Nn"]
     return table(list(columns), [[cell(s) for cell in columns.values()] for s in lines])
 
 
@@ -98,26 +115,77 @@ def short_table(lines: list[dict]) -> str:
     return table(head, rows)
 
 
-def better(w: dict) -> str:
-    """How sure it is that a winner is better than the second."""
-    if w["difference"] is None:
-        return "-"
-    if w["scenes"] < FEW:
-        answer = "too few scenes"
-    else:
-        answer = "yes" if w["difference"][1] > 0 else "not shown"
-    return f"{score(w['difference'])}: {answer}"
+def best_of(w: dict) -> str:
+    """The winner, or all who may be: nobody is named whom chance could have put first."""
+    if not w["score"][0] > 0:
+        return "none"
+    if w["second"] is None:
+        return w["best"]
+    if w["scenes"] < summary.FEW:
+        return f"too few scenes ({w['scenes']}); highest: {w['best']}"
+    if len(w["tied"]) == 1:
+        return w["best"]
+    return " or ".join(w["tied"]) + ": cannot be told apart"
 
 
 def winner_table(winners: dict[str, dict]) -> str:
-    head = ["kind", "best", "EditScore (95%)", "second", "difference (95%): better?"]
+    head = ["kind", "n", "best", "its EditScore (95%)", "second", "difference (95%)"]
     rows = []
     for kind, w in winners.items():
-        if w["score"][0] > 0:
-            rows.append([kind, w["best"], score(w["score"]), w["second"] or "-", better(w)])
-        else:
-            rows.append([kind, "none", "0", "-", "-"])
+        gap = score(w["difference"]) if w["difference"] else "-"
+        second = w["second"] or "-"
+        rows.append([kind, str(w["scenes"]), best_of(w), score(w["score"]), second, gap])
     return table(head, rows)
+
+
+def control_table(lines: list[dict]) -> str:
+    """For which kinds a method is shown to beat the control (+), or to fall behind it (-)."""
+    rows = []
+    for s in lines:
+        cells = []
+        for kind in KINDS:
+            gap = s["against"]["by_kind"].get(kind)
+            cells.append("-" if gap is None else f"{gap[0]:+.2f}{shown(gap)}")
+        rows.append([s["method"], str(s["against"]["scenes"]), *cells, control_gap(s)])
+    return table(["method", "n", *KINDS, "all (95%)"], rows)
+
+
+def shown(gap: tuple[float, float, float]) -> str:
+    """A star where the interval of a difference leaves out 0."""
+    return "\\*" if gap[1] > 0 or gap[2] < 0 else ""
+
+
+def budget_table(points: list[dict]) -> str:
+    rows = []
+    for p in points:
+        name = f"**{p['method']}**" if p["front"] else p["method"]
+        value = score((p["score"], *p["ci"]))
+        rows.append([name, str(p["steps"]), num(p["nfe"], 0), value, "yes" if p["front"] else ""])
+    return table(["method", "steps", "evals", "EditScore (95%)", "on the front"], rows)
+
+
+def agreement_text(agreement: dict) -> list[str]:
+    """What becomes of the order of the methods if the score is put together otherwise."""
+    parts = []
+    mean = agreement["mean"]
+    if mean is not None:
+        text = (
+            "If the cube root were a mean, T (K + Bn + (1 + Cn) / 2) / 3: rank correlation of the "
+            f"{mean['methods']} methods' order under both: {num(mean['rho'])}."
+        )
+        if mean["moved"]:
+            moved = [f"{name} {before} to {after}" for name, before, after in mean["moved"][:5]]
+            text += f" Those that move furthest, by place: {', '.join(moved)}."
+        parts.append(text)
+    pie = agreement["pie"]
+    if pie is not None:
+        rhos = [f"{what} {num(rho)}" for what, rho in pie["rho"].items()]
+        parts.append(
+            "Rank correlation with PIE-Bench's photographs, of the "
+            f"{len(pie['methods'])} of {len(PIE_BENCH)} methods whose numbers are known here "
+            f"({', '.join(pie['methods'])}): {'; '.join(rhos)}. So few methods prove nothing."
+        )
+    return parts
 
 
 def curve_table(curves: dict[str, dict]) -> str:
@@ -147,15 +215,32 @@ def markdown(facts: dict) -> str:
     if facts["unfit"]:
         unfit = ", ".join(f"{kind} {i}" for kind, i in facts["unfit"])
         opening += f" Left out, for an oracle misreads the true picture itself: {unfit}."
-    parts = [
-        opening,
-        main_table(lines),
+    parts = [opening]
+    for task in summary.TASKS:
+        own = [s for s in lines if s["task"] == task]
+        if own:
+            parts += [f"**{task.capitalize()}**", main_table(own)]
+    parts += [
         "EditScore by kind of edit, and by the number of objects in the source:",
         kind_table(lines),
     ]
-    for masked, winners in facts["winners"].items():
+    compared = [s for s in lines if "against" in s and s["against"]["scenes"] >= summary.FEW]
+    if compared:
+        parts.append(
+            f"Paired difference to the control {summary.BASELINE}, which replays the inverted "
+            "noise with the target prompt (\\*: its 95% interval leaves out 0):"
+        )
+        parts.append(control_table(compared))
+    for task, winners in facts["winners"].items():
         if winners:
-            parts += [f"The best technique of each kind, {masked}:", winner_table(winners)]
+            parts += [f"The best technique of each kind, {task}:", winner_table(winners)]
+    for task, points in facts["budgets"].items():
+        parts += [f"Score against evaluations, {task}:", budget_table(points)]
+    if facts["matrix"]:
+        parts.append(
+            "Who is shown to beat whom: `matrix.csv`, `matrix.png` (row minus column, paired)."
+        )
+    parts += agreement_text(facts["agreement"])
     if facts["curves"]:
         parts.append(
             "The knob that trades the edit for the rest "
@@ -175,7 +260,7 @@ def markdown(facts: dict) -> str:
 
 
 def write(rows: list[dict], out: Path, *, split: str, page: Path | None = None) -> dict:
-    """leaderboard.md, bench.json and grid.png of all rows of a split; what bench.json holds.
+    """The FILES of all rows of a split, those that there is something for; what bench.json holds.
     ValueError without any row.
     """
     facts = summary.facts(rows, split)
@@ -183,6 +268,11 @@ def write(rows: list[dict], out: Path, *, split: str, page: Path | None = None) 
     write_json(facts, out / "bench.json")
     write_bytes(markdown(facts).encode(), out / "leaderboard.md")
     sheet(lines, out, split)
+    if facts["matrix"]:
+        write_bytes(matrix_csv(facts["matrix"]).encode(), out / "matrix.csv")
+        matrix_picture(facts["matrix"], out / "matrix.png")
+    if facts["budgets"]:
+        budget_picture(facts["budgets"], out / "budgets.png")
     if page is not None:
         rewrite(page, facts)
     return facts
@@ -231,3 +321,79 @@ def sheet(lines: dict[str, dict], out: Path, split: str) -> None:
             pictures.append(read_image(path)[0] if path.exists() else torch.ones(3, 64, 64))
             titles.append(f"{name} {num(scores[kind]['first']) if kind in scores else '-'}")
     grid(pictures, titles, len(kinds), out / "grid.png", side=128)
+
+
+def matrix_csv(matrix: dict) -> str:
+    """A line for every ordered pair of methods: scenes, difference, interval, verdict."""
+    lines = ["method,other,scenes,difference,low,high,beats"]
+    names = matrix["methods"]
+    for i, name in enumerate(names):
+        for j, other in enumerate(names):
+            if i == j or matrix["difference"][i][j] is None:
+                continue
+            low = matrix["low"][i][j]
+            high = matrix["high"][i][j]
+            verdict = "yes" if low > 0 else "no" if high < 0 else "not shown"
+            numbers = f"{matrix['difference'][i][j]:.4f},{low:.4f},{high:.4f}"
+            lines.append(f"{name},{other},{matrix['scenes'][i][j]},{numbers},{verdict}")
+    return "\n".join(lines) + "\n"
+
+
+def matrix_picture(matrix: dict, path: Path) -> None:
+    """A square for every pair: blue where the row is shown to beat the column, red where the column
+    beats the row, grey where chance would do.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    names = matrix["methods"]
+    n = len(names)
+    side = 1.6 + 0.24 * n
+    figure = Figure(figsize=(side + 0.6, side), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    for i in range(n):
+        for j in range(n):
+            low = matrix["low"][i][j]
+            if low is None or i == j:
+                continue
+            colour = "#eeeeee"
+            if low > 0:
+                colour = "#2b6cb0"
+            elif matrix["high"][i][j] < 0:
+                colour = "#c05621"
+            axes.add_patch(Rectangle((j + 0.04, i + 0.04), 0.92, 0.92, color=colour))
+    axes.set(xlim=(0, n), ylim=(n, 0), aspect="equal")
+    axes.set_xticks([i + 0.5 for i in range(n)], names, rotation=90, fontsize=7)
+    axes.set_yticks([i + 0.5 for i in range(n)], names, fontsize=7)
+    axes.tick_params(length=0)
+    axes.set_title("blue: the row beats the column; grey: not shown", fontsize=8)
+    write_bytes(png_of(figure), path)
+
+
+def budget_picture(budgets: dict[str, list[dict]], path: Path) -> None:
+    """Score against evaluations, a panel for every task; points on the front are filled."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3.6 * len(budgets)), dpi=120, layout="constrained")
+    for k, (task, points) in enumerate(budgets.items()):
+        axes = figure.add_subplot(len(budgets), 1, k + 1)
+        for name in dict.fromkeys(p["method"] for p in points):
+            own = [p for p in points if p["method"] == name]
+            evaluations = [p["nfe"] for p in own]
+            heights = [p["score"] for p in own]
+            (drawn,) = axes.plot(evaluations, heights, linewidth=1.2, label=name)
+            for p in own:
+                filled = drawn.get_color() if p["front"] else "white"
+                axes.plot(
+                    p["nfe"], p["score"], "o", markersize=5, mfc=filled, mec=drawn.get_color()
+                )
+        axes.set(xscale="log", xlabel="network evaluations", ylabel="EditScore", title=task)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7, ncols=2)
+    write_bytes(png_of(figure), path)
+
+
+def png_of(figure) -> bytes:
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()

@@ -3,6 +3,10 @@
 A name is a control (bench/controls.py) or a technique (techniques.py), one that may take a mask
 with "+mask", one that reads the source caption with "+misread" for a caption with a wrong word;
 each with options after "@": `sdedit+mask@strength=0.9`.
+
+Every method runs in the same number of steps. The full table has one row for one function: what
+equals another row at equal options (`same_as` in its record) has none of its own, nor has what no
+item can serve (`no_row`, or an argument that no item knows).
 """
 
 import inspect
@@ -16,14 +20,16 @@ from minidiff.pipe.checks import check_numbers
 from minidiff.techniques import TECHNIQUES
 
 # what a method may need
-KNOWN = {"pipe", "image", "source", "target", "prompt", "mask", "seed", "truth", "wrong"}
+KNOWN = {"pipe", "image", "source", "target", "prompt", "mask", "blend", "seed", "truth", "wrong"}
+STEPS = 50  # of every method that takes steps
 SHOWN = (0.2, 0.4, 0.6, 0.8)  # the SDEdit rows by default
 
 
 @dataclass(frozen=True)
 class Method:
-    """`inputs`, the letters of the table: P target prompt, S source prompt, M exact mask, F tuned
-    for every picture.
+    """`inputs`, the letters of the table: P target prompt, S source prompt, W the edited object's
+    name, M exact mask, I instruction, F tuned for every edit. `fixed`: the options it runs with
+    before any are fitted, the number of steps and what its record says.
     """
 
     name: str
@@ -41,13 +47,26 @@ class Method:
         letters = ""
         if {"target", "prompt"} & asked.keys():
             letters += "P"
+        if "instruction" in asked:
+            letters += "I"
         if "source" in asked:
             letters += "S"
+        if "blend" in asked:
+            letters += "W"
         if must_mask or ("mask" in asked and self.masked):
             letters += "M"
         if base in TECHNIQUES and TECHNIQUES[base].tunes:
             letters += "F"
         return letters
+
+    @property
+    def fixed(self) -> dict:
+        budget = {"steps": STEPS} if "steps" in inspect.signature(self.fn).parameters else {}
+        return budget | knobs.sweep(self.name).fixed
+
+    def options(self, kind: str) -> dict:
+        """The settings it runs with on one kind of edit."""
+        return self.fixed | knobs.chosen(self.name, kind)
 
 
 def lacks(fn) -> list[str]:
@@ -72,7 +91,7 @@ def method(name: str) -> Method:
     if plain not in CONTROLS and plain not in TECHNIQUES:
         there_are = ", ".join([*CONTROLS, *TECHNIQUES])
         raise ValueError(f"no method called {plain!r}; there are: {there_are}")
-    fn = CONTROLS[plain] if plain in CONTROLS else TECHNIQUES[plain].load()
+    fn = knobs.function(plain)
     missing = lacks(fn)
     if missing:
         raise ValueError(
@@ -97,15 +116,24 @@ def method(name: str) -> Method:
     return m
 
 
+def at_steps(name: str, steps: int) -> str:
+    """The name of a method that runs in so many steps: its own at the usual number, or if it has
+    none.
+    """
+    if steps == STEPS or "steps" not in inspect.signature(method(name).fn).parameters:
+        return name
+    return f"{name}{',' if '@' in name else '@'}steps={steps}"
+
+
 def everything() -> list[str]:
     """Names of all rows of the full table: controls, techniques, and each that may take a mask with
-    one.
+    one; of functions that are the same one.
     """
     served = []
     free_to_mask = []
     for name, technique in TECHNIQUES.items():
         fn = technique.load()
-        if lacks(fn):
+        if lacks(fn) or technique.no_row or technique.same_as:
             continue
         served.append(name)
         mask = inspect.signature(fn).parameters.get("mask")
@@ -113,3 +141,9 @@ def everything() -> list[str]:
             free_to_mask.append(f"{name}+mask")
     by_strength = [f"sdedit@strength={s}" for s in SHOWN]
     return [*CONTROLS, *by_strength, *served, *free_to_mask]
+
+
+def fittable() -> list[str]:
+    """Rows of the full table that have something to fit."""
+    names = [name for name in everything() if "@" not in name]
+    return [name for name in names if knobs.guidance(name) or knobs.sweep(name).tries]

@@ -2,25 +2,39 @@
 
 Intervals are 95% bootstrap intervals of a mean; whole scenes are drawn, not single noise seeds.
 "Better" is a paired bootstrap over the scenes both ran on: the interval of the difference lies
-above 0. A control never ranks, nor does a setting given after "@", nor a method that saw fewer
-scenes than others; methods that are told the exact mask rank among themselves. A scene whose true
-picture an oracle misreads can grade nobody: it is left out for all, and named.
+above 0. Nobody wins by chance: the winners of a kind are all whom the best is not shown to beat. A
+control never ranks, nor does a setting given after "@", nor a method that saw fewer scenes than
+others. What is told different things is asked different questions: methods rank among those of
+their task. A scene whose true picture an oracle misreads can grade nobody: it is left out for all,
+and named.
 
     area of a knob's curve = share of the unit square of (Bn, T) that lies below and left of one of
     its settings
 """
 
+import re
 from collections.abc import Iterable
 from hashlib import sha256
 
 import numpy as np
 
-from minidiff.bench import knobs
+from minidiff.bench import agreement, knobs
 from minidiff.bench.controls import CONTROLS
 from minidiff.bench.items import KINDS
 from minidiff.evaluate.metrics import bootstrap_ci
 
 MISREAD = "+misread"
+BASELINE = "inverted"  # the control that a method must beat
+FEW = 6  # scenes below which no interval says anything
+ASIDE = re.compile(r"@(steps=\d+|per_kind)$")  # rows that have a table or a column of their own
+TASKS = (
+    "told both prompts",
+    "told the target prompt alone",
+    "told the exact mask",
+    "tuned for every edit",
+    "told an instruction",
+    "controls",
+)
 MEANS = (
     "T",
     "K",
@@ -84,6 +98,7 @@ def line(rows: list[dict]) -> dict:
         "refused": sum(bool(r.get("refused")) for r in rows),
         "cfg": cfgs[0] if len(cfgs) == 1 else sha256("".join(cfgs).encode()).hexdigest()[:8],
         **{what: mean(r[what] for r in rows) for what in MEANS},
+        "Nn": mean(r.get("Nn") for r in rows),  # of hard items alone
         "seconds": mean(r["seconds"] for r in alone),
         "mb": max((r["mb"] for r in alone if r["mb"] is not None), default=None),
         "T_ci": interval(rows, "T")[1:],
@@ -109,14 +124,96 @@ def ranked(name: str) -> bool:
     return name not in CONTROLS and "@" not in name and MISREAD not in name
 
 
-def winners(groups: dict[str, list[dict]], masked: bool) -> dict[str, dict]:
-    """{kind: best method, second, and the paired difference}, among those that are told the mask or
-    those that are not.
+def task(name: str, inputs: str) -> str:
+    """Which of the TASKS a method does, by what it is given."""
+    if name.split("@")[0] in CONTROLS:
+        return "controls"
+    if "M" in inputs:
+        return "told the exact mask"
+    if "F" in inputs:
+        return "tuned for every edit"
+    if "I" in inputs:
+        return "told an instruction"
+    return "told both prompts" if "S" in inputs else "told the target prompt alone"
+
+
+def against(rows: list[dict], control: list[dict]) -> dict:
+    """The paired difference to the control, over all scenes and for each kind: {"all": (mean, low,
+    high), "scenes": n, "by_kind": {kind: (mean, low, high)}}.
+    """
+    kinds = {}
+    for kind in KINDS:
+        ours = [r for r in rows if r["kind"] == kind]
+        theirs = [r for r in control if r["kind"] == kind]
+        if by_scene(ours).keys() & by_scene(theirs).keys():
+            kinds[kind] = difference(ours, theirs)
+    both = by_scene(rows).keys() & by_scene(control).keys()
+    return {"all": difference(rows, control), "scenes": len(both), "by_kind": kinds}
+
+
+def matrix(groups: dict[str, list[dict]], draws: int = 2000, seed: int = 0) -> dict:
+    """Every method against every other: {"methods": names, "scenes", "difference", "low", "high"},
+    each but the names a table with a row and a column for every method, row minus column. One draw
+    of scenes serves all pairs; a pair with too few scenes in common has None.
+    """
+    scores = [by_scene(rows) for rows in groups.values()]
+    scenes = sorted({scene for of_method in scores for scene in of_method})
+    table = np.array([[s.get(scene, np.nan) for scene in scenes] for s in scores])
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(len(scenes), size=(draws, len(scenes)))
+    times = np.stack([np.bincount(d, minlength=len(scenes)) for d in drawn])  # draws scenes
+    out: dict = {"methods": list(groups), "scenes": [], "difference": [], "low": [], "high": []}
+    for own in table:
+        gap = own - table  # methods scenes
+        both = ~np.isnan(gap)
+        gap = np.where(both, gap, 0.0)
+        means = (times @ gap.T) / np.maximum(times @ both.T, 1)  # draws methods
+        low, high = np.percentile(means, [2.5, 97.5], axis=0)
+        count = both.sum(1)
+        out["scenes"].append(count.tolist())
+        for what, values in (
+            ("difference", gap.sum(1) / np.maximum(count, 1)),
+            ("low", low),
+            ("high", high),
+        ):
+            out[what].append([float(v) if n >= FEW else None for v, n in zip(values, count)])
+    return out
+
+
+def budgets(groups: dict[str, list[dict]]) -> dict[str, list[dict]]:
+    """{task: points} of methods that ran in several numbers of steps: {"method", "steps", "nfe",
+    "score", "ci", "front"}. On the front is what no other point of the task beats with as few
+    evaluations.
+    """
+    runs: dict[str, list[dict]] = {}
+    for name, rows in groups.items():
+        base, _, said = name.partition("@")
+        steps = rows[0].get("options", {}).get("steps")
+        if steps is None or (said and said != f"steps={steps}"):
+            continue
+        score, *ends = interval(rows)
+        point = {"method": base, "steps": steps, "nfe": mean(r["nfe"] for r in rows)}
+        runs.setdefault(base, []).append(point | {"score": score, "ci": tuple(ends)})
+    out: dict[str, list[dict]] = {}
+    for base, points in runs.items():
+        if len(points) > 1:
+            rows = groups[base] if base in groups else groups[f"{base}@steps={points[0]['steps']}"]
+            points.sort(key=lambda p: p["steps"])
+            out.setdefault(task(base, rows[0]["inputs"]), []).extend(points)
+    for points in out.values():
+        for p in points:
+            p["front"] = not any(q["nfe"] <= p["nfe"] and q["score"] > p["score"] for q in points)
+    return out
+
+
+def winners(groups: dict[str, list[dict]], wanted: str) -> dict[str, dict]:
+    """{kind: best method, second, the paired difference, and `tied`, all whom the best is not shown
+    to beat, itself included}, among the methods of one task.
     """
     able = {
         name: rows
         for name, rows in groups.items()
-        if ranked(name) and ("M" in rows[0]["inputs"]) == masked
+        if ranked(name) and task(name, rows[0]["inputs"]) == wanted
     }
     out = {}
     for kind in KINDS:
@@ -129,12 +226,15 @@ def winners(groups: dict[str, list[dict]], masked: bool) -> dict[str, dict]:
         whole.sort(key=lambda name: -np.mean([r["score"] for r in rows_of[name]]))
         best = whole[0]
         second = whole[1] if len(whole) > 1 else None
+        gaps = {name: difference(rows_of[best], rows_of[name]) for name in whole[1:]}
+        unbeaten = [name for name, gap in gaps.items() if most < FEW or not gap[1] > 0]
         out[kind] = {
             "best": best,
+            "tied": [best, *unbeaten],
             "score": interval(rows_of[best]),
             "second": second,
             "scenes": most,
-            "difference": difference(rows_of[best], rows_of[second]) if second else None,
+            "difference": gaps[second] if second else None,
         }
     return out
 
@@ -250,7 +350,17 @@ def facts(rows: list[dict], split: str) -> dict:
         fewer = len(by_scene(groups[name])) < most
         return name in CONTROLS, fewer, -np.mean([r["score"] for r in groups[name]])
 
-    lines = {name: line(groups[name]) for name in sorted(groups, key=rank)}
+    lines = {}
+    for name in sorted(groups, key=rank):
+        if ASIDE.search(name) is None:
+            lines[name] = line(groups[name])
+    for name, own in lines.items():
+        own["task"] = task(name, own["inputs"])
+        beside = groups.get(f"{name}@per_kind")
+        own["per_kind"] = mean(r["score"] for r in beside) if beside else None
+        if BASELINE in groups and name not in CONTROLS:
+            own["against"] = against(groups[name], groups[BASELINE])
+    compared = {name: groups[name] for name in lines if ranked(name) or name == BASELINE}
     checks = controls(lines)
     if truths:
         claim = "the oracles read 95% of the true pictures right"
@@ -264,9 +374,12 @@ def facts(rows: list[dict], split: str) -> dict:
         "curves": curves(groups),
         "misread": wrong,
         "controls": checks,
-        "winners": {
-            "not told the mask": winners(groups, False),
-            "told the exact mask": winners(groups, True),
+        "winners": {name: winners(groups, name) for name in TASKS},
+        "matrix": matrix(compared) if len(compared) > 1 else None,
+        "budgets": budgets(groups),
+        "agreement": {
+            "mean": agreement.mean_instead({name: groups[name] for name in lines if ranked(name)}),
+            "pie": agreement.with_pie_bench(lines),
         },
         "passed": all(ok for _, ok in checks),
     }

@@ -82,8 +82,8 @@ def main(argv: list[str] | None = None) -> int:
         return code
     except SystemExit as e:  # argparse, after --help
         return int(e.code or 0)
-    except KeyboardInterrupt:
-        return fail("interrupted", 130)
+    except KeyboardInterrupt as e:  # a command may say how to go on
+        return fail(str(e) or "interrupted", 130)
     except BrokenPipeError:  # `minidiff trace sd15 | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 141

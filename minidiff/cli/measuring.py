@@ -32,6 +32,8 @@ def bench(rest: list[str]) -> int:
     """every editing method against the true edited pictures: ShapesEditBench"""
     if rest and rest[0] in EXCHANGE:
         return EXCHANGE[rest[0]](rest[1:])
+    from minidiff.bench import leaderboard
+
     score = find("minidiff.bench.bench:bench")
     p = parser("bench", json=True)
     p.epilog = (
@@ -43,12 +45,13 @@ def bench(rest: list[str]) -> int:
     facts = score(None if args.report else load(args), **given(args, names))
     write_facts(facts, args.json)
     if args.fit:
-        print(args.fit, facts)
+        for name, line in facts.items():
+            print(name, line)
         return 0
     folder = args.report or args.out
     print(
         (folder / "leaderboard.md").read_text(),
-        *[folder / f for f in ("leaderboard.md", "bench.json", "grid.png")],
+        *[folder / f for f in leaderboard.FILES if (folder / f).exists()],
         sep="\n",
     )
     return 0 if facts["passed"] else 1

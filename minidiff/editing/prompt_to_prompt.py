@@ -280,7 +280,11 @@ def prompt_to_prompt(
             tap(pipe.net, SELF, edit_self(latent, limit)),
         ):
             e_cond = pipe.eps(x, t, cond)
-        x = ddim_step(pipe.schedule, x, guide(e_null, e_cond, scale), t, s)
+        eps = guide(e_null, e_cond, scale)
+        if inverted and inverted.eta:
+            x = ddim_step(pipe.schedule, x, eps, t, s, inverted.eta, torch.zeros_like(x))
+        else:
+            x = ddim_step(pipe.schedule, x, eps, t, s)
         if inverted:
             x = inverted.follow(x, i)  # the source row keeps its path
         if any(blended) and i >= blend_from * steps:

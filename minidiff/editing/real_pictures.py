@@ -1,9 +1,10 @@
-"""Prompt-to-Prompt on pictures that are given: four ways to make its source row come back.
+"""Prompt-to-Prompt on pictures that are given: five ways to make its source row come back.
 
 Direct inversion: Xuan Ju, Ailing Zeng, Yuxuan Bian, Shaoteng Liu, Qiang Xu, 2023, arXiv 2310.01506.
 Negative-prompt inversion: Daiki Miyake, Akihiro Iohara, Yu Saito, Toshiyuki Tanaka, 2023, arXiv
 2305.16807. Null-text inversion and pivotal tuning: inversion/null_text.py and
-inversion/pivotal_tuning.py, whose learning is used here.
+inversion/pivotal_tuning.py, whose learning is used here; edit-friendly noise:
+inversion/edit_friendly.py.
 
 An inverted picture z*_T .. z*_0 comes back only without guidance. With it, the source row of an
 edit leaves its path, and what the edit borrows from it is wrong. Rows [source, edit], and D the
@@ -13,6 +14,8 @@ guided move from t to s:
                       cancels
     direct            d = z*_s - D(z_t, source);   source: D + d = z*_s exactly,   edit: D
     closed form       the same, and edit: D + share d   (share 0 is direct inversion)
+    edit-friendly     share 1 on states that were noised apart, D a move of ancestral sampling
+                      without its noise: d is then the noise of that step, and both rows get it
     null-text         learn what guidance compares with, one embedding a step
     pivotal tuning    learn weights of the network
 
@@ -33,6 +36,7 @@ from torch import Tensor
 
 from minidiff.editing.prompt_to_prompt import prompt_to_prompt
 from minidiff.inversion.ddim import Inverted, invert
+from minidiff.inversion.edit_friendly import scattered
 from minidiff.inversion.null_text import learn_nulls
 from minidiff.inversion.pivotal_tuning import tune
 from minidiff.pipe.checks import check_share, door, needs_text, prompt_each
@@ -199,6 +203,49 @@ def null_text(
             **knobs,
         )
     return out.to(pipe.dtype)
+
+
+@door
+def p2p_edit_friendly(
+    pipe: Pipe,
+    image: Tensor,
+    source: str,
+    target: str,
+    *,
+    cross: float | None = 0.3,
+    self_: float = 0.9,
+    blend: tuple[str, str] | list[tuple[str, str] | None] | None = None,
+    steps: int = 50,
+    scale: float = 3.0,
+    seed: int = 0,
+    progress: bool = False,
+    **knobs,
+) -> Tensor:
+    """Prompt-to-prompt on pictures `image` (b 3 H W), replayed
+    with their edit-friendly noise; returns (b 3 H W).
+
+    cross   share of the steps in which cross-attention is the source's
+    self_   the same for self-attention
+    blend   (word of source, word of target): edit only where these are
+
+    More knobs: those of `prompt_to_prompt`. Both rows have the same guidance, so identical prompts
+    give the autoencoder's copy.
+    """
+    z = pipe.encode(image)
+    states = scattered(pipe.schedule, z, pipe.timesteps(steps), seed)[::-1]
+    return edit_each(
+        pipe,
+        Inverted(states, share=1.0, eta=1.0),
+        source,
+        target,
+        cross=cross,
+        self_=self_,
+        blend=blend,
+        steps=steps,
+        scale=scale,
+        progress=progress,
+        **knobs,
+    )
 
 
 @door

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["bootstrap_ci", "frechet", "masked_psnr", "psnr"]
+__all__ = ["bootstrap_ci", "frechet", "masked_psnr", "psnr", "rank_correlation"]
 
 
 def eight_bit(x: Tensor) -> Tensor:
@@ -109,6 +109,16 @@ def bootstrap_ci(
     tail = 50 * (1 - level)
     low, high = np.percentile(means, [tail, 100 - tail])
     return x.mean().item(), low.item(), high.item()
+
+
+def rank_correlation(a, b) -> float:
+    """Spearman's rho; equal values share the mean of their ranks."""
+
+    def ranks(values) -> np.ndarray:
+        _, which, count = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
+        return (count.cumsum() - count / 2)[which]
+
+    return float(np.corrcoef(ranks(a), ranks(b))[0, 1])
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:

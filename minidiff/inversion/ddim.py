@@ -43,11 +43,14 @@ class Inverted:
             get that share of the
             same offset: 0 is direct inversion, 1 the closed form of null-text inversion
             (editing/real_pictures.py)
+    eta     of the moves: 0 are DDIM's; 1 are those of ancestral sampling without their noise, which
+            is then the offset, as in edit-friendly inversion
     """
 
     states: list[Tensor]
     nulls: list[Cond] | None = None
     share: float | None = None
+    eta: float = 0.0
 
     def follow(self, x: Tensor, i: int) -> Tensor:
         """Rows [sources, edits] (2b c h w) after step i, corrected."""

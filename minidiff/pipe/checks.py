@@ -199,7 +199,9 @@ def check_pair(name: str, value: Any) -> None:
 
 
 def check_words(given: Mapping[str, Any]) -> None:
-    """`weights` {word: factor}, and `blend` (word of the source, word of the target)."""
+    """`weights` {word: factor}, and `blend` (word of the source, word of the target), or a list
+    with such a pair or None for each picture.
+    """
     weights = given.get("weights")
     if weights is not None and not isinstance(weights, str):
         if not isinstance(weights, Mapping):
@@ -207,10 +209,17 @@ def check_words(given: Mapping[str, Any]) -> None:
         for word, factor in weights.items():
             check_number(f"weights[{word!r}]", factor)
     blend = given.get("blend")
-    if blend is not None:
-        pair = isinstance(blend, (tuple, list)) and len(blend) == 2
-        if not pair or not all(isinstance(word, str) for word in blend):
-            raise ValueError(f"blend={blend!r}: a word of the source and one of the target")
+    if blend is None:
+        return
+    each = blend if isinstance(blend, list) and not is_pair(blend) else [blend]
+    if not each or not all(words is None or is_pair(words) for words in each):
+        raise ValueError(f"blend={blend!r}: a word of the source and one of the target")
+
+
+def is_pair(words: Any) -> bool:
+    """Two texts."""
+    two = isinstance(words, (tuple, list)) and len(words) == 2
+    return two and all(isinstance(word, str) for word in words)
 
 
 def may_be_none(parameter: Parameter) -> bool:

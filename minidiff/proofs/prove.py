@@ -17,6 +17,7 @@ from torch import Tensor
 from minidiff.bench.items import Item
 from minidiff.bench.scores import grade
 from minidiff.data import shapes
+from minidiff.evaluate.metrics import rank_correlation as rank_correlation  # the proofs' own name
 from minidiff.evaluate.synthesis import coverage_map, fit_ground
 from minidiff.pipe.pipe import Pipe
 from minidiff.techniques import TECHNIQUES
@@ -96,16 +97,6 @@ def object_region(image: Tensor, color: str, grow: int = 2) -> Tensor:
     x = (image.clamp(-1, 1) + 1) / 2
     cover = coverage_map(x, fit_ground(x).image, torch.tensor(shapes.COLORS[color]))
     return F.max_pool2d((cover > 0.3).float()[None], 2 * grow + 1, 1, grow)
-
-
-def rank_correlation(a, b) -> float:
-    """Spearman's rho; equal values share the mean of their ranks."""
-
-    def ranks(values) -> np.ndarray:
-        _, which, count = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
-        return (count.cumsum() - count / 2)[which]
-
-    return float(np.corrcoef(ranks(a), ranks(b))[0, 1])
 
 
 # ---- running them --------------------------------------------------------------------------------

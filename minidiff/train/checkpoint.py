@@ -182,7 +182,7 @@ def check_free(folder: Path) -> None:
     if fcntl is None or not path.is_file():
         return
     with open(path) as file:
-        _take(file, folder)  # closing the file gives it back
+        _take(file, _training(folder))  # closing the file gives it back
 
 
 @contextmanager
@@ -194,25 +194,37 @@ def locked(folder: Path | None) -> Iterator[None]:
     if folder is None:
         yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    with held(folder / LOCK, _training(folder)):
+        yield
+
+
+def _training(folder: Path) -> str:
+    return f"is training in {folder}: wait until it ends, stop it, or take another folder"
+
+
+@contextmanager
+def held(path: Path, does: str) -> Iterator[None]:
+    """A file of that name, made if need be, locked for this process while the block runs. It holds
+    the number of the process; the file stays, the lock does not.
+
+    ValueError if another process holds it: its number, and what it `does`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
     if fcntl is None:
         yield
         return
-    with open(folder / LOCK, "a+") as file:
-        _take(file, folder)
+    with open(path, "a+") as file:
+        _take(file, does)
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
         yield
 
 
-def _take(file, folder: Path) -> None:
+def _take(file, does: str) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.seek(0)
         holder = file.read() or "unknown"
-        raise ValueError(
-            f"process {holder} is training in {folder}: wait until it ends, stop it, or take "
-            "another folder"
-        ) from None
+        raise ValueError(f"process {holder} {does}") from None

@@ -1,11 +1,15 @@
 """Running: rows are appended, torn lines dropped, refusals told, and batches change nothing."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
 import minidiff
 from minidiff.bench import bench, knobs, methods
 from minidiff.bench.items import items
+from minidiff.cli import measuring
 from minidiff.cli.main import main
 
 
@@ -24,6 +28,7 @@ def test_scenes_go_in_runs_with_the_first_alone():
     assert bench.chunks([0, 1, 2, 3, 5, 6], 2) == [[0], [1, 2], [3], [5, 6]] and bench.chunks(
         [0, 1], 1
     ) == [[0], [1]]
+    assert bench.chunks([0, 1, 2], 2, timed=False) == [[0, 1], [2]]
 
 
 @pytest.mark.parametrize(
@@ -68,3 +73,73 @@ def test_a_batch_and_single_calls_give_the_same_edits():
     together = bench.call(pipe, m, its, ["", "", ""], 5, how)[0]
     alone = torch.cat([bench.call(pipe, m, [it], [""], 5 + i, how)[0] for i, it in enumerate(its)])
     assert torch.allclose(together, alone, atol=1e-3)
+
+
+def test_two_processes_may_not_run_one_method_into_one_folder(tmp_path):
+    """A lock is a process's own; here another one holds it."""
+    holder = "import fcntl, sys; f = open(sys.argv[1], 'a+'); fcntl.flock(f, fcntl.LOCK_EX)"
+    holder += "; f.write('123'); f.flush(); print('held', flush=True); sys.stdin.read()"
+    path = tmp_path / ".copy.lock"
+    other = subprocess.Popen(
+        [sys.executable, "-c", holder, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        other.stdout.readline()
+        with pytest.raises(ValueError, match="process 123 runs copy into"):
+            bench.run(minidiff.build("tiny"), "copy", tmp_path, split="dev", n=1)
+    finally:
+        other.communicate(b"")
+    assert not (tmp_path / "copy.jsonl").exists()
+
+
+def test_ctrl_c_leaves_a_folder_that_goes_on_and_says_so(row, tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def interrupted(pipe, m, scenes, numbers, facts):
+        asked.append((facts["kind"], numbers))
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        made = [row("copy", i=i) | facts | {"i": i} for i in numbers]
+        return made, torch.zeros(len(numbers), 3, 64, 64)
+
+    monkeypatch.setattr(bench, "run_chunk", interrupted)
+    monkeypatch.setattr(measuring, "load", lambda args: minidiff.build("tiny"))
+    command = ["bench", "--methods", "copy", "--kinds", "move", "add", "--items", "3"]
+    command += ["--out", str(tmp_path)]
+    assert main(command) == 130
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].startswith("minidiff: interrupted") and str(tmp_path) in said[-1]
+    assert main(command) == 0  # no claim about the truth was run
+    assert asked[3:] == [("add", [0]), ("add", [1, 2])]  # the two of "move" are not run again
+
+
+def test_fitting_is_a_race_that_keeps_one_choice_and_the_best_per_kind(row, tmp_path, monkeypatch):
+    """A made-up method: scale 2 is best on the whole, scale 5 for "move"; the rest is poor."""
+    asked = []
+
+    def made_up(pipe, name, out, *, n, kinds, options, **rest):
+        asked.append((options["scale"], options["strength"], n))
+        good = {1.5: 0.2, 2.0: 0.6, 3.0: 0.3, 5.0: 0.5}.get(options["scale"], 0.0)
+        good += 0.1 * options["strength"]
+        rows = []
+        for kind in kinds:
+            extra = 0.2 if (kind, options["scale"]) == ("move", 5.0) else 0.0
+            rows += [row(name, kind=kind, i=i, score=good + extra) for i in range(n)]
+        return rows
+
+    monkeypatch.setattr(bench, "run", made_up)
+    monkeypatch.setattr(knobs, "save", lambda name, line: line)
+    line = bench.tune(None, "sdedit", tmp_path, n=8, kinds=("move", "add", "delete"))
+    assert line["chosen"] == {"strength": 0.85, "scale": 2.0} and line["tried"] == 20
+    assert line["per_kind"]["move"] == {"strength": 0.85, "scale": 5.0}
+    assert line["per_kind"]["add"] == line["chosen"]
+    assert [n for _, _, n in asked] == [bench.HEAT] * 20 + [8] * 7
+    assert line["score_per_kind"] > line["score"]
+
+
+def test_knobs_are_fitted_for_methods_and_not_for_settings(tmp_path):
+    for name in ("sdedit@scale=2", "edict+misread", "truth"):
+        with pytest.raises(ValueError, match="fit"):
+            bench.bench(None, fit=(name,), out=tmp_path)
+    with pytest.raises(ValueError, match="one number of steps"):
+        bench.bench(None, fit=("sdedit",), steps=(10, 25), out=tmp_path)

@@ -11,7 +11,7 @@ def test_controls_come_in_the_expected_order_and_a_second_run_adds_nothing(tmp_p
     """The smoke version, cut to three kinds and one scene."""
     pipe = minidiff.load("tiny")
     how = dict(
-        methods=(*bench.SMOKE[:4], "resample@steps=10", "hacker@steps=40"),
+        methods=(*bench.SMOKE[:4], "resample@steps=10", "hacker@updates=40"),
         items=1,
         kinds=("recolour", "delete", "move"),
         out=tmp_path,

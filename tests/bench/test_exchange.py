@@ -144,7 +144,7 @@ def test_large_pictures_are_graded_from_the_command_line_and_kept_once(
     shutil.copytree("big/truth", "big/mine")
     assert app.main("bench score big/mine --json out.json".split()) == 0
     facts = json.loads((tmp_path / "out.json").read_text())
-    assert facts["Bn"] == facts["Cn"] == facts["nuisances_kept"] == 1
+    assert facts["Bn"] == facts["Cn"] == facts["Nn"] == 1
     assert "| mine |" in capsys.readouterr().out
     rows = (tmp_path / "big/scores/mine.jsonl").read_text()
     assert app.main("bench score big/mine".split()) == 0  # the same pictures again

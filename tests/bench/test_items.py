@@ -60,6 +60,17 @@ def test_the_word_that_changes_is_found():
     assert all(it.words is None for it in items("dev", 2, ("add", "delete")))
 
 
+def test_the_edited_object_is_called_by_its_name_in_both_captions():
+    its = items("dev", 6, ("recolour", "reshape", "resize"))
+    assert sum(it.nouns is not None for it in its) > len(its) / 2
+    for it in its:
+        if it.nouns:
+            before, after = it.nouns
+            assert (before != after) == (it.kind == "reshape")
+            assert it.source.split().count(before) == it.target.split().count(after) == 1
+    assert all(it.nouns is None for it in items("dev", 2, ("move", "add", "background")))
+
+
 def test_no_tuple_is_in_both_splits_and_training_saw_none():
     tuples = {
         split: {

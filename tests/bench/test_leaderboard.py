@@ -26,7 +26,7 @@ def test_the_cost_of_a_wrong_word_is_measured_on_the_same_scenes_and_stands_apar
     assert facts["misread"].keys() == {"a+misread"}  # b never ran with the right caption
     assert facts["misread"]["a+misread"]["difference"] == pytest.approx((-0.2, -0.2, -0.2))
     assert [m["method"] for m in facts["methods"]] == ["b+misread", "a"]
-    assert facts["winners"]["not told the mask"]["move"]["best"] == "a"
+    assert facts["winners"]["told the target prompt alone"]["move"]["best"] == "a"
     assert "one wrong word" in (tmp_path / "leaderboard.md").read_text()
 
 
@@ -52,3 +52,23 @@ def test_a_page_keeps_its_text_around_the_leaderboard(row, tmp_path):
 def test_what_was_refused_and_what_was_never_fitted_is_noted():
     s = {"fitted": False, "refused": 2, "rows": 4}
     assert leaderboard.note(s) == " (not fitted, refused 2 of 4)"
+
+
+def test_tables_are_by_task_with_the_gap_to_the_control_and_the_best_per_kind(row, tmp_path):
+    rows = []
+    for i in range(8):
+        rows += [
+            row("a", i=i, score=0.5 + 0.01 * i, inputs="PS"),
+            row("a@per_kind", i=i, score=0.75, inputs="PS"),
+            row("b", i=i, score=0.3, inputs="PM"),
+            row("inverted", i=i, score=0.25 + 0.01 * i, inputs="PS"),
+        ]
+    facts = leaderboard.write(rows, tmp_path, split="dev")
+    by = {s["method"]: s for s in facts["methods"]}
+    assert by.keys() == {"a", "b", "inverted"} and by["a"]["per_kind"] == 0.75
+    assert by["a"]["against"]["all"] == pytest.approx((0.25, 0.25, 0.25))
+    text = (tmp_path / "leaderboard.md").read_text()
+    tasks = ["**Told both prompts**", "**Told the exact mask**", "**Controls**"]
+    places = [text.index(task) for task in tasks]
+    assert places == sorted(places) and "+0.250 (+0.250 to +0.250)" in text
+    assert (tmp_path / "matrix.png").exists() and "a,b,8," in (tmp_path / "matrix.csv").read_text()

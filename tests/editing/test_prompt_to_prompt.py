@@ -152,6 +152,19 @@ def test_injection_changes_the_edit(pipe):
     assert (free - held).abs().max() > 1e-3
 
 
+def test_every_pair_of_prompts_may_have_blend_words_of_its_own_or_none(pipe):
+    words = ("circle", "circle")
+    how = dict(blend_from=0, steps=2, seed=5)
+    both = prompt_to_prompt(pipe, [A, A], [B, B], blend=[words, None], **how)[2:]
+    first = prompt_to_prompt(pipe, A, B, blend=words, blend_from=0, steps=2, seed=5)[1:]
+    second = prompt_to_prompt(pipe, A, B, blend_from=0, steps=2, seed=6)[1:]
+    assert (both - torch.cat([first, second])).abs().max() < 1e-4
+    with pytest.raises(ValueError, match="1 pairs of blend words for 2"):
+        prompt_to_prompt(pipe, [A, A], [B, B], blend=[words], **how)
+    with pytest.raises(ValueError, match="blend="):
+        prompt_to_prompt(pipe, A, B, blend=[("circle",)], **how)
+
+
 def test_blending_keeps_latents_outside_the_mask(pipe, monkeypatch):
     from minidiff.editing import prompt_to_prompt as module
 

@@ -8,8 +8,14 @@ import torch
 from minidiff.core.denoise import step_pairs
 from minidiff.core.process import ddim_step
 from minidiff.editing.prompt_to_prompt import prompt_to_prompt
-from minidiff.editing.real_pictures import direct_inversion, edit_each, negative_prompt
+from minidiff.editing.real_pictures import (
+    direct_inversion,
+    edit_each,
+    negative_prompt,
+    p2p_edit_friendly,
+)
 from minidiff.inversion.ddim import Inverted, invert, replay
+from minidiff.inversion.edit_friendly import edit_friendly
 
 A, B = "a red circle on a blue background", "a green circle on a blue background"
 N = 3
@@ -92,6 +98,19 @@ def test_the_offset_is_the_closed_form_null(pipe, states):
 
 
 @pytest.mark.parametrize("scale", [3.0, 7.5])
+@pytest.mark.parametrize("scale", [1.0, 7.5])
+def test_edit_friendly_noise_returns_the_picture_and_without_shared_maps_is_that_method(
+    pipe, image, scale
+):
+    how = dict(steps=N, scale=scale, seed=3)
+    same = p2p_edit_friendly(pipe, image, [A, B], [A, B], **how)
+    assert (same - pipe.decode(pipe.encode(image))).abs().max() < 1e-9
+    ours = p2p_edit_friendly(pipe, image, [A, B], [B, A], cross=0.0, self_=0.0, **how)
+    theirs = edit_friendly(pipe, image, [A, B], [B, A], strength=1.0, source_scale=scale, **how)
+    assert (ours - theirs).abs().max() < 1e-6
+    assert (ours - same).abs().max() > 1e-3
+
+
 def test_negative_prompt_returns_the_unguided_round_trip_at_every_scale(pipe, image, states, scale):
     edit = negative_prompt(pipe, image, [A, B], [A, B], steps=N, scale=scale)
     assert (edit - replay(pipe, states[-1], [A, B], steps=N)).abs().max() < 1e-9

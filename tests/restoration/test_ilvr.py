@@ -10,6 +10,7 @@ import minidiff
 from minidiff.core.cfg import cfg_batched
 from minidiff.core.denoise import noise, noises
 from minidiff.core.process import ddim_step
+from minidiff.editing.sdedit import sdedit
 from minidiff.pipe.pipe import Pipe
 from minidiff.restoration import ilvr as module
 from minidiff.restoration.ilvr import ilvr, low_band, refine
@@ -74,6 +75,17 @@ def test_stop_1_is_plain_ancestral_sampling(pipe, image):
 def test_without_noise_and_stop_1_it_is_generation(pipe, image):
     out = ilvr(pipe, image[:1], PROMPT, stop=1.0, eta=0.0, steps=3, seed=5)
     assert (out - pipe.generate(PROMPT, steps=3, seed=5)).abs().max() < 1e-5
+
+
+def test_less_strength_starts_from_the_reference_and_none_returns_it(pipe, image):
+    assert torch.equal(
+        ilvr(pipe, image, PROMPT, strength=0.0, steps=4), pipe.decode(pipe.encode(image))
+    )
+    free = dict(stop=1.0, eta=0.0, steps=4, seed=5, strength=0.5)  # nothing is held: SDEdit
+    assert (
+        ilvr(pipe, image, PROMPT, **free)
+        - sdedit(pipe, image, PROMPT, strength=0.5, steps=4, seed=5)
+    ).abs().max() < 1e-5
 
 
 def test_the_reference_is_noised_to_the_time_the_state_is_at(pipe, image, monkeypatch):
