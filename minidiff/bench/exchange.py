@@ -57,10 +57,19 @@ TYPES = {
     "background": "8",
     "texture": "8",
 }
+MOST = 999  # items of a kind: names have three digits
 GRADED = 16  # pictures at a time
 
 
 # ---- what is asked -------------------------------------------------------------------------------
+
+
+def check_numbers(n: int, chains: int, size: int) -> None:
+    """ValueError for numbers that no export has."""
+    if not 1 <= n <= MOST or not 0 <= chains <= MOST:
+        raise ValueError(f"n={n}, chains={chains}: expected 1 to {MOST}, and 0 to {MOST}")
+    if size not in SIDES:
+        raise ValueError(f"size {size}: choose one of {', '.join(map(str, SIDES))}")
 
 
 def named_items(split: str, n: int, kinds: tuple[str, ...], size: int) -> dict[str, Item]:
@@ -140,10 +149,7 @@ def export(
     kinds = tuple(kinds) or KINDS
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists and is not an empty folder; choose a new name")
-    if not 1 <= n <= 999 or not 0 <= chains <= 999:
-        raise ValueError(f"n={n}, chains={chains}: expected 1 to 999, and 0 to 999")
-    if size not in SIDES:
-        raise ValueError(f"size {size}: choose one of {', '.join(map(str, SIDES))}")
+    check_numbers(n, chains, size)
     single = named_items(split, n, kinds, size)
     turns = named_turns(split, chains, size)
     every = {**single, **turns}
@@ -199,6 +205,7 @@ def exported(folder: Path) -> tuple[dict, dict[str, Item]]:
         facts = json.loads(path.read_text())
         split, n, size, chains = (facts[key] for key in ("split", "n", "size", "chains"))
         kinds = tuple(facts["kinds"])
+        check_numbers(n, chains, size)
         its = {**named_items(split, n, kinds, size), **named_turns(split, chains, size)}
     except (KeyError, TypeError, json.JSONDecodeError) as e:
         raise ValueError(f"{path} is not what `minidiff bench export` writes ({e})") from None
