@@ -88,7 +88,9 @@ def _from_palette(x: Tensor) -> Tensor:
 def _without_ink(x: Tensor, ground: Tensor, off_ground: Tensor, ink: Tensor) -> Tensor:
     """The ink's share of every pixel near an object becomes that object's own colour."""
     distance = _from_palette(x)
+    from_ink = (x - ink[:, None, None]).norm(dim=0)  # teal is near to green
     own = (distance == distance.amin(0)) & (distance < LOOSE) & off_ground  # 8 64 64
+    own = own & (distance < from_ink)
     votes = F.avg_pool2d(own[:, None].float(), AROUND, 1, AROUND // 2)  # 8 1 64 64
     colors = F.avg_pool2d(own[:, None] * x[None], AROUND, 1, AROUND // 2) / votes.clamp_min(1e-6)
     winner = votes.argmax(0, keepdim=True)  # 1 1 64 64

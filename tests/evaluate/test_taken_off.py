@@ -55,6 +55,15 @@ def test_the_learned_oracle_reads_what_is_left_better_than_what_was_there():
     assert after > before and after > 0.9
 
 
+def test_an_ink_near_a_colour_does_not_outvote_the_object():
+    """Half of a small ring with an outline is outline, and teal is near to green."""
+    ring = shapes.Obj("ring", "orange", "small")
+    s = shapes.Scene((ring,), "left", "blue", "checkered")
+    nuisance = unseen.Unseen(outline=(0.05, 0.38, 0.38), grain=(0, 0.02))
+    (found,) = see(taken_off(unseen.render(s, nuisance), [nuisance]))
+    assert all(compare(found, s).values())
+
+
 def test_an_object_that_has_come_to_lie_on_a_thing_is_seen():
     ground = shapes.Scene((), "center", "white")
     nuisance = unseen.Unseen(thing=((0.45, 0.27, 0.10), 44.0, 31.0, 6.0, 5))
