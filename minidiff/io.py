@@ -112,6 +112,12 @@ def picture_size(path: str | Path) -> tuple[int, int]:
     return im.height, im.width
 
 
+def has_alpha(path: str | Path) -> bool:
+    """Does a picture file say which of its pixels are transparent?"""
+    im = _open(path)
+    return "A" in im.getbands() or "transparency" in im.info
+
+
 def mask_of_size(path: str | Path, *, invert: bool = False) -> Tensor:
     """A mask file at its own size, (1, 1, h, w) in {0, 1}."""
     mask = mask_of(_open(path), str(path))

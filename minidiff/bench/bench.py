@@ -36,7 +36,7 @@ from minidiff.pipe.pipe import Pipe
 from minidiff.train.checkpoint import held
 
 SMOKE = ("copy", "vae-copy", "truth", "vae-truth", "resample@steps=20")
-ITEMS = {"dev": 8, "test": 50}  # scenes of a kind
+ITEMS = {"dev": 8, "test": 50, "hard": 50, "hard-dev": 8}  # scenes of a kind
 HEAT = 2  # scenes of a kind on which every setting is tried before the best third goes on
 SEEDS = 10_000  # apart: the noise seeds of one kind's scenes are consecutive
 
@@ -327,7 +327,7 @@ def bench(
     pipe: Pipe | None,
     *,
     methods: tuple[str, ...] = (),
-    split: Literal["dev", "test"] = "dev",
+    split: Literal["dev", "test", "hard", "hard-dev"] = "dev",
     items: int | None = None,
     seeds: int = 1,
     kinds: tuple[str, ...] = (),
@@ -345,7 +345,8 @@ def bench(
 
     methods   controls, techniques, NAME+mask, NAME+misread, NAME@option=value (default: all that
               the bench can run)
-    split     dev, to tune on, or test, to report
+    split     dev, to tune on, or test, to report; hard: the scenes of test with light, marks and
+              outlines that no caption names (hard-dev: those of dev)
     items     scenes of each kind of edit (default: 8 of dev, 50 of test)
     seeds     noise seeds for each scene
     kinds     kinds of edits (default: all eight)

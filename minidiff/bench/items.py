@@ -4,7 +4,9 @@ An item is a scene and the same scene with one thing changed, every nuisance hel
 edited picture and the mask of what may change are known to the pixel. The prompts leave out what
 the edit does not touch (size, position, texture): what a caption leaves out, an edit can preserve.
 Scenes come from the tuples that training never saw; "dev", to tune on, and "test" share none of
-them.
+them. "hard" are the scenes of "test" as somebody else would draw them, with light, marks and
+outlines that no caption names and no denoiser saw (data/unseen.py), the same in source and truth;
+"hard-dev" those of "dev". So a method's fall from a split to its hard one is taken item by item.
 
     recolour reshape resize   one object of one or two
     move                      the one object, to a named place
@@ -13,28 +15,45 @@ them.
 """
 
 import inspect
+import json
 import zlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from hashlib import sha256
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from minidiff.data import shapes
-from minidiff.data.shapes import Scene
+from minidiff.data import shapes, unseen
+from minidiff.data.shapes import SIZES, Scene
+from minidiff.data.unseen import Unseen
 
 KINDS = ("recolour", "reshape", "resize", "move", "add", "delete", "background", "texture")
+# split -> the one whose scenes it has
+SPLITS = {"dev": "dev", "test": "test", "hard": "test", "hard-dev": "dev"}
+ITEMS_VERSION = 2  # of the questions: with another one, items of equal names may differ
 # what an edit changes, where it is not called so
 FIELDS = {"recolour": "color", "reshape": "shape", "resize": "size", "move": "position"}
 # what a caption must say for that edit to show
+# where an order sends things; the added object is the second of the two
+_TO = {
+    "center": "to the center",
+    "left": "to the left",
+    "right": "to the right",
+    "top": "to the top",
+    "bottom": "to the bottom",
+}
+_BESIDE = {"left": "right of", "right": "left of", "above": "below", "below": "above"}
 SAID = {"resize": "size", "move": "position", "texture": "texture"}
 
 
 @dataclass(frozen=True)
 class Item:
     """`source` and `target` are captions of `scene` and `truth`; `words`: the word that changes in
-    each, or None.
+    each, or None. `nuisance`: what is laid over both, or None. Pictures are graded at 64 pixels;
+    those of an item of another `size` are drawn at that size and averaged.
     """
 
     kind: str
@@ -43,21 +62,43 @@ class Item:
     source: str
     target: str
     seed: int
+    nuisance: Unseen | None = None
+    size: int = shapes.SIZE
+
+    def drawn(self, scene: Scene) -> Tensor:
+        """A scene as a picture of this item, (1 3 size size) in [-1, 1]."""
+        if self.nuisance is None:
+            return shapes.render(scene, self.size)
+        return unseen.render(scene, self.nuisance, self.size)
+
+    def graded(self, scene: Scene) -> Tensor:
+        """The same at 64 pixels, (1 3 64 64)."""
+        return F.avg_pool2d(self.drawn(scene), self.size // shapes.SIZE)
 
     @cached_property
     def image(self) -> Tensor:
         """The picture to edit, (1 3 64 64) in [-1, 1]."""
-        return shapes.render(self.scene)
+        return self.graded(self.scene)
 
     @cached_property
     def answer(self) -> Tensor:
         """The true edited picture (1 3 64 64)."""
-        return shapes.render(self.truth)
+        return self.graded(self.truth)
+
+    @cached_property
+    def truths(self) -> Tensor:
+        """All true answers as pictures (n 3 64 64), that of `truth` first."""
+        return torch.cat([self.graded(scene) for scene in admissible(self)])
 
     @cached_property
     def mask(self) -> Tensor:
-        """(1 1 64 64): 1 where the two differ, grown by a pixel."""
-        return shapes.edit_mask(self.scene, self.truth)
+        """(1 1 64 64): 1 where the two differ by more than 2/255, grown by a pixel."""
+        return shapes.mask_between(self.image, self.answer)
+
+    @cached_property
+    def instruction(self) -> str:
+        """The edit as an order: "make the circle green"."""
+        return instruction(self.kind, self.scene, self.truth)
 
     @cached_property
     def misread(self) -> str:
@@ -105,12 +146,68 @@ def items(
     """n items of every kind; item i of a kind is the same whatever n is. ValueError for an unknown
     split or kind.
     """
-    if split not in ("dev", "test"):
-        raise ValueError(f"split {split!r}: expected 'dev' (to tune on) or 'test' (to report)")
+    if split not in SPLITS:
+        raise ValueError(
+            f"split {split!r}: expected 'dev' or 'hard-dev' (to tune on), 'test' or 'hard' (to "
+            "report)"
+        )
     for kind in kinds:
         if kind not in KINDS:
             raise ValueError(f"kind {kind!r} is unknown; choose from {', '.join(KINDS)}")
     return [_item(kind, split, i, seed) for kind in kinds for i in range(n)]
+
+
+def admissible(item: Item) -> list[Scene]:
+    """All true answers, the item's own first: an added object may have any size."""
+    if item.kind != "add":
+        return [item.truth]
+    kept, new = item.truth.objects
+    others = [replace(new, size=size) for size in SIZES if size != new.size]
+    return [item.truth, *[replace(item.truth, objects=(kept, other)) for other in others]]
+
+
+def instruction(kind: str, before: Scene, after: Scene) -> str:
+    """What a person would say to get from one scene to the other."""
+    if kind == "background":
+        return f"make the background {after.background}"
+    if kind == "texture":
+        plain = after.texture == "plain"
+        return (
+            "remove the pattern of the background"
+            if plain
+            else (f"make the background {after.texture}")
+        )
+    if kind == "move":
+        return f"move the {before.objects[0].shape} {_TO[after.position]}"
+    if kind == "add":
+        kept, new = after.objects
+        return f"add a {new.color} {new.shape} {_BESIDE[after.position]} the {kept.shape}"
+    if kind == "delete":
+        lost = before.objects[1]
+        return f"remove the {lost.color} {lost.shape}"
+    old, new = next((a, b) for a, b in zip(before.objects, after.objects) if a != b)
+    if kind == "recolour":
+        return f"make the {old.shape} {new.color}"
+    if kind == "resize":
+        return f"make the {old.shape} {new.size}"
+    return f"turn the {old.shape} into a {new.shape}"
+
+
+def fingerprint(its: list[Item]) -> str:
+    """SHA-256 of what items ask and show: of the descriptions of their scenes, for pixels differ in
+    the last bit from one processor to the next. Numbers are rounded to a thousandth.
+    """
+    text = json.dumps([_rounded(asdict(item)) for item in its], sort_keys=True)
+    return sha256(text.encode()).hexdigest()
+
+
+def _rounded(value):
+    """A tree of dicts, lists and tuples with its floats rounded."""
+    if isinstance(value, dict):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(inner) for inner in value]
+    return round(value, 3) if isinstance(value, float) else value
 
 
 def given(
@@ -142,11 +239,17 @@ def given(
 
 
 def _item(kind: str, split: str, i: int, seed: int) -> Item:
-    rng = np.random.default_rng([seed, KINDS.index(kind), split == "test", i])
+    numbers = [seed, KINDS.index(kind), SPLITS[split] == "test", i]
+    item = _plain_item(kind, SPLITS[split], i, np.random.default_rng(numbers))
+    if SPLITS[split] == split:
+        return item
+    rng = np.random.default_rng([*numbers, 1])
+    return replace(item, nuisance=unseen.unseen(rng, [item.scene, *admissible(item)]))
+
+
+def _plain_item(kind: str, split: str, i: int, rng: np.random.Generator) -> Item:
     two = kind in ("add", "delete") or (kind != "move" and i % 2 == 1)
-    s = shapes.scene(rng, objects=1 + two, split="test")
-    while not in_split(s, split):
-        s = shapes.scene(rng, objects=1 + two, split="test")
+    s = _scene(rng, 1 + two, split)
     index = int(rng.integers(2)) if two else 0
     if kind == "add":  # "delete" backwards: the other object stays in place
         truth = s
@@ -154,18 +257,74 @@ def _item(kind: str, split: str, i: int, seed: int) -> Item:
     elif kind == "delete":
         truth = shapes.edit(s, "delete", index=1)
     else:
-        field = FIELDS.get(kind, kind)
-        value = str(rng.choice(sorted(_free(s, field, index))))
-        truth = shapes.edit(s, field, value, index=index)
+        truth = _changed(s, kind, index, rng)
+    return _asked(kind, s, truth, seed=int(rng.integers(2**31)))
+
+
+def _scene(rng: np.random.Generator, objects: int, split: str) -> Scene:
+    """A scene of "dev" or of "test"."""
+    while True:
+        s = shapes.scene(rng, objects=objects, split="test")
+        if in_split(s, split):
+            return s
+
+
+def _changed(s: Scene, kind: str, index: int, rng: np.random.Generator) -> Scene:
+    """One word of the scene, or of its object `index`, drawn anew; no edit that adds or deletes."""
+    field = FIELDS.get(kind, kind)
+    value = str(rng.choice(sorted(_free(s, field, index))))
+    return shapes.edit(s, field, value, index=index)
+
+
+def _asked(kind: str, before: Scene, after: Scene, seed: int) -> Item:
+    """An item whose captions say what the edit is about."""
     said = {group: SAID.get(kind) == group for group in ("size", "position", "texture")}
-    return Item(
-        kind,
-        scene=s,
-        truth=truth,
-        source=shapes.caption(s, **said),
-        target=shapes.caption(truth, **said),
-        seed=int(rng.integers(2**31)),
-    )
+    source = shapes.caption(before, **said)
+    target = shapes.caption(after, **said)
+    return Item(kind, scene=before, truth=after, source=source, target=target, seed=seed)
+
+
+def chains(split: str = "dev", n: int = 8, seed: int = 0, turns: int = 5) -> list[list[Item]]:
+    """n chains of successive edits, each a list of items: the truth of one is the scene of the
+    next. An editor is given the first source alone and goes on with its own pictures. A third of
+    the chains stay with one object, in a third one of two is deleted on the way, in a third one is
+    added. Kinds do not repeat in a chain. ValueError for an unknown split or more than five turns.
+    """
+    if split not in SPLITS or not 1 <= turns <= 5:
+        raise ValueError(
+            f"split {split!r}, {turns} turns: expected one of {', '.join(SPLITS)}, and 1 to 5"
+        )
+    return [_chain(split, i, seed, turns) for i in range(n)]
+
+
+def _chain(split: str, i: int, seed: int, turns: int) -> list[Item]:
+    numbers = [seed, len(KINDS), SPLITS[split] == "test", i]
+    rng = np.random.default_rng(numbers)
+    passing = (None, "delete", "add")[i % 3]  # what happens to the second object
+    whole = _scene(rng, 2 if passing else 1, SPLITS[split])
+    kinds = ["recolour", "reshape", "resize", "background", "texture"]
+    if passing is None:
+        kinds.append("move")
+    kinds = [str(kind) for kind in rng.permutation(kinds)[:turns]]
+    if passing:
+        kinds[int(rng.integers(turns))] = passing
+    both = passing == "delete"
+    chain = []
+    for kind in kinds:
+        before = whole if both or not passing else shapes.edit(whole, "delete", index=1)
+        if kind in ("add", "delete"):
+            both = kind == "add"
+        else:
+            whole = _changed(whole, kind, int(rng.integers(2)) if both else 0, rng)
+        after = whole if both or not passing else shapes.edit(whole, "delete", index=1)
+        chain.append(_asked(kind, before, after, seed=int(rng.integers(2**31))))
+    if SPLITS[split] == split:
+        return chain
+    scenes = [chain[0].scene]
+    for item in chain:
+        scenes += admissible(item)
+    nuisance = unseen.unseen(np.random.default_rng([*numbers, 1]), scenes)
+    return [replace(item, nuisance=nuisance) for item in chain]
 
 
 def _free(s: Scene, field: str, index: int) -> set[str]:

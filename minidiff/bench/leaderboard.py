@@ -68,6 +68,7 @@ def main_table(lines: list[dict]) -> str:
         "K %": lambda s: percent(s["K"]),
         "Bn": lambda s: num(s["Bn"]),
         "Cn": lambda s: num(s["Cn"]),
+        "Nn": lambda s: num(s.get("Nn")),
         "EditScore": lambda s: f"**{num(s['score'], 3)}**",
         "95%": lambda s: ci(s["score_ci"]),
         "per kind": lambda s: num(s["per_kind"], 3),
@@ -84,6 +85,8 @@ def main_table(lines: list[dict]) -> str:
         "MB": lambda s: num(s["mb"], 0),
         "cfg": lambda s: s["cfg"],
     }
+    if all(s.get("Nn") is None for s in lines):
+        del columns["Nn"]
     return table(list(columns), [[cell(s) for cell in columns.values()] for s in lines])
 
 

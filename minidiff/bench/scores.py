@@ -9,6 +9,9 @@ near is the true picture.
         Cn = (C - 10) / (Cvae - 10) in 0..1
     P   perceptual distance to the true picture, by the learned oracle's maps
     D   structure distance to the source, by the same maps
+    N   dB to the true picture where nuisances show, outside the mask: what of a hard picture no
+        caption names (light, marks, outlines) is still there. Items without nuisances have none
+        Nn = (N - Nplain) / (Nvae - Nplain) in 0..1, Nplain that of the truth drawn without them
     Q   likeness to the target caption by the tiny CLIP, Q1 whole, Q2 inside the mask; methods may
         optimise it, so it is for information only
 
@@ -20,6 +23,11 @@ over sixteen renders with all that the caption leaves open drawn anew (at least 
 Bvae). Copying the source scores 0, for T is 0; drawing the prompt anew about a tenth, for Bn is 0
 mostly; the truth scores 1. (With a fixed B0 of 15 dB drawing anew scored a third: plain grounds
 agree by chance, and a cube root makes much of little.)
+
+N is beside EditScore, not in it: B has its part of the same harm already. The oracles are told the
+nuisances and read without them (taken_off.py), so that T and K do not ask for them. B0 knows the
+caption alone, so its renders have none. Larger pictures are averaged to 64 pixels before they are
+graded.
 
 Where a caption leaves something open there are several right answers: it does not say how large the
 added object is. B is then taken where all of them agree, and C is that of the nearest one.
@@ -39,10 +47,11 @@ from torch import Tensor
 
 from minidiff.bench.items import SAID, Item
 from minidiff.data import shapes
-from minidiff.data.shapes import SIZES, Scene
+from minidiff.data.shapes import Scene
 from minidiff.evaluate.find_objects import see
 from minidiff.evaluate.metrics import eight_bit, masked_psnr
 from minidiff.evaluate.oracle import oracle
+from minidiff.evaluate.taken_off import taken_off
 from minidiff.models.attribute_net import canonical
 
 FLOOR_B = 15.0  # dB
@@ -51,7 +60,8 @@ CAP = 50.0  # dB
 REDRAWS = 16  # renders for B0
 RANGE = 10.0  # dB that Bn spans at least
 HALF_CELL = 6.5  # px; the five places of one object are 13 apart
-VERSION = 3  # of this file's arithmetic: rows of another one are not reused
+SHOWS = 0.2  # of [-1, 1]: by how much nuisances must change a pixel to be asked for by N
+VERSION = 4  # of this file's arithmetic: rows of another one are not reused
 LOOKS = ("shape", "color", "size")
 GROUND = ("background", "texture")
 # of two objects, by their relation
@@ -147,26 +157,18 @@ def place(found: dict, slot: int) -> str | None:
     return None
 
 
-def admissible(item: Item) -> list[Scene]:
-    """All true answers, the item's own first: an added object may have any size."""
-    if item.kind != "add":
-        return [item.truth]
-    kept, new = item.truth.objects
-    others = [replace(new, size=size) for size in SIZES if size != new.size]
-    return [item.truth, *[replace(item.truth, objects=(kept, other)) for other in others]]
-
-
 # ---- scores of pictures --------------------------------------------------------------------------
+
+
+def share(value: float, floor: float, top: float) -> float:
+    """Where a value lies between a floor (0) and a top (1), cut to 0..1; 1 for nan."""
+    if value != value:
+        return 1.0
+    return min(max((value - floor) / max(top - floor, 1.0), 0.0), 1.0)
 
 
 def edit_score(t, k, b, c, b_floor, b_vae, c_vae) -> dict[str, float]:
     """{"Bn", "Cn", "score"}. Where nothing is kept (b is nan) Bn is 1: no harm could be done."""
-
-    def share(value: float, floor: float, top: float) -> float:
-        if value != value:
-            return 1.0
-        return min(max((value - floor) / max(top - floor, 1.0), 0.0), 1.0)
-
     bn = share(b, b_floor, b_vae)
     cn = share(c, FLOOR_C, c_vae)
     return {"Bn": bn, "Cn": cn, "score": t * (k * bn * (0.5 + 0.5 * cn)) ** (1 / 3)}
@@ -208,6 +210,22 @@ def floor_of_b(item: Item, region: Tensor, b_vae: float) -> float:
     if quartile != quartile:  # nothing is kept
         return FLOOR_B
     return max(min(quartile, b_vae - RANGE), FLOOR_B)
+
+
+def nuisances_kept(image: Tensor, item: Item, region: Tensor, ceiling: Tensor) -> dict[str, float]:
+    """{"N", "Nn", "N_vae", "N_plain"} of one picture (1 3 64 64), as in the module's docstring; nan
+    for an item without nuisances, or whose nuisances show nowhere outside the region.
+    """
+    if item.nuisance is None:
+        return dict.fromkeys(("N", "Nn", "N_vae", "N_plain"), float("nan"))
+    plain = replace(item, nuisance=None).answer
+    differs = (item.answer - plain).abs().amax(1, keepdim=True) > SHOWS
+    where = differs.float() * (1 - region)
+    n, top, floor = (
+        masked_psnr(picture, item.answer, where, CAP).item() for picture in (image, ceiling, plain)
+    )
+    nn = share(n, floor, top) if n == n else n
+    return {"N": n, "Nn": nn, "N_vae": top, "N_plain": floor}
 
 
 def distances(image: Tensor, truths: Tensor, region: Tensor) -> tuple[float, float, float]:
@@ -292,16 +310,19 @@ def grade(images: Tensor, items: list[Item], ceilings: Tensor) -> list[dict]:
         d = structure(images, source).tolist()
         q1 = likeness(images, targets).tolist()
         q2 = likeness(inside, targets).tolist()
-    drawn = see(images)
-    learned = oracle().read(images)
+    readable = taken_off(images, [item.nuisance for item in items])
+    drawn = see(readable)
+    learned = oracle().read(readable)
     rows = []
     for n, item in enumerate(items):
         row = _answers(drawn[n], learned[n], item)
-        truths = shapes.render(admissible(item))
-        b, c, b_pie = distances(images[n : n + 1].cpu(), truths, regions[n])
-        b_vae, c_vae, _ = distances(ceilings[n : n + 1].cpu(), truths, regions[n])
+        picture = images[n : n + 1]
+        ceiling = ceilings[n : n + 1].cpu()
+        b, c, b_pie = distances(picture, item.truths, regions[n])
+        b_vae, c_vae, _ = distances(ceiling, item.truths, regions[n])
         row |= {"B": b, "C": c, "P": p[n], "D": d[n], "Q1": q1[n], "Q2": q2[n]}
         row |= {"B_vae": b_vae, "C_vae": c_vae, "B_pie": b_pie, "broken": broken[n]}
+        row |= nuisances_kept(picture, item, regions[n], ceiling)
         row["B_floor"] = floor_of_b(item, regions[n], b_vae)
         row |= edit_score(row["T"], row["K"], b, c, row["B_floor"], b_vae, c_vae)
         rows.append(row)
@@ -330,5 +351,5 @@ def region(item: Item) -> Tensor:
     """(1 1 64 64): 1 where any of the true answers differs from the source, grown by 2 pixels
     beyond the mask.
     """
-    masks = torch.cat([shapes.edit_mask(item.scene, answer) for answer in admissible(item)])
+    masks = shapes.mask_between(item.image.expand_as(item.truths), item.truths)
     return F.max_pool2d(masks.amax(0, keepdim=True), 5, 1, 2)

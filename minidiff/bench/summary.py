@@ -99,6 +99,7 @@ def line(rows: list[dict]) -> dict:
         "refused": sum(bool(r.get("refused")) for r in rows),
         "cfg": cfgs[0] if len(cfgs) == 1 else sha256("".join(cfgs).encode()).hexdigest()[:8],
         **{what: mean(r[what] for r in rows) for what in MEANS},
+        "Nn": mean(r.get("Nn") for r in rows),  # of hard items alone
         "seconds": mean(r["seconds"] for r in alone),
         "mb": max((r["mb"] for r in alone if r["mb"] is not None), default=None),
         "T_ci": interval(rows, "T")[1:],

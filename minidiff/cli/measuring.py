@@ -39,10 +39,16 @@ def prove(rest: list[str]) -> int:
 
 def bench(rest: list[str]) -> int:
     """every editing method against the true edited pictures: ShapesEditBench"""
+    if rest and rest[0] in EXCHANGE:
+        return EXCHANGE[rest[0]](rest[1:])
     from minidiff.bench import leaderboard
 
     score = find("minidiff.bench.bench:bench")
     p = parser("bench", json=True)
+    p.epilog = (
+        "For programs in any language: minidiff bench export DIR writes the questions as files, "
+        "minidiff bench score DIR/METHOD grades a folder of edits."
+    )
     names = arguments(p, score, skip=("pipe", "progress"))
     args = parse(p, rest, pictures=())
     facts = score(None if args.report else load(args), **given(args, names))
@@ -58,6 +64,35 @@ def bench(rest: list[str]) -> int:
         sep="\n",
     )
     return 0 if facts["passed"] else 1
+
+
+def bench_export(rest: list[str]) -> int:
+    """the questions of the bench as files, for programs in any language"""
+    export = find("minidiff.bench.exchange:export")
+    p = parser("bench export", model="", json=True)
+    p.add_argument("folder", metavar="DIR", help="a new folder")
+    names = arguments(p, export, skip=("folder", "progress"))
+    args = parse(p, rest, pictures=())
+    facts = export(args.folder, **given(args, names), progress=sys.stderr.isatty())
+    report(facts, args.json)
+    return 0
+
+
+def bench_score(rest: list[str]) -> int:
+    """grade a folder of edits that any program made"""
+    score = find("minidiff.bench.exchange:score")
+    told = find("minidiff.bench.exchange:told")
+    p = parser("bench score", json=True)
+    p.add_argument("folder", metavar="DIR/METHOD", help="a picture for every item of the export")
+    names = arguments(p, score, skip=("pipe", "folder", "progress"))
+    args = parse(p, rest, pictures=())
+    facts = score(load(args), args.folder, **given(args, names), progress=sys.stderr.isatty())
+    write_facts(facts, args.json)
+    print(told(facts))
+    return 0
+
+
+EXCHANGE = {"export": bench_export, "score": bench_score}
 
 
 def doctor(rest: list[str]) -> int:

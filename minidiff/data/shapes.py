@@ -283,7 +283,12 @@ def edit_mask(a: Scene, b: Scene, grow: int = 1) -> Tensor:
     """(1, 1, 64, 64) in {0, 1}: 1 where the two renders differ by more than 2/255, grown by `grow`
     px.
     """
-    difference = (render(a) - render(b)).abs().amax(1, keepdim=True)
+    return mask_between(render(a), render(b), grow)
+
+
+def mask_between(a: Tensor, b: Tensor, grow: int = 1) -> Tensor:
+    """(b, 1, h, w) in {0, 1}: where two pictures in [-1, 1] differ by more than 2/255, grown."""
+    difference = (a - b).abs().amax(1, keepdim=True)
     mask = (difference > 4 / 255).float()  # [-1, 1] spans 2
     return F.max_pool2d(mask, 2 * grow + 1, 1, grow)
 
@@ -336,15 +341,29 @@ def centers(s: Scene) -> list[tuple[float, float]]:
     return [(31.5 + x + o.dx, 31.5 + y + o.dy) for (x, y), o in zip(places, s.objects)]
 
 
-def distance(shape: str, x: Tensor, y: Tensor, radius: Tensor, angle: Tensor) -> Tensor:
-    """Signed distance in pixels to the outline of one shape at free places, sizes in pixels and
-    angles, each (n,): (n, 64, 64), negative inside.
+def grid(size: int = SIZE) -> Tensor:
+    """(size,): where the middles of the pixels of a picture lie, in pixels of 64."""
+    return (torch.arange(size, dtype=torch.float32) + 0.5) * (SIZE / size) - 0.5
+
+
+def soft(depth: Tensor) -> Tensor:
+    """Coverage in [0, 1] of pixels (... size size) that lie `depth` pixels of 64 inside an edge:
+    the edge is as wide as one pixel of the picture.
+    """
+    return (0.5 + depth * (depth.shape[-1] / SIZE)).clamp_(0, 1)
+
+
+def distance(
+    shape: str, x: Tensor, y: Tensor, radius: Tensor, angle: Tensor, size: int = SIZE
+) -> Tensor:
+    """Signed distance to the outline of one shape at free places, radii and angles, each (n,): (n,
+    size, size), negative inside. Lengths are pixels of 64, whatever the size.
     """
     x = x[:, None, None]  # n 1 1
     y = y[:, None, None]
     radius = radius[:, None, None]
     angle = angle[:, None, None]
-    axis = torch.arange(SIZE, dtype=torch.float32)
+    axis = grid(size)
     dx = axis[None, None, :] - x  # n 1 w
     dy = axis[None, :, None] - y  # n h 1
     co = angle.cos()
@@ -352,19 +371,21 @@ def distance(shape: str, x: Tensor, y: Tensor, radius: Tensor, angle: Tensor) ->
     return _DISTANCE[shape](co * dx + si * dy, co * dy - si * dx, radius)
 
 
-def coverage(shape: str, x: Tensor, y: Tensor, radius: Tensor, angle: Tensor) -> Tensor:
-    """Anti-aliased masks of one shape at free places, sizes in pixels and angles, each (n,): (n,
-    64, 64) in [0, 1].
+def coverage(
+    shape: str, x: Tensor, y: Tensor, radius: Tensor, angle: Tensor, size: int = SIZE
+) -> Tensor:
+    """Anti-aliased masks of one shape at free places, radii and angles, each (n,): (n, size, size)
+    in [0, 1].
     """
-    return (0.5 - distance(shape, x, y, radius, angle)).clamp_(0, 1)
+    return soft(-distance(shape, x, y, radius, angle, size))
 
 
-def object_masks(scenes: Scene | Sequence[Scene], slots: int = 2) -> Tensor:
-    """Anti-aliased coverage of each object, (b, slots, 64, 64) in [0, 1]; the last object lies on
-    top of the first.
+def object_masks(scenes: Scene | Sequence[Scene], slots: int = 2, size: int = SIZE) -> Tensor:
+    """Anti-aliased coverage of each object, (b, slots, size, size) in [0, 1]; the last object lies
+    on top of the first.
     """
     scenes = [scenes] if isinstance(scenes, Scene) else scenes
-    out = torch.zeros(len(scenes), slots, SIZE, SIZE)
+    out = torch.zeros(len(scenes), slots, size, size)
     for shape in SHAPES:
         rows = []  # of `out`
         columns = []
@@ -376,7 +397,7 @@ def object_masks(scenes: Scene | Sequence[Scene], slots: int = 2) -> Tensor:
                     columns.append(k)
                     drawn.append((x, y, SIZES[o.size], o.angle))
         if drawn:
-            out[rows, columns] = coverage(shape, *torch.tensor(drawn).unbind(1))
+            out[rows, columns] = coverage(shape, *torch.tensor(drawn).unbind(1), size)
     return out
 
 
@@ -388,13 +409,13 @@ def _wave(axis: Tensor, phase: Tensor, period: float) -> Tensor:
     return period / 4 - (inside - period / 2).abs()
 
 
-def _texture(scenes: Sequence[Scene]) -> Tensor:
-    """Second-tone coverage of the background texture, (b, 1, 64, 64) in [0, 1], edges
+def _texture(scenes: Sequence[Scene], size: int) -> Tensor:
+    """Second-tone coverage of the background texture, (b, 1, size, size) in [0, 1], edges
     anti-aliased.
     """
-    axis = torch.arange(SIZE, dtype=torch.float32)
+    axis = grid(size)
     px, py = torch.tensor([s.phase for s in scenes]).unbind(1)
-    bar = _wave(axis, px, 10.0)[:, None, :].expand(-1, SIZE, -1)  # b h w
+    bar = _wave(axis, px, 10.0)[:, None, :].expand(-1, size, -1)  # b h w
 
     bx = _wave(axis, px, 16.0)[:, None, :]
     by = _wave(axis, py, 16.0)[:, :, None]
@@ -407,29 +428,35 @@ def _texture(scenes: Sequence[Scene]) -> Tensor:
     kind = torch.tensor([TEXTURES.index(s.texture) for s in scenes])
     has = F.one_hot(kind, len(TEXTURES)).float()[:, :, None, None]  # b texture 1 1
     cover = 0
-    for k, distance in enumerate((bar, check, dot), start=1):  # 0 is plain
-        cover = cover + has[:, k] * (0.5 + distance).clamp(0, 1)
+    for k, depth in enumerate((bar, check, dot), start=1):  # 0 is plain
+        cover = cover + has[:, k] * soft(depth)
     return cover[:, None]
 
 
 def render(scenes: Scene | Sequence[Scene], size: int = SIZE) -> Tensor:
-    """Draw scenes: (b, 3, size, size) in [-1, 1]. `size` 64, or 32 or 16 by exact area
-    averaging.
+    """Draw scenes: (b, 3, size, size) in [-1, 1]. `size` 64 or a multiple of it, drawn with edges
+    one pixel wide; or 32 or 16, the area average of 64.
     """
     scenes = [scenes] if isinstance(scenes, Scene) else scenes
-    if size not in (64, 32, 16):
-        raise ValueError(f"size {size}: the toy world renders 64, 32 or 16 pixels")
+    if size in (32, 16):
+        return F.avg_pool2d(render(scenes), SIZE // size)
+    if size < SIZE or size % SIZE:
+        raise ValueError(f"size {size}: the toy world renders 16, 32 or a multiple of 64 pixels")
     color = torch.tensor([BACKGROUNDS[s.background] for s in scenes])
     ground = color + torch.tensor([s.tint for s in scenes])  # b 3
-    step = torch.tensor([0.13 if s.background == "black" else -0.15 for s in scenes])
-    image = ground[:, :, None, None] + step[:, None, None, None] * _texture(scenes)
-    masks = object_masks(scenes)
+    tone = torch.tensor([step(s.background) for s in scenes])
+    image = ground[:, :, None, None] + tone[:, None, None, None] * _texture(scenes, size)
+    masks = object_masks(scenes, size=size)
     for k in range(2):
         color = torch.tensor([_color(s, k) for s in scenes])  # b 3
         mask = masks[:, k : k + 1]
         image = image + mask * (color[:, :, None, None] - image)
-    image = image.clamp(0, 1) * 2 - 1
-    return F.avg_pool2d(image, SIZE // size) if size != SIZE else image
+    return image.clamp(0, 1) * 2 - 1
+
+
+def step(background: str) -> float:
+    """What is added to every channel of a ground for its second tone."""
+    return 0.13 if background == "black" else -0.15
 
 
 def _color(s: Scene, k: int) -> list[float]:

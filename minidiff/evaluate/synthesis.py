@@ -40,8 +40,7 @@ from minidiff.data.shapes import (
 
 PALETTE = torch.tensor(list(COLORS.values()))  # 8 3, RGB in 0..1
 GROUNDS = torch.tensor(list(BACKGROUNDS.values()))  # 8 3
-# second tone minus first, as in `render`
-STEPS = torch.tensor([0.13 if g == "black" else -0.15 for g in BACKGROUNDS])
+STEPS = torch.tensor([shapes.step(background) for background in BACKGROUNDS])
 # of the phases, pixels
 PERIODS = {"plain": (1, 1), "striped": (10, 1), "checkered": (16, 16), "dotted": (12, 12)}
 INK = 0.22  # a pixel this near in RGB distance has a palette colour
@@ -79,18 +78,23 @@ def _tones() -> tuple[Tensor, tuple[tuple[str, tuple[float, float]], ...]]:
     return torch.cat(tones), tuple(keys)
 
 
-def fit_ground(x: Tensor) -> Ground:
+def fit_ground(
+    x: Tensor, looked_at: Tensor | None = None, hue: tuple[float, float, float] = (0.0, 0.0, 0.0)
+) -> Ground:
     """Background of a picture (3 64 64) in 0..1: colour by counting pixels, then texture and phase
-    by least squares.
+    by least squares. `looked_at` (64 64): 0 where the picture shows no ground for certain; `hue`:
+    what is known to be added to the colours of the grounds.
     """
+    shown = torch.ones(64, 64) if looked_at is None else looked_at
+    grounds = GROUNDS + torch.tensor(hue)
 
     def near(color: Tensor) -> Tensor:
         return (x - color[:, None, None]).norm(dim=0)  # h w
 
     explained = []  # by each colour, in either tone
-    for color, step in zip(GROUNDS, STEPS):
+    for color, step in zip(grounds, STEPS):
         miss = torch.minimum(near(color), near(color + step))
-        explained.append(miss < GROUND_TOLERANCE)
+        explained.append((miss < GROUND_TOLERANCE) & (shown > 0))
     k = int(torch.stack([pixels.sum() for pixels in explained]).argmax())
     step = STEPS[k]
     seen = explained[k].float()

@@ -9,8 +9,9 @@ than half the distance of two classes, and in a second phase a third of each bat
 the VAE, with some latent noise, before it is read.
 
 The scenes also include what edits make: nothing left, one of two objects deleted, two objects alike
-in shape or colour. Try changing: `share` 0 in the second phase, and compare `accuracy` on round
-trips.
+in shape or colour. And half of the pictures carry what no caption names (`data/unseen.py`): whoever
+grades edits of strange pictures must have seen some. Try changing: `share` 0 in the second phase,
+and compare `accuracy` on round trips; `strange` 0, and compare it on strange pictures.
 """
 
 from dataclasses import replace
@@ -21,10 +22,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minidiff.data import shapes
+from minidiff.data import shapes, unseen
 from minidiff.models.attribute_net import HEADS, NOTHING, AttributeNet, labels
 from minidiff.models.vae import VAE
 from minidiff.train.fit import fit
+from minidiff.weights.store import fill, load_weights
 
 
 def oracle_loss(net: AttributeNet, batch: dict[str, Tensor]) -> Tensor:
@@ -86,15 +88,21 @@ def round_trip(vae: VAE, x: Tensor, noise: Tensor | float = 0.0) -> Tensor:
     return vae.to_image(vae.to_latent(x) + noise)
 
 
-def oracle_batches(size: int, seed: int, vae: VAE | None = None, share: float = 1 / 3):
-    """batch(step) -> {"image", "label"}; with a `vae`,
-    the first `share` of the rows have been through it.
+def oracle_batches(
+    size: int, seed: int, vae: VAE | None = None, share: float = 1 / 3, strange: float = 0.5
+):
+    """batch(step) -> {"image", "label"}; a share `strange` of the rows, every other one at one
+    half, carries nuisances; with a `vae`, the first `share` of the rows have been through it.
     """
 
     def batch(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([seed, step])
         scenes = [drawn(rng) for _ in range(size)]
         image = shapes.render(scenes)
+        rows = [i for i in range(size) if i * strange % 1 < strange]  # spread over both shares
+        if strange:
+            odd = [scenes[i] for i in rows]
+            image[rows] = unseen.render(odd, [unseen.unseen(rng, [scene]) for scene in odd])
         count = round(share * size) if vae else 0
         if count:
             latent = vae.to_latent(image[:1]).shape[1:]
@@ -126,23 +134,36 @@ def train_oracle(
     out: Path,
     vae: VAE | None = None,
     *,
-    steps: int = 500,
-    tune: int = 150,
+    steps: int = 2500,
+    tune: int = 600,
     batch: int = 64,
     seed: int = 777,
+    start: str | None = None,
     **kw,
 ) -> AttributeNet:
     """Phase 1 on renders, `steps` long; phase 2, if a finished `vae` is given, `tune` steps with a
-    third of each batch through it. Both resume from their folders under `out`.
+    third of each batch through it. Both resume from their folders under `out`. `start="shipped"`
+    goes on from the shipped oracle, at half the learning rate.
     """
+    if start not in (None, "shipped"):
+        raise ValueError(f"start {start!r}: expected None (from nothing) or 'shipped'")
     torch.manual_seed(seed)
     net = AttributeNet()
+    rate = 1.0
+    if start:
+        fill(net, load_weights("oracle"), "oracle")
+        rate = 0.5
     rng = np.random.default_rng(seed + 1)
     test = [shapes.scene(rng, split="test") for _ in range(256)]
-    clean = shapes.render(test)
+    looks = {
+        "renders": shapes.render(test),
+        "strange": unseen.render(test, [unseen.unseen(rng, [scene]) for scene in test]),
+    }
 
-    def peek(name, images):
-        return lambda model, step: {name: accuracy(model, images, test)["joint"]}
+    def peek(images: dict[str, Tensor]):
+        return lambda model, step: {
+            name: accuracy(model, of_name, test)["joint"] for name, of_name in images.items()
+        }
 
     common = dict(optimiser="muon", seed=seed, peek_every=100) | kw
     fit(
@@ -151,19 +172,19 @@ def train_oracle(
         oracle_batches(batch, seed),
         steps=steps,
         out=Path(out) / "oracle",
-        **dict(lr=2e-3, muon_lr=4e-3, ema=0.995, decay=0.3, peek=peek("renders", clean)) | common,
+        settings={"start": start},
+        **dict(lr=2e-3 * rate, muon_lr=4e-3 * rate, ema=0.998, decay=0.5, peek=peek(looks))
+        | common,
     )
     if vae is None:
         return net
-    trips = round_trip(vae, clean)
+    trips = {f"{name}, round trips": round_trip(vae, images) for name, images in looks.items()}
     return fit(
         net,
         oracle_loss,
         oracle_batches(batch, seed + 2, vae),
         steps=tune,
         out=Path(out) / "oracle" / "tune",
-        **dict(
-            lr=7e-4, muon_lr=1.5e-3, warmup=20, ema=0.99, decay=0.5, peek=peek("round_trips", trips)
-        )
+        **dict(lr=7e-4, muon_lr=1.5e-3, warmup=20, ema=0.99, decay=0.5, peek=peek(looks | trips))
         | common,
     )

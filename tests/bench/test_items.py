@@ -7,8 +7,15 @@ from dataclasses import fields
 import pytest
 import torch
 
-from minidiff.bench.items import KINDS, in_split, items
-from minidiff.data import shapes
+from minidiff.bench.items import KINDS, admissible, chains, fingerprint, in_split, items
+from minidiff.data import shapes, unseen
+
+# of items version 2: two of each kind and two chains
+FROZEN = {
+    "dev": "96887d0d51bede4e46bfc08cad382a875f79e2bcdd0de01ef6f2cc9a554995ff",
+    "test": "81ee6f28d5cd32cbe78aec36927c94af548fd3e5a372adc4eb29398b2541908c",
+    "hard": "38468fe9a9835c2dec52edd446b7aea74595042a8a7cd40f9ef6e068cd26e8cf",
+}
 
 
 def test_one_thing_changes_and_the_mask_says_where():
@@ -83,6 +90,31 @@ def test_no_tuple_is_in_both_splits_and_training_saw_none():
 
 def test_items_are_the_same_whatever_number_is_asked_for():
     assert items("dev", 2, ("move",)) == items("dev", 5, ("move",))[:2]
+
+
+def test_hard_items_are_the_test_items_with_nuisances_in_source_and_truth():
+    for kind in KINDS:
+        (plain,) = items("test", 1, (kind,))
+        (hard,) = items("hard", 1, (kind,))
+        assert (hard.scene, hard.truth, hard.target) == (plain.scene, plain.truth, plain.target)
+        assert plain.nuisance is None and hard.nuisance is not None
+        assert (hard.image - plain.image).abs().mean() > 0.02
+        same = (hard.image - hard.answer).abs().amax(1, keepdim=True) <= 4 / 255
+        assert same[hard.mask == 0].all() and 0 < hard.mask.mean() < 1
+
+
+def test_what_lies_on_a_hard_ground_is_clear_of_every_admissible_answer():
+    for item in items("hard-dev", 4, ("add", "move")):
+        objects = shapes.object_masks([item.scene, *admissible(item)]).amax((0, 1))
+        for _, cover in unseen.on_ground(item.nuisance):
+            assert (objects * cover).max() == 0
+
+
+@pytest.mark.parametrize("split, sha256", FROZEN.items())
+def test_the_questions_are_frozen(split, sha256):
+    """Whoever changes them raises ITEMS_VERSION: rows of other questions compare with nothing."""
+    every = items(split, 2) + [item for chain in chains(split, 2) for item in chain]
+    assert fingerprint(every) == sha256
 
 
 def test_unknown_names_are_refused_before_any_work():

@@ -116,9 +116,25 @@ def test_what_knows_only_the_caption_does_not_rise_above_the_floor():
         assert scores.FLOOR_B <= floor <= 30
 
 
+def test_what_no_caption_names_is_kept_by_the_truth_and_lost_by_its_plain_render():
+    for item in items("hard-dev", 1):
+        region = scores.region(item)
+        plain = replace(item, nuisance=None).answer
+
+        def kept(picture, item=item, region=region):
+            return scores.nuisances_kept(picture, item, region, item.answer)["Nn"]
+
+        assert kept(item.answer) == 1 and kept(plain) == 0
+        assert 0 < kept((item.answer + plain) / 2) < 1
+        inside = item.answer * (1 - region) + plain * region  # what the edit is about is not asked
+        assert kept(inside) == 1
+    easy = items("dev", 1, ("move",))[0]
+    assert np.isnan(scores.nuisances_kept(easy.answer, easy, region, easy.answer)["Nn"])
+
+
 def test_an_added_object_may_have_any_size_and_the_nearest_counts():
     item = items("dev", 1, ("add",))[0]
-    truths, region = shapes.render(scores.admissible(item)), scores.region(item)
+    truths, region = item.truths, scores.region(item)
     assert len(truths) == 3 and torch.equal(truths[:1], item.answer)
     for t in truths:
         b, c, _ = scores.distances(t[None], truths, region)

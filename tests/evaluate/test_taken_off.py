@@ -1,0 +1,78 @@
+"""What a picture is known to carry is taken off, and what it is about stays."""
+
+import numpy as np
+import pytest
+import torch
+
+from minidiff.data import shapes, unseen
+from minidiff.evaluate.find_objects import see
+from minidiff.evaluate.oracle import compare, oracle
+from minidiff.evaluate.taken_off import taken_off
+
+
+def strange(n, seed):
+    """n scenes, one and two objects in turn, and nuisances for each."""
+    rng = np.random.default_rng([12, seed])
+    scenes = [shapes.scene(rng, objects=1 + i % 2) for i in range(n)]
+    return scenes, [unseen.unseen(rng, [s]) for s in scenes]
+
+
+def test_what_is_left_is_nearer_to_the_plain_render():
+    scenes, nuisances = strange(24, 0)
+    x = unseen.render(scenes, nuisances)
+    plain = shapes.render(scenes)
+    before = ((x - plain) ** 2).mean((1, 2, 3))
+    after = ((taken_off(x, nuisances) - plain) ** 2).mean((1, 2, 3))
+    assert (after < before).all() and after.mean() < before.mean() / 4
+
+
+def test_a_picture_without_nuisances_is_returned_as_it_is():
+    scenes, nuisances = strange(2, 1)
+    x = unseen.render(scenes, nuisances)
+    out = taken_off(x, [None, nuisances[1]])
+    assert torch.equal(out[0], x[0]) and not torch.equal(out[1], x[1])
+
+
+def test_the_drawing_oracle_reads_what_is_left():
+    scenes, nuisances = strange(16, 2)
+    readable = taken_off(unseen.render(scenes, nuisances), nuisances)
+    for s, found in zip(scenes, see(readable)):
+        assert all(compare(found, s).values()), s
+
+
+def test_a_picture_that_lost_what_it_carried_is_read_all_the_same():
+    scenes, nuisances = strange(8, 3)
+    for s, found in zip(scenes, see(taken_off(shapes.render(scenes), nuisances))):
+        assert all(compare(found, s).values()), s
+
+
+@pytest.mark.weights
+def test_the_learned_oracle_reads_what_is_left_better_than_what_was_there():
+    scenes, nuisances = strange(64, 4)
+    x = unseen.render(scenes, nuisances)
+    before = oracle().judge(x, scenes)["joint"].float().mean()
+    after = oracle().judge(taken_off(x, nuisances), scenes)["joint"].float().mean()
+    assert after > before and after > 0.9
+
+
+def test_an_ink_near_a_colour_does_not_outvote_the_object():
+    """Half of a small ring with an outline is outline, and teal is near to green."""
+    ring = shapes.Obj("ring", "orange", "small")
+    s = shapes.Scene((ring,), "left", "blue", "checkered")
+    nuisance = unseen.Unseen(outline=(0.05, 0.38, 0.38), grain=(0, 0.02))
+    (found,) = see(taken_off(unseen.render(s, nuisance), [nuisance]))
+    assert all(compare(found, s).values())
+
+
+def test_an_object_that_has_come_to_lie_on_a_thing_is_seen():
+    ground = shapes.Scene((), "center", "white")
+    nuisance = unseen.Unseen(thing=((0.45, 0.27, 0.10), 44.0, 31.0, 6.0, 5))
+    s = shapes.Scene((shapes.Obj("square", "red", "large"),), "right", "white")
+    (empty,) = see(taken_off(unseen.render(ground, nuisance), [nuisance]))
+    (found,) = see(taken_off(shapes.render(s), [nuisance]))
+    assert empty["objects"] == [] and [o["shape"] for o in found["objects"]] == ["square"]
+
+
+def test_another_number_of_nuisances_is_refused():
+    with pytest.raises(ValueError, match="one each, or None"):
+        taken_off(shapes.render(strange(2, 0)[0]), [None])
