@@ -29,6 +29,7 @@ __all__ = [
     "crop_box",
     "fit",
     "grid",
+    "has_alpha",
     "known_range",
     "mask_of",
     "mask_of_size",

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 
-__all__ = ["ALL", "TECHNIQUES", "Sheet", "Sweep", "Technique", "find", "strengths"]
+__all__ = ["ALL", "GUIDANCE", "TECHNIQUES", "Sheet", "Sweep", "Technique", "find", "strengths"]
 
 
 GUIDANCE = (1.0, 1.5, 2.0, 3.0, 5.0)  # of models that read words; 1 is none

@@ -47,12 +47,12 @@ from torch import Tensor
 
 from minidiff.bench.items import SAID, Item
 from minidiff.data import shapes
+from minidiff.data.attributes import canonical
 from minidiff.data.shapes import Scene
 from minidiff.evaluate.find_objects import see
 from minidiff.evaluate.metrics import eight_bit, masked_psnr
 from minidiff.evaluate.oracle import oracle
 from minidiff.evaluate.taken_off import taken_off
-from minidiff.models.attribute_net import canonical
 
 FLOOR_B = 15.0  # dB
 FLOOR_C = 10.0  # dB

@@ -216,7 +216,7 @@ def p2p_edit_friendly(
     self_: float = 0.9,
     blend: tuple[str, str] | list[tuple[str, str] | None] | None = None,
     steps: int = 50,
-    scale: float = 3.0,
+    scale: float | None = None,
     seed: int = 0,
     progress: bool = False,
     **knobs,

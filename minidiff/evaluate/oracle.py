@@ -18,8 +18,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from minidiff.data.attributes import COUNTS, HEADS, PLACES, canonical
 from minidiff.data.shapes import Scene
-from minidiff.models.attribute_net import COUNTS, HEADS, PLACES, AttributeNet, canonical
+from minidiff.models.attribute_net import AttributeNet
 
 # what `shapes.caption` states beside count, shape and colour
 FULL = ("background", "size", "position", "texture")

@@ -1,13 +1,8 @@
 """A small convolutional network that says what is in
 a picture of the toy world: the learned oracle's body.
 
-Ten forced choices share one trunk: number of objects, place, background, texture, and shape, colour
-and size of the objects in slots A and B. The trunk keeps where things are (its last map is
-flattened, not pooled), because the slots are defined by place.
-
-"A left of B" and "B right of A" are one and the same picture, so no network can tell them apart.
-Two-object scenes are therefore read in canonical order: slot A holds the left or the upper object,
-and two relations remain of four.
+Ten forced choices (`data/attributes.py`) share one trunk. It keeps where things are: its last map
+is flattened, not pooled, because the slots are defined by place.
 
 Weakness: a forced choice sees neither wavy edges nor a filled ring (`evaluate/synthesis.py`
 measures those). Try changing: pool the last map instead of flattening it, and watch the place and
@@ -16,64 +11,10 @@ slot B fail.
 
 from itertools import pairwise
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minidiff.data.shapes import BACKGROUNDS, COLORS, POSITIONS, SHAPES, SIZES, TEXTURES, Scene
-
-COUNTS = (0, 1, 2)
-PLACES = tuple(("one", p) for p in POSITIONS) + (("two", "left"), ("two", "above"))
-_OBJECT = {"shape": SHAPES, "color": tuple(COLORS), "size": tuple(SIZES)}
-HEADS = {
-    "count": COUNTS,
-    "place": PLACES,
-    "background": tuple(BACKGROUNDS),
-    "texture": TEXTURES,
-    **{f"{slot}_{what}": words for slot in "ab" for what, words in _OBJECT.items()},
-}
-NOTHING = -100  # label of a head that has no right answer (cross_entropy's own)
-
-
-def canonical(s: Scene) -> Scene:
-    """The same picture with the left or upper object first;
-    scenes with fewer than two objects are returned as is.
-
-    (Where two objects overlap the order also says which lies on top: use this for labels, not for
-    rendering.)
-    """
-    if len(s.objects) < 2 or s.position in ("left", "above"):
-        return s
-    return Scene(
-        s.objects[::-1],
-        {"right": "left", "below": "above"}[s.position],
-        s.background,
-        s.texture,
-        s.phase,
-        s.tint,
-    )
-
-
-def labels(scenes: list[Scene]) -> Tensor:
-    """Right answers, (b, 10) in the order of `HEADS`; NOTHING
-    for slots without an object and for places of nothing.
-    """
-    rows = []
-    for s in map(canonical, scenes):
-        n = len(s.objects)
-        row = [
-            COUNTS.index(n),
-            PLACES.index((("one", "two")[n - 1], s.position)) if n else NOTHING,
-            HEADS["background"].index(s.background),
-            TEXTURES.index(s.texture),
-        ]
-        for k in range(2):
-            row += [
-                words.index(getattr(s.objects[k], what)) if k < n else NOTHING
-                for what, words in _OBJECT.items()
-            ]
-        rows.append(row)
-    return torch.tensor(rows)
+from minidiff.data.attributes import HEADS
 
 
 class Stage(nn.Module):

@@ -1,7 +1,7 @@
 """A classifier of noisy latents: what is in x_t, asked at every time t, for classifier guidance.
 
 Prafulla Dhariwal, Alex Nichol, "Diffusion Models Beat GANs on Image Synthesis", 2021, arXiv
-2105.05233. Ten heads (those of `attribute_net`: count, place, ground, and what lies in slots A and
+2105.05233. Ten heads (`data/attributes.py`: count, place, ground, and what lies in slots A and
 B) share a small trunk. The last map is flattened, not pooled, for the slots are defined by place:
 of two objects the left or upper one is A. shipped/noisy_classifier.py trains it.
 """
@@ -10,11 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minidiff.data.attributes import COUNTS, HEADS, PLACES
 from minidiff.data.shapes import BACKGROUNDS, COLORS, PAIRS, POSITIONS, SHAPES, SIZES, TEXTURES
-from minidiff.models.attribute_net import COUNTS, HEADS, NOTHING, PLACES, labels
 from minidiff.models.blocks import timestep_embedding
-
-__all__ = ["HEADS", "NOTHING", "NoisyClassifier", "labels", "named"]
 
 SIDE = 4  # of the last map
 OF_AN_OBJECT = {"shape": SHAPES, "color": tuple(COLORS), "size": tuple(SIZES)}

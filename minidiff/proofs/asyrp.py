@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from minidiff.data import shapes
+from minidiff.data.attributes import HEADS
 from minidiff.editing.asyrp import asyrp, learned_shift
 from minidiff.evaluate.metrics import rank_correlation
 from minidiff.evaluate.oracle import ATTRIBUTES, oracle
-from minidiff.models.attribute_net import HEADS
 from minidiff.pipe.pipe import Pipe
 from minidiff.proofs.claims import Row, averaged, counted, draw, share
 

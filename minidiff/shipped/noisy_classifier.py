@@ -27,8 +27,9 @@ from torch import Tensor
 
 from minidiff.core.process import q_sample
 from minidiff.core.schedule import Schedule
+from minidiff.data.attributes import HEADS, NOTHING, labels
 from minidiff.foundations.latent_diffusion import encoded_scenes
-from minidiff.models.noisy_classifier import HEADS, NOTHING, NoisyClassifier, labels
+from minidiff.models.noisy_classifier import NoisyClassifier
 from minidiff.train.fit import fit
 
 

@@ -23,7 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minidiff.data import shapes, unseen
-from minidiff.models.attribute_net import HEADS, NOTHING, AttributeNet, labels
+from minidiff.data.attributes import HEADS, NOTHING, labels
+from minidiff.models.attribute_net import AttributeNet
 from minidiff.models.vae import VAE
 from minidiff.train.fit import fit
 from minidiff.weights.store import fill, load_weights

@@ -3,7 +3,7 @@
 import pytest
 
 from minidiff.bench import summary
-from minidiff.models.attribute_net import canonical
+from minidiff.data.attributes import canonical
 
 
 @pytest.fixture

@@ -503,7 +503,7 @@ def test_other_bad_input_is_refused_with_what_was_expected():
         (lambda: edit(alone(), "color", "blue", index=1), r"index 1, but the scene has 1 object"),
         (lambda: edit(alone(), "delete", index=-1), r"index -1, but the scene has 1 object"),
         (lambda: edit(edit(alone(), "delete"), "delete"), "has 0 object"),
-        (lambda: render(alone(), 48), "size 48.*64, 32 or 16"),
+        (lambda: render(alone(), 48), "size 48.*16, 32 or a multiple of 64"),
         (
             lambda: scene(np.random.default_rng(0), split="dev"),
             "split 'dev'.*'train', 'test' or 'all'",

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from minidiff.data import shapes
+from minidiff.data.attributes import canonical
 from minidiff.evaluate.find_objects import see
 from minidiff.evaluate.oracle import compare
-from minidiff.models.attribute_net import canonical
 
 
 @pytest.mark.parametrize("seed", range(5))

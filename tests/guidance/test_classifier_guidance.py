@@ -11,10 +11,11 @@ from minidiff.core.cfg import cfg
 from minidiff.core.cond import Cond
 from minidiff.core.denoise import Counted, noise
 from minidiff.core.process import q_sample
+from minidiff.data.attributes import HEADS
 from minidiff.data.toy2d import Mixture, energy_distance, gmm8
 from minidiff.guidance import classifier_guidance as module
 from minidiff.guidance.classifier_guidance import classifier_guidance, gradient, log_prob, pull
-from minidiff.models.noisy_classifier import HEADS, NoisyClassifier
+from minidiff.models.noisy_classifier import NoisyClassifier
 from minidiff.samplers.ddim import ddim
 
 SCH = schedule.linear(1000)

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from minidiff.data import shapes
-from minidiff.models.attribute_net import HEADS, NOTHING, PLACES, AttributeNet, canonical, labels
+from minidiff.data.attributes import HEADS, NOTHING, PLACES, canonical, labels
+from minidiff.models.attribute_net import AttributeNet
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import torch
 
 import minidiff
 from minidiff.data import shapes
+from minidiff.evaluate.metrics import rank_correlation
 from minidiff.proofs import prove as runner
 from minidiff.proofs.claims import (
     SOURCES,
@@ -17,7 +18,6 @@ from minidiff.proofs.claims import (
     draw,
     gained,
     object_region,
-    rank_correlation,
     recoloured,
 )
 from minidiff.proofs.masked_sdedit import prove as prove_masked_sdedit

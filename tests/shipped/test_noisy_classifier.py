@@ -6,7 +6,8 @@ import torch
 
 from minidiff.core import schedule
 from minidiff.data import shapes
-from minidiff.models.noisy_classifier import HEADS, NOTHING, NoisyClassifier, labels, named
+from minidiff.data.attributes import HEADS, NOTHING, labels
+from minidiff.models.noisy_classifier import NoisyClassifier, named
 from minidiff.shipped.noisy_classifier import accuracy, classifier_batches, classifier_loss
 
 SCH = schedule.scaled_linear(1000)

@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from minidiff.data import shapes
-from minidiff.models.attribute_net import HEADS, NOTHING, AttributeNet, labels
+from minidiff.data.attributes import HEADS, NOTHING, labels
+from minidiff.models.attribute_net import AttributeNet
 from minidiff.shipped import oracle as train
 from minidiff.train.fit import fit
 

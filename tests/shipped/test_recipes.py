@@ -32,7 +32,7 @@ def small():
     """The same recipes on fewer pictures."""
     with pytest.MonkeyPatch.context() as m:
         batches, twins, draw = recipes.image_batches, recipes.clip_batches, recipes.draw
-        m.setattr(recipes, "image_batches", lambda size, *a: batches(min(size, 32), *a))
+        m.setattr(recipes, "image_batches", lambda size, *a, **kw: batches(min(size, 32), *a, **kw))
         m.setattr(
             recipes, "clip_batches", lambda tok, size, *a, **kw: twins(tok, min(size, 16), *a, **kw)
         )

@@ -32,7 +32,9 @@ from minidiff.models.tokenizer import Tokenizer
 from minidiff.models.vae import VAE
 from minidiff.shipped.autoencoder import autoencoder_loss, image_batches
 from minidiff.shipped.clip import clip_batches, clip_loss
-from minidiff.shipped.noisy_classifier import HEADS, NoisyClassifier, classifier_loss
+from minidiff.data.attributes import HEADS
+from minidiff.models.noisy_classifier import NoisyClassifier
+from minidiff.shipped.noisy_classifier import classifier_loss
 from minidiff.shipped.oracle import oracle_batches, oracle_loss
 from minidiff.shipped.words import Taught, word_batch, word_loss
 from minidiff.train.fit import _Objective, fit
