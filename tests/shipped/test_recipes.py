@@ -114,7 +114,7 @@ def test_a_finished_stage_is_read_back_not_trained_again(run, monkeypatch):
 
 
 def test_latents_come_out_standardised(run):
-    vae, x = run[1], recipes.image_batches(32, 1, recipes.LATENT)(0)["image"]
+    vae, x = run[1], recipes.image_batches(32, 1, recipes.LATENT, strange=0)(0)["image"]
     with torch.no_grad():
         z = vae.to_latent(x)
     assert z.mean((0, 2, 3)).abs().max() < 1e-3 and (z.std((0, 2, 3)) - 1).abs().max() < 1e-2
@@ -263,10 +263,12 @@ def test_the_denoiser_hands_its_options_to_the_batches_and_the_loop(run, tmp_pat
     monkeypatch.setattr(recipes, "encoded_scenes", encoded)
     monkeypatch.setattr(recipes, "latent_batches", batches)
     monkeypatch.setattr(recipes, "fit", reach)
-    options = dict(pairs=(7, 0.25), stock=0.6, optimiser="adamw", lr=0.5, muon_lr=0.25, seed=5)
+    options = dict(
+        pairs=(7, 0.25), stock=0.6, even=0.75, optimiser="adamw", lr=0.5, muon_lr=0.25, seed=5
+    )
     with pytest.raises(Reached) as e:
         train_denoiser("tiny", tmp_path, vae, text, steps=2, scenes=16, batch=4, **options)
-    assert asked == [(16, 16, "latents_60.safetensors", 0.6), {"pairs": (7, 0.25)}]
+    assert asked == [(16, 16, "latents_60.safetensors", 0.6), {"pairs": (7, 0.25), "even": 0.75}]
     told = e.value.args[0]
     assert {k: told[k] for k in ("optimiser", "lr", "muon_lr", "seed", "steps")} == {
         "optimiser": "adamw",
