@@ -152,7 +152,7 @@ def measured(name: str) -> dict | None:
 def percent(cell: dict | None) -> str:
     """Mean of a cell of `minidiff evaluate`, with its 95% interval if that is known."""
     if not cell:
-        return ""
+        return "-"
     known = cell["low"] is not None
     return f"{cell['mean']:.0f}" + (f" ({cell['low']:.0f} to {cell['high']:.0f})" if known else "")
 
@@ -165,6 +165,8 @@ def evaluated() -> str:
     columns = found["sets"]
     rows = []
     for name in ROWS:
+        if not any(name in columns[c] for c in SETS):
+            continue
         said = {"joint": "**everything stated**", "silhouette": "silhouette, IoU"}.get(name, name)
         rows.append([said, *[percent(columns[c].get(name)) for c in SETS]])
     head = ["percent (95%)", *[f"{c} ({columns[c]['joint']['n']})" for c in SETS]]
