@@ -1,8 +1,9 @@
 """Run every notebook, first cell to last: `python notebooks/run.py`, or `python notebooks/run.py 03
 08` for some.
 
-Fails for an error in any of them, and for one that takes longer than its budget. A blank one must
-stop at its first exercise, and with a sentence. Nothing is written back. A cell put in front (in
+Fails for an error in any of them, and for one that hangs. (How long each takes is printed: on a
+quiet machine at most three minutes. Beside a test suite it says nothing.) A blank one must stop at
+its first exercise, and with a sentence. Nothing is written back. A cell put in front (in
 memory only) closes the network, so that no notebook can depend on a download.
 """
 
@@ -16,7 +17,8 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 
-HERE, BUDGET = Path(__file__).parent, 180  # seconds for one notebook
+HERE = Path(__file__).parent
+HANGS = 900  # seconds
 CLOSED = """
 import os as _o, socket as _s
 _o.environ["MINIDIFF_HOME"] = {home!r}
@@ -33,7 +35,7 @@ def execute(notebook: NotebookNode, name: str) -> str:
         try:
             NotebookClient(
                 notebook,
-                timeout=BUDGET,
+                timeout=HANGS,
                 kernel_name="python3",
                 extra_arguments=["--log-level=ERROR"],
                 resources={"metadata": {"path": str(HERE)}},
@@ -44,7 +46,7 @@ def execute(notebook: NotebookNode, name: str) -> str:
             del notebook.cells[0]
     spent = time.perf_counter() - start
     print(f"{name:50} {spent:6.1f} s", flush=True)
-    return f"took {spent:.0f} s, at most {BUDGET} s are allowed" if spent > BUDGET else ""
+    return f"took {spent:.0f} s: it hangs" if spent > HANGS else ""
 
 
 def stops(notebook: NotebookNode, name: str) -> str:

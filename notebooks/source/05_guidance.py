@@ -247,7 +247,7 @@ print(f"largest difference: {(by_classifier - by_difference).abs().max():.0e}")
 assert (by_classifier - by_difference).abs().max() < 1e-9
 
 # %% [markdown]
-# A trained classifier is another matter. The project ships one of 37,000 weights that has seen noisy latents. It leads `tiny`, which is told *nothing* here (the empty prompt), to red stars:
+# A trained classifier is another matter. The project ships one of 127,000 weights that has seen noisy latents. It leads `tiny`, which is told *nothing* here (the empty prompt), to red stars:
 
 # %%
 blank = torch.full((4, 3, 64, 64), -1.0)  # only its size counts
@@ -274,7 +274,7 @@ for k, scale in enumerate((0.0, 6.0)):
 assert sum(hits[6.0]) > sum(hits[0.0])
 
 # %% [markdown]
-# The ground turns white and something turns red, with no word said. The star is found less well: colours are read early and from a few numbers, outlines late and from many, and this classifier is small. And twice a second object stays, since its gradient only asks for what raises its own score. That is the weakness of the method: whatever pleases the classifier counts as success, so the judge must be another network.
+# The ground turns white and something turns red, with no word said. The star is found less well: colours are read early and from a few numbers, outlines late and from many, and this classifier is small. And the last picture holds a fragment that pleases the classifier and is no star. That is the weakness of the method: whatever pleases the classifier counts as success, so the judge must be another network.
 #
 # ## Exercises
 #
