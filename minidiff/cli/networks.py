@@ -64,7 +64,7 @@ def export(rest: list[str]) -> int:
     p = parser("export onnx", model="", json=True)
     p.add_argument("model", metavar="MODEL", help="a shipped model, or the path of one")
     names = arguments(p, export_onnx, skip=("pipe",))
-    args = parse(p, rest[1:])
+    args = parse(p, rest[1:], pictures=())
     written = export_onnx(load(args.model), **given(args, names))
     write_facts(written, args.json)
     for part, path in written.items():

@@ -77,6 +77,20 @@ def test_a_picture_goes_in_and_out(exported):
     assert np.abs(z - pipe.encode(image).numpy()).max() < 1e-4
 
 
+def test_the_command_writes_every_part_and_says_where(tmp_path, monkeypatch, capsys):
+    from minidiff.cli import main as app
+    from minidiff.weights import store
+
+    monkeypatch.setattr(store, "load", lambda name: minidiff.build("tiny-pixel"))
+    out = tmp_path / "pixel-onnx"
+    assert app.main(["export", "onnx", "tiny-pixel", "--out", str(out)]) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["model.json", "net.onnx"]
+    assert str(out / "net.onnx") in capsys.readouterr().out
+    assert len(json.loads((out / "model.json").read_text())["classes"]) == 56
+    assert app.main(["export", "onnx", "tiny-pixel", "--out", str(out)]) == 2
+    assert "is not empty" in capsys.readouterr().err
+
+
 def test_bad_input_is_refused_before_anything_is_written(tmp_path, monkeypatch):
     pipe = minidiff.build("tiny-pixel")
     (tmp_path / "full").mkdir()
