@@ -16,7 +16,8 @@ LEAST = 3  # methods below which a rank correlation says nothing
 # PIE-Bench, 700 photographs, Stable Diffusion 1.4: structure distance (x 1000), background PSNR
 # (dB), CLIP similarity of the edited part. As the authors of ViMAEdit print them, beside their own
 # method (Wang, Song, Liu, Yuan, Guan, "Vision-guided and Mask-enhanced Adaptive Denoising for
-# Prompt-based Image Editing", README of their code). The four are run there on direct inversion.
+# Prompt-based Image Editing", README of their code). How each inverted its pictures is not said
+# there.
 # Table 1 of Ju et al. 2023 (2310.01506), where PIE-Bench comes from, has more methods.
 PIE_BENCH = {
     "direct-inversion": (11.64, 27.19, 22.13),

@@ -4,9 +4,9 @@
 
 on latents encoded once by the frozen autoencoder, with captions drawn anew each time (a third of
 them short) and dropped in a tenth of the rows, so that one network also learns the unconditional
-noise that guidance needs. Half of the times are drawn as sigmoid(N(.7, 1)), for the noisier ones
-decide what is in the picture; the other half evenly, for the last few decide whether its edges are
-straight. Try: `prediction="eps"`; `even=0`, and look at the circles; AdamW.
+noise that guidance needs. Times are drawn as sigmoid(N(.7, 1)): the noisier half decides what is in
+the picture. Once it knows that, a share `even` of them may be drawn evenly, for the last few decide
+whether its edges are straight. Try: `prediction="eps"`; `even=1`; AdamW.
 
 What tells early whether it learns: `shape_gain`, how much worse the noise is predicted when the
 caption names a wrong shape (and `binding_gain`, when it names the right ones in the wrong places).
@@ -110,7 +110,7 @@ def latent_batches(
     T: int,
     drop: float = 0.1,
     pairs: tuple[int, float] | None = None,
-    even: float = 0.5,
+    even: float = 0.0,
 ):
     """batch(step) -> x0, text states, t, eps: a function of (seed, step).
 

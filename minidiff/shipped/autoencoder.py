@@ -56,7 +56,7 @@ def image_batches(
     seed: int,
     latent: tuple[int, int, int],
     split: str = "train",
-    strange: float = 0.25,
+    strange: float = 0.0,
 ):
     """batch(step) -> fresh renders "image", the posterior "noise" and which rows are "plain" (b,),
     a function of (seed, step) only. A share `strange` of the pictures carries nuisances.

@@ -150,7 +150,8 @@ def train_vae(
     **kw,
 ) -> VAE:
     """Stage 1: encoder and decoder together, then latents standardised. `start="shipped"` goes on
-    from the shipped weights, whose latents of plain scenes stay what they are.
+    from the shipped weights, whose latents of plain scenes stay what they are, with a quarter of
+    the pictures carrying nuisances.
     """
     torch.manual_seed(seed)
     vae = VAE(**SIZES["tiny"]["vae"])
@@ -166,7 +167,9 @@ def train_vae(
         }
 
     loss = autoencoder_loss
+    strange_share = 0.0
     if start:
+        strange_share = 0.25
         fill(vae, load_weights("vae"))
         before = fill(VAE(**SIZES["tiny"]["vae"]), load_weights("vae")).requires_grad_(False)
 
@@ -176,7 +179,7 @@ def train_vae(
     fit(
         vae,
         loss,
-        image_batches(batch, seed, LATENT),
+        image_batches(batch, seed, LATENT, strange=strange_share),
         steps=steps,
         out=out / "vae",
         lr=lr,
@@ -191,7 +194,7 @@ def train_vae(
     )
     if start:
         return vae
-    return standardise(vae, image_batches(1024, seed + 1, LATENT, strange=0)(0)["image"])
+    return standardise(vae, image_batches(1024, seed + 1, LATENT)(0)["image"])
 
 
 def train_clip(
@@ -286,7 +289,7 @@ def train_denoiser(
     tables: str | None = None,
     start: str | None = None,
     stock: float = 0.3,
-    even: float = 0.5,
+    even: float = 0.0,
     decay: float = 0.2,
     **kw,
 ):
@@ -294,10 +297,10 @@ def train_denoiser(
     with VAE and text frozen; returns the whole pipe.
 
     `stock`: the share of two-object scenes among the encoded ones, `pairs`: among those drawn,
-    later (see `latent_batches`). `prediction` and `tables` (the name of a schedule: "cosine",
-    "flow", ...) replace those of the size. `start="shipped"` goes on from the shipped weights (with
-    a fresh optimiser) instead of from nothing. Its folder can be loaded from the first checkpoint
-    on.
+    later (see `latent_batches`, also for `even`). `prediction` and `tables` (the name of a
+    schedule: "cosine", "flow", ...) replace those of the size. `start="shipped"` goes on from the
+    shipped weights (with a fresh optimiser) instead of from nothing. Its folder can be loaded from
+    the first checkpoint on.
     """
     check_options(
         steps=steps,

@@ -56,8 +56,8 @@ class _Objective(nn.Module):
 
 
 def multiplies_bfloat16() -> bool:
-    """Has this processor instructions for products of bfloat16 numbers? With them a step of the
-    tiny UNet takes three quarters of its time; without them autocast costs time.
+    """Has this processor instructions for products of bfloat16 numbers? With them a step takes
+    less time; without them autocast costs some.
     """
     able = getattr(torch.cpu, "get_capabilities", dict)()  # older PyTorch cannot tell
     return bool(able.get("amx_bf16") or able.get("avx512_bf16"))
