@@ -10,8 +10,9 @@ the VAE, with some latent noise, before it is read.
 
 The scenes also include what edits make: nothing left, one of two objects deleted, two objects alike
 in shape or colour. A trained one may be shown pictures that carry what no caption names as well
-(`data/unseen.py`): whoever grades edits of those must have seen some. Try changing: `share` 0 in the second phase,
-and compare `accuracy` on round trips; `strange`, and compare it on strange pictures.
+(`data/unseen.py`): whoever grades edits of those must have seen some. Try changing: `share` 0 in
+the second phase, and compare `accuracy` on round trips; `strange`, and compare it on strange
+pictures.
 """
 
 from dataclasses import replace
