@@ -118,12 +118,19 @@ def check_options(
         _check_choice("prediction", prediction, PREDICTIONS)
     if tables is not None:
         _check_choice("tables", tables, SCHEDULES)
-    if start is not None:
-        _check_choice("start", start, ("shipped",))
+    if start not in (None, "shipped") and not Path(start).is_dir():
+        raise ValueError(f"start={start!r} is neither 'shipped' nor the folder of a model")
     try:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as e:
         raise ValueError(f"device={device!r} is not available here; cpu always is") from e
+
+
+def start_weights(start: str, part: str) -> dict[str, torch.Tensor]:
+    """The weights a training goes on from: those of a part of the package ("shipped"), or of a
+    folder that a training made.
+    """
+    return load_weights(part, TINY if start == "shipped" else Path(start))
 
 
 def _check_choice(name: str, value: str, choices) -> None:
@@ -170,8 +177,9 @@ def train_vae(
     strange_share = 0.0
     if start:
         strange_share = 0.25
-        fill(vae, load_weights("vae"))
-        before = fill(VAE(**SIZES["tiny"]["vae"]), load_weights("vae")).requires_grad_(False)
+        weights = start_weights(start, "vae")
+        fill(vae, weights)
+        before = fill(VAE(**SIZES["tiny"]["vae"]), weights).requires_grad_(False)
 
         def loss(net, rows):
             return staying_loss(net, rows, before)
@@ -298,8 +306,8 @@ def train_denoiser(
 
     `stock`: the share of two-object scenes among the encoded ones, `pairs`: among those drawn,
     later (see `latent_batches`, also for `even`). `prediction` and `tables` (the name of a
-    schedule: "cosine", "flow", ...) replace those of the size. `start="shipped"` goes on from the
-    shipped weights (with a fresh optimiser) instead of from nothing. Its folder can be loaded from
+    schedule: "cosine", "flow", ...) replace those of the size. `start`, "shipped" or the folder of
+    a training, goes on from its weights (with a fresh optimiser) instead of from nothing. Its folder can be loaded from
     the first checkpoint on.
     """
     check_options(
@@ -330,7 +338,7 @@ def train_denoiser(
     pipe = pipe.to(device)
     net = pipe.net.requires_grad_(True)
     if start:
-        fill(net, load_weights(PARTS[name]["net"]), name)
+        fill(net, start_weights(start, PARTS[name]["net"]), name)
     if hasattr(net, "pos_embed"):
         net.pos_embed.requires_grad_(False)
     path = out / f"latents_{round(100 * stock)}.safetensors"
@@ -422,7 +430,7 @@ def train_tiny_pixel(
     check_run(folder, steps=steps, batch=batch, seed=seed)
     pipe = build("tiny-pixel", seed=seed)
     if start:
-        fill(pipe.net, load_weights("pixel"), "tiny-pixel")
+        fill(pipe.net, start_weights(start, "pixel"), "tiny-pixel")
     if data == "cifar":
         images, labels, pipe.classes = cifar10(root)
         classes = len(pipe.classes)
@@ -532,7 +540,8 @@ def _share(steps: int, budget: float) -> int:
 def _first_stages(out: Path, budget: float, seed: int, start: str | None) -> tuple[VAE, CLIPText]:
     if start:  # a denoiser goes on in the latents and the words it was trained with
         pipe = build("tiny")
-        return fill(pipe.vae, load_weights("vae")), fill(pipe.text, load_weights("text"))
+        vae = fill(pipe.vae, start_weights(start, "vae"))
+        return vae, fill(pipe.text, start_weights(start, "text"))
     steps = {stage: _share(STEPS[stage], budget) for stage in ("vae", "clip", "words")}
     for stage, number in steps.items():
         check_run(out / stage, steps=number, seed=seed)
