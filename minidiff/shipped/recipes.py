@@ -307,8 +307,8 @@ def train_denoiser(
     `stock`: the share of two-object scenes among the encoded ones, `pairs`: among those drawn,
     later (see `latent_batches`, also for `even`). `prediction` and `tables` (the name of a
     schedule: "cosine", "flow", ...) replace those of the size. `start`, "shipped" or the folder of
-    a training, goes on from its weights (with a fresh optimiser) instead of from nothing. Its folder can be loaded from
-    the first checkpoint on.
+    a training, goes on from its weights (with a fresh optimiser) instead of from nothing.
+    Its folder can be loaded from the first checkpoint on.
     """
     check_options(
         steps=steps,
