@@ -161,7 +161,7 @@ def test_links_lead_to_pages_of_the_site(text, want):
 
 def test_readme_has_an_opening():
     text = pages.opening((ROOT / "README.md").read_text())
-    assert text.startswith("# minidiff") and "What it is" in text and len(text) < 8000
+    assert text.startswith("# minidiff") and "I want to" in text and len(text) < 8000
     with pytest.raises(ValueError, match="no heading"):
         pages.opening("# x")
 

@@ -74,7 +74,6 @@ def stages(bench: Path | None, score: bool, snapshots: Path | None) -> list[Stag
         out.append(Stage("bench", "every method on the test split: hours", (scoring,), judges=True))
     if bench:
         tables = (
-            (*on_test, "--report", str(bench), "--page", "README.md"),
             (*on_test, "--report", str(bench), "--page", "tutorials/editing/leaderboard.md"),
             (refresh, "--grid", str(bench)),
         )
@@ -124,8 +123,9 @@ def learning(folder: Path) -> None:
 
 
 def grid(bench: Path) -> None:
-    """The leaderboard's picture, from the folder of its results."""
+    """The leaderboard's picture and its figures, from the folder of its results."""
     write_bytes((bench / "grid.png").read_bytes(), HERE / "figures/bench.png")
+    write_bytes((bench / "bench.json").read_bytes(), HERE / "editing/bench.json")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -236,6 +236,53 @@ def remarks(notes) -> list[str]:
     return [f"(These figures: {note}.)" for note in sorted(notes)]
 
 
+def numbers() -> str:
+    """README's five numbers, each with what prints it."""
+    found = measured("tiny")
+    one = found["sets"]["one held out"]
+    two = found["sets"]["two held out"]
+    seen = f"of {one['joint']['n']} pictures"
+    board = [row for row in bench_rows() if "M" not in row["inputs"] and "F" not in row["inputs"]]
+    best = max((row for row in board if row["inputs"]), key=lambda row: row["score"])
+    every = exercises().values()
+    mistakes = sum(len(e.mutants) for e in every)
+    rows = [
+        ["everything a prompt states is right, one object", f"{percent(one['joint'])}% {seen}"],
+        ["the same, two objects", f"{percent(two['joint'])}% {seen}"],
+        ["an object's silhouette against the true one (IoU)", f"{percent(one['silhouette'])}%"],
+        ["the best edit from words alone, EditScore", f"{scored(best)}, {best['method']}"],
+        ["mistakes that the exercises know by name", f"{mistakes}, in {len(every)} exercises"],
+    ]
+    commands = ["evaluate tiny"] * 3 + ["bench --split test", "learn list"]
+    notes = [found["note"]] if found.get("note") else []
+    table = [[*row, f"`minidiff {command}`"] for row, command in zip(rows, commands)]
+    return "\n\n".join([plain(["", "95% intervals in brackets", "says"], table), *remarks(notes)])
+
+
+def bench_rows() -> list[dict]:
+    """Every row of the leaderboard, as the last report wrote it."""
+    return json.loads((HERE / "editing/bench.json").read_text())["methods"]
+
+
+def scored(row: dict) -> str:
+    """EditScore with its interval."""
+    low, high = row["score_ci"]
+    return f"{row['score']:.2f} ({low:.2f} to {high:.2f})"
+
+
+def leaderboard_top(best: int = 5) -> str:
+    """The best methods that are told both prompts and nothing else, and two controls."""
+    controls = [row for row in bench_rows() if row["method"] in ("inverted", "resample")]
+    told = [row for row in bench_rows() if row["inputs"] == "PS" and row not in controls]
+    told.sort(key=lambda row: -row["score"])
+    rows = []
+    for row in told[:best] + controls:
+        name = f"`{row['method']}`" + (" (control)" if row in controls else "")
+        rows.append([name, f"{row['score']:.2f}", "{:.2f} to {:.2f}".format(*row["score_ci"])])
+        rows[-1] += [str(row["rows"]), f"{row['nfe']:.0f}"]
+    return plain(["method", "EditScore", "95% interval", "edits", "evaluations an edit"], rows)
+
+
 def proof(name: str) -> str:
     """The claims of one proof, for its page. KeyError: there is no such proof."""
     found = measured(f"proofs/{name}")
@@ -247,6 +294,8 @@ def proof(name: str) -> str:
 
 
 MADE = {
+    "numbers": numbers,
+    "leaderboard-top": leaderboard_top,
     "evaluated": evaluated,
     "models": models,
     "proofs": proved,

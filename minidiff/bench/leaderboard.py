@@ -14,7 +14,7 @@ from minidiff.bench.agreement import PIE_BENCH
 from minidiff.bench.items import KINDS, items
 from minidiff.io import grid, read_image, write_bytes, write_json
 
-BLOCK = re.compile(r"(<!-- leaderboard( in short)? -->\n).*?(<!-- end -->)", re.S)
+BLOCK = re.compile(r"(<!-- leaderboard -->\n).*?(<!-- end -->)", re.S)
 FILES = ("leaderboard.md", "bench.json", "grid.png", "matrix.csv", "matrix.png", "budgets.png")
 
 
@@ -101,17 +101,6 @@ def kind_table(lines: list[dict]) -> str:
     for s in lines:
         by_objects = s["by_objects"]
         rows.append([s["method"], *by_kind(s), num(by_objects["1"]), num(by_objects["2"])])
-    return table(head, rows)
-
-
-def short_table(lines: list[dict]) -> str:
-    """All methods in one narrow table, for a front page."""
-    head = ["method", "inputs", "n", *KINDS, "EditScore (95%)", "evals", "s/edit"]
-    rows = []
-    for s in lines:
-        bold = f"**{num(s['score'])}** ({ci(s['score_ci'], 2)})"
-        cost = [num(s["nfe"], 0), num(s["seconds"], 1)]
-        rows.append([s["method"], s["inputs"] or "-", str(s["rows"]), *by_kind(s), bold, *cost])
     return table(head, rows)
 
 
@@ -279,23 +268,13 @@ def write(rows: list[dict], out: Path, *, split: str, page: Path | None = None) 
 
 
 def rewrite(page: Path, facts: dict) -> None:
-    """Put the tables into a page: in full between <!-- leaderboard --> and <!-- end -->, in one
-    between <!-- leaderboard in short --> and <!-- end -->.
-    """
+    """Put the tables into a page, between <!-- leaderboard --> and <!-- end -->."""
     text = Path(page).read_text()
     if not BLOCK.search(text):
-        raise ValueError(
-            f"{page} has no block between <!-- leaderboard --> (or leaderboard in short) "
-            "and <!-- end -->"
-        )
+        raise ValueError(f"{page} has no block between <!-- leaderboard --> and <!-- end -->")
     full = markdown(facts)
-    short = short_table(facts["methods"]) + "\n"
-
-    def filled(block: re.Match) -> str:
-        start, in_short, end = block.groups()
-        return f"{start}\n{short if in_short else full}\n{end}"
-
-    write_bytes(BLOCK.sub(filled, text).encode(), page)
+    filled = BLOCK.sub(lambda block: f"{block[1]}\n{full}\n{block[2]}", text)
+    write_bytes(filled.encode(), page)
 
 
 def sheet(lines: dict[str, dict], out: Path, split: str) -> None:

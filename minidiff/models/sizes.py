@@ -59,7 +59,7 @@ SIZES = {
             context=128,
             groups=8,
         ),
-        scale=3.0,
+        scale=2.0,
         **TINY,
     ),
     "tiny-dit": dict(

@@ -160,7 +160,7 @@ def relinked(text: str, path: str, code: set[str], root: Path = ROOT) -> str:
     return "".join(out) + outside(text[end:])
 
 
-def opening(readme: str, until: str = "How good is the shipped model?") -> str:
+def opening(readme: str, until: str = "How good is it?") -> str:
     """README up to a heading. ValueError: it has no such heading."""
     head, found, _ = readme.partition(f"\n## {until}")
     if not found:
