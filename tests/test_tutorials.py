@@ -3,15 +3,24 @@
 import ast
 import importlib.util
 import re
+import shlex
+import shutil
 import time
 from pathlib import Path
 
 import pytest
+import torch
 
+import minidiff
+from minidiff.cli.main import main
 from minidiff.learn.exercises import exercises
+from minidiff.models.sizes import SIZES
+from minidiff.models.unet import UNet
+from minidiff.proofs.prove import proofs
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "tutorials").rglob("*.md"))
+FENCE = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +50,75 @@ def test_files_and_pages_that_a_page_names_exist(page):
     assert not missing
 
 
+# ---- the form of a page ----------------------------------------------------------------------------
+
+FORM = (
+    "The problem",
+    "The idea",
+    "The algorithm",
+    "Run it",
+    "What came out",
+    "Where it falls short",
+    "What to try",
+    "Questions",
+    "A 20-minute task",
+)
+MAY_COME = ("The derivation",)  # before the algorithm
+IN_FORM = [page for page in PAGES if "<!-- masthead " in page.read_text()]
+
+
+def section(page: Path, heading: str) -> str:
+    _, _, rest = page.read_text().partition(f"\n## {heading}\n")
+    return rest.partition("\n## ")[0]
+
+
+@pytest.mark.parametrize("page", IN_FORM, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_page_has_the_sections_of_the_form_in_their_order(page):
+    headings = re.findall(r"^## (.+)$", page.read_text(), re.M)
+    assert [h for h in headings if h not in MAY_COME] == list(FORM)
+    assert "<!-- code " in section(page, "The algorithm")
+
+
+@pytest.fixture
+def desk(tmp_path, monkeypatch):
+    """A folder like a clone, and in place of every model one of the same kind that draws nonsense
+    in no time: what is asked is whether the commands run.
+    """
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(minidiff, "load", lambda name="tiny", **options: quick(str(name)))
+    return tmp_path
+
+
+def quick(name: str):
+    pipe = minidiff.build(name)
+    if name == "tiny":
+        torch.manual_seed(0)
+        pipe.net = UNet(**SIZES["tiny"]["unet"] | {"channels": (16, 16)}).eval()
+        pipe.net.requires_grad_(False)
+    return pipe
+
+
+@pytest.mark.parametrize("page", IN_FORM, ids=lambda p: str(p.relative_to(ROOT)))
+def test_what_a_page_says_to_run_runs(page, desk):
+    text = section(page, "Run it")
+    programs = FENCE.findall(text)
+    assert programs, "there is nothing to run"
+    for program in programs:
+        exec(compile(program, page.name, "exec"), {})
+    for command in re.findall(r"^minidiff (.+)$", text, re.M):
+        words = shlex.split(command, comments=True)
+        if words[0] == "prove":  # minutes: here only whether there is such a proof
+            assert words[1] in proofs()
+        else:
+            assert main(words) == 0, command
+
+
 # ---- the 20-minute tasks -------------------------------------------------------------------------
 
 FOLDERS = ("samplers", "guidance", "inversion", "editing", "restoration")
 TECHNIQUES = sorted(p for f in FOLDERS for p in (ROOT / "tutorials" / f).glob("*.md"))
-TASK, FENCE = "## A 20-minute task", re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
+TASK = "## A 20-minute task"
 
 
 def task(page) -> str:

@@ -24,7 +24,7 @@ from minidiff.editing.sdedit import sdedit
 from minidiff.evaluate.evaluate import learning_figure
 from minidiff.evaluate.metrics import masked_psnr, psnr
 from minidiff.inversion.ddim import ddim_invert
-from minidiff.io import grid, write_bytes
+from minidiff.io import grid, write_bytes, write_image
 from minidiff.proofs.claims import draw as some_scenes
 from minidiff.proofs.repaint import half_holes
 from minidiff.proofs.sdedit import blobs
@@ -48,6 +48,16 @@ PROMPTS = [
     "a green ring left of a orange square on a white background",
     "a red triangle above a blue square on a yellow background",
 ]
+
+
+def draw_examples(pipe) -> None:
+    """The picture that README's commands edit, and a mask of the place where it may change."""
+    scene = Scene((Obj("circle", "red", "large", 0.0, 0.0, 0.0),), "center", "blue", "plain")
+    mask = torch.zeros(1, 1, 64, 64)
+    mask[:, :, 12:52, 12:52] = 1
+    examples = HERE.parents[1] / "examples"
+    write_image(shapes.render(scene)[0], examples / "red_circle.png")
+    write_image(2 * mask[0].expand(3, 64, 64) - 1, examples / "red_circle_mask.png")
 
 
 def draw_demo(pipe) -> None:
@@ -418,4 +428,4 @@ if __name__ == "__main__":
     model = minidiff.load("tiny")
     for name in sys.argv[1:] or DRAW:
         DRAW[name](model)
-        print(HERE / f"{name}.png")
+        print(name)

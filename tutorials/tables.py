@@ -5,10 +5,12 @@ figures from tutorials/measured/*.json. The last stage of `make refresh`.
                                           # and between <!-- code FILE NAME --> and <!-- end -->,
                                           # and between <!-- output --> and <!-- end -->,
                                           # and between <!-- proof NAME --> and <!-- end -->
+                                          # and between <!-- masthead NAMES --> and <!-- end -->
 
 A table is the one that the package itself uses, or what `minidiff evaluate` and `minidiff prove`
 wrote. Code is a function of minidiff/FILE without its docstring. Output is what the Python block
-right above prints. A proof is what `minidiff prove NAME` found.
+right above prints. A proof is what `minidiff prove NAME` found. A masthead says of techniques,
+whose names stand with blanks between, where paper, code, tests and proof are, and what they cost.
 """
 
 import ast
@@ -38,6 +40,7 @@ README = HERE.parent / "README.md"
 SHOWN = ("ddim-inversion", "sdedit", "prompt-to-prompt")  # the proofs that README shows
 CODE = re.compile(r"(<!-- code ([\w/.]+) (\w+) -->\n).*?(<!-- end -->)", re.S)
 OUTPUT = re.compile(r"(```python\n([^`]*)```\n\n<!-- output -->\n).*?(<!-- end -->)", re.S)
+MASTHEAD = re.compile(r"(<!-- masthead ([\w -]+) -->\n).*?(<!-- end -->)", re.S)
 PROOF = re.compile(r"(<!-- proof ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 BLOCK = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 
@@ -129,18 +132,20 @@ def techniques() -> str:
     """Paper, file, test, page and purpose of every technique, from its record."""
     rows = []
     for technique in TECHNIQUES.values():
-        paper = re.sub(r"(\d{4}\.\d{4,5})", r"[\1](https://arxiv.org/abs/\1)", technique.paper)
-        stem = technique.file or technique.stem
-        tests = [f"tests/{technique.room}/test_{stem}.py"]
-        if not (HERE.parent / tests[0]).exists():
-            tests = []
-        named = [f"tests/inversion/test_{technique.stem}.py"] if technique.file else []
-        tests += [t for t in named if (HERE.parent / t).exists()]
-        said = ", ".join(f"`{t}`" for t in tests)
-        row = (paper, f"`{technique.path}`", said, f"`{technique.tutorial}`", technique.about)
+        said = ", ".join(f"`{t}`" for t in tests_of(technique))
+        file = f"`{technique.path}`"
+        row = (linked(technique.paper), file, said, f"`{technique.tutorial}`", technique.about)
         rows.append("| " + " | ".join(row) + " |")
     head = "| paper | file | test | tutorial | what it answers |\n|---|---|---|---|---|\n"
     return head + "\n".join(rows)
+
+
+def tests_of(technique) -> list[str]:
+    """The files of its tests, from the root of the repository."""
+    tests = [f"tests/{technique.room}/test_{technique.file or technique.stem}.py"]
+    if technique.file:
+        tests.append(f"tests/inversion/test_{technique.stem}.py")
+    return [test for test in tests if (HERE.parent / test).exists()]
 
 
 def measured(name: str) -> dict | None:
@@ -293,6 +298,40 @@ def proof(name: str) -> str:
     return plain(HEAD[1:], [cells(row)[1:] for row in found["rows"]])
 
 
+def masthead(names: list[str]) -> str:
+    """What a page's techniques are, and where. KeyError: there is none of that name."""
+    rows = []
+    for name in names:
+        technique = TECHNIQUES[name]
+        rows += [
+            ["what for", f"{technique.about}." + (f" (`{name}`)" if len(names) > 1 else "")],
+            ["paper", linked(technique.paper)],
+            ["code", ", ".join(f"`{path}`" for path in (technique.path, *tests_of(technique)))],
+            ["costs", cost(name)],
+            ["run", f"`minidiff edit {name} --help`"],
+        ]
+        if technique.proof:
+            rows[-1][1] += f", `minidiff prove {name}`"
+    return plain(["", ""], [row for row in rows if row[1]])
+
+
+def linked(paper: str) -> str:
+    """The number of arXiv as a link."""
+    return re.sub(r"(\d{4}\.\d{4,5})", r"[\1](https://arxiv.org/abs/\1)", paper)
+
+
+def cost(name: str) -> str:
+    """Evaluations and seconds of one edit at the bench's settings, "" if it has no row."""
+    found = [row for row in bench_rows() if row["method"] in (name, f"{name}+mask")]
+    if not found or found[0]["seconds"] is None:
+        return ""
+    row = found[0]
+    return (
+        f"{row['nfe']:.0f} evaluations of the network an edit, {row['seconds']:.1f} s on one core "
+        "with `tiny`"
+    )
+
+
 MADE = {
     "numbers": numbers,
     "leaderboard-top": leaderboard_top,
@@ -353,6 +392,7 @@ def filled(text: str) -> str:
     that name.
     """
     text = OUTPUT.sub(lambda m: f"{m[1]}{output(m[2])}\n{m[3]}", text)
+    text = MASTHEAD.sub(lambda m: f"{m[1]}{masthead(m[2].split())}\n{m[3]}", text)
     text = PROOF.sub(lambda m: f"{m[1]}{proof(m[2])}\n{m[3]}", text)
     text = BLOCK.sub(lambda m: f"{m[1]}{MADE[m[2]]()}\n{m[3]}", text)
     return CODE.sub(lambda m: f"{m[1]}{code(m[2], m[3])}\n{m[4]}", text)
