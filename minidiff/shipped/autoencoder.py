@@ -30,15 +30,11 @@ def autoencoder_loss(vae: VAE, batch: dict[str, Tensor], beta: float = 1e-3) -> 
     image = batch["image"]
     latents = vae.encode(image)
     copy = vae.decode(latents.sample(batch["noise"]))
-    return picture_error(copy, image) + beta * latents.kl()
-
-
-def picture_error(copy: Tensor, image: Tensor) -> Tensor:
-    """|x - y| + (x - y)^2 + .5 |grad x - grad y|, means over pictures (b 3 h w)."""
     error = copy - image
     along_rows = error.diff(dim=-1).abs().mean()
     along_columns = error.diff(dim=-2).abs().mean()
-    return error.abs().mean() + (error**2).mean() + 0.5 * (along_rows + along_columns)
+    edges = along_rows + along_columns
+    return error.abs().mean() + (error**2).mean() + 0.5 * edges + beta * latents.kl()
 
 
 def staying_loss(
