@@ -57,7 +57,7 @@ def show(ax, picture, title=""):
 
 # %%
 def maps_of(prompt, seed):
-    """(latents, P averaged: tokens 8 8) of a picture drawn with guidance 3."""
+    """(latents, P averaged: tokens 8 8) of a picture drawn with the model's own guidance."""
     x, cond, null, seen = pipe.noise(1, seed), pipe.embed(prompt), pipe.null(), []
 
     def look(probs, name):  # b heads places tokens
@@ -70,31 +70,32 @@ def maps_of(prompt, seed):
             e_null = pipe.eps(x, t, null)
             with tap(pipe.net, CROSS, look):
                 e_cond = pipe.eps(x, t, cond)
-            x = ddim_step(sch, x, e_null + 3 * (e_cond - e_null), t, s)
+            x = ddim_step(sch, x, e_null + pipe.scale * (e_cond - e_null), t, s)
     return x, torch.stack(seen).mean(0).T.view(-1, 8, 8)
 
 
 prompt = "a large yellow star on a dotted purple background"
 z, P = maps_of(prompt, seed=3)
-spans = [(w, span) for w, span in tok.token_spans(prompt) if w not in ("a", "on")]
-_, axes = plt.subplots(1, 1 + len(spans), figsize=(9, 1.6), layout="constrained")
+seen = {word: P[span].sum(0) for word, span in tok.token_spans(prompt) if word not in ("a", "on")}
+read = {word: p for word, p in seen.items() if p.max() > 0.02}
+_, axes = plt.subplots(1, 1 + len(read), figsize=(1.7 * (1 + len(read)), 2), layout="constrained")
 show(axes[0], pipe.decode(z)[0], "drawn")
-for ax, (word, span) in zip(axes[1:], spans):
-    ax.imshow(P[span].sum(0))
-    ax.set_title(f"{word}\nup to {P[span].sum(0).max():.1%}", fontsize=8)
+for ax, (word, p) in zip(axes[1:], read.items()):
+    ax.imshow(p, interpolation="bilinear")
+    ax.set_title(f"{word}\nup to {p.max():.0%}", fontsize=8)
     ax.axis("off")
+print("hardly read anywhere (2% or less):", ", ".join(seen.keys() - read.keys()) or "none")
 words = sum(P[span].sum(0).mean().item() for _, span in tok.token_spans(prompt))
 print(
     f"share of the attention that goes to words: {words:.0%}; the rest goes to the start, the end and the padding"
 )
 
 # %% [markdown]
-# (Each map is scaled to its own brightest place; the number says how bright that is.) In a large model these maps look
-# like the objects. Here they are blunt (8 × 8 places, 2.4 million parameters). "star" lights up on the star; others are
-# read at a few spots that serve as switches; "yellow" and "purple" are not read here at all. They need not be: the text
-# tower of this model was taught to write each object's colour into its neighbours' states too, so that "star" already
-# says yellow (`tutorials/00_the_six_words.md`). What matters for the method is less that the maps are pretty than that
-# they are *the source's*.
+# Each map is scaled to its own brightest place, and the number says how bright that is. In a large model such maps look
+# like the objects. Here they are blunt: 8 × 8 places and 2.4 million parameters. Some words are read at a few spots that
+# serve as switches. A colour need not be read at all, for the text tower of this model was taught to write each object's
+# colour into its neighbours' states, so that "star" already says yellow (`tutorials/00_the_six_words.md`). For the method
+# it matters less that the maps are pretty than that they are *the source's*.
 #
 # ## 2. Which word stands for which
 # The edit's prompt has other words, so the source's columns must be carried over: a matrix $M$ with $P_\text{source} M$
