@@ -56,7 +56,8 @@ def _without(x: Tensor, nuisance: Unseen) -> Tensor:
     for light in (unseen.light(nuisance), torch.ones(64, 64)):
         lit = (x / light).clamp(0, 1)
         ground = fit_ground(lit, 1 - hidden, nuisance.hues[2]).image
-        unexplained = (lit - ground).norm(dim=0)[hidden == 0].median().item()
+        miss = (lit - ground) * light  # in the light of the picture: dividing makes grain coarser
+        unexplained = miss.norm(dim=0)[hidden == 0].median().item()
         readings.append((unexplained, lit, ground))
     _, x, ground = min(readings, key=lambda reading: reading[0])
     shows = _opened((_from_palette(x).amin(0) <= INK).float())

@@ -64,6 +64,17 @@ def test_an_ink_near_a_colour_does_not_outvote_the_object():
     assert all(compare(found, s).values())
 
 
+def test_light_is_divided_out_on_a_dark_ground_too():
+    """Black times light is black, but the ring that lies there was orange."""
+    ring = shapes.Obj("ring", "orange", "medium")
+    s = shapes.Scene((ring,), "left", "black")
+    nuisance = unseen.Unseen(light=(0.5, 0.3), grain=(3, 0.02))
+    left = taken_off(unseen.render(s, nuisance), [nuisance])
+    inside = shapes.object_masks(s)[0, 0] > 0.99
+    off = (left - shapes.render(s))[0][:, inside].mean(1)
+    assert off.abs().max() < 0.02
+
+
 def test_a_colour_mixed_with_ink_does_not_outvote_the_object():
     """Pink and navy make purple, and of a small cross most pixels are edges."""
     cross = shapes.Obj("cross", "pink", "small", angle=0.05)
