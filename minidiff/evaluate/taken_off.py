@@ -56,11 +56,12 @@ def _without(x: Tensor, nuisance: Unseen) -> Tensor:
     for light in (unseen.light(nuisance), torch.ones(64, 64)):
         lit = (x / light).clamp(0, 1)
         ground = fit_ground(lit, 1 - hidden, nuisance.hues[2]).image
-        unexplained = (lit - ground).norm(dim=0)[hidden == 0].median().item()
+        miss = (lit - ground) * light  # in the light of the picture: dividing makes grain coarser
+        unexplained = miss.norm(dim=0)[hidden == 0].median().item()
         readings.append((unexplained, lit, ground))
     _, x, ground = min(readings, key=lambda reading: reading[0])
-    nearest = _from_palette(x).amin(0)  # 64 64
-    x = torch.where((hidden > 0) & (nearest > INK), ground, x)
+    shows = _opened((_from_palette(x).amin(0) <= INK).float())
+    x = torch.where((hidden > 0) & (shows == 0), ground, x)
     off_ground = (x - ground).norm(dim=0) > GROUND_TOLERANCE
     ink = nuisance.stripes[0] if nuisance.stripes else nuisance.outline
     if ink is not None:
@@ -80,6 +81,14 @@ def _hidden(nuisance: Unseen) -> Tensor:
     return F.max_pool2d(hidden[None], 3, 1, 1)[0]
 
 
+def _opened(mask: Tensor) -> Tensor:
+    """A mask (64 64) of 0 and 1 without what is less than three pixels wide: the edge of a mark has
+    mixed colours, too.
+    """
+    inner = -F.max_pool2d(-mask[None], 3, 1, 1)
+    return F.max_pool2d(inner, 3, 1, 1)[0]
+
+
 def _from_palette(x: Tensor) -> Tensor:
     """(8 64 64): how far each pixel is from each colour of the palette."""
     return (x[None] - PALETTE[:, :, None, None]).norm(dim=1)
@@ -91,8 +100,10 @@ def _without_ink(x: Tensor, ground: Tensor, off_ground: Tensor, ink: Tensor) -> 
     from_ink = (x - ink[:, None, None]).norm(dim=0)  # teal is near to green
     own = (distance == distance.amin(0)) & (distance < LOOSE) & off_ground  # 8 64 64
     own = own & (distance < from_ink)
-    votes = F.avg_pool2d(own[:, None].float(), AROUND, 1, AROUND // 2)  # 8 1 64 64
-    colors = F.avg_pool2d(own[:, None] * x[None], AROUND, 1, AROUND // 2) / votes.clamp_min(1e-6)
+    # the nearer the more: a mixture with the ink may lie beside a third colour (pink, navy: purple)
+    weight = (own * (1 - distance / LOOSE))[:, None]  # 8 1 64 64
+    votes = F.avg_pool2d(weight, AROUND, 1, AROUND // 2)
+    colors = F.avg_pool2d(weight * x[None], AROUND, 1, AROUND // 2) / votes.clamp_min(1e-6)
     winner = votes.argmax(0, keepdim=True)  # 1 1 64 64
     color = colors.gather(0, winner.expand(1, 3, 64, 64))[0]  # 3 64 64
     ink = ink[:, None, None].expand_as(x)

@@ -20,6 +20,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import translate
+from functools import lru_cache
 
 from minidiff.formats.keymaps import alias, source_names
 from minidiff.formats.mapped import Entry, short
@@ -410,7 +411,13 @@ def unsupported(family: Family) -> str | None:
 
 def dropped(names: Iterable[str]) -> dict[str, str]:
     """{name: reason} of all names in a file that are known and not needed."""
-    known = {n: re.sub("^" + re.escape(RENAMED[0]), RENAMED[1], n) for n in names}
+    return dict(_dropped(tuple(names)))
+
+
+@lru_cache(maxsize=8)  # loading asks it of one file for every part
+def _dropped(names: tuple[str, ...]) -> dict[str, str]:
+    newer, older = RENAMED
+    known = {n: older + n[len(newer) :] if n.startswith(newer) else n for n in names}
     tower = "cond_stage_model.model."
     block = re.compile(re.escape(tower) + r"transformer\.resblocks\.(\d+)\.")
     blocks = {int(m[1]) for m in map(block.match, known.values()) if m}
@@ -424,9 +431,9 @@ def dropped(names: Iterable[str]) -> dict[str, str]:
     # most names match none: asked once, not 40 times
     every = re.compile("|".join(row.pattern for row in rows))
     gone = {}
-    for name, older in known.items():
-        if every.match(older):
-            gone[name] = next(why for row, why in rows.items() if row.match(older))
+    for name, plain in known.items():
+        if every.match(plain):
+            gone[name] = next(why for row, why in rows.items() if row.match(plain))
     return gone
 
 
@@ -445,9 +452,12 @@ def part_names(file: Mapping[str, Entry], family: Family, part: str) -> dict[str
 
 def _match(file: Iterable[str], looks: dict[str, str]) -> tuple[str, str] | None:
     """The first kind whose look some name has, and that name."""
-    return next(
-        ((kind, n) for kind, look in looks.items() for n in file if re.match(look, n)), None
-    )
+    for kind, look in looks.items():
+        match = re.compile(look).match
+        for name in file:
+            if match(name):
+                return kind, name
+    return None
 
 
 def _place(file: Mapping[str, Entry], part: str) -> tuple[str, str] | None:

@@ -24,7 +24,7 @@ from minidiff.control.controlnet import ControlNet
 from minidiff.control.t2i_adapter import T2IAdapter
 from minidiff.formats.family import Family, dropped, part_names
 from minidiff.formats.keymaps import Theirs, alias, ema_name, source_names
-from minidiff.formats.mapped import TensorFile, ends, finite, short
+from minidiff.formats.mapped import TensorFile, all_finite, finite, short
 from minidiff.formats.ops import gather
 from minidiff.models.dit import DiT, position_embedding
 from minidiff.models.text import CLIPText
@@ -40,6 +40,7 @@ CLASSES = {
     "controlnet": ControlNet,
     "t2i": T2IAdapter,
 }
+LARGE = 1 << 18  # bytes; all smaller tensors of Stable Diffusion 1 have 3 MB together
 PLAIN = "the plain weights, where the running average is taken"
 Rows = dict[str, tuple[Theirs, str]]  # our name -> (name or names in a file, op)
 
@@ -87,17 +88,19 @@ def read(
     module: nn.Module,
     dtype: torch.dtype | None = None,
     ema: bool = False,
+    rows: Rows | None = None,
 ) -> Coverage:
     """Fill `module` (from `build`) with one part of a
     file, in `dtype` (None: float32), ready for inference.
 
     Tensors are assigned, and mapped from the file where it has that dtype already. `ema`: of the
-    UNet, the running average. ValueError naming the file: tensors missing, of another shape, of
-    integers, NaN or infinite (also where `dtype` cannot hold them); then the module is as it was.
+    UNet, the running average. `rows`: what `sources` says, if that is known. ValueError naming the
+    file: tensors missing, of another shape, of integers, NaN or infinite (also where `dtype` cannot
+    hold them); then the module is as it was.
     """
     own = module.state_dict()
     dtype = dtype or torch.float32
-    rows = sources(file, family, part, own, ema)
+    rows = rows or sources(file, family, part, own, ema)
     module.load_state_dict(
         {k: take(file, row, own[k].shape, dtype) for k, row in rows.items()}, assign=True
     )
@@ -111,14 +114,29 @@ def coverage(
     """What `read` makes of a whole file, from headers alone.
     ValueError: as `read`, or tensors that have no place.
     """
-    rows = {
+    return account(file, family, all_sources(file, family, modules, ema), ema)
+
+
+def all_sources(
+    file: TensorFile, family: Family, modules: Mapping[str, nn.Module], ema: bool = False
+) -> dict[str, Rows]:
+    """`sources` of every part."""
+    return {
         part: sources(file, family, part, module.state_dict(), ema)
         for part, module in modules.items()
     }
+
+
+def account(
+    file: TensorFile, family: Family, rows: Mapping[str, Rows], ema: bool = False
+) -> Coverage:
+    """What becomes of every tensor of a file whose parts are filled by these rows. ValueError:
+    tensors that have no place.
+    """
     taken = {n for r in rows.values() for n in used(r)}
     gone = dropped(file)
     for part, prefix in family.parts.items():
-        if prefix and part not in modules:
+        if prefix and part not in rows:
             gone |= {
                 n: f"part of the {part}, which is not wanted here"
                 for n in file
@@ -190,23 +208,24 @@ def take(
     except ValueError as e:
         raise ValueError(f"{file.path}: {first}: {e}") from e
     y = x.to(dtype).contiguous()
-    low, high = ends(y)
-    if not (low.isfinite() and high.isfinite()):
+    if not all_finite(y):
         finite(x, names(theirs)[0], file.path)
         raise ValueError(
             f"{file.path}: {first} reaches {x.abs().max().item():.3g}, more than {dtype} can hold"
         )
-    let_go(y)  # of a mapped file: the check alone should not fill the memory
+    if y.nbytes >= LARGE:
+        let_go(y)  # of a mapped file: the check alone should not fill the memory
     return y
 
 
 def _wrong(file: TensorFile, row: tuple[Theirs, str], shape: tuple[int, ...]) -> list[str]:
     first = short(names(row[0])[0])
+    theirs, op = row
     try:
-        found = meta(file, row)
+        found = file[theirs] if op == "same" else meta(file, row)
     except (ValueError, RuntimeError, IndexError) as e:
         return [f"{first} ({str(e).splitlines()[0]})"]
-    if not found.is_floating_point():
+    if not found.dtype.is_floating_point:
         return [f"{first} is {found.dtype}, expected floating-point numbers"]
     return (
         []

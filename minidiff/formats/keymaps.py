@@ -162,6 +162,8 @@ TABLES = {  # (part, layout of the file)
     ("dit", "diffusers"): DIT,
 }
 OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+OLD_NAMES = re.compile(r"(?<=attentions\.0\.)(query|key|value|proj_attn)(?=\.(?:weight|bias)$)")
+LEADING = re.compile(r"^(module\.|adapter\.|text_model\.)+")
 EACH = {"join": "qkv", "copies": None, "computed": ()}  # None: every block
 WORDS = {
     "b": r"\d+",
@@ -349,12 +351,8 @@ def alias(name: str) -> str:
     Compare two names by their aliases. (`position_ids`, which some text towers store, names nothing
     of ours: see `family.DROPPED`.)
     """
-    name = re.sub(r"^(module\.|adapter\.|text_model\.)+", "", name)
-    return re.sub(
-        r"(?<=attentions\.0\.)(query|key|value|proj_attn)(?=\.(?:weight|bias)$)",
-        lambda m: OLD[m[1]],
-        name,
-    )
+    name = LEADING.sub("", name)
+    return OLD_NAMES.sub(lambda m: OLD[m[1]], name)
 
 
 def ema_name(name: str) -> str:

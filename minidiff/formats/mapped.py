@@ -173,23 +173,27 @@ def finite(tensor: Tensor, name: str, path: str | Path) -> Tensor:
     """The tensor itself, if none of its numbers is NaN or
     infinite; otherwise a ValueError with name and count.
     """
-    if tensor.is_floating_point() and tensor.numel():
-        low, high = ends(tensor)
-        if not (low.isfinite() and high.isfinite()):
-            bad = int((~tensor.float().isfinite()).sum())
-            raise ValueError(
-                f"{path}: tensor {short(name)} holds NaN or infinite numbers ({bad} of "
-                f"{tensor.numel()})"
-            )
+    if tensor.is_floating_point() and not all_finite(tensor):
+        bad = int((~tensor.float().isfinite()).sum())
+        raise ValueError(
+            f"{path}: tensor {short(name)} holds NaN or infinite numbers ({bad} of "
+            f"{tensor.numel()})"
+        )
     return tensor
 
 
-def ends(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """(least, greatest); NaN where one number is. No temporary, 10 times as fast as isfinite."""
+def all_finite(tensor: Tensor) -> bool:
+    """Is no number NaN or infinite? No temporary: 10 times as fast as isfinite.
+
+    No sum with such a number is finite. A sum of large numbers may overflow; then the least and the
+    greatest tell.
+    """
     # numbers of one byte are for storing, not for computing
-    wide = tensor.float() if tensor.dtype.itemsize == 1 else tensor
-    low, high = torch.aminmax(wide.detach())
-    return low, high
+    wide = tensor.detach().float() if tensor.dtype.itemsize == 1 else tensor.detach()
+    if math.isfinite(wide.sum().item()):
+        return True
+    low, high = torch.aminmax(wide)
+    return math.isfinite(low.item()) and math.isfinite(high.item())
 
 
 def sha256(path: str | Path) -> str:

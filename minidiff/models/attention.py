@@ -152,6 +152,19 @@ class TransformerBlock(nn.Module):
         return x + self.ff(self.norm3(x))
 
 
+class PixelLinear(nn.Linear):
+    """A 1x1 convolution of pixels that are tokens (b n c): a linear layer, and cheaper as one. Its
+    weight keeps the convolution's shape (out in 1 1), as it is in files.
+    """
+
+    def __init__(self, c_in: int, c_out: int):
+        super().__init__(c_in, c_out)
+        self.weight = nn.Parameter(self.weight[:, :, None, None].detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.flatten(1), self.bias)
+
+
 class SpatialTransformer(nn.Module):
     """Pixels as tokens through a TransformerBlock. SD 1
     projects with 1x1 convolutions, SD 2 with linear layers.
@@ -167,8 +180,7 @@ class SpatialTransformer(nn.Module):
         depth: int = 1,
     ):
         super().__init__()
-        make = nn.Linear if linear else lambda i, o: nn.Conv2d(i, o, 1)
-        self.linear = linear
+        make = nn.Linear if linear else PixelLinear
         self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
         self.proj_in = make(channels, channels)
         self.proj_out = make(channels, channels)
@@ -177,13 +189,8 @@ class SpatialTransformer(nn.Module):
         )
 
     def forward(self, x: Tensor, cond) -> Tensor:
-        h = self.norm(x)
-        rows = x.shape[2]
-        h = h if self.linear else self.proj_in(h)
-        h = rearrange(h, "b c h w -> b (h w) c")
-        h = self.proj_in(h) if self.linear else h
+        h = self.proj_in(rearrange(self.norm(x), "b c h w -> b (h w) c"))
         for block in self.transformer_blocks:
             h = block(h, cond)
-        h = self.proj_out(h) if self.linear else h
-        h = rearrange(h, "b (h w) c -> b c h w", h=rows)
-        return x + (h if self.linear else self.proj_out(h))
+        h = rearrange(self.proj_out(h), "b (h w) c -> b c h w", h=x.shape[2])
+        return x + h

@@ -23,7 +23,7 @@ from torch import nn
 
 from minidiff.formats.family import unsupported
 from minidiff.formats.fields import numbers
-from minidiff.formats.fill import build, coverage, read
+from minidiff.formats.fill import account, all_sources, build, read
 from minidiff.formats.layouts import Source, naming, open_model
 from minidiff.formats.schedulers import instead, sampling
 from minidiff.models.sizes import SIZES
@@ -122,8 +122,9 @@ def _filled(
     number is read. `average`: the part to take the running average of.
     """
     modules = {}
+    known = {source: source.args(heads) for source in dict.fromkeys(parts.values())}
     for part, source in parts.items():
-        args = source.args(heads)
+        args = known[source]
         if part not in args:
             raise ValueError(
                 f"{source.path} has no {part}: it is of kind {source.family.kind} "
@@ -131,12 +132,15 @@ def _filled(
             )
         with naming(source.path):
             modules[part] = build(part, args[part])
-    for source in dict.fromkeys(parts.values()):
+    rows = {}
+    for source in known:
         own = {part: modules[part] for part, s in parts.items() if s is source}
         with naming(source.path):
-            coverage(source.file, source.family, own, average in own)
+            found = all_sources(source.file, source.family, own, average in own)
+            account(source.file, source.family, found, average in own)
+        rows |= found
     for part, source in parts.items():
-        read(source.file, source.family, part, modules[part], dtype, part == average)
+        read(source.file, source.family, part, modules[part], dtype, rows=rows[part])
     return modules
 
 

@@ -19,7 +19,7 @@ from minidiff.core.process import PREDICTIONS
 from minidiff.data import shapes
 from minidiff.formats.fields import field, read_json
 from minidiff.formats.files import open_safetensors
-from minidiff.formats.mapped import sha256
+from minidiff.formats.mapped import all_finite, sha256
 from minidiff.io import write_bytes
 from minidiff.models.clip import CLIP
 from minidiff.models.dit import DiT
@@ -125,11 +125,19 @@ def load(
     if trained:
         pipe = _load_trained(Path(name))
     else:
-        pipe = build(name)
+        pipe = _empty(name)
         for part, file in PARTS[pipe.name].items():
             fill(getattr(pipe, part), load_weights(file, TINY), file)
     pipe.name = str(name)
-    return pipe.to(device, dtype)
+    return pipe.to(device, dtype) if device or dtype else pipe
+
+
+def _empty(size: str) -> Pipe:
+    """A pipe without memory or random numbers, to be filled."""
+    from minidiff.formats.fill import Blank  # late, with all that reads public files
+
+    with Blank():
+        return build(size, device="meta")
 
 
 def described(pipe: Pipe) -> dict:
@@ -190,7 +198,7 @@ def _as_described(folder: Path, found: list[dict]) -> Pipe:
             f"{folder}: prediction {predicts!r} with schedule {tables!r} is not known; expected "
             f"one of {', '.join(PREDICTIONS)} with one of {', '.join(SCHEDULES)}"
         )
-    pipe = build(row["size"])
+    pipe = _empty(row["size"])
     if not all(isinstance(name, str) for name in classes):
         raise ValueError(f"{folder}: the classes in its manifest.json are not all texts")
     pipe.scale = field(row, "scale", float, pipe.scale)
@@ -213,8 +221,8 @@ def load_clip() -> CLIP:
 
 
 def fill(module: nn.Module, weights: dict[str, Tensor], name: str = "weights") -> nn.Module:
-    """Copy weights into a module; every key used, every
-    parameter filled, every shape equal, every number finite.
+    """Weights into a module; every key used, every parameter filled, every shape equal, every
+    number finite. Copied, but into a module without memory (on the meta device): given.
     """
     own = module.state_dict()
     missing = sorted(own.keys() - weights.keys())
@@ -234,12 +242,13 @@ def fill(module: nn.Module, weights: dict[str, Tensor], name: str = "weights") -
                 f"{name}: {len(found)} tensor(s) {label}: "
                 f"{', '.join(found[:3])}{' ...' if found[3:] else ''}"
             )
-    bad = [k for k, v in weights.items() if not torch.isfinite(v.float()).all()]
+    bad = [k for k, v in weights.items() if not all_finite(v)]
     if bad:
         raise ValueError(
             f"{name}: tensor {bad[0]} holds NaN or infinite numbers ({len(bad)} such tensor(s))"
         )
-    module.load_state_dict({k: v.to(own[k].dtype) for k, v in weights.items()})
+    empty = all(v.is_meta for v in own.values())
+    module.load_state_dict({k: v.to(own[k].dtype) for k, v in weights.items()}, assign=empty)
     return module
 
 

@@ -64,6 +64,44 @@ def test_an_ink_near_a_colour_does_not_outvote_the_object():
     assert all(compare(found, s).values())
 
 
+def test_light_is_divided_out_on_a_dark_ground_too():
+    """Black times light is black, but the ring that lies there was orange."""
+    ring = shapes.Obj("ring", "orange", "medium")
+    s = shapes.Scene((ring,), "left", "black")
+    nuisance = unseen.Unseen(light=(0.5, 0.3), grain=(3, 0.02))
+    left = taken_off(unseen.render(s, nuisance), [nuisance])
+    inside = shapes.object_masks(s)[0, 0] > 0.99
+    off = (left - shapes.render(s))[0][:, inside].mean(1)
+    assert off.abs().max() < 0.02
+
+
+def test_a_colour_mixed_with_ink_does_not_outvote_the_object():
+    """Pink and navy make purple, and of a small cross most pixels are edges."""
+    cross = shapes.Obj("cross", "pink", "small", angle=0.05)
+    s = shapes.Scene((cross,), "top", "grey")
+    nuisance = unseen.Unseen(outline=(0.08, 0.10, 0.35), light=(1.0, 0.25), grain=(0, 0.02))
+    left = taken_off(unseen.render(s, nuisance), [nuisance])
+    (found,) = see(left)
+    assert all(compare(found, s).values())
+    inside = shapes.object_masks(s)[0, 0] > 0.99
+    pink = torch.tensor(shapes.COLORS["pink"])[:, None, None]
+    off = ((left[0] + 1) / 2 - pink).norm(dim=0)[inside]
+    assert off.max() < 0.3
+
+
+def test_of_a_thing_that_nothing_lies_on_not_a_pixel_is_left():
+    """Navy on lilac has an edge of purple, a colour of the palette."""
+    s = shapes.Scene((), "bottom", "purple", "dotted", (11.8557, 15.8023), (-0.012, -0.015, -0.012))
+    nuisance = unseen.Unseen(
+        light=(1.8105, 0.2121),
+        hues=((0.0, 0.0, 0.0), (0.0, 0.0, 0.0), (0.026, -0.010, 0.006)),
+        thing=((0.08, 0.10, 0.35), 50.0, 21.0, 5.5499, 5),
+        grain=(1200934854, 0.0125),
+    )
+    left = taken_off(unseen.render(s, nuisance), [nuisance])
+    assert (left - shapes.render(s)).abs().max() < 8 * 2 * 0.0125
+
+
 def test_an_object_that_has_come_to_lie_on_a_thing_is_seen():
     ground = shapes.Scene((), "center", "white")
     nuisance = unseen.Unseen(thing=((0.45, 0.27, 0.10), 44.0, 31.0, 6.0, 5))

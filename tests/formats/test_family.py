@@ -502,6 +502,12 @@ def test_newer_names_of_the_text_tower_are_read_like_the_older(name, text, inner
     assert sorted(dropped(newer).values()) == sorted(dropped(older).values())
 
 
+def test_what_is_dropped_is_the_callers_own():
+    names = list(entries(**{"denoiser.sigmas": (1000,)}))
+    dropped(names).clear()
+    assert list(dropped(names)) == names
+
+
 def test_a_mark_in_the_file_says_that_it_predicts_v():
     found = detect(sd("unet 1") | entries(v_pred=(0,)))
     assert found.prediction == "v" and "v_pred" in found.prediction_why

@@ -498,6 +498,18 @@ def test_one_number_that_is_none_is_found_anywhere(dtype, bad):
             mapped.finite(x, "a.weight", "f.ckpt")
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_large_numbers_whose_sum_overflows_are_finite_and_two_infinities_do_not_cancel(dtype):
+    x = torch.full((1000,), torch.finfo(dtype).max, dtype=dtype)
+    assert not x.sum().isfinite() and mapped.all_finite(x) and mapped.all_finite(-x)
+    x[3] = -x[3]
+    assert mapped.all_finite(x)
+    for bad in ([torch.inf], [-torch.inf], [torch.inf, -torch.inf], [torch.nan]):
+        y = torch.zeros(1000, dtype=dtype)
+        y[: len(bad)] = torch.tensor(bad)
+        assert not mapped.all_finite(y)
+
+
 def test_whole_numbers_and_empty_tensors_are_finite():
     for x in (torch.arange(4), torch.zeros(0), torch.tensor([True])):
         assert mapped.finite(x, "x", "f") is x

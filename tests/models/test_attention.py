@@ -11,6 +11,7 @@ from minidiff.models.attention import (
     GEGLU,
     TAPS,
     Attention,
+    PixelLinear,
     SpatialAttention,
     SpatialTransformer,
     TransformerBlock,
@@ -237,6 +238,19 @@ def test_linear_and_convolutional_projections_are_one_computation():
     assert (conv(x, cond) - linear(x, cond)).abs().max() < 1e-5 and (
         conv(x, cond) - x
     ).abs().max() > 1e-2
+
+
+def test_a_linear_layer_of_pixels_is_a_1x1_convolution_with_the_same_weights_from_the_same_seed():
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(DIM, 5, 1)
+    torch.manual_seed(0)
+    linear = PixelLinear(DIM, 5)
+    assert all(
+        torch.equal(a, b) for a, b in zip(linear.parameters(), conv.parameters(), strict=True)
+    )
+    x = torch.randn(B, DIM, 3, 4)
+    got = linear(x.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, (3, 4))
+    assert (got - conv(x)).abs().max() < 1e-5 < conv(x).std()
 
 
 def test_depth_puts_several_blocks_in_one_transformer():

@@ -188,6 +188,22 @@ def edited(path, source, change):
 STRAY = {"scaled_fp8": torch.zeros(1)}
 
 
+def test_names_are_matched_and_a_network_planned_once_for_each_part(files, monkeypatch):
+    from minidiff.formats import fill, plans
+
+    asked = []
+    for module, name in ((fill, "source_names"), (plans, "plan_of")):
+        real = getattr(module, name)
+
+        def counted(*args, _name=name, _real=real, **more):
+            asked.append(_name)
+            return _real(*args, **more)
+
+        monkeypatch.setattr(module, name, counted)
+    load(files[0] / "sd")
+    assert asked.count("source_names") == asked.count("plan_of") == 3
+
+
 def test_every_file_that_is_opened_must_be_used_up_or_have_its_rest_dropped(files, tmp_path):
     folder, parts = files
     one = folder / "one.safetensors"

@@ -174,6 +174,28 @@ def test_weights_that_do_not_fit_are_refused_and_nothing_is_half_filled(how, wor
     assert all(torch.equal(v, state(5)[k]) for k, v in target.state_dict().items())
 
 
+def test_a_network_without_memory_is_given_its_weights_and_keeps_what_is_trainable():
+    with torch.device("meta"):
+        blank = net().requires_grad_(False)
+    filled = fill(blank, state())
+    assert all(torch.equal(v, state()[k]) for k, v in filled.state_dict().items())
+    assert not any(p.requires_grad for p in filled.parameters())
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_shipped_model_is_built_without_memory_and_nothing_stays_so(name, monkeypatch):
+    asked = []
+    real = store.build
+    monkeypatch.setattr(
+        store, "build", lambda size, **more: (asked.append(more), real(size, **more))[1]
+    )
+    pipe = minidiff.load(name)
+    assert [str(more.get("device")) for more in asked] == ["meta"]
+    for part in PARTS[name]:
+        module = getattr(pipe, part)
+        assert not any(t.is_meta for t in (*module.parameters(), *module.buffers()))
+
+
 def test_a_long_list_of_missing_tensors_is_cut():
     with pytest.raises(
         ValueError, match=r"4 tensor\(s\) missing: 0.bias, 0.weight, 1.bias \.\.\.$"
