@@ -42,16 +42,23 @@ def vae_truth(pipe: Pipe, truth: Tensor) -> Tensor:
 
 
 def resample(
-    pipe: Pipe, target: str, *, steps: int = 50, scale: float = 3.0, seed: int = 0
+    pipe: Pipe, target: str, *, steps: int = 50, scale: float | None = None, seed: int = 0
 ) -> Tensor:
     return pipe.generate(target, steps=steps, scale=scale, seed=seed)
 
 
 def inverted(
-    pipe: Pipe, image: Tensor, source: str, target: str, *, steps: int = 50, scale: float = 3.0
+    pipe: Pipe,
+    image: Tensor,
+    source: str,
+    target: str,
+    *,
+    steps: int = 50,
+    scale: float | None = None,
 ) -> Tensor:
     noise = invert(pipe, image, source, steps=steps)[-1]
-    return replay(pipe, noise, target, steps=steps, scale=scale)
+    guidance = pipe.scale if scale is None else scale
+    return replay(pipe, noise, target, steps=steps, scale=guidance)
 
 
 def wrong_inpaint(
@@ -61,7 +68,7 @@ def wrong_inpaint(
     mask: Tensor,
     *,
     steps: int = 50,
-    scale: float = 3.0,
+    scale: float | None = None,
     seed: int = 0,
 ) -> Tensor:
     return inpaint(pipe, image, wrong, mask=mask, steps=steps, scale=scale, seed=seed)

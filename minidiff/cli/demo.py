@@ -22,10 +22,10 @@ from minidiff.inversion.ddim import invert, replay
 from minidiff.io import check_target, grid
 
 SCENE = Scene(
-    (Obj("circle", "red", "large", 1.5, -1.0, 0.05),), "center", "blue", "striped", (3.0, 5.0)
+    (Obj("ring", "orange", "large", 0.0, 1.0, 0.05),), "center", "green", "striped", (3.0, 5.0)
 )
 EDITS = {
-    "SDEdit": ("color", "green"),
+    "SDEdit": ("color", "blue"),
     "inversion + re-prompt": ("background", "yellow"),
     "prompt-to-prompt": ("shape", "square"),
 }
@@ -59,10 +59,10 @@ def demo(
             [
                 pipe.generate(prompts[0], seed=seed, **kw),
                 sdedit(pipe, image, prompts[1], strength=0.7, seed=seed, **kw),
-                replay(pipe, invert(pipe, image, whole, **kw)[-1], prompts[2], scale=2.0, **kw),
-                direct_inversion(
-                    pipe, image, source, prompts[3], scale=5.0, cross=0.6, self_=0.2, **kw
+                replay(
+                    pipe, invert(pipe, image, whole, **kw)[-1], prompts[2], scale=pipe.scale, **kw
                 ),
+                direct_inversion(pipe, image, source, prompts[3], cross=0.6, self_=0.2, **kw),
             ]
         )
         .float()

@@ -212,7 +212,7 @@ def prompt_to_prompt(
     inverted: Inverted | None = None,
     self_side: int | None = None,
     steps: int = 50,
-    scale: float = 5.0,
+    scale: float | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> Tensor:

@@ -174,7 +174,7 @@ ONES = torch.ones(tok.context)
 
 
 @torch.no_grad()
-def edit(x_T, source, target, cross=0.3, self_=0.9, weight=ONES, path=None, blend=None, scale=5.0):
+def edit(x_T, source, target, cross=0.3, self_=0.9, weight=ONES, path=None, blend=None, scale=2.0):
     """Latents (2 c h w), rows [source, edit]. path: states of an inversion, on which the source row is put back; blend:
     (maps, state) -> mask (1 1 h w) of where the edit may differ from the source, after a fifth of the steps."""
     (M, alpha), seen = carry(source, target), []
