@@ -304,7 +304,7 @@ def masthead(names: list[str]) -> str:
     for name in names:
         technique = TECHNIQUES[name]
         rows += [
-            ["what for", f"{technique.about}." + (f" (`{name}`)" if len(names) > 1 else "")],
+            ["what for", ended(technique.about) + (f" (`{name}`)" if len(names) > 1 else "")],
             ["paper", linked(technique.paper)],
             ["code", ", ".join(f"`{path}`" for path in (technique.path, *tests_of(technique)))],
             ["costs", cost(name)],
@@ -313,6 +313,11 @@ def masthead(names: list[str]) -> str:
         if technique.proof:
             rows[-1][1] += f", `minidiff prove {name}`"
     return plain(["", ""], [row for row in rows if row[1]])
+
+
+def ended(sentence: str) -> str:
+    """A sentence with its full stop, a question as it is."""
+    return sentence if sentence.endswith("?") else f"{sentence}."
 
 
 def linked(paper: str) -> str:

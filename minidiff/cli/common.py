@@ -60,7 +60,7 @@ def parser(
             "--vae", metavar="PATH", help="its autoencoder, from another file or folder"
         )
         of.add_argument(
-            "--text", metavar="PATH", help="its text tower, from another file or folder"
+            "--text-tower", metavar="PATH", help="its text tower, from another file or folder"
         )
         of.add_argument("--ema", action="store_true", help="the running average of its UNet")
         heads_option(of)
@@ -140,8 +140,10 @@ def load(args):
 
     import minidiff
 
-    names = ("prediction", "vae", "text", "tokenizer", "drop")
+    names = ("prediction", "vae", "tokenizer", "drop")
     options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if args.text_tower is not None:  # a technique may have an option of its own called text
+        options["text"] = args.text_tower
     if args.heads:
         options["heads"] = dict(args.heads)
     if args.ema:

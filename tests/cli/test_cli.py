@@ -16,6 +16,7 @@ from minidiff.cli import measuring, training
 from minidiff.cli.options import Parser, arguments, described
 from minidiff.data import shapes
 from minidiff.io import read_image, write_image
+from minidiff.techniques import TECHNIQUES
 from minidiff.weights import store
 
 PROMPT = "a red circle on a blue background"
@@ -601,3 +602,8 @@ def test_every_option_of_every_technique_is_explained_to_its_end(capsys):
     assert run("edit sdedit --help") == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "0 returns the autoencoder's copy, 1 starts from noise" in text
+
+
+@pytest.mark.parametrize("name", TECHNIQUES)
+def test_no_option_of_a_technique_is_one_that_all_commands_have(name, capsys):
+    assert run(f"edit {name} --help") == 0  # two of one name are an error

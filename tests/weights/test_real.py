@@ -400,7 +400,9 @@ def test_what_a_message_asks_for_the_command_line_can_say(monkeypatch, files, tm
         raise ValueError("heard")
 
     monkeypatch.setattr(minidiff, "load", load)
-    options = "--text t --vae v --ema --heads unet=5,10 text=2 --drop ztsnr *.fp8 --prediction v"
+    options = (
+        "--text-tower t --vae v --ema --heads unet=5,10 text=2 --drop ztsnr *.fp8 --prediction v"
+    )
     assert cli.main(["generate", "a fox", "--model", "x", *options.split()]) == 2
     assert said["heads"] == {"unet": (5, 10), "text": 2} and said["drop"] == ["ztsnr", "*.fp8"]
     assert (said["text"], said["vae"], said["ema"], said["prediction"]) == ("t", "v", True, "v")
