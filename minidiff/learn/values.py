@@ -1,6 +1,7 @@
 """What two answers have in common: structure, largest difference, and the place where it is."""
 
 from collections.abc import Iterator
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -12,8 +13,9 @@ def leaves(value, path: str = "") -> Iterator[tuple[str, Tensor]]:
     """
     if isinstance(value, Tensor):
         yield path, value
-    elif isinstance(value, (bool, int, float)):
-        yield path, torch.tensor(value, dtype=torch.float64)
+    elif isinstance(value, Real):  # numpy's numbers, too
+        dtype = torch.int64 if isinstance(value, Integral) else torch.float64
+        yield path, torch.tensor(value, dtype=dtype)
     elif isinstance(value, (list, tuple)):
         for i, part in enumerate(value):
             yield from leaves(part, f"{path}[{i}]")
@@ -23,8 +25,13 @@ def leaves(value, path: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def is_number(value) -> bool:
-    """A Python number or a tensor of none but one number: as good as each other for an answer."""
-    return isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.ndim == 0)
+    """A number of Python or numpy, or a tensor without axes: as good as each other for an answer."""
+    return isinstance(value, Real) or (isinstance(value, Tensor) and value.ndim == 0)
+
+
+def is_sequence(value) -> bool:
+    """A list or a tuple: as good as each other for an answer."""
+    return isinstance(value, (list, tuple))
 
 
 def kind(value) -> str:
@@ -80,7 +87,8 @@ def difference(a, b) -> tuple[float, str]:
 def _gap(x: Tensor, y: Tensor) -> Tensor:
     """|x - y| in float64: 0 where both are the same infinity, inf where one of them is NaN."""
     gap = (x.double() - y.double()).abs()
-    return torch.where(x == y, 0.0, gap).nan_to_num(nan=float("inf"))
+    infinite = float("inf")
+    return torch.where(x == y, 0.0, gap).nan_to_num(nan=infinite, posinf=infinite)
 
 
 def _place(gap: Tensor) -> str:
