@@ -193,12 +193,13 @@ def grade(exercise: Exercise, fn: Callable, draw: bool = False, limit: float = L
         cases = answer_cases(exercise, guarded)
         off = [c for c in cases if not close(c.answer, c.target, exercise.tolerance)]
         if off:
-            _same_twice(guarded, off[0])
+            for case in off[:3]:
+                _same_twice(guarded, case)
             return _off(exercise, cases, off, draw)
     except Wrong as wrong:
         return Verdict(exercise.name, False, "contract", str(wrong))
     for fact in exercise.facts:
-        verdict = _broken(exercise, fact, guarded)
+        verdict = _broken(exercise, fact, guarded, cases)
         if verdict:
             return verdict
     return _behaviour(exercise, guarded)
@@ -284,7 +285,7 @@ def _same_kind(path: str, x: Tensor, y: Tensor) -> None:
         raise Wrong(f"The answer is on {x.device}; expected {y.device}, where the input is.")
     if (x.isnan() & ~y.isnan()).any():
         what = "NaN"
-    elif (x.isinf() & y.isfinite()).any():
+    elif y.isfinite().all() and not x.isfinite().all():
         what = "infinite values"
     else:
         return
@@ -316,12 +317,12 @@ def _how_far(case: Case, error: float, where: str) -> str:
     target = case.target
     if is_sequence(target) and len(answer) != len(target):
         return f"the first list has {len(answer)} entries; expected {len(target)}"
-    if isinstance(target, Tensor) and target.isinf().any() and error == float("inf"):
-        place = (target.isinf() & (answer != target)).nonzero()[0].tolist()
-        sign = "minus " if target[tuple(place)] < 0 else ""
+    if isinstance(target, Tensor) and error == float("inf"):
+        infinite = (target.isinf() | answer.isinf()) & (answer != target)
+        place = tuple(infinite.nonzero()[0].tolist())
         return (
-            f"{sign}infinity is expected at {place} of the first, and yours is "
-            f"{answer[tuple(place)].item():.3g}"
+            f"{_spelled(target[place])} is expected at {list(place)} of the first, and yours is "
+            f"{_spelled(answer[place])}"
         )
     at = f" at {where}" if where else ""
     return (
@@ -329,7 +330,15 @@ def _how_far(case: Case, error: float, where: str) -> str:
     )
 
 
-def _broken(exercise: Exercise, fact: Fact, guarded: Callable) -> Verdict | None:
+def _spelled(number: Tensor) -> str:
+    if number.isinf():
+        return "infinity" if number > 0 else "minus infinity"
+    return f"{number.item():.3g}"
+
+
+def _broken(
+    exercise: Exercise, fact: Fact, guarded: Callable, cases: list[Case]
+) -> Verdict | None:
     """The verdict on a function for which the fact does not hold; None if it does."""
     try:
         got, wanted = fact.test(guarded)
@@ -339,7 +348,8 @@ def _broken(exercise: Exercise, fact: Fact, guarded: Callable) -> Verdict | None
         return None
     error, where = difference(got, wanted)
     says = f"This does not hold: {fact.says} (off by {error:.3g})."
-    return Verdict(exercise.name, False, "facts", says, error, where, breaker(exercise, fact))
+    mutant = breaker(exercise, fact, cases)
+    return Verdict(exercise.name, False, "facts", says, error, where, mutant)
 
 
 def _tolerance(exercise: Exercise, fact: Fact) -> float:
@@ -384,9 +394,15 @@ def _agrees(exercise: Exercise, mutant: Mutant, case: Case) -> bool:
     return left < EXPLAINED * error < float("inf")
 
 
-def breaker(exercise: Exercise, fact: Fact) -> Mutant | None:
-    """If exactly one mutant breaks that fact and no case, it is the likely mistake."""
-    breakers = [m for m in exercise.mutants if _breaks(exercise, m, fact)]
+def breaker(exercise: Exercise, fact: Fact, cases: list[Case]) -> Mutant | None:
+    """If exactly one mutant breaks that fact and none of the (rightly answered) cases, it is the
+    likely mistake.
+    """
+    breakers = []
+    for mutant in exercise.mutants:
+        right = all(_agrees(exercise, mutant, case) for case in cases)
+        if right and _breaks(exercise, mutant, fact):
+            breakers.append(mutant)
     return breakers[0] if len(breakers) == 1 else None
 
 

@@ -60,15 +60,23 @@ def ddpm_sample(
     return x
 
 
-def slow_ddpm(denoise, sch, x, ts, zs, clock=lambda i, t: t, power=0.5, noisy=1.0, stride=True):
+def slow_ddpm(
+    denoise, sch, x, ts, zs, clock=lambda i, t: t, power=0.5, noisy=1.0, stride=True, large=False
+):
     for i, (t, s) in enumerate(pairwise(ts)):
         a_t, s_t, a_s, s_s = levels(sch, t, s if stride else t - 1)
         x0 = (x - s_t * denoise(x, clock(i, t), None)) / a_t
         beta = s_t**2 - (a_t / a_s) ** 2 * s_s**2
         x = (a_t / a_s * s_s**2 * x + a_s * beta * x0) / s_t**2
         if s > 0:
-            tilde = beta * s_s**2 / s_t**2
+            tilde = beta if large else beta * s_s**2 / s_t**2
             x = x + noisy * tilde**power * zs[i]
+    return x
+
+
+def by_ddim(denoise, sch, x, ts, zs):
+    for t, s in pairwise(ts):
+        x = step(sch, x, denoise(x, t, None), t, s)
     return x
 
 
@@ -98,7 +106,8 @@ sampling = Exercise(
     "build",
     "A whole sampler: carry x (b d) down the falling times `ts` by draws from $q(x_s \\mid x_t, "
     "\\hat x_0)$, where `denoise(x, t, None)` gives the noise and `zs[i]` (b d) is the random "
-    "number of move i. The last move, to time 0, takes the mean.",
+    "number of move i. The last move, to time 0, takes the mean. Times are ints, so `posterior` of "
+    "minidiff.core.process gives the variance as a Python float (no `.sqrt()`, but `** 0.5`).",
     ddpm_sample,
     slow_ddpm,
     chains,
@@ -123,6 +132,17 @@ sampling = Exercise(
             lambda *a: slow_ddpm(*a, noisy=0.0),
             "The mean of every draw. It is not DDIM: noise is taken away that nothing replaces, "
             "and all samples move to the middle.",
+        ),
+        Mutant(
+            "the large variance",
+            lambda *a: slow_ddpm(*a, large=True),
+            "beta of the stride: DDPM's other choice, but not the variance of q(x_s | x_t, x0). "
+            "With few steps it leaves grain.",
+        ),
+        Mutant(
+            "DDIM",
+            by_ddim,
+            "Without fresh noise, and with all of the old one: a sampler as good, and another.",
         ),
         Mutant(
             "one step's posterior",
@@ -246,6 +266,11 @@ stroke = Exercise(
             sdedit_like(exchanged=True),
             "The two guesses were split in the wrong order.",
         ),
+        Mutant(
+            "not guided",
+            lambda *a: slow_sdedit(*a[:5], 1.0, a[6]),
+            "The conditional guess alone: scale 1, whatever is asked.",
+        ),
     ),
     hints=(
         "Three lines before the loop, one in it, one after it.",
@@ -325,6 +350,18 @@ editor = Exercise(
             "asked at the lower time",
             editor_like(low=True),
             "The way down asks at the higher time, so the way up must too.",
+        ),
+        Mutant(
+            "not guided on the way down",
+            lambda *a: slow_invert_and_edit(*a[:5], 1.0),
+            "Scale 1 all the way: the picture comes back, and the new prompt is hardly heard.",
+        ),
+        Mutant(
+            "the source's prompt on the way down",
+            lambda pipe, x, source, target, *rest: slow_invert_and_edit(
+                pipe, x, source, source, *rest
+            ),
+            "The picture is reconstructed, not edited.",
         ),
     ),
     hints=(

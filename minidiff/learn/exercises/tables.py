@@ -87,6 +87,11 @@ alpha_bar = Exercise(
             "Some papers write alpha_t for 1 - beta_t, what a single step keeps. The bar is the "
             "product of all of them.",
         ),
+        Mutant(
+            "the betas multiplied",
+            lambda betas: with_clean(betas.cumprod(0)),
+            "beta is what a step takes; what it keeps is 1 - beta.",
+        ),
     ),
     hints=(
         "T factors, multiplied up one after the other.",
@@ -165,7 +170,7 @@ def times_cases(seed):
     return [
         (4, 1000, "trailing"),
         (50, 1000, "leading"),
-        (7 + seed, 999, "trailing"),
+        (7 + 2 * seed, 999, "trailing"),  # odd: no ties to round
         (3 + seed, 640, "leading"),
     ]
 
@@ -193,8 +198,8 @@ spacing = Exercise(
     'At which n times does a sampler of n steps ask the network? Decreasing ints. "trailing": $T '
     '- i T / n$, rounded, i = 0 .. n - 1. "leading", as Stable Diffusion does: $i \\lfloor T / n '
     "\\rfloor + 2$ for i = n - 1 .. 0 (the 2 is the published offset 1 plus one, since index 0 is "
-    "clean here). T is `start`, and n is below it. The project's own knows a third spacing, "
-    "linspace, which is not asked here.",
+    "clean here). T is `start`, and n is below it. (Where $T - i T / n$ lies between two ints, "
+    "either is right.) The project's own knows a third spacing, linspace, which is not asked here.",
     schedule.times,
     slow_times,
     times_cases,
@@ -223,6 +228,11 @@ spacing = Exercise(
             cut_off,
             "Truncation shifts some times by one. Nothing breaks; results just differ from "
             "everybody else's.",
+        ),
+        Mutant(
+            "rising",
+            lambda n, T, kind: slow_times(n, T, kind)[::-1],
+            "A sampler starts in the noise: the largest time comes first.",
         ),
     ),
     hints=(
@@ -309,6 +319,12 @@ embedding = Exercise(
             frequencies(100.0),
             "The exponent halved (or the base a root): frequencies fall too slowly, so near times "
             "look alike and far ones do too.",
+        ),
+        Mutant(
+            "the shift is forgotten",
+            lambda t, dim, c, s: slow_embedding(t, dim, c, 0),
+            "Right for Stable Diffusion, whose shift is 0. The DDPM networks of 2020 were trained "
+            "with 1.",
         ),
     ),
     hints=(

@@ -51,17 +51,26 @@ def span_cases(seed):
     ]
 
 
-def spans_like(share=lambda a, b: 1 / len(a), in_pairs=False):
+def spans_like(share=lambda a, b: 1 / len(a), in_pairs=False, always=False):
     def wrong(source, target, n):
         M = torch.zeros(n, n)
         for a, b in zip(source, target):
-            equal = len(a) == len(b)
+            equal = len(a) == len(b) and not always
             pairs = zip(a, b) if equal or in_pairs else product(a, b)
             for i, j in pairs:
                 M[i, j] = 1.0 if equal else share(a, b)
         return M
 
     return wrong
+
+
+def others_kept(source, target, n):
+    M = span_map(source, target, n)
+    taken = {j for word in target for j in word}
+    for j in range(n):
+        if j not in taken:
+            M[j, j] = 1
+    return M
 
 
 replaced = Exercise(
@@ -71,7 +80,7 @@ replaced = Exercise(
     "Words are lists of token positions (`source`, `target`, equally many words). Return M (n n) "
     "so that maps (.. n) @ M are the target's: words of equal length pair token by token; "
     "otherwise each target token gets the mean over the source word's tokens. Unused columns are "
-    "0.",
+    "0. float32.",
     span_map,
     slow_span_map,
     span_cases,
@@ -103,6 +112,17 @@ replaced = Exercise(
             lambda s, t, n: span_map(s, t, n).T,
             "Rows are source tokens. The other way round, nothing fails as long as all words have "
             "one token at equal places.",
+        ),
+        Mutant(
+            "always the mean",
+            spans_like(always=True),
+            "Words of equally many tokens pair token by token: the first half of a name looks "
+            "where the first half did.",
+        ),
+        Mutant(
+            "the other tokens look where they did",
+            others_kept,
+            "The columns of other tokens are 0 here: whoever uses M keeps those tokens' own maps.",
         ),
     ),
     hints=(
@@ -138,6 +158,7 @@ def map_cases(seed):
         (*first, torch.eye(4), torch.ones(4), 1.0, torch.ones(4)),
         (*second, M, alpha, 1.0, loud),
         (*third, M, alpha, 0.0, loud),
+        (*third, M, alpha, torch.tensor(1.0), loud),
     ]
 
 
@@ -173,6 +194,16 @@ injection = Exercise(
             "weights only while maps are injected",
             lambda s, e, M, a, on, w: edited_maps(s, e, M, a, on, w if on else 1.0 + 0 * w),
             "A louder word falls silent when injection ends.",
+        ),
+        Mutant(
+            "injected to the end",
+            lambda s, e, M, a, on, w: edited_maps(s, e, M, a, 1.0, w),
+            "`inject` is not looked at: the new word keeps the old shape down to the last detail.",
+        ),
+        Mutant(
+            "no weights",
+            lambda s, e, M, a, on, w: edited_maps(s, e, M, a, on, torch.ones_like(w)),
+            "All words are as loud as they were.",
         ),
     ),
     hints=(
@@ -261,6 +292,11 @@ merged = Exercise(
             "the strength in both factors",
             lora_like(lambda a, b, al, s: al / len(a) * s),
             "Scaled A and scaled B: .7 becomes .49, and -1 does the same as 1.",
+        ),
+        Mutant(
+            "the weight itself is left out",
+            lambda W, A, B, alpha, strength: lora_weight(0 * W, A, B, alpha, strength),
+            "A LoRA is what is added to W, not what stands in its place.",
         ),
     ),
     hints=(
@@ -363,16 +399,23 @@ def slow_keep_rows(table, before, learned):
     return torch.stack(rows)
 
 
+def other_rows(fn):
+    table, before = draws(5, (9, 7), (9, 7))
+    return fn(table, before, [3])[4:], before[4:]
+
+
 frozen = Exercise(
     "keep_rows",
     "warm-up",
     "In textual inversion only the new word's rows may change. But optimisers with momentum or "
     "weight decay move every row of the table. Return the table (n d) after the step with all "
-    "rows except `learned` (a list of indices) as they were `before`.",
+    "rows except `learned` (a list of indices) as they were `before`, to the last bit.",
     keep_rows,
     slow_keep_rows,
     lambda seed: [(*draws(seed, (3, 2), (3, 2)), [2]), (*draws(seed, (8, 4), (8, 4)), [5, 7])],
-    tolerance=0.0,
+    facts=(
+        Fact("all other rows are as they were, to the last bit", other_rows, tolerance=0.0),
+    ),
     apart="the package loads learned words and trains none",
     mutants=(
         Mutant(

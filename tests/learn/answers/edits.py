@@ -100,7 +100,7 @@ def _(source, target):
     return [k for k in walk(source, target, table(source, target)) if k >= 0]
 
 
-@wrong("align", "partners of the source")
+@wrong("align", "entries; expected")
 def _(source, target):
     out = [-1] * len(source)
     for j, i in enumerate(walk(source, target, table(source, target))):
@@ -224,13 +224,13 @@ def _(d, threshold=0.5, grow=0):
     return F.max_pool2d(m, 2 * grow + 1, 1, grow)
 
 
-@wrong("threshold_mask", "an absolute threshold")
+@wrong("threshold_mask")
 def _(d, threshold=0.5, grow=0):
     m = (d.clamp(max=3 * d.mean()) > threshold).float()
     return F.max_pool2d(m, 2 * grow + 1, 1, grow)
 
 
-@wrong("threshold_mask", "a square")
+@wrong("threshold_mask")
 def _(d, threshold=0.5, grow=0):
     m = (d > threshold * 3 * d.mean((1, 2, 3), keepdim=True)).float()
     kernel = torch.tensor([[0.0, 1, 0], [1, 1, 1], [0, 1, 0]])[None, None]
@@ -377,7 +377,7 @@ def _(source, edit, M, alpha, inject, weight):
     return (alpha * (source @ M) + (1 - alpha) * edit) * weight
 
 
-@wrong("edited_maps", "never switched off")
+@wrong("edited_maps", "injected to the end")
 def _(source, edit, M, alpha, inject, weight):
     return (alpha * (source @ M) + (1 - alpha) * edit) * weight
 
@@ -698,7 +698,7 @@ def _(x, goal, share):
     return torch.cat([goal, edit + share * (src - goal)])
 
 
-@wrong("follow", "the share for both")
+@wrong("follow", "the share for the source too")
 def _(x, goal, share):
     src, edit = x.chunk(2)
     return torch.cat([src + share * (goal - src), edit + share * (goal - src)])
@@ -781,7 +781,7 @@ def _(sch, x_t, x_s, eps, t, s):
     return x_s - ddim_step(sch, x_t, eps, t, s)
 
 
-@wrong("noise_map", "divided by the standard deviation")
+@wrong("noise_map")
 def _(sch, x_t, x_s, eps, t, s):
     mean, var = posterior(sch, x_t, eps_to_x0(sch, x_t, eps, t), t, s)
     return (x_s - mean) / max(var, 1e-12) ** 0.5
@@ -793,7 +793,7 @@ def _(sch, x_t, x_s, eps, t, s):
     return mean - x_s
 
 
-@wrong("noise_map", "eps for x0")
+@wrong("noise_map")
 def _(sch, x_t, x_s, eps, t, s):
     mean, _ = posterior(sch, x_t, eps, t, s)
     return x_s - mean
@@ -862,7 +862,7 @@ def _(x, y, factor):
     return y - low(y, factor) + low(x, factor)
 
 
-@wrong("refine", "a pixel for the mean")
+@wrong("refine", "one pixel for the mean")
 def _(x, y, factor):
     def phi(v):
         small = F.interpolate(v, scale_factor=1 / factor)
@@ -934,7 +934,7 @@ def _(denoise, sch, x, y, t, s, cond, p, swap):
     return x, p * y + (1 - p) * x
 
 
-@wrong("down", "noise of its own state")
+@wrong("down", "each by its own noise")
 def _(denoise, sch, x, y, t, s, cond, p, swap):
     x = ddim_step(sch, x, denoise(x, t, cond), t, s)
     y = ddim_step(sch, y, denoise(y, t, cond), t, s)
@@ -1130,7 +1130,7 @@ def _(y, weights):
     return y.repeat(1, len(weights), 1, 1)
 
 
-@wrong("luma_pinv", "divided by |w|")
+@wrong("luma_pinv", "divided by the length of w")
 def _(y, weights):
     return y * (weights / weights.norm())[None, :, None, None]
 
@@ -1140,7 +1140,7 @@ def _(y, weights):
     return y / (weights * len(weights))[None, :, None, None]
 
 
-@wrong("luma_pinv", "divided by their sum")
+@wrong("luma_pinv", "the transpose")
 def _(y, weights):
     return y * (weights / weights.sum())[None, :, None, None]
 

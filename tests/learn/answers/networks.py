@@ -155,7 +155,7 @@ def _(module, q, k, v, heads, mask=None):
     return join(F.scaled_dot_product_attention(q, k, v, attn_mask=bias))
 
 
-@wrong("attend", "listened to, and not followed")
+@wrong("attend", "nobody is followed")
 def _(module, q, k, v, heads, mask=None):
     q, k, v = split(q, heads), split(k, heads), split(v, heads)
     module.q(q), module.k(k), module.v(v)
@@ -168,17 +168,17 @@ def _(module, q, k, v, heads, mask=None):
     return join(probs @ v)
 
 
-@wrong("attend", "the mask")
+@wrong("attend", "the mask is not looked at")
 def _(module, q, k, v, heads, mask=None):
     return attend(module, q, k, v, heads, None)
 
 
-@wrong("attend", "the mask")
+@wrong("attend")
 def _(module, q, k, v, heads, mask=None):
     return attend(module, q, k, v, heads, None if mask is None else 1 - mask)
 
 
-@wrong("attend", "before the heads are split")
+@wrong("attend")
 def _(module, q, k, v, heads, mask=None):
     q, k, v = split(module.q(q), heads), split(module.k(k), heads), split(module.v(v), heads)
     logits = module.logits(q @ k.mT / math.sqrt(q.shape[-1]))
@@ -339,7 +339,7 @@ def _(x, groups, weight, bias, eps):
     return g.view_as(x) * weight[:, None, None] + bias[:, None, None]
 
 
-@wrong("group_norm", "not scaled and shifted")
+@wrong("group_norm", "weight and bias left out")
 def _(x, groups, weight, bias, eps):
     return F.group_norm(x, groups, eps=eps)
 
@@ -405,7 +405,7 @@ def _(block, x, temb):
     return block.conv2(F.silu(block.norm2(h)))
 
 
-@wrong("res_block", "convolution first")
+@wrong("res_block")
 def _(block, x, temb):
     h = F.silu(block.norm1(x)) if x.shape[1] == 0 else block.conv1(block.norm1(x))
     h = F.silu(h) + block.time_emb_proj(F.silu(temb))[:, :, None, None]
@@ -413,7 +413,7 @@ def _(block, x, temb):
     return h + (block.conv_shortcut(x) if hasattr(block, "conv_shortcut") else x)
 
 
-@wrong("res_block", "ReLU")
+@wrong("res_block")
 def _(block, x, temb):
     h = block.conv1(F.relu(block.norm1(x)))
     h = h + block.time_emb_proj(F.relu(temb))[:, :, None, None]
@@ -459,7 +459,7 @@ def _(x, shift, scale):
     return (x + shift[:, None]) * (1 + scale[:, None])
 
 
-@wrong("modulate", "normalised")
+@wrong("modulate")
 def _(x, shift, scale):
     x = F.layer_norm(x, x.shape[-1:])
     return x * (1 + scale[:, None]) + shift[:, None]
@@ -507,7 +507,7 @@ def _(x, c, attn, mlp):
     return _dit(x, c, attn, mlp, one=1)
 
 
-@wrong("dit_block", "gate first")
+@wrong("dit_block")
 def _(x, c, attn, mlp):
     return _dit(x, c, attn, mlp, order=(1, 2, 0))
 
@@ -565,7 +565,7 @@ def _(x, p):
     return x.reshape(len(x), -1, x.shape[1] * p * p)
 
 
-@wrong("patchify", "columns first")
+@wrong("patchify", "columns before rows")
 def _(x, p):
     return rearrange(x, "b c (h p) (w q) -> b (h w) (c q p)", p=p, q=p)
 
@@ -669,7 +669,7 @@ def _(dim, grid):
     return torch.cat([ax.cos(), ax.sin(), ay.cos(), ay.sin()], 1)[None]
 
 
-@wrong("position_embedding", "interleaved")
+@wrong("position_embedding", "sine and cosine in turn")
 def _(dim, grid):
     d = dim // 4
     w = 10000.0 ** (-torch.arange(d) / d)

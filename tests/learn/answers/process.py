@@ -261,7 +261,7 @@ def _(t, dim, cos_first=True, shift=0):
     return torch.cat([a.cos(), a.sin()] if cos_first else [a.sin(), a.cos()], 1)
 
 
-@wrong("timestep_embedding", "divided by dim")
+@wrong("timestep_embedding")
 def _(t, dim, cos_first=True, shift=0):
     half = dim // 2
     w = 10000 ** (-torch.arange(half) / (dim - shift))
@@ -398,7 +398,7 @@ def _(sch, x_t, eps, t, s):
     return a_s * (x_t - s_t * eps) / a_t + s_s * eps
 
 
-@wrong("ddim_step", "the picture stays at t's brightness")
+@wrong("ddim_step", "not divided by alpha_t")
 def _(sch, x_t, eps, t, s):
     (_, s_t), (a_s, s_s) = sch.at(t, x_t), sch.at(s, x_t)
     return a_s * (x_t - s_t * eps) + s_s * eps
@@ -472,7 +472,7 @@ def _(sch, x_t, eps, t):
     return (x_t + sigma * eps) / alpha
 
 
-@wrong("eps_to_x0", "only the picture is divided")
+@wrong("eps_to_x0")
 def _(sch, x_t, eps, t):
     alpha, sigma = sch.at(t, x_t)
     return x_t / alpha - sigma * eps
@@ -511,7 +511,7 @@ def _(alpha, sigma, x0, eps):
     return alpha * eps + sigma * x0
 
 
-@wrong("v_target", "a number for each row")
+@wrong("v_target", "ValueError")
 def _(alpha, sigma, x0, eps):
     return float(alpha) * eps - float(sigma) * x0
 
@@ -572,7 +572,7 @@ def _(sch, x_s, s, t, noise):
     return a * x_s + var * noise
 
 
-@wrong("renoise", "the picture is not scaled")
+@wrong("renoise", "the state is not scaled")
 def _(sch, x_s, s, t, noise):
     (a_s, sig_s), (a_t, sig_t) = sch.at(s, x_s), sch.at(t, x_s)
     return x_s + (sig_t**2 - (a_t / a_s) ** 2 * sig_s**2) ** 0.5 * noise
@@ -663,7 +663,7 @@ def _(sch, x_t, x0, t, s):
     return posterior(sch, x_t, x0, t, s)[0]
 
 
-@wrong("posterior", "the logarithm")
+@wrong("posterior")
 def _(sch, x_t, x0, t, s):
     mean, var = posterior(sch, x_t, x0, t, s)
     return mean, torch.as_tensor(var).log()
@@ -717,7 +717,7 @@ def _(e_null, e_cond, scale):
     return e_null - scale * (e_cond - e_null)
 
 
-@wrong("guide", "the unconditional guess is not subtracted")
+@wrong("guide", "not taken off")
 def _(e_null, e_cond, scale):
     return e_null + scale * e_cond
 

@@ -158,7 +158,7 @@ def _(sch, x_t, eps, t, s, eta, noise):
     return ddim_step(sch, x_t, eps, t, s)
 
 
-@wrong("ddim_noisy_step", "the variance for its root")
+@wrong("ddim_noisy_step", "variances for their roots")
 def _(sch, x_t, eps, t, s, eta, noise):
     (a_t, s_t), (a_s, s_s) = sch.at(t, x_t), sch.at(s, x_t)
     beta = s_t**2 - (a_t / a_s) ** 2 * s_s**2
@@ -340,7 +340,7 @@ def _(sch, x_t, v, t, s):
     return x_t + (s - t) / sch.T * v
 
 
-@wrong("euler_step", "times for sigma")
+@wrong("euler_step")
 def _(sch, x_t, v, t, s):
     return x_t + (s - t) * v
 
@@ -414,7 +414,7 @@ def _(guided, e_cond, phi):
     return phi * guided * ratio + (1 - phi) * e_cond
 
 
-@wrong("rescale", "variances")
+@wrong("rescale")
 def _(guided, e_cond, phi):
     d = (1, 2, 3)
     ratio = e_cond.var(d, keepdim=True) / guided.var(d, keepdim=True)
@@ -525,7 +525,7 @@ def _(x0, p):
     return x0.clamp(-s, s)
 
 
-@wrong("threshold", "signed values")
+@wrong("threshold")
 def _(x0, p):
     s = torch.quantile(x0.flatten(1), p, dim=1).clamp(min=1)[:, None, None, None]
     return x0.clamp(-s, s) / s
@@ -634,7 +634,7 @@ def _(text, empty, u, share):
     return text
 
 
-@wrong("drop_condition", "draws of its own")
+@wrong("drop_condition", "noise of its own")
 def _(text, empty, u, share):
     u = torch.rand(len(text))
     return torch.where((u < share)[:, None, None], empty, text)
@@ -1039,7 +1039,7 @@ def _(*args):
     return _pair(*args, ever=True)
 
 
-@wrong("edit_pair", "source and edit exchanged")
+@wrong("edit_pair")
 def _(*args):
     return _pair(*args).flip(0)
 
