@@ -61,8 +61,8 @@ class Exercise:
     hints: tuple[str, str, str] = ("", "", "")
     tolerance: float = 1e-5
     page: str = ""
-    apart: str = ""
     about: str = ""
+    apart: str = ""
     read: Callable | None = None
 
     def __post_init__(self):
@@ -70,6 +70,8 @@ class Exercise:
             raise ValueError(
                 f"exercise {self.name}: ladder {self.ladder!r}; choose one of {', '.join(LADDERS)}"
             )
+        if not self.about:
+            raise ValueError(f"exercise {self.name}: say what it is in a few words (about)")
         if len(self.mutants) < 2 or not all(self.hints):
             raise ValueError(
                 f"exercise {self.name}: {len(self.mutants)} mutants and "

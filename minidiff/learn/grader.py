@@ -325,9 +325,7 @@ def _how_far(case: Case, error: float, where: str) -> str:
             f"{_spelled(answer[place])}"
         )
     at = f" at {where}" if where else ""
-    return (
-        f"in the first the largest error is {error:.3g}{at} (values reach {scale(target):.3g})"
-    )
+    return f"in the first the largest error is {error:.3g}{at} (values reach {scale(target):.3g})"
 
 
 def _spelled(number: Tensor) -> str:
@@ -336,9 +334,7 @@ def _spelled(number: Tensor) -> str:
     return f"{number.item():.3g}"
 
 
-def _broken(
-    exercise: Exercise, fact: Fact, guarded: Callable, cases: list[Case]
-) -> Verdict | None:
+def _broken(exercise: Exercise, fact: Fact, guarded: Callable, cases: list[Case]) -> Verdict | None:
     """The verdict on a function for which the fact does not hold; None if it does."""
     try:
         got, wanted = fact.test(guarded)

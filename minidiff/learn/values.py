@@ -25,12 +25,12 @@ def leaves(value, path: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def is_number(value) -> bool:
-    """A number of Python or numpy, or a tensor without axes: as good as each other for an answer."""
+    """A number of Python or numpy, or a tensor without axes: each is as good for an answer."""
     return isinstance(value, Real) or (isinstance(value, Tensor) and value.ndim == 0)
 
 
 def is_sequence(value) -> bool:
-    """A list or a tuple: as good as each other for an answer."""
+    """A list or a tuple: each is as good for an answer."""
     return isinstance(value, (list, tuple))
 
 

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from minidiff.core.process import ddim_step
+from minidiff.core.process import ddim_step, posterior
 from minidiff.learn import check
 from minidiff.learn.exercises import find
 from minidiff.learn.grader import NotYet, grade
 
 STEP = find("ddim_step")
+MEAN_AND_VARIANCE = find("posterior")
 
 
 def raises(*args):
@@ -111,3 +112,52 @@ def test_a_notebook_can_insist(right, still):
     with pytest.raises(NotYet, match="The notebook stops here until ddim_step is right"):
         check("ddim_step", still, must=True)
     assert check("ddim_step", right, must=True).passed
+
+
+def for_ints(sch, x, t, e):
+    return float(sch.alpha[t]) * x + float(sch.sigma[t]) * e
+
+
+@pytest.mark.parametrize(
+    "name, fn, says",
+    [
+        ("times", lambda n, T, kind: [1, 2], "the first list has 2 entries; expected 4"),
+        ("times", lambda n, T, kind: np.arange(n), r"numpy ndarray; expected a list .*tolist"),
+        ("times", lambda n, T, kind: [k / 2 for k in range(n)], r"at \[0\] is a float, 0; ints"),
+        ("causal_mask", lambda n: torch.zeros(n, n).double(), "float32, the task asks for it"),
+        ("geglu", lambda h: h.chunk(2, -1)[0].double(), "float32, that of the input"),
+        ("causal_mask", lambda n: torch.full((n, n), torch.nan), "NaN"),
+        ("causal_mask", lambda n: torch.full((n, n), -1e9).triu(1), "minus infinity is expected"),
+        ("causal_mask", lambda n: torch.full((n, n), -torch.inf), "yours is minus infinity"),
+        ("guide", lambda n, c, w: torch.randn_like(n), "it draws noise of its own"),
+        ("q_sample", lambda sch, x, t, e: sch.at(t, x)[0].sqrt() * x, "gives two Python floats"),
+        ("q_sample", for_ints, "a time for each row"),
+    ],
+)
+def test_what_is_wrong_is_said_in_the_terms_of_the_task(name, fn, says):
+    verdict = grade(find(name), fn)
+    assert not verdict.passed
+    assert re.search(says, verdict.says), verdict.says
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda mean, var: (mean, var),
+        lambda mean, var: [mean, torch.as_tensor(var)],
+        lambda mean, var: (mean, torch.as_tensor(var, dtype=mean.dtype).expand_as(mean)),
+        lambda mean, var: (mean, torch.as_tensor(var).reshape(-1).expand(len(mean))),
+    ],
+    ids=["as it comes", "a list", "for every pixel", "for every row"],
+)
+def test_a_variance_may_have_any_shape_that_says_the_same(form):
+    assert grade(MEAN_AND_VARIANCE, lambda *a: form(*posterior(*a))).passed
+
+
+def test_a_mistake_is_named_where_it_explains_nearly_all_of_an_error():
+    keeps_time = STEP.mutants[1]
+
+    def nearly(*args):
+        return keeps_time.fn(*args) + 1e-4
+
+    assert grade(STEP, nearly).mutant is keeps_time

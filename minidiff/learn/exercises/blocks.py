@@ -127,6 +127,7 @@ norm = Exercise(
         "None, None]`.",
     ),
     tolerance=2e-5,
+    about="GroupNorm by hand",
     page=UNET,
 )
 
@@ -257,6 +258,7 @@ residual = Exercise(
         'The end: `h + (block.conv_shortcut(x) if hasattr(block, "conv_shortcut") else x)`.',
     ),
     tolerance=3e-5,
+    about="the UNet's residual block",
     page=UNET,
 )
 
@@ -317,6 +319,7 @@ adaln = Exercise(
         "`scale[:, None]` is (b 1 d).",
         "`x * (1 + scale[:, None]) + shift[:, None]`.",
     ),
+    about="how a condition speaks to a DiT: scale and shift",
     page=DIT,
 )
 
@@ -445,6 +448,7 @@ adaln_zero = Exercise(
         "The same line again with mlp and the second three; norm is `F.layer_norm(v, "
         "v.shape[-1:], eps=1e-6)`.",
     ),
+    about="a DiT block with its gates (adaLN-Zero)",
     page=DIT,
 )
 

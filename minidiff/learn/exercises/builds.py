@@ -156,6 +156,7 @@ sampling = Exercise(
         "x0 by `process.eps_to_x0`, then `process.posterior(sch, x, x0, t, s)`.",
         "`x = mean + var ** .5 * zs[i] if s > 0 else mean`.",
     ),
+    about="a whole DDPM sampler",
     page=PAGE,
 )
 
@@ -278,6 +279,7 @@ stroke = Exercise(
         "`x = process.q_sample(pipe.schedule, z, ts[0], n)`, then `process.ddim_step` for every "
         "pair of times, then `pipe.decode(x)`.",
     ),
+    about="the whole of SDEdit",
     page="tutorials/editing/sdedit.md",
 )
 
@@ -370,6 +372,7 @@ editor = Exercise(
         "The project has both halves: `invert(...)[-1]` and `replay(...)` in "
         "minidiff.inversion.ddim.",
     ),
+    about="an editor by inversion",
     page="tutorials/inversion/ddim.md",
 )
 

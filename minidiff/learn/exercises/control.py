@@ -208,6 +208,7 @@ pair = Exercise(
         "`edit_cross(M, alpha, on, weight)` and `edit_self(latent, limit)` in "
         "minidiff.editing.prompt_to_prompt are the two functions.",
     ),
+    about="the whole of prompt-to-prompt",
     page=P2P,
 )
 

@@ -111,6 +111,7 @@ aligned = Exercise(
         "Walk back from the last cell: if it equals its left neighbour, j -= 1; elif the upper "
         "one, i -= 1; else pair them.",
     ),
+    about="which token of two prompts is which",
     page=P2P,
 )
 
@@ -174,8 +175,8 @@ blend = Exercise(
     "Local blend: where may the picture change? `maps` (2 tokens s s) are the averaged attention "
     "maps of source and edit, `words` the token positions of the blend word in each. Sum a word's "
     "tokens, grow with a 3x3 maximum, resize to `size` (nearest), divide by the largest value, "
-    "keep what exceeds `threshold`: 1 where either row does, 0 elsewhere, as (1 1 h w) in the dtype "
-    "of `maps`.",
+    "keep what exceeds `threshold`: 1 where either row does, 0 elsewhere, as (1 1 h w) in the "
+    "dtype of `maps`.",
     blend_mask,
     slow_blend,
     blend_cases,
@@ -224,6 +225,7 @@ blend = Exercise(
         "`F.max_pool2d(m, 3, 1, 1)` keeps the size.",
         "`(m / m.amax((2, 3), keepdim=True) > threshold).any(0, keepdim=True)`.",
     ),
+    about="where a local edit may happen, from attention",
     page=P2P,
 )
 
@@ -306,6 +308,7 @@ diffedit_mask = Exercise(
         "`d.clamp(max=cut) > threshold * cut`.",
         "Growing a mask is a maximum: `F.max_pool2d(m, 2 * grow + 1, 1, grow)`.",
     ),
+    about="DiffEdit's mask, from two prompts' noise",
     page="tutorials/editing/diffedit.md",
 )
 

@@ -89,6 +89,7 @@ plms = Exercise(
         "Each row sums to 1.",
         "`sum(w * e for w, e in zip(row, old))`.",
     ),
+    about="the last four noises continued",
     page=PAGE,
 )
 
@@ -158,6 +159,7 @@ euler = Exercise(
         ),
     ),
     hints=("dx / d sigma = v.", "`sch.at(t)[1]` is sigma_t.", "`x_t + (sigma_s - sigma_t) * v`."),
+    about="a step of flow matching",
     page=PAGE,
 )
 
@@ -250,6 +252,7 @@ rescaled = Exercise(
         "`x.std((1, 2, 3), keepdim=True)`.",
         "`phi * ratio * guided + (1 - phi) * guided`.",
     ),
+    about="guided noise brought back to its spread",
     page=PAGE,
 )
 
@@ -319,6 +322,7 @@ interval = Exercise(
         "`on.view(-1, 1, 1, 1)` goes with pictures.",
         "`torch.where(on, guided, e_cond)`.",
     ),
+    about="guidance at some times only",
     page=PAGE,
 )
 
@@ -408,6 +412,7 @@ dynamic = Exercise(
         "`x0.flatten(1).abs().quantile(p, 1)`.",
         "`x0.clamp(-s, s) / s` with s as (b 1 1 1).",
     ),
+    about="guesses kept in range: dynamic thresholding",
     page=PAGE,
 )
 

@@ -18,8 +18,8 @@ ANY_SCHEDULE = (
     "$\\sigma$ from the schedule."
 )
 A_TIME_EACH = (
-    " A time is an int, or a LongTensor (b,) with one for each row: `sch.at(t, x)` gives two Python "
-    "floats for the one (no `.sqrt()`, but `** 0.5`), tensors (b, 1, 1, 1) for the other."
+    " A time is an int, or a LongTensor (b,) with one for each row: `sch.at(t, x)` gives two "
+    "Python floats for the one (no `.sqrt()`, but `** 0.5`), tensors (b, 1, 1, 1) for the other."
 )
 
 

@@ -132,6 +132,7 @@ average = Exercise(
         "`F.interpolate(..., scale_factor=factor)` repeats values.",
         "`x - F.interpolate(F.avg_pool2d(x, factor) - y, scale_factor=factor)`.",
     ),
+    about="DDNM: a small picture's means put in",
     page=DDNM,
 )
 
@@ -213,6 +214,7 @@ luma = Exercise(
         "Of all solutions the smallest is a multiple of w.",
         "`y * (w / w.square().sum())[:, None, None]`.",
     ),
+    about="the smallest colour with a given grey",
     page=DDNM,
 )
 
@@ -281,6 +283,7 @@ latent_mask = Exercise(
         ),
     ),
     hints=('"Any" is a maximum.', "A pooling layer.", "`F.max_pool2d(mask, pipe.factor)`."),
+    about="a mask of pixels for latents",
     page=INPAINT,
 )
 
@@ -319,9 +322,7 @@ pasted = Exercise(
     paste,
     slow_paste,
     paste_cases,
-    facts=(
-        Fact("outside, the picture is unchanged to the last bit", outside, tolerance=0.0),
-    ),
+    facts=(Fact("outside, the picture is unchanged to the last bit", outside, tolerance=0.0),),
     mutants=(
         Mutant(
             "the mask means keep",
@@ -357,6 +358,7 @@ pasted = Exercise(
         "1 - mask is the rest.",
         "`mask * out + (1 - mask) * image`.",
     ),
+    about="an edit inside, the picture outside",
     page=INPAINT,
 )
 
@@ -446,6 +448,7 @@ known = Exercise(
         "`process.q_sample(sch, known, s, noise)`.",
         "`mask * x_s + (1 - mask) * process.q_sample(...)`.",
     ),
+    about="a known outside, noised to the right time",
     page=REPAINT,
 )
 

@@ -84,6 +84,7 @@ ilvr_refine = Exercise(
         "`phi = lambda v: F.interpolate(F.avg_pool2d(v, f), scale_factor=f)`.",
         "`return x - phi(x) + phi(y)`.",
     ),
+    about="ILVR: the coarse part of a reference",
     page="tutorials/restoration/ilvr.md",
 )
 
@@ -193,6 +194,7 @@ coupled = Exercise(
         "With swap, exchange x and y before the moves and again after them, before mixing.",
     ),
     tolerance=1e-9,
+    about="EDICT: a coupled step that can be undone",
     page="tutorials/inversion/edict.md",
 )
 
@@ -273,6 +275,7 @@ jump_schedule = Exercise(
         "After each step down: if left[level], then left[level] -= 1, level += length, and note "
         "the time again.",
     ),
+    about="RePaint's way down, with jumps back",
     page="tutorials/restoration/repaint.md",
 )
 

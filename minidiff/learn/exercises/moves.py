@@ -89,6 +89,7 @@ eps_to_x0 = Exercise(
         "`return (x_t - s * eps) / a`.",
     ),
     tolerance=1e-4,
+    about="the picture that a state and its noise imply",
     page=PAGE,
 )
 
@@ -164,6 +165,7 @@ velocity = Exercise(
         "At t = 0, alpha is 1 and sigma 0: what must be left?",
         "`return alpha * eps - sigma * x0`.",
     ),
+    about="what a v-prediction network is trained on",
     page=PAGE,
 )
 
@@ -264,6 +266,7 @@ renoise = Exercise(
         "Variances add: sigma_t^2 = a^2 sigma_s^2 + what is new.",
         "`a * x_s + (sig_t**2 - a**2 * sig_s**2) ** .5 * noise`.",
     ),
+    about="a jump back up, with fresh noise",
     page=PAGE,
 )
 
@@ -318,9 +321,10 @@ posterior = Exercise(
     "Where ancestral sampling draws the next state from: mean and variance of $q(x_s \\mid x_t, "
     "x_0)$, s < t (DDPM, eq. 7, for any stride). With $a = \\alpha_t / \\alpha_s$ and $\\beta = "
     "\\sigma_t^2 - a^2 \\sigma_s^2$: mean $\\frac{a \\sigma_s^2}{\\sigma_t^2} x_t + "
-    "\\frac{\\alpha_s \\beta}{\\sigma_t^2} x_0$, variance $\\beta \\sigma_s^2 / \\sigma_t^2$. Return "
-    "(mean, variance); the variance is a number, one for each row, or one for each pixel."
-    + A_TIME_EACH + ANY_SCHEDULE,
+    "\\frac{\\alpha_s \\beta}{\\sigma_t^2} x_0$, variance $\\beta \\sigma_s^2 / \\sigma_t^2$. "
+    "Return (mean, variance); the variance is a number, one for each row, or one for each pixel."
+    + A_TIME_EACH
+    + ANY_SCHEDULE,
     process.posterior,
     slow_posterior,
     lambda seed: [*states(seed), *batches(seed)],
@@ -364,6 +368,7 @@ posterior = Exercise(
         "mean = a sig_s^2/sig_t^2 x_t + a_s beta/sig_t^2 x0; return it with beta sig_s^2/sig_t^2.",
     ),
     tolerance=1e-4,
+    about="where ancestral sampling draws from",
     page=PAGE,
 )
 
@@ -427,6 +432,7 @@ guidance = Exercise(
         "Where is it at scale 0, where at scale 1?",
         "`return e_null + scale * (e_cond - e_null)`.",
     ),
+    about="classifier-free guidance",
     page="tutorials/00_the_six_words.md",
 )
 
@@ -448,9 +454,7 @@ def known(x, t, cond):
 
 def climbs(seed):
     conds = (None, Cond(label=torch.tensor([3])), Cond(label=torch.tensor([7])))
-    return [
-        (known, sch, x, s, t, cond) for cond, (sch, x, _, t, s) in zip(conds, states(seed))
-    ]
+    return [(known, sch, x, s, t, cond) for cond, (sch, x, _, t, s) in zip(conds, states(seed))]
 
 
 def asked_twice(denoise, sch, x, s, t, cond):
@@ -519,6 +523,7 @@ inversion = Exercise(
         "`return ddim_step(sch, x_s, eps, s, t)` (from minidiff.core.process).",
     ),
     tolerance=1e-4,
+    about="DDIM upwards: from a picture to its noise",
     page="tutorials/inversion/ddim.md",
 )
 

@@ -160,6 +160,7 @@ heads = Exercise(
         '`probs = (q @ k.mT * d ** -.5).softmax(-1)`; `rearrange(probs @ v, "b h n d -> b n (h '
         'd)")`.',
     ),
+    about="several heads of attention, by hand",
     page=UNET,
 )
 
@@ -294,6 +295,7 @@ tap = Exercise(
         "`probs = module.probs((module.logits(q @ k.mT * d ** -.5) + bias).softmax(-1))`; then "
         "`probs @ v`.",
     ),
+    about="attention with places to listen in",
     page=P2P,
 )
 
@@ -345,6 +347,7 @@ causal = Exercise(
         "`triu(1)` keeps what lies strictly above the diagonal.",
         "`torch.full((n, n), -torch.inf).triu(1)`.",
     ),
+    about="who may look at whom in CLIP's text tower",
     page=TEXT,
 )
 
@@ -416,6 +419,7 @@ gate = Exercise(
         "`a, g = h.chunk(2, -1)` gives the halves.",
         "`return a * F.gelu(g)`.",
     ),
+    about="the gate of a transformer's feed-forward layer",
     page=UNET,
 )
 

@@ -126,6 +126,7 @@ landing = Exercise(
         "`ddim_step` is A x_t + B eps with A = a_s / a_t, B = sig_s - A sig_t.",
         "`wanted = (goal - A * x_t) / B`; `(wanted - scale * e_cond) / (1 - scale)`.",
     ),
+    about="null-text inversion, solved for",
     page=NULL,
 )
 
@@ -201,6 +202,7 @@ following = Exercise(
         "The offset is goal - source.",
         "`torch.cat([goal, edit + share * (goal - source)])`.",
     ),
+    about="direct inversion: back onto the path",
     page=DIRECT,
 )
 
@@ -285,6 +287,7 @@ friendly = Exercise(
         "`posterior(sch, x_t, x0, t, s)` of minidiff.core.process returns mean and variance.",
         "`x_s - posterior(sch, x_t, eps_to_x0(sch, x_t, eps, t), t, s)[0]`.",
     ),
+    about="edit-friendly inversion: the noise read off",
     page=FRIENDLY,
 )
 
@@ -372,6 +375,7 @@ magic = Exercise(
         "`process.q_sample(sch, layout, s, noise)`.",
         "`nu * x_s + (1 - nu) * process.q_sample(...)`.",
     ),
+    about="MagicMix: a layout mixed into the state",
     page="tutorials/editing/magicmix.md",
 )
 
@@ -447,6 +451,7 @@ strength = Exercise(
         "How many times have k steps?",
         "`ts[n - int(n * strength):]` with n = len(ts) - 1.",
     ),
+    about="SDEdit: how far up, and so how far down",
     page="tutorials/editing/sdedit.md",
 )
 

@@ -83,6 +83,7 @@ q_sample = Exercise(
         "`a, s = sch.at(t, x0)`.",
         "`return a * x0 + s * eps`.",
     ),
+    about="noising a picture in one jump",
     page=PAGE,
 )
 
@@ -219,6 +220,7 @@ ddim_step = Exercise(
         "x0 + s_t eps.",
         "`x0 = (x_t - s_t * eps) / a_t` and `return a_s * x0 + s_s * eps`.",
     ),
+    about="a move without noise, down or up",
     page=PAGE,
 )
 

@@ -132,6 +132,7 @@ ddpm = Exercise(
         "`transition(sch, s, t, x_t)[1]` is the large variance; `mean + var ** .5 * noise` unless "
         "s is 0.",
     ),
+    about="ancestral sampling, with either variance",
     page=PAGE,
 )
 
@@ -139,9 +140,7 @@ ddpm = Exercise(
 # ---- DDIM with noise -----------------------------------------------------------------------------
 
 
-def slow_noisy(
-    sch, x_t, eps, t, s, eta, noise, kept=False, squared=False, large=False, root=True
-):
+def slow_noisy(sch, x_t, eps, t, s, eta, noise, kept=False, squared=False, large=False, root=True):
     a_t, s_t, a_s, s_s = levels(sch, t, s)
     eps = eps.double()
     x0 = (x_t.double() - s_t * eps) / a_t
@@ -225,6 +224,7 @@ eta_step = Exercise(
         "Variances add up to sigma_s^2.",
         "`a_s * x0 + (sig_s**2 - sig**2) ** .5 * eps + sig * noise`, sig from the formula.",
     ),
+    about="DDIM with some noise (eta)",
     page=PAGE,
 )
 
@@ -344,6 +344,7 @@ dpm = Exercise(
         "`h / (2 * h_before)` is how far the line is followed.",
         "`sig_s / sig_t * x_t - a_s * math.expm1(-h) * D`.",
     ),
+    about="a step of second order: DPM-Solver++",
     page=PAGE,
 )
 

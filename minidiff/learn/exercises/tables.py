@@ -98,6 +98,7 @@ alpha_bar = Exercise(
         "`cumprod` of 1 - betas, and a 1 in front.",
         "`torch.cat([torch.ones(1, dtype=torch.float64), (1 - betas).cumprod(0)])`.",
     ),
+    about="how much of a picture is left at every time",
     page=PAGE,
 )
 
@@ -149,6 +150,7 @@ cosine = Exercise(
         "`u = torch.linspace(0, 1, T + 1)`.",
         "`f = cos((u + s) / (1 + s) * pi / 2) ** 2`, `return f / f[0]`.",
     ),
+    about="the cosine schedule",
     page=PAGE,
 )
 
@@ -240,6 +242,7 @@ spacing = Exercise(
         "`i * (start // n) + 2 for i in reversed(range(n))`.",
         "trailing: `round(start - i * start / n) for i in range(n)`.",
     ),
+    about="which times a sampler visits",
     page=PAGE,
 )
 
@@ -334,6 +337,7 @@ embedding = Exercise(
         "swapped.",
     ),
     tolerance=1e-4,
+    about="telling a network the time: sines and cosines",
     page=PAGE,
 )
 

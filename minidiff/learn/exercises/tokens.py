@@ -98,6 +98,7 @@ to_tokens = Exercise(
         "`(h p) (w q)`: the outer index comes first.",
         '`rearrange(x, "b c (h p) (w q) -> b (h w) (c p q)", p=p, q=p)`.',
     ),
+    about="a picture as tokens",
     page=DIT,
 )
 
@@ -175,6 +176,7 @@ from_tokens = Exercise(
         "n = h w with h = rows; the last axis is (p q c).",
         '`rearrange(tokens, "b (h w) (p q c) -> b c (h p) (w q)", h=rows, p=p, q=p)`.',
     ),
+    about="tokens as a picture again",
     page=DIT,
 )
 
@@ -250,6 +252,7 @@ positions = Exercise(
         "x: `line[None, :].expand(grid, -1, -1)`, y: `line[:, None].expand(-1, grid, -1)`; cat, "
         "flatten, float().",
     ),
+    about="where a token stands, in two dimensions",
     page=DIT,
 )
 
@@ -338,6 +341,7 @@ kl = Exercise(
         "`logvar.exp()` is the variance.",
         "`.5 * (mean ** 2 + logvar.exp() - 1 - logvar).mean()`.",
     ),
+    about="how far latents are from N(0, 1)",
     page=WORDS,
 )
 
@@ -419,6 +423,7 @@ scaling = Exercise(
         "`std` divides by n - 1 unless told otherwise.",
         "`1 / latents.std(correction=0)`.",
     ),
+    about="the factor that gives latents variance 1",
     page=WORDS,
 )
 

@@ -90,6 +90,7 @@ ema = Exercise(
         "`keep = min(decay, (1 + step) / (10 + step))`.",
         "`keep * old + (1 - keep) * new`.",
     ),
+    about="the running average of the weights",
     page=PAGE,
 )
 
@@ -164,6 +165,7 @@ dropped = Exercise(
         "`(u < share)[:, None, None]` goes with (b n d).",
         "`torch.where(..., empty, text)`.",
     ),
+    about="captions dropped, so that guidance works",
     page=PAGE,
 )
 
@@ -248,6 +250,7 @@ min_snr = Exercise(
         "|eps error|^2 = SNR |x0 error|^2; for v it is SNR + 1.",
         "`snr.clamp(max=gamma) / snr`, or `/ (snr + 1)` for v.",
     ),
+    about="how much each time counts in training",
     page=PAGE,
 )
 
@@ -410,6 +413,7 @@ loss = Exercise(
         'The network\'s time is t - 1; `batch.get("text")` is None where there is no text.',
         "`(out[:, : x0.shape[1]] - target(sch, x0, eps, t, prediction)).square().mean()`.",
     ),
+    about="the whole of DDPM training but the optimiser",
     page=PAGE,
 )
 

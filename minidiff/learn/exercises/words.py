@@ -130,6 +130,7 @@ replaced = Exercise(
         "`zip(a, b)` for equal lengths, all pairs otherwise.",
         "The value is 1, or 1 / len(a).",
     ),
+    about="a replaced word takes over attention maps",
     page=P2P,
 )
 
@@ -212,6 +213,7 @@ injection = Exercise(
         "`mixed = alpha * (source @ M) + (1 - alpha) * edit`; `(on * mixed + (1 - on) * edit) * "
         "weight`.",
     ),
+    about="all that prompt-to-prompt does to maps",
     page=P2P,
 )
 
@@ -305,6 +307,7 @@ merged = Exercise(
         "`W + strength * alpha / len(A) * (B.flatten(1) @ A.flatten(1)).view_as(W)`.",
     ),
     tolerance=2e-5,
+    about="merging a LoRA",
     page=LORA,
 )
 
@@ -381,6 +384,7 @@ expanded = Exercise(
         "`range(first, first + count)`.",
         "`out += range(first, first + count) if i == word else [i]`.",
     ),
+    about="one learned word, several vectors",
     page=EMBED,
 )
 
@@ -413,9 +417,7 @@ frozen = Exercise(
     keep_rows,
     slow_keep_rows,
     lambda seed: [(*draws(seed, (3, 2), (3, 2)), [2]), (*draws(seed, (8, 4), (8, 4)), [5, 7])],
-    facts=(
-        Fact("all other rows are as they were, to the last bit", other_rows, tolerance=0.0),
-    ),
+    facts=(Fact("all other rows are as they were, to the last bit", other_rows, tolerance=0.0),),
     apart="the package loads learned words and trains none",
     mutants=(
         Mutant(
@@ -442,6 +444,7 @@ frozen = Exercise(
         "`keep[learned] = False`.",
         "`torch.where(keep, before, table)` with keep (n 1).",
     ),
+    about="a word learned, all others kept",
     page=EMBED,
 )
 

@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import nn
 
 from minidiff.models.dit import modulate
-from tests.learn.answers import right, wrong
+from newcomers import right, wrong
 
 
 def split(x, heads):

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from minidiff.core.process import ddim_step, eps_to_x0, posterior, q_sample, transition
-from tests.learn.answers import right, wrong
+from newcomers import right, wrong
 
 D = torch.float64
 

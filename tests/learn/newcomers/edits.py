@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from minidiff.core.process import ddim_step, eps_to_x0, posterior, q_sample
-from tests.learn.answers import right, wrong
-
+from newcomers import right, wrong
 
 # ---- align ---------------------------------------------------------------------------------------
 
@@ -31,9 +30,7 @@ def walk(source, target, score, gap=0, pairs_first=False):
     out = [-1] * len(target)
     i, j = len(source), len(target)
     while i > 0 and j > 0:
-        paired = (
-            score[i, j] == score[i - 1, j - 1] + (1 if source[i - 1] == target[j - 1] else -1)
-        )
+        paired = score[i, j] == score[i - 1, j - 1] + (1 if source[i - 1] == target[j - 1] else -1)
         if pairs_first and paired:
             i, j = i - 1, j - 1
             out[j] = i
@@ -119,7 +116,11 @@ def _blend(maps, words, size, threshold=0.3, mode="nearest", grow=1, late=False,
     def dilate(x):
         return F.max_pool2d(x, 2 * grow + 1, 1, grow)
 
-    m = dilate(F.interpolate(m, size, mode=mode)) if late else F.interpolate(dilate(m), size, mode=mode)
+    m = (
+        dilate(F.interpolate(m, size, mode=mode))
+        if late
+        else F.interpolate(dilate(m), size, mode=mode)
+    )
     top = m.flatten(1).max(1).values.view(-1, 1, 1, 1) if apart else m.max()
     return (m / top > threshold).float().amax(0, keepdim=True)
 
