@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -208,13 +209,21 @@ def grade(exercise: Exercise, fn: Callable, draw: bool = False, limit: float = L
 def answer_cases(exercise: Exercise, guarded: Callable) -> list[Case]:
     """Every case with its answer. `Wrong` at the first that is not of the right kind."""
     cases = []
+    for args, target in questions(exercise):
+        answer = guarded(*args)
+        contract(answer, target, args)
+        cases.append(Case(args, answer, target))
+    return cases
+
+
+@cache
+def questions(exercise: Exercise) -> list[tuple[tuple, Any]]:
+    """(arguments, the right answer) of every case; kept, since specifications are slow."""
+    asked = []
     for seed in SEEDS:
         for args in exercise.cases(seed):
-            target = _read(exercise, exercise.spec(*clone(args)))
-            answer = guarded(*args)
-            contract(answer, target, args)
-            cases.append(Case(args, answer, target))
-    return cases
+            asked.append((args, _read(exercise, exercise.spec(*clone(args)))))
+    return asked
 
 
 def _read(exercise: Exercise, answer):

@@ -4,6 +4,7 @@ A network that was never trained makes no pictures, but every formula holds for 
 milliseconds.
 """
 
+import math
 from functools import cache
 from itertools import pairwise
 
@@ -19,7 +20,7 @@ from minidiff.data.toy2d import gauss_aniso, gmm8
 from minidiff.editing.sdedit import sdedit
 from minidiff.inversion.ddim import invert, replay
 from minidiff.learn.exercise import Exercise, Fact, Mutant
-from minidiff.learn.exercises.inputs import LINEAR, levels
+from minidiff.learn.exercises.inputs import LINEAR, guess_clipped, levels
 from minidiff.learn.exercises.process import PAGE
 from minidiff.pipe.pipe import Pipe
 
@@ -61,11 +62,21 @@ def ddpm_sample(
 
 
 def slow_ddpm(
-    denoise, sch, x, ts, zs, clock=lambda i, t: t, power=0.5, noisy=1.0, stride=True, large=False
+    denoise,
+    sch,
+    x,
+    ts,
+    zs,
+    clock=lambda i, t: t,
+    power=0.5,
+    noisy=1.0,
+    stride=True,
+    large=False,
+    clip=math.inf,
 ):
     for i, (t, s) in enumerate(pairwise(ts)):
         a_t, s_t, a_s, s_s = levels(sch, t, s if stride else t - 1)
-        x0 = (x - s_t * denoise(x, clock(i, t), None)) / a_t
+        x0 = ((x - s_t * denoise(x, clock(i, t), None)) / a_t).clamp(-clip, clip)
         beta = s_t**2 - (a_t / a_s) ** 2 * s_s**2
         x = (a_t / a_s * s_s**2 * x + a_s * beta * x0) / s_t**2
         if s > 0:
@@ -139,6 +150,7 @@ sampling = Exercise(
             "beta of the stride: DDPM's other choice, but not the variance of q(x_s | x_t, x0). "
             "With few steps it leaves grain.",
         ),
+        guess_clipped(lambda *a: slow_ddpm(*a, clip=1.0)),
         Mutant(
             "DDIM",
             by_ddim,

@@ -131,13 +131,13 @@ def slow_grown(m):
 def slow_blend(maps, words, size, threshold=0.3):
     height, width = size
     out = torch.zeros(1, 1, height, width)
-    for row in range(2):
-        m = sum(maps[row, word] for word in words[row])
+    for k in range(2):
+        m = sum(maps[k, word] for word in words[k])
         side = len(m)
         strong = slow_grown(m) / m.max() > threshold
-        for y in range(height):
-            for x in range(width):
-                out[0, 0, y, x] += strong[y * side // height, x * side // width]
+        rows = [y * side // height for y in range(height)]
+        columns = [x * side // width for x in range(width)]
+        out[0, 0] += strong[rows][:, columns]
     return out.clamp(max=1)
 
 
@@ -152,12 +152,22 @@ def blend_cases(seed):
     maps[0, 1, 1 + seed, 2] = 1.0
     maps[0, 1, 4, 5] = 0.45
     maps[1, 2, 4, 3] = 0.6
+    maps[1, 2, 1, 1] = 0.5
+    maps[1, 3, 4, 3] = 0.5
     return [*cases, (maps, ([1], [2]), (24, 24), 0.3), (maps, ([1], [2, 3]), (24, 12), 0.6)]
 
 
-def blended(joined=torch.any, grow=1, late=False, largest=(2, 3), mode="nearest", limit=None):
+def blended(
+    joined=torch.any,
+    grow=1,
+    late=False,
+    largest=(2, 3),
+    mode="nearest",
+    limit=None,
+    of_tokens=torch.sum,
+):
     def wrong(maps, words, size, threshold=0.3):
-        m = torch.stack([maps[row, w].sum(0) for row, w in enumerate(words)])[:, None]
+        m = torch.stack([of_tokens(maps[row, w], 0) for row, w in enumerate(words)])[:, None]
         if late:
             m = F.max_pool2d(F.interpolate(m, size, mode=mode), 3, 1, 1)
         else:
@@ -213,6 +223,11 @@ blend = Exercise(
             blended(late=True),
             "The order matters: a cell of the map is many latents, and growing by one latent is "
             "next to nothing.",
+        ),
+        Mutant(
+            "the strongest token for the sum",
+            blended(of_tokens=torch.amax),
+            "A word of several tokens is where all of them together look.",
         ),
         Mutant(
             "the threshold is not looked at",

@@ -121,5 +121,16 @@ def preserving_assumed(fn: Callable) -> Mutant:
     )
 
 
+def guess_clipped(wrong: Callable) -> Mutant:
+    """The guess of x0 is cut at -1 and 1 in `wrong`."""
+    return Mutant(
+        "the guess of x0 is clipped",
+        wrong,
+        "Samplers of pixels often cut the guess at -1 and 1. Latents and points know no such "
+        "range, and the formula has no cut: where one is wanted it stands in the sampler, for all "
+        "to see.",
+    )
+
+
 def _preserving(sch: Schedule) -> Schedule:
     return Schedule(sch.alpha, (1 - sch.alpha**2).clamp(min=0).sqrt(), sch.name)

@@ -20,6 +20,7 @@ from minidiff.learn.exercises.inputs import (
     batches,
     by_rows,
     draws,
+    guess_clipped,
     levels,
     preserving_assumed,
     states,
@@ -81,6 +82,7 @@ eps_to_x0 = Exercise(
             lambda sch, x, e, t: process.eps_to_x0(sch, x, -e, t),
             "Noise was added to make x_t; it has to be taken off again.",
         ),
+        guess_clipped(lambda sch, x, e, t: process.eps_to_x0(sch, x, e, t).clamp(-1, 1)),
         preserving_assumed(process.eps_to_x0),
     ),
     hints=(

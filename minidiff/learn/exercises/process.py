@@ -16,6 +16,7 @@ from minidiff.learn.exercises.inputs import (
     ONE,
     batches,
     by_rows,
+    guess_clipped,
     preserving_assumed,
     states,
 )
@@ -142,6 +143,10 @@ def keeps_time(sch, x_t, eps, t, s):
     return sch.at(s, x_t)[0] * x0 + sch.at(t, x_t)[1] * eps
 
 
+def clipped(sch, x_t, eps, t, s):
+    return process.q_sample(sch, process.eps_to_x0(sch, x_t, eps, t).clamp(-1, 1), s, eps)
+
+
 def not_divided(sch, x_t, eps, t, s):
     a_t, _ = sch.at(t, x_t)
     return process.q_sample(sch, a_t * process.eps_to_x0(sch, x_t, eps, t), s, eps)
@@ -212,6 +217,7 @@ ddim_step = Exercise(
             "The guess of x0 is still as dark as alpha made it at t, and is then darkened again by "
             "alpha_s.",
         ),
+        guess_clipped(clipped),
         preserving_assumed(process.ddim_step),
     ),
     hints=(

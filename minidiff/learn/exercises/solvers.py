@@ -16,6 +16,7 @@ from minidiff.learn.exercises.inputs import (
     by_rows,
     draw,
     draws,
+    guess_clipped,
     levels,
     preserving_assumed,
     states,
@@ -124,6 +125,7 @@ ddpm = Exercise(
             "The choice is not looked at. Of DDPM's two variances this is the one for data that is "
             "a single point; the large one is for data that is noise.",
         ),
+        guess_clipped(lambda sch, x, x0, *rest: ddpm_step(sch, x, x0.clamp(-1, 1), *rest)),
         preserving_assumed(ddpm_step),
     ),
     hints=(
