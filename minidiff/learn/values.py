@@ -8,14 +8,16 @@ from torch import Tensor
 
 
 def leaves(value, path: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Every tensor and number inside lists, tuples and dicts, with its place such as "[0]" ("" for
-    the value itself).
+    """Every tensor, number and text inside lists, tuples and dicts, with its place such as "[0]";
+    "" for the value itself.
     """
     if isinstance(value, Tensor):
         yield path, value
     elif isinstance(value, Real):  # numpy's numbers, too
         dtype = torch.int64 if isinstance(value, Integral) else torch.float64
         yield path, torch.tensor(value, dtype=dtype)
+    elif isinstance(value, str):  # its letters
+        yield path, torch.tensor(list(value.encode()))
     elif isinstance(value, (list, tuple)):
         for i, part in enumerate(value):
             yield from leaves(part, f"{path}[{i}]")

@@ -1,5 +1,6 @@
 """Differences between nested answers, and where they are."""
 
+import numpy as np
 import torch
 
 from minidiff.learn.values import clone, difference
@@ -23,3 +24,13 @@ def test_equal_infinities_agree_and_nan_never_does():
     edge = torch.tensor([1.0, float("inf")])
     assert difference(edge, edge)[0] == 0
     assert difference(torch.tensor(float("nan")), torch.tensor(1.0))[0] == float("inf")
+
+
+def test_texts_differ_by_their_letters():
+    assert difference(["ab", "c"], ["ab", "c"])[0] == 0
+    assert difference(["ab", "c"], ["ab", "d"]) == (1.0, "[1][0]")
+    assert difference(["a", "b"], ["ab"])[0] == float("inf")
+
+
+def test_numbers_of_numpy_are_numbers():
+    assert difference([np.int64(3), np.float32(0.5)], [3, 0.5])[0] == 0
