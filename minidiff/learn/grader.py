@@ -252,6 +252,8 @@ def contract(answer, target, args: tuple = ()) -> None:
     sequences = is_sequence(answer) and is_sequence(target)
     if not (tensors or numbers or sequences or type(answer) is type(target)):
         raise Wrong(f"It returned {kind(answer)}; expected {kind(target)}{_remedy(answer, target)}")
+    if sequences and any(is_number(b) and isinstance(a, str) for a, b in zip(answer, target)):
+        raise Wrong("It returned texts; expected numbers.")
     answers = list(leaves(answer))
     targets = list(leaves(target))
     if [path for path, _ in answers] != [path for path, _ in targets]:
@@ -290,7 +292,7 @@ def _same_kind(path: str, x: Tensor, y: Tensor) -> None:
     at = f" at {path}" if path else ""
     if x.shape != y.shape:
         raise Wrong(f"The shape{at} is {tuple(x.shape)}; expected {tuple(y.shape)}.")
-    if path and x.is_floating_point() and not y.is_floating_point():
+    if path and not x.ndim and x.is_floating_point() and not y.is_floating_point():
         raise Wrong(f"The number{at} is a float, {x.item():g}; ints are expected, such as int(..).")
     if x.device != y.device:
         raise Wrong(f"The answer is on {x.device}; expected {y.device}, where the input is.")
@@ -328,11 +330,16 @@ def _how_far(case: Case, error: float, where: str) -> str:
     target = case.target
     if is_sequence(target) and len(answer) != len(target):
         return f"the first list has {len(answer)} entries; expected {len(target)}"
-    if is_sequence(target) and any(isinstance(part, str) for part in target):
-        k = [a == b for a, b in zip(answer, target)].index(False)
-        return f"the first list has {answer[k]!r} at [{k}]; expected {target[k]!r}"
-    if isinstance(target, Tensor) and error == float("inf"):
+    if is_sequence(target):
+        for k, (a, b) in enumerate(zip(answer, target)):
+            if isinstance(b, str) and a != b:
+                return f"the first list has {a!r} at [{k}]; expected {b!r}"
+            if is_number(b) and not is_number(a):
+                return f"the first list has {kind(a)} at [{k}]; expected a number"
+    infinite = torch.zeros(0)
+    if isinstance(target, Tensor) and isinstance(answer, Tensor):
         infinite = (target.isinf() | answer.isinf()) & (answer != target)
+    if infinite.any():
         place = tuple(infinite.nonzero()[0].tolist())
         return (
             f"{_spelled(target[place])} is expected at {list(place)} of the first, and yours is "

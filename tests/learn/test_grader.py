@@ -10,7 +10,7 @@ import torch
 
 from minidiff.core.process import ddim_step, posterior
 from minidiff.learn import check
-from minidiff.learn.exercises import find
+from minidiff.learn.exercises import exercises, find
 from minidiff.learn.grader import NotYet, grade
 
 STEP = find("ddim_step")
@@ -161,3 +161,53 @@ def test_a_mistake_is_named_where_it_explains_nearly_all_of_an_error():
         return keeps_time.fn(*args) + 1e-4
 
     assert grade(STEP, nearly).mutant is keeps_time
+
+
+STRANGE = [
+    None,
+    True,
+    1.5,
+    1j,
+    "text",
+    [],
+    [None],
+    [1, [2]],
+    ["a", "b"],
+    (None, None),
+    {"a": 1},
+    np.ones(2),
+    np.float32(1),
+    np.array(["a"]),
+    torch.tensor(1),
+    torch.tensor(1j),
+    torch.ones(1, 1, 2, 2, dtype=torch.complex64),
+    torch.ones(0),
+    [torch.ones(2), torch.ones(2)],
+    (torch.ones(1, 1, 2, 2), "text"),
+    (torch.ones(1, 1, 2, 2), None),
+    [float("nan")] * 4,
+    [1.5] * 4,
+    ["a"] * 4,
+    [None] * 4,
+]
+
+
+@pytest.mark.parametrize("exercise", exercises().values(), ids=lambda e: e.name)
+def test_no_answer_is_so_strange_that_the_grader_fails(exercise):
+    for answer in STRANGE:
+        verdict = grade(exercise, lambda *args, answer=answer: answer)
+        assert not verdict.passed
+        assert verdict.says[-1] in ".?"
+
+
+@pytest.mark.parametrize(
+    "answer, says",
+    [
+        (["a"] * 4, "texts; expected numbers"),
+        ([3, None, 1, 0], r"has nothing \(None\) at \[1\]; expected a number"),
+        ([3, [2], 1, 0], r"has a list of 1 at \[1\]; expected a number"),
+    ],
+)
+def test_a_list_of_something_else_is_called_so(answer, says):
+    verdict = grade(find("times"), lambda n, T, kind: answer)
+    assert re.search(says, verdict.says), verdict.says
