@@ -29,6 +29,7 @@ from minidiff.learn.values import (
     clone,
     close,
     difference,
+    in_words,
     is_number,
     is_sequence,
     kind,
@@ -210,8 +211,14 @@ def answer_cases(exercise: Exercise, guarded: Callable) -> list[Case]:
     """Every case with its answer. `Wrong` at the first that is not of the right kind."""
     cases = []
     for args, target in questions(exercise):
-        answer = guarded(*args)
-        contract(answer, target, args)
+        try:
+            answer = guarded(*args)
+            contract(answer, target, args)
+        except Wrong as wrong:
+            if not cases:
+                raise
+            end = "" if str(wrong)[-1] in ".?" else "."
+            raise Wrong(f"{wrong}{end} So it is with {_asked(exercise, args)}.") from None
         cases.append(Case(args, answer, target))
     return cases
 
@@ -316,12 +323,18 @@ def _off(exercise: Exercise, cases: list[Case], off: list[Case], draw: bool) -> 
         exercise.name,
         False,
         "facts",
-        f"{len(off)} of {len(cases)} cases are off; {_how_far(first, error, where)}.",
+        f"{len(off)} of {len(cases)} cases are off; {_how_far(first, error, where)}. The first is "
+        f"{_asked(exercise, first.args)}.",
         error,
         where,
         mistake(exercise, cases) or mistake(exercise, off),
         draw_difference(exercise.name, first.answer, first.target) if draw else "",
     )
+
+
+def _asked(exercise: Exercise, args: tuple) -> str:
+    """A call of the learner's function, as text."""
+    return f"{exercise.name}({', '.join(in_words(value) for value in args)})"
 
 
 def _how_far(case: Case, error: float, where: str) -> str:

@@ -50,6 +50,24 @@ def kind(value) -> str:
     return f"a {module.partition('.')[0]} {type(value).__name__}"
 
 
+def in_words(value) -> str:
+    """An argument in a call, short: numbers, texts and small lists as they are, tensors by their
+    shape, all else by its name.
+    """
+    if isinstance(value, Tensor):
+        times = value.dtype == torch.int64 and value.ndim == 1 and len(value) <= 4
+        return str(value.tolist()) if times else f"tensor {tuple(value.shape)}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, (list, tuple)):
+        short = len(value) <= 8 and all(isinstance(part, (Real, str)) for part in value)
+        return str(value) if short else kind(value)
+    if value is None or isinstance(value, (int, str)):
+        return repr(value)
+    name = getattr(value, "__name__", None) or getattr(value, "name", None)
+    return name if isinstance(name, str) and name.isidentifier() else type(value).__name__
+
+
 def clone(value):
     """A copy that shares no memory with the value; what is neither tensor nor container stays the
     same object.

@@ -122,6 +122,7 @@ def for_ints(sch, x, t, e):
     "name, fn, says",
     [
         ("times", lambda n, T, kind: [1, 2], "the first list has 2 entries; expected 4"),
+        ("times", lambda n, T, kind: [1, 2], r"The first is times\(4, 1000, 'trailing'\)"),
         ("times", lambda n, T, kind: np.arange(n), r"numpy ndarray; expected a list .*tolist"),
         ("times", lambda n, T, kind: [k / 2 for k in range(n)], r"at \[0\] is a float, 0; ints"),
         ("causal_mask", lambda n: torch.zeros(n, n).double(), "float32, the task asks for it"),
@@ -132,6 +133,7 @@ def for_ints(sch, x, t, e):
         ("guide", lambda n, c, w: torch.randn_like(n), "it draws noise of its own"),
         ("q_sample", lambda sch, x, t, e: sch.at(t, x)[0].sqrt() * x, "gives two Python floats"),
         ("q_sample", for_ints, "a time for each row"),
+        ("q_sample", for_ints, r"So it is with q_sample\(linear, tensor \(2, 3, 4, 5\), \["),
     ],
 )
 def test_what_is_wrong_is_said_in_the_terms_of_the_task(name, fn, says):

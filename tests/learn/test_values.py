@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from minidiff.learn.values import clone, difference
+from minidiff.learn.exercises.inputs import LINEAR
+from minidiff.learn.values import clone, difference, in_words
 
 
 def test_the_place_of_a_difference_is_found_in_nested_answers():
@@ -34,3 +35,11 @@ def test_texts_differ_by_their_letters():
 
 def test_numbers_of_numpy_are_numbers():
     assert difference([np.int64(3), np.float32(0.5)], [3, 0.5])[0] == 0
+
+
+def test_arguments_are_told_in_words():
+    given = (LINEAR, torch.ones(2, 3), torch.tensor([5, 700]), 0.25, "v", [3, 2], max, None)
+    words = "linear, tensor (2, 3), [5, 700], 0.25, 'v', [3, 2], max, None"
+    assert ", ".join(in_words(value) for value in given) == words
+    assert in_words([torch.ones(2)] * 3) == "a list of 3"
+    assert in_words(lambda x: x) == "function"
