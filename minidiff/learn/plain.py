@@ -21,6 +21,7 @@ WORDS = {
     r"\sum": "sum",
     r"\lfloor": "floor(",
     r"\rfloor": ")",
+    r"\nabla": "grad",
     r"\big": "",
 }
 SPACES = re.compile(r"\\[,;]")

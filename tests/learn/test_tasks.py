@@ -36,6 +36,7 @@ def test_formulas_in_plain_words():
         "So x_hat_0 = (x_t - sigma_t eps) / alpha_t."
     )
     assert plain(r"$\frac{h}{2h'}\,\sqrt{\bar\alpha_t}$") == "(h / (2h')) sqrt(alpha_bar_t)"
+    assert plain(r"$\nabla \log p(y \mid x)$") == "grad log p(y | x)"
     assert plain(r"$\tfrac12 e^{-h}$ of $\prod_{s \le t} x_s$") == (
         "(1 / 2) e^(-h) of product_(s <= t) x_s"
     )
