@@ -2,12 +2,15 @@
 
 import importlib.util
 import inspect
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 from minidiff.learn.exercises import exercises
 from minidiff.learn.grader import Verdict, check
+
+PAUSE = 0.5  # seconds between two looks at a file that is watched
 
 
 def functions(path: str | Path) -> dict[str, Callable]:
@@ -52,3 +55,32 @@ def _is_ours(value: Callable) -> bool:
 def check_file(path: str | Path) -> list[Verdict]:
     """Grade all of them, in the order of the course."""
     return [check(name, answer) for name, answer in functions(path).items()]
+
+
+def watch(path: str | Path, pause: float = PAUSE) -> None:
+    """Grade the file now and whenever it is saved, until Ctrl-C is pressed. A file that cannot be
+    run, or is away while an editor writes it, is told of in a line. FileNotFoundError: there is no
+    such file at all.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file at {path}: give the file with your functions")
+    graded = None
+    try:
+        while True:
+            saved = path.stat().st_mtime_ns if path.exists() else graded
+            if saved != graded:
+                graded = saved
+                _tell(path)
+            time.sleep(pause)
+    except KeyboardInterrupt:
+        print("no longer watched")
+
+
+def _tell(path: Path) -> None:
+    """The verdicts on a file, and what is waited for."""
+    try:
+        check_file(path)
+    except (ValueError, OSError) as e:
+        print(e)
+    print(f"--- {time.strftime('%H:%M:%S')}: waiting for {path} to be saved; Ctrl-C ends it")

@@ -14,11 +14,12 @@ LADDERS = {"warm-up": "15 minutes", "core": "45 minutes", "build": "a weekend"}
 @dataclass(frozen=True)
 class Fact:
     """A property beyond equality with the specification: `test(fn)` -> (got, want), equal within
-    the tolerance.
+    `tolerance`, or that of the exercise.
     """
 
     says: str
     test: Callable
+    tolerance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,9 @@ class Exercise:
     behaviour  behaviour(fn) -> (score, needed, what was measured), in seconds; None if nothing is
                to be seen
     page       the tutorial page that explains it
+    about      what it is, in a few words, for a list
+    read       read(answer) -> the answer in the form of the specification, where several forms are
+               as good as each other; None where there is one
     """
 
     name: str
@@ -57,13 +61,17 @@ class Exercise:
     hints: tuple[str, str, str] = ("", "", "")
     tolerance: float = 1e-5
     page: str = ""
+    about: str = ""
     apart: str = ""
+    read: Callable | None = None
 
     def __post_init__(self):
         if self.ladder not in LADDERS:
             raise ValueError(
                 f"exercise {self.name}: ladder {self.ladder!r}; choose one of {', '.join(LADDERS)}"
             )
+        if not self.about:
+            raise ValueError(f"exercise {self.name}: say what it is in a few words (about)")
         if len(self.mutants) < 2 or not all(self.hints):
             raise ValueError(
                 f"exercise {self.name}: {len(self.mutants)} mutants and "

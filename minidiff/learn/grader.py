@@ -14,19 +14,40 @@ import traceback
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from minidiff.core.schedule import Schedule
 from minidiff.learn import records
 from minidiff.learn.exercise import Exercise, Fact, Mutant
 from minidiff.learn.exercises import find
 from minidiff.learn.pictures import draw_difference, show
-from minidiff.learn.values import clone, close, difference, is_number, kind, leaves, scale
+from minidiff.learn.values import (
+    clone,
+    close,
+    difference,
+    in_words,
+    is_number,
+    is_sequence,
+    kind,
+    leaves,
+    scale,
+)
 
 LIMIT = 20.0  # seconds for one call
 SEEDS = (0, 1, 2)
+EXPLAINED = 0.01  # the share of an error that a known mistake may leave unexplained
+OF_FLOATS = (
+    " For an int time `sch.at` gives two Python floats, for a LongTensor two tensors: `v ** 0.5` "
+    "is the root of both."
+)
+OF_ROWS = (
+    " Here t is a LongTensor (b,), a time for each row: `sch.at(t, x)` then gives tensors of shape "
+    "(b, 1, 1, 1)."
+)
 
 
 class Wrong(Exception):
@@ -123,7 +144,7 @@ def call(fn: Callable, args: tuple, limit: float = LIMIT):
     except RecursionError:
         raise Wrong("It calls itself without end.") from None
     except Exception as e:
-        raise Wrong(_what_it_raised(fn, e)) from None
+        raise Wrong(_what_it_raised(fn, e) + _what_was_given(args, e)) from None
     changed, _ = difference(copies, args)
     if changed > 0:
         raise Wrong(
@@ -144,6 +165,16 @@ def _what_it_raised(fn: Callable, error: Exception) -> str:
     return f"It raised {type(error).__name__}{place}: {message}"
 
 
+def _what_was_given(args: tuple, error: Exception) -> str:
+    """What a function of a schedule that failed may not have thought of; "" if nothing is known."""
+    if not any(isinstance(value, Schedule) or hasattr(value, "schedule") for value in args):
+        return ""
+    if any(isinstance(value, Tensor) and value.dtype == torch.int64 for value in args):
+        return OF_ROWS
+    of_float = "'float' object" in str(error) or "not float" in str(error)
+    return OF_FLOATS if of_float else ""
+
+
 # ---- the three layers ----------------------------------------------------------------------------
 
 
@@ -158,17 +189,19 @@ def grade(exercise: Exercise, fn: Callable, draw: bool = False, limit: float = L
         return Verdict(exercise.name, False, "contract", says)
 
     def guarded(*args):
-        return call(fn, args, limit)
+        return _read(exercise, call(fn, args, limit))
 
     try:
         cases = answer_cases(exercise, guarded)
+        off = [c for c in cases if not close(c.answer, c.target, exercise.tolerance)]
+        if off:
+            for case in off[:3]:
+                _same_twice(guarded, case)
+            return _off(exercise, cases, off, draw)
     except Wrong as wrong:
         return Verdict(exercise.name, False, "contract", str(wrong))
-    off = [c for c in cases if not close(c.answer, c.target, exercise.tolerance)]
-    if off:
-        return _off(exercise, cases, off, draw)
     for fact in exercise.facts:
-        verdict = _broken(exercise, fact, guarded)
+        verdict = _broken(exercise, fact, guarded, cases)
         if verdict:
             return verdict
     return _behaviour(exercise, guarded)
@@ -177,67 +210,121 @@ def grade(exercise: Exercise, fn: Callable, draw: bool = False, limit: float = L
 def answer_cases(exercise: Exercise, guarded: Callable) -> list[Case]:
     """Every case with its answer. `Wrong` at the first that is not of the right kind."""
     cases = []
-    for seed in SEEDS:
-        for args in exercise.cases(seed):
-            target = exercise.spec(*clone(args))
+    for args, target in questions(exercise):
+        try:
             answer = guarded(*args)
-            contract(answer, target)
-            cases.append(Case(args, answer, target))
+            contract(answer, target, args)
+        except Wrong as wrong:
+            if not cases:
+                raise
+            end = "" if str(wrong)[-1] in ".?" else "."
+            raise Wrong(f"{wrong}{end} So it is with {_asked(exercise, args)}.") from None
+        cases.append(Case(args, answer, target))
     return cases
 
 
-def contract(answer, target) -> None:
-    """Is the answer of the kind that was asked for? `Wrong` says what came and what was
+@cache
+def questions(exercise: Exercise) -> list[tuple[tuple, Any]]:
+    """(arguments, the right answer) of every case; kept, since specifications are slow."""
+    asked = []
+    for seed in SEEDS:
+        for args in exercise.cases(seed):
+            asked.append((args, _read(exercise, exercise.spec(*clone(args)))))
+    return asked
+
+
+def _read(exercise: Exercise, answer):
+    """An answer in the form of the specification."""
+    return exercise.read(answer) if exercise.read else answer
+
+
+def _same_twice(guarded: Callable, case: Case) -> None:
+    """`Wrong` if a function gives another answer to the same question."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        again = guarded(*case.args)
+    if difference(case.answer, again)[0] > 0:
+        raise Wrong(
+            "Asked the same twice, it gives two answers: it draws noise of its own. All that it "
+            "needs is among its arguments."
+        )
+
+
+def contract(answer, target, args: tuple = ()) -> None:
+    """Is the answer to `args` of the kind that was asked for? `Wrong` says what came and what was
     expected.
     """
-    if type(answer).__module__ == "numpy":
-        raise Wrong(
-            f"It returned a numpy {type(answer).__name__}; expected {kind(target)}: stay in torch "
-            "(torch.from_numpy)."
-        )
     tensors = isinstance(answer, Tensor) and isinstance(target, Tensor)
     numbers = is_number(answer) and is_number(target)
-    if not (tensors or numbers or type(answer) is type(target)):
-        end = ": is a `return` missing?" if answer is None else "."
-        raise Wrong(f"It returned {kind(answer)}; expected {kind(target)}{end}")
+    sequences = is_sequence(answer) and is_sequence(target)
+    if not (tensors or numbers or sequences or type(answer) is type(target)):
+        raise Wrong(f"It returned {kind(answer)}; expected {kind(target)}{_remedy(answer, target)}")
+    if sequences and any(is_number(b) and isinstance(a, str) for a, b in zip(answer, target)):
+        raise Wrong("It returned texts; expected numbers.")
     answers = list(leaves(answer))
     targets = list(leaves(target))
     if [path for path, _ in answers] != [path for path, _ in targets]:
         if isinstance(target, list):  # of another length: wrong, but of the right kind
             return
         raise Wrong(f"It returned {kind(answer)}; expected {kind(target)}.")
+    if is_sequence(target) and any(isinstance(part, str) for part in target):
+        return  # texts are right or wrong
     for (path, x), (_, y) in zip(answers, targets):
-        _same_kind(path, x, y, of_tensor=isinstance(target, Tensor))
+        _same_kind(path, x, y)
+    if tensors and answer.dtype != target.dtype:
+        raise Wrong(_other_dtype(answer.dtype, target.dtype, args))
 
 
-def _same_kind(path: str, x: Tensor, y: Tensor, of_tensor: bool) -> None:
-    """Shape, dtype, device and finite numbers of the answer's part x beside the target's part y."""
+def _remedy(answer, target) -> str:
+    """What to do about an answer of another type, as the end of a sentence."""
+    if answer is None:
+        return ": is a `return` missing?"
+    if is_sequence(target) and hasattr(answer, "tolist"):
+        return ": `.tolist()` makes a list."
+    if type(answer).__module__ == "numpy":
+        return ": stay in torch (torch.from_numpy)."
+    return "."
+
+
+def _other_dtype(dtype: torch.dtype, wanted: torch.dtype, args: tuple) -> str:
+    of_input = any(part.ndim and part.dtype == wanted for _, part in leaves(args))
+    reason = "that of the input" if of_input else "the task asks for it"
+    return f"The dtype is {dtype}; expected {wanted}, {reason}: `.to({wanted})` makes it so."
+
+
+def _same_kind(path: str, x: Tensor, y: Tensor) -> None:
+    """Shape, device and finite numbers of the answer's part x beside the target's part y; ints
+    where there are ints.
+    """
     at = f" at {path}" if path else ""
     if x.shape != y.shape:
         raise Wrong(f"The shape{at} is {tuple(x.shape)}; expected {tuple(y.shape)}.")
-    if of_tensor and x.dtype != y.dtype:
-        raise Wrong(f"The dtype is {x.dtype}; expected {y.dtype}, that of the input.")
+    if path and not x.ndim and x.is_floating_point() and not y.is_floating_point():
+        raise Wrong(f"The number{at} is a float, {x.item():g}; ints are expected, such as int(..).")
     if x.device != y.device:
         raise Wrong(f"The answer is on {x.device}; expected {y.device}, where the input is.")
-    if y.isfinite().all() and not x.isfinite().all():
-        what = "NaN" if x.isnan().any() else "infinite values"
-        raise Wrong(
-            f"The answer{at} holds {what}: is there a division by zero, or a root of "
-            "something negative?"
-        )
+    if (x.isnan() & ~y.isnan()).any():
+        what = "NaN"
+    elif y.isfinite().all() and not x.isfinite().all():
+        what = "infinite values"
+    else:
+        return
+    raise Wrong(
+        f"The answer{at} holds {what}: is there a division by zero, zero times infinity, or a root "
+        "of something negative?"
+    )
 
 
 def _off(exercise: Exercise, cases: list[Case], off: list[Case], draw: bool) -> Verdict:
     """The verdict on an answer with other numbers than the specification's."""
     first = off[0]
     error, where = difference(first.answer, first.target)
-    place = f" at {where}" if where else ""
     return Verdict(
         exercise.name,
         False,
         "facts",
-        f"{len(off)} of {len(cases)} cases are off; in the first the largest error is "
-        f"{error:.3g}{place} (values reach {scale(first.target):.3g}).",
+        f"{len(off)} of {len(cases)} cases are off; {_how_far(first, error, where)}. The first is "
+        f"{_asked(exercise, first.args)}.",
         error,
         where,
         mistake(exercise, cases) or mistake(exercise, off),
@@ -245,17 +332,59 @@ def _off(exercise: Exercise, cases: list[Case], off: list[Case], draw: bool) -> 
     )
 
 
-def _broken(exercise: Exercise, fact: Fact, guarded: Callable) -> Verdict | None:
+def _asked(exercise: Exercise, args: tuple) -> str:
+    """A call of the learner's function, as text."""
+    return f"{exercise.name}({', '.join(in_words(value) for value in args)})"
+
+
+def _how_far(case: Case, error: float, where: str) -> str:
+    """The end of a sentence on the first case that is off."""
+    answer = case.answer
+    target = case.target
+    if is_sequence(target) and len(answer) != len(target):
+        return f"the first list has {len(answer)} entries; expected {len(target)}"
+    if is_sequence(target):
+        for k, (a, b) in enumerate(zip(answer, target)):
+            if isinstance(b, str) and a != b:
+                return f"the first list has {a!r} at [{k}]; expected {b!r}"
+            if is_number(b) and not is_number(a):
+                return f"the first list has {kind(a)} at [{k}]; expected a number"
+    infinite = torch.zeros(0)
+    if isinstance(target, Tensor) and isinstance(answer, Tensor):
+        infinite = (target.isinf() | answer.isinf()) & (answer != target)
+    if infinite.any():
+        place = tuple(infinite.nonzero()[0].tolist())
+        return (
+            f"{_spelled(target[place])} is expected at {list(place)} of the first, and yours is "
+            f"{_spelled(answer[place])}"
+        )
+    at = f" at {where}" if where else ""
+    return f"in the first the largest error is {error:.3g}{at} (values reach {scale(target):.3g})"
+
+
+def _spelled(number: Tensor) -> str:
+    if number.isinf():
+        return "infinity" if number > 0 else "minus infinity"
+    return f"{number.item():.3g}"
+
+
+def _broken(exercise: Exercise, fact: Fact, guarded: Callable, cases: list[Case]) -> Verdict | None:
     """The verdict on a function for which the fact does not hold; None if it does."""
     try:
         got, wanted = fact.test(guarded)
     except Wrong as wrong:
         return Verdict(exercise.name, False, "facts", f"{fact.says}: {wrong}")
-    if close(got, wanted, exercise.tolerance):
+    if close(got, wanted, _tolerance(exercise, fact)):
         return None
     error, where = difference(got, wanted)
-    says = f"This does not hold: {fact.says} (off by {error:.3g})."
-    return Verdict(exercise.name, False, "facts", says, error, where, breaker(exercise, fact))
+    off = f"off by {error:.3g}" if error < float("inf") else "NaN, infinity, or another shape"
+    says = f"This does not hold: {fact.says} ({off})."
+    mutant = breaker(exercise, fact, cases)
+    return Verdict(exercise.name, False, "facts", says, error, where, mutant)
+
+
+def _tolerance(exercise: Exercise, fact: Fact) -> float:
+    return exercise.tolerance if fact.tolerance is None else fact.tolerance
 
 
 def _behaviour(exercise: Exercise, guarded: Callable) -> Verdict:
@@ -286,21 +415,35 @@ def mistake(exercise: Exercise, cases: list[Case]) -> Mutant | None:
 
 def _agrees(exercise: Exercise, mutant: Mutant, case: Case) -> bool:
     try:
-        return close(case.answer, mutant.fn(*clone(case.args)), exercise.tolerance)
+        wrong = _read(exercise, mutant.fn(*clone(case.args)))
     except Exception:  # a mutant that cannot run here is not the one
         return False
+    if close(case.answer, wrong, exercise.tolerance):
+        return True
+    left, _ = difference(case.answer, wrong)
+    error, _ = difference(case.answer, case.target)
+    return left < EXPLAINED * error < float("inf")
 
 
-def breaker(exercise: Exercise, fact: Fact) -> Mutant | None:
-    """If exactly one mutant breaks that fact and no case, it is the likely mistake."""
-    breakers = [m for m in exercise.mutants if _breaks(exercise, m, fact)]
+def breaker(exercise: Exercise, fact: Fact, cases: list[Case]) -> Mutant | None:
+    """If exactly one mutant breaks that fact and none of the (rightly answered) cases, it is the
+    likely mistake.
+    """
+    breakers = []
+    for mutant in exercise.mutants:
+        right = all(_agrees(exercise, mutant, case) for case in cases)
+        if right and _breaks(exercise, mutant, fact):
+            breakers.append(mutant)
     return breakers[0] if len(breakers) == 1 else None
 
 
 def _breaks(exercise: Exercise, mutant: Mutant, fact: Fact) -> bool:
+    def wrong(*args):
+        return _read(exercise, mutant.fn(*args))
+
     try:
-        got, wanted = fact.test(mutant.fn)
-        return not close(got, wanted, exercise.tolerance)
+        got, wanted = fact.test(wrong)
+        return not close(got, wanted, _tolerance(exercise, fact))
     except Exception:
         return False
 

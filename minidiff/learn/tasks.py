@@ -3,8 +3,9 @@
 import textwrap
 
 from minidiff.learn import records
-from minidiff.learn.exercise import LADDERS
-from minidiff.learn.exercises import exercises, find
+from minidiff.learn.exercise import LADDERS, Exercise
+from minidiff.learn.exercises import TOPICS, exercises, find, notebooks_of, of_topic
+from minidiff.learn.plain import plain
 from minidiff.learn.records import Record
 from minidiff.learn.stub import source, start
 
@@ -20,13 +21,21 @@ or, in a notebook: check("{name}", {name})"""
 def task(name: str) -> str:
     """What to write, and the stub to start from: all of it is one Python file that runs."""
     exercise = find(name)
-    about = [f"{name} ({exercise.ladder}, {LADDERS[exercise.ladder]})", exercise.task]
+    about = [
+        f"{name}: {exercise.about} ({exercise.ladder}, {LADDERS[exercise.ladder]})",
+        plain(exercise.task),
+    ]
     if exercise.page:
-        about.append(f"Explained in {exercise.page}.")
+        about.append(f"Explained in {exercise.page}.{_asked_in(name)}")
     about.append(NEXT.format(name=name))
     text = f"{_comment(about)}\n\n{start(exercise)}"
     print(text)
     return text
+
+
+def _asked_in(name: str) -> str:
+    numbers = notebooks_of(name)
+    return f" Asked for in notebook {', '.join(numbers)}." if numbers else ""
 
 
 def _comment(paragraphs: list[str]) -> str:
@@ -67,22 +76,33 @@ def reveal(name: str, anyway: bool = False) -> str:
 
 
 def progress() -> dict[str, Record]:
-    """Print every exercise with its tries, the hints taken (one star each) and whether it was
-    solved; returns {name: its record}.
+    """Print every exercise by its topic: its ladder, what it is, the notebooks that ask for it, the
+    tries, the hints taken (one star each) and whether it was solved; returns {name: its record}.
     """
     known = records.read_records()
     table = {name: known.get(name, Record()) for name in exercises()}
+    for topic, title in TOPICS.items():
+        print(title)
+        for exercise in of_topic(topic):
+            print(f"  {_line(exercise)} {_state(table[exercise.name])}".rstrip())
+    counts = []
     for ladder, time in LADDERS.items():
         names = [name for name, exercise in exercises().items() if exercise.ladder == ladder]
         solved = sum(table[name].passed for name in names)
-        print(f"{ladder} ({time} each): {solved} of {len(names)}")
-        for name in names:
-            print(f"  {name:28} {_state(table[name]):10}{'*' * table[name].hints}".rstrip())
-    print("learn task NAME: what to write and a stub; learn check FILE: grade what you wrote")
+        counts.append(f"{solved} of {len(names)} {ladder} ({time} each)")
+    print(f"solved: {', '.join(counts)}")
+    print("nb: the notebooks that ask for it. learn task NAME: what to write, and a stub;")
+    print("learn check FILE: grade what you wrote; learn watch FILE: grade it at every save")
     return table
 
 
+def _line(exercise: Exercise) -> str:
+    """An exercise in a list: name, ladder, what it is, notebooks."""
+    numbers = notebooks_of(exercise.name)
+    asked = f"nb {' '.join(numbers)}" if numbers else ""
+    return f"{exercise.name:18} {exercise.ladder:7} {exercise.about:48} {asked:8}"
+
+
 def _state(record: Record) -> str:
-    if record.passed:
-        return "solved"
-    return f"{record.tries} tries" if record.tries else ""
+    tries = f"{record.tries} tries" if record.tries else ""
+    return f"{'solved' if record.passed else tries} {'*' * record.hints}".strip()

@@ -1,19 +1,23 @@
 """What two answers have in common: structure, largest difference, and the place where it is."""
 
 from collections.abc import Iterator
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
 
 
 def leaves(value, path: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Every tensor and number inside lists, tuples and dicts, with its place such as "[0]" ("" for
-    the value itself).
+    """Every tensor, number and text inside lists, tuples and dicts, with its place such as "[0]";
+    "" for the value itself.
     """
     if isinstance(value, Tensor):
         yield path, value
-    elif isinstance(value, (bool, int, float)):
-        yield path, torch.tensor(value, dtype=torch.float64)
+    elif isinstance(value, Real):  # numpy's numbers, too
+        dtype = torch.int64 if isinstance(value, Integral) else torch.float64
+        yield path, torch.tensor(value, dtype=dtype)
+    elif isinstance(value, str):  # its letters
+        yield path, torch.tensor(list(value.encode()))
     elif isinstance(value, (list, tuple)):
         for i, part in enumerate(value):
             yield from leaves(part, f"{path}[{i}]")
@@ -23,8 +27,13 @@ def leaves(value, path: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def is_number(value) -> bool:
-    """A Python number or a tensor of none but one number: as good as each other for an answer."""
-    return isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.ndim == 0)
+    """A number of Python or numpy, or a tensor without axes: each is as good for an answer."""
+    return isinstance(value, Real) or (isinstance(value, Tensor) and value.ndim == 0)
+
+
+def is_sequence(value) -> bool:
+    """A list or a tuple: each is as good for an answer."""
+    return isinstance(value, (list, tuple))
 
 
 def kind(value) -> str:
@@ -39,6 +48,24 @@ def kind(value) -> str:
     if module == "builtins":
         return f"the {type(value).__name__} {value!r}"[:60]
     return f"a {module.partition('.')[0]} {type(value).__name__}"
+
+
+def in_words(value) -> str:
+    """An argument in a call, short: numbers, texts and small lists as they are, tensors by their
+    shape, all else by its name.
+    """
+    if isinstance(value, Tensor):
+        times = value.dtype == torch.int64 and value.ndim == 1 and len(value) <= 4
+        return str(value.tolist()) if times else f"tensor {tuple(value.shape)}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, (list, tuple)):
+        short = len(value) <= 8 and all(isinstance(part, (Real, str)) for part in value)
+        return str(value) if short else kind(value)
+    if value is None or isinstance(value, (int, str)):
+        return repr(value)
+    name = getattr(value, "__name__", None) or getattr(value, "name", None)
+    return name if isinstance(name, str) and name.isidentifier() else type(value).__name__
 
 
 def clone(value):
@@ -80,7 +107,8 @@ def difference(a, b) -> tuple[float, str]:
 def _gap(x: Tensor, y: Tensor) -> Tensor:
     """|x - y| in float64: 0 where both are the same infinity, inf where one of them is NaN."""
     gap = (x.double() - y.double()).abs()
-    return torch.where(x == y, 0.0, gap).nan_to_num(nan=float("inf"))
+    infinite = float("inf")
+    return torch.where(x == y, 0.0, gap).nan_to_num(nan=infinite, posinf=infinite)
 
 
 def _place(gap: Tensor) -> str:

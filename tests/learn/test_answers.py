@@ -1,9 +1,11 @@
 """`minidiff learn check FILE`: every function of the file is graded, by its name."""
 
+import os
+
 import pytest
 
 from minidiff.cli.main import main
-from minidiff.learn import task
+from minidiff.learn import answers, task
 from minidiff.learn.answers import check_file, functions
 from minidiff.learn.records import record_of
 
@@ -70,6 +72,8 @@ def test_two_tasks_fit_into_one_file(file):
     "words, says",
     [
         (["check"], "needs a file"),
+        (["watch"], "needs a file"),
+        (["watch", "nowhere.py"], "no file"),
         (["task"], "needs the name of an exercise"),
         (["list", "guide"], "takes no name"),
         (["task", "gide"], "guide"),
@@ -97,3 +101,26 @@ def test_a_file_that_answers_nothing_is_told_so(file, text, says):
 def test_a_file_that_is_not_there():
     with pytest.raises(FileNotFoundError, match="no file"):
         functions("nowhere.py")
+
+
+def test_a_watched_file_is_graded_at_every_save_until_ctrl_c(file, monkeypatch, capsys):
+    right = "def guide(e_null, e_cond, scale):\n    return e_null + scale * (e_cond - e_null)\n"
+    versions = ["def guide(e_null, e_cond, scale:", None, right]  # None: nothing was saved
+
+    def save_or_stop(_):
+        if not versions:
+            raise KeyboardInterrupt
+        text = versions.pop(0)
+        if text is not None:
+            before = file.stat().st_mtime_ns
+            file.write_text(text)
+            os.utime(file, ns=(before + 10**9, before + 10**9))
+
+    file.write_text("def guide(e_null, e_cond, scale):\n    return e_cond\n")
+    monkeypatch.setattr(answers.time, "sleep", save_or_stop)
+    assert main(["learn", "watch", str(file)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("waiting for") == 3
+    first, second, third, end = printed.split("---")
+    assert "guide: not yet" in first and "SyntaxError" in second and "guide: right" in third
+    assert end.endswith("no longer watched\n")

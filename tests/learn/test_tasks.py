@@ -4,12 +4,13 @@ import pytest
 
 from minidiff.learn import check, hint, progress, reveal, task
 from minidiff.learn.exercises import exercises, find
+from minidiff.learn.plain import plain
 from minidiff.learn.records import Record, read_records
 
 
 def test_a_task_says_what_to_write_and_where_to_go_on():
     text = task("ddim_step")
-    assert "# ddim_step (core, 45 minutes)" in text
+    assert "# ddim_step: a move without noise, down or up (core, 45 minutes)" in text
     assert "python -m minidiff learn check FILE" in text
     assert "python -m minidiff learn hint ddim_step" in text
 
@@ -20,6 +21,25 @@ def test_what_a_task_prints_runs_as_a_file_and_fails_only_when_called(name):
     exec(task(name), space)
     with pytest.raises(NotImplementedError, match=f"write {name}"):
         space[name](*find(name).cases(0)[0])
+
+
+@pytest.mark.parametrize("name", exercises())
+def test_a_printed_task_has_plain_symbols_that_every_terminal_knows(name):
+    written = plain(find(name).task)
+    assert written.isascii()
+    assert not set("\\${}") & set(written)
+    assert written.count("(") == written.count(")")
+
+
+def test_formulas_in_plain_words():
+    assert plain(r"So $\hat x_0 = (x_t - \sigma_t \epsilon) / \alpha_t$.") == (
+        "So x_hat_0 = (x_t - sigma_t eps) / alpha_t."
+    )
+    assert plain(r"$\frac{h}{2h'}\,\sqrt{\bar\alpha_t}$") == "(h / (2h')) sqrt(alpha_bar_t)"
+    assert plain(r"$\nabla \log p(y \mid x)$") == "grad log p(y | x)"
+    assert plain(r"$\tfrac12 e^{-h}$ of $\prod_{s \le t} x_s$") == (
+        "(1 / 2) e^(-h) of product_(s <= t) x_s"
+    )
 
 
 def test_the_stub_is_cut_from_the_source():
@@ -50,7 +70,9 @@ def test_tries_and_hints_are_remembered_and_what_is_solved_stays_solved(right, s
     check("ddim_step", still)
     hint("ddim_step")
     assert progress()["ddim_step"] == Record(tries=2, passed=True, hints=1)
-    assert "solved    *" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "core    a move without noise, down or up" in printed
+    assert "solved *" in printed and "nb 01 03" in printed
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"ddim_step": {"points": 3}}'])

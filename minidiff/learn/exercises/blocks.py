@@ -107,6 +107,18 @@ norm = Exercise(
             "Channel i in group i mod g: another layout than the one checkpoints were trained "
             "with.",
         ),
+        Mutant(
+            "every channel alone",
+            lambda x, g, weight, bias, eps: group_norm(x, x.shape[1], weight, bias, eps),
+            "That is instance norm: how strong a channel is beside the others of its group is "
+            "lost.",
+        ),
+        Mutant(
+            "weight and bias left out",
+            lambda x, g, weight, bias, eps: F.group_norm(x, g, eps=eps),
+            "Every norm in these networks is followed by a scale and a shift of its own for each "
+            "channel.",
+        ),
     ),
     hints=(
         "Give the channels an axis for the group: `x.unflatten(1, (groups, -1))`.",
@@ -115,6 +127,7 @@ norm = Exercise(
         "None, None]`.",
     ),
     tolerance=2e-5,
+    about="GroupNorm by hand",
     page=UNET,
 )
 
@@ -151,7 +164,9 @@ def slow_norm(norm, v):
     return slow_group_norm(v, norm.num_groups, norm.weight, norm.bias, norm.eps)
 
 
-def slow_res_block(block, x, temb, late=False, bare=False, activated=False, timeless=False):
+def slow_res_block(
+    block, x, temb, late=False, bare=False, activated=False, timeless=False, around=True
+):
     time = temb if bare else slow_silu(temb)
     time = torch.einsum("be,oe->bo", time, block.time_emb_proj.weight) + block.time_emb_proj.bias
     time = time[:, :, None, None]
@@ -165,7 +180,9 @@ def slow_res_block(block, x, temb, late=False, bare=False, activated=False, time
         h = slow_norm(block.norm2, h + time)
     if activated:
         x = first
-    if hasattr(block, "conv_shortcut"):
+    if not around:
+        x = torch.zeros_like(h)
+    elif hasattr(block, "conv_shortcut"):
         one = block.conv_shortcut
         x = torch.einsum("oc,bchw->bohw", one.weight[:, :, 0, 0], x) + one.bias[:, None, None]
     return conv3(block.conv2, slow_silu(h)) + x
@@ -229,6 +246,11 @@ residual = Exercise(
             "The variable x was overwritten by silu(norm1(x)): the residual path is no longer a "
             "path around.",
         ),
+        Mutant(
+            "no path around",
+            block_like(around=False),
+            "The input is not added at the end. Forty such blocks in a row cannot be trained.",
+        ),
     ),
     hints=(
         "Two halves of norm, SiLU, convolution; a sum in the middle and one at the end.",
@@ -236,6 +258,7 @@ residual = Exercise(
         'The end: `h + (block.conv_shortcut(x) if hasattr(block, "conv_shortcut") else x)`.',
     ),
     tolerance=3e-5,
+    about="the UNet's residual block",
     page=UNET,
 )
 
@@ -296,6 +319,7 @@ adaln = Exercise(
         "`scale[:, None]` is (b 1 d).",
         "`x * (1 + scale[:, None]) + shift[:, None]`.",
     ),
+    about="how a condition speaks to a DiT: scale and shift",
     page=DIT,
 )
 
@@ -311,7 +335,18 @@ def dit_block(x: Tensor, c: Tensor, attn: nn.Module, mlp: nn.Module) -> Tensor:
     return x + g2[:, None] * mlp(modulate(normal, b2, s2))
 
 
-def slow_dit_block(x, c, attn, mlp, order=(0, 1, 2), one=0.0, parallel=False, norm=True):
+def slow_dit_block(
+    x,
+    c,
+    attn,
+    mlp,
+    order=(0, 1, 2),
+    one=0.0,
+    parallel=False,
+    norm=True,
+    around=True,
+    unbiased=0,
+):
     start = x
     chunks = c.split(x.shape[2], 1)
     for branch, layer in enumerate((attn, mlp)):
@@ -320,8 +355,9 @@ def slow_dit_block(x, c, attn, mlp, order=(0, 1, 2), one=0.0, parallel=False, no
         h = start if parallel else x
         if norm:
             h = h - h.mean(-1, keepdim=True)
-            h = h / (h.square().mean(-1, keepdim=True) + 1e-6).sqrt()
-        x = x + (gate[:, None] + one) * layer(slow_modulate(h, shift, scale))
+            var = h.square().sum(-1, keepdim=True) / (h.shape[-1] - unbiased)
+            h = h / (var + 1e-6).sqrt()
+        x = (x if around else 0 * x) + (gate[:, None] + one) * layer(slow_modulate(h, shift, scale))
     return x
 
 
@@ -394,6 +430,17 @@ adaln_zero = Exercise(
             adaln_like(norm=False),
             "The modulation then scales whatever size the tokens have grown to.",
         ),
+        Mutant(
+            "not added to x",
+            adaln_like(around=False),
+            "The branch is a correction. Without x it starts as zero, and the gates stop "
+            "everything.",
+        ),
+        Mutant(
+            "the variance divided by n - 1",
+            adaln_like(unbiased=1),
+            "The default of `var` and `std`. LayerNorm divides by n.",
+        ),
     ),
     hints=(
         "`c.chunk(6, 1)` in the order b1, s1, g1, b2, s2, g2.",
@@ -401,6 +448,7 @@ adaln_zero = Exercise(
         "The same line again with mlp and the second three; norm is `F.layer_norm(v, "
         "v.shape[-1:], eps=1e-6)`.",
     ),
+    about="a DiT block with its gates (adaLN-Zero)",
     page=DIT,
 )
 

@@ -4,6 +4,7 @@ A network that was never trained makes no pictures, but every formula holds for 
 milliseconds.
 """
 
+import math
 from functools import cache
 from itertools import pairwise
 
@@ -19,7 +20,7 @@ from minidiff.data.toy2d import gauss_aniso, gmm8
 from minidiff.editing.sdedit import sdedit
 from minidiff.inversion.ddim import invert, replay
 from minidiff.learn.exercise import Exercise, Fact, Mutant
-from minidiff.learn.exercises.inputs import LINEAR, levels
+from minidiff.learn.exercises.inputs import LINEAR, guess_clipped, levels
 from minidiff.learn.exercises.process import PAGE
 from minidiff.pipe.pipe import Pipe
 
@@ -60,15 +61,33 @@ def ddpm_sample(
     return x
 
 
-def slow_ddpm(denoise, sch, x, ts, zs, clock=lambda i, t: t, power=0.5, noisy=1.0, stride=True):
+def slow_ddpm(
+    denoise,
+    sch,
+    x,
+    ts,
+    zs,
+    clock=lambda i, t: t,
+    power=0.5,
+    noisy=1.0,
+    stride=True,
+    large=False,
+    clip=math.inf,
+):
     for i, (t, s) in enumerate(pairwise(ts)):
         a_t, s_t, a_s, s_s = levels(sch, t, s if stride else t - 1)
-        x0 = (x - s_t * denoise(x, clock(i, t), None)) / a_t
+        x0 = ((x - s_t * denoise(x, clock(i, t), None)) / a_t).clamp(-clip, clip)
         beta = s_t**2 - (a_t / a_s) ** 2 * s_s**2
         x = (a_t / a_s * s_s**2 * x + a_s * beta * x0) / s_t**2
         if s > 0:
-            tilde = beta * s_s**2 / s_t**2
+            tilde = beta if large else beta * s_s**2 / s_t**2
             x = x + noisy * tilde**power * zs[i]
+    return x
+
+
+def by_ddim(denoise, sch, x, ts, zs):
+    for t, s in pairwise(ts):
+        x = step(sch, x, denoise(x, t, None), t, s)
     return x
 
 
@@ -98,7 +117,8 @@ sampling = Exercise(
     "build",
     "A whole sampler: carry x (b d) down the falling times `ts` by draws from $q(x_s \\mid x_t, "
     "\\hat x_0)$, where `denoise(x, t, None)` gives the noise and `zs[i]` (b d) is the random "
-    "number of move i. The last move, to time 0, takes the mean.",
+    "number of move i. The last move, to time 0, takes the mean. Times are ints, so `posterior` of "
+    "minidiff.core.process gives the variance as a Python float (no `.sqrt()`, but `** 0.5`).",
     ddpm_sample,
     slow_ddpm,
     chains,
@@ -125,6 +145,18 @@ sampling = Exercise(
             "and all samples move to the middle.",
         ),
         Mutant(
+            "the large variance",
+            lambda *a: slow_ddpm(*a, large=True),
+            "beta of the stride: DDPM's other choice, but not the variance of q(x_s | x_t, x0). "
+            "With few steps it leaves grain.",
+        ),
+        guess_clipped(lambda *a: slow_ddpm(*a, clip=1.0)),
+        Mutant(
+            "DDIM",
+            by_ddim,
+            "Without fresh noise, and with all of the old one: a sampler as good, and another.",
+        ),
+        Mutant(
             "one step's posterior",
             lambda *a: slow_ddpm(*a, stride=False),
             "The coefficients of t to t - 1 while the loop jumps to s: at the end most of the "
@@ -136,6 +168,7 @@ sampling = Exercise(
         "x0 by `process.eps_to_x0`, then `process.posterior(sch, x, x0, t, s)`.",
         "`x = mean + var ** .5 * zs[i] if s > 0 else mean`.",
     ),
+    about="a whole DDPM sampler",
     page=PAGE,
 )
 
@@ -246,6 +279,11 @@ stroke = Exercise(
             sdedit_like(exchanged=True),
             "The two guesses were split in the wrong order.",
         ),
+        Mutant(
+            "not guided",
+            lambda *a: slow_sdedit(*a[:5], 1.0, a[6]),
+            "The conditional guess alone: scale 1, whatever is asked.",
+        ),
     ),
     hints=(
         "Three lines before the loop, one in it, one after it.",
@@ -253,6 +291,7 @@ stroke = Exercise(
         "`x = process.q_sample(pipe.schedule, z, ts[0], n)`, then `process.ddim_step` for every "
         "pair of times, then `pipe.decode(x)`.",
     ),
+    about="the whole of SDEdit",
     page="tutorials/editing/sdedit.md",
 )
 
@@ -326,6 +365,18 @@ editor = Exercise(
             editor_like(low=True),
             "The way down asks at the higher time, so the way up must too.",
         ),
+        Mutant(
+            "not guided on the way down",
+            lambda *a: slow_invert_and_edit(*a[:5], 1.0),
+            "Scale 1 all the way: the picture comes back, and the new prompt is hardly heard.",
+        ),
+        Mutant(
+            "the source's prompt on the way down",
+            lambda pipe, x, source, target, *rest: slow_invert_and_edit(
+                pipe, x, source, source, *rest
+            ),
+            "The picture is reconstructed, not edited.",
+        ),
     ),
     hints=(
         "Two loops over the same times, one of them backwards.",
@@ -333,6 +384,7 @@ editor = Exercise(
         "The project has both halves: `invert(...)[-1]` and `replay(...)` in "
         "minidiff.inversion.ddim.",
     ),
+    about="an editor by inversion",
     page="tutorials/inversion/ddim.md",
 )
 

@@ -87,7 +87,7 @@ def slow_pair(
         alpha = torch.ones(len(M))
     null = pipe.null()
     ts = pipe.schedule.timesteps(steps, spacing="trailing")
-    book = {}  # the source's map of every layer and step
+    book = {}  # the source's map of every layer, step and evaluation
 
     def draw(prompt, look):
         x = x_T
@@ -96,18 +96,21 @@ def slow_pair(
             def listen(probs, name, i=i):
                 return look(probs, name, i)
 
-            with tap(pipe.net, f"{CROSS}|{SELF}", listen) if null_too else nullcontext():
+            def listen_null(probs, name, i=i):
+                return look(probs, name, i, "null")
+
+            with tap(pipe.net, f"{CROSS}|{SELF}", listen_null) if null_too else nullcontext():
                 e_null = pipe.eps(x, t, null)
             with tap(pipe.net, f"{CROSS}|{SELF}", listen):
                 e_cond = pipe.eps(x, t, pipe.embed(prompt))
             x = step(pipe.schedule, x, e_null + scale * (e_cond - e_null), t, s)
         return x
 
-    def write(probs, name, i):
-        book[name, i] = probs.clone()
+    def write(probs, name, i, of="cond"):
+        book[name, i, of] = probs.clone()
 
-    def read(probs, name, i):
-        old = book[name, i]
+    def read(probs, name, i, of="cond"):
+        old = book[name, i, of]
         if "attn2" in name:
             if ever or i < cross * steps:
                 return torch.where(alpha > 0, torch.einsum("bhni,ij->bhnj", old, M), probs)
@@ -125,7 +128,7 @@ def pair_cases(seed):
     if seed:
         return []
     x = noise((1, *tiny().shape), seed)
-    return [(tiny(), SOURCE, TARGET, x, 0.5, 0.5, 2, 8.0)]
+    return [(tiny(), SOURCE, TARGET, x, 2 / 3, 1 / 3, 3, 8.0)]  # whole steps
 
 
 def as_the_project(fn):
@@ -205,6 +208,7 @@ pair = Exercise(
         "`edit_cross(M, alpha, on, weight)` and `edit_self(latent, limit)` in "
         "minidiff.editing.prompt_to_prompt are the two functions.",
     ),
+    about="the whole of prompt-to-prompt",
     page=P2P,
 )
 

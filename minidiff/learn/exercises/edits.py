@@ -111,6 +111,7 @@ aligned = Exercise(
         "Walk back from the last cell: if it equals its left neighbour, j -= 1; elif the upper "
         "one, i -= 1; else pair them.",
     ),
+    about="which token of two prompts is which",
     page=P2P,
 )
 
@@ -130,13 +131,13 @@ def slow_grown(m):
 def slow_blend(maps, words, size, threshold=0.3):
     height, width = size
     out = torch.zeros(1, 1, height, width)
-    for row in range(2):
-        m = sum(maps[row, word] for word in words[row])
+    for k in range(2):
+        m = sum(maps[k, word] for word in words[k])
         side = len(m)
-        strong = slow_grown(m) > threshold * m.max()
-        for y in range(height):
-            for x in range(width):
-                out[0, 0, y, x] += strong[y * side // height, x * side // width]
+        strong = slow_grown(m) / m.max() > threshold
+        rows = [y * side // height for y in range(height)]
+        columns = [x * side // width for x in range(width)]
+        out[0, 0] += strong[rows][:, columns]
     return out.clamp(max=1)
 
 
@@ -146,15 +147,34 @@ def blend_cases(seed):
     for side in (4, 8):
         maps = 0.2 * torch.rand(2, 6, side, side, generator=g) ** 4
         cases.append((maps, ([1], [1, 3]), (2 * side, 2 * side), 0.3))
-    return cases
+    # one sharp peak in each row, enlarged four times: where its square ends depends on the resizing
+    maps = 0.02 * torch.rand(2, 4, 6, 6, generator=g)
+    maps[0, 1, 1 + seed, 2] = 1.0
+    maps[0, 1, 4, 5] = 0.45
+    maps[1, 2, 4, 3] = 0.6
+    maps[1, 2, 1, 1] = 0.5
+    maps[1, 3, 4, 3] = 0.5
+    return [*cases, (maps, ([1], [2]), (24, 24), 0.3), (maps, ([1], [2, 3]), (24, 12), 0.6)]
 
 
-def blended(joined=torch.any, grow=1, relative=True):
+def blended(
+    joined=torch.any,
+    grow=1,
+    late=False,
+    largest=(2, 3),
+    mode="nearest",
+    limit=None,
+    of_tokens=torch.sum,
+):
     def wrong(maps, words, size, threshold=0.3):
-        m = torch.stack([maps[row, w].sum(0) for row, w in enumerate(words)])[:, None]
-        m = F.interpolate(F.max_pool2d(m, 2 * grow + 1, 1, grow), size)
-        m = m / m.amax((2, 3), keepdim=True) if relative else m
-        return joined(m > threshold, 0, keepdim=True).to(maps.dtype)
+        m = torch.stack([of_tokens(maps[row, w], 0) for row, w in enumerate(words)])[:, None]
+        if late:
+            m = F.max_pool2d(F.interpolate(m, size, mode=mode), 3, 1, 1)
+        else:
+            m = F.interpolate(F.max_pool2d(m, 2 * grow + 1, 1, grow), size, mode=mode)
+        m = m / m.amax(largest, keepdim=True) if largest else m
+        above = m > (threshold if limit is None else limit)
+        return joined(above, 0, keepdim=True).to(maps.dtype)
 
     return wrong
 
@@ -165,7 +185,8 @@ blend = Exercise(
     "Local blend: where may the picture change? `maps` (2 tokens s s) are the averaged attention "
     "maps of source and edit, `words` the token positions of the blend word in each. Sum a word's "
     "tokens, grow with a 3x3 maximum, resize to `size` (nearest), divide by the largest value, "
-    "keep what exceeds `threshold`: 1 where either row does, as (1 1 h w).",
+    "keep what exceeds `threshold`: 1 where either row does, 0 elsewhere, as (1 1 h w) in the "
+    "dtype of `maps`.",
     blend_mask,
     slow_blend,
     blend_cases,
@@ -182,9 +203,36 @@ blend = Exercise(
         ),
         Mutant(
             "an absolute threshold",
-            blended(relative=False),
+            blended(largest=None),
             "Maps are probabilities over tokens and layers: how large they get depends on the "
             "number of words.",
+        ),
+        Mutant(
+            "one largest value for both rows",
+            blended(largest=(0, 1, 2, 3)),
+            "The row with the fainter map then loses its part of the mask.",
+        ),
+        Mutant(
+            "smoothly resized",
+            blended(mode="bilinear"),
+            "Between two cells the values slide, and the mask's edge moves with the size it is "
+            "resized to. The mask is made of whole cells.",
+        ),
+        Mutant(
+            "grown after resizing",
+            blended(late=True),
+            "The order matters: a cell of the map is many latents, and growing by one latent is "
+            "next to nothing.",
+        ),
+        Mutant(
+            "the strongest token for the sum",
+            blended(of_tokens=torch.amax),
+            "A word of several tokens is where all of them together look.",
+        ),
+        Mutant(
+            "the threshold is not looked at",
+            blended(limit=0.3),
+            "The published value stands in the function. Another one, handed in, changes nothing.",
         ),
     ),
     hints=(
@@ -192,6 +240,7 @@ blend = Exercise(
         "`F.max_pool2d(m, 3, 1, 1)` keeps the size.",
         "`(m / m.amax((2, 3), keepdim=True) > threshold).any(0, keepdim=True)`.",
     ),
+    about="where a local edit may happen, from attention",
     page=P2P,
 )
 
@@ -214,8 +263,8 @@ def slow_mask(d, threshold=0.5, grow=0):
 def differences(seed):
     g = torch.Generator().manual_seed(seed)
     return [
-        (torch.rand(b, 1, 8, 8, generator=g) ** 6, 0.5, grow)
-        for b, grow in ((1, 0), (3, 0), (2, 1))
+        (torch.rand(b, 1, 8, 8, generator=g) ** 6, limit, grow)
+        for b, limit, grow in ((1, 0.5, 0), (3, 0.5, 0), (2, 0.5, 1), (2, 0.25, 2))
     ]
 
 
@@ -236,7 +285,7 @@ diffedit_mask = Exercise(
     "core",
     "DiffEdit: from the two prompts' disagreement d (b 1 h w) to a mask. Cut every picture's "
     "values at 3 times its own mean; 1 where more than `threshold` of that cut is reached; grown "
-    "by `grow` cells in every direction.",
+    "by `grow` cells in every direction, the diagonal ones too. 0 and 1 in the dtype of d.",
     threshold_mask,
     slow_mask,
     differences,
@@ -263,12 +312,18 @@ diffedit_mask = Exercise(
             cut_by(lambda d: d.mean(), absolute=True),
             "How large disagreements are depends on the model, the time and the prompts.",
         ),
+        Mutant(
+            "not grown",
+            lambda d, threshold=0.5, grow=0: threshold_mask(d, threshold, 0),
+            "`grow` is not looked at: the edit is cut off where the disagreement ends.",
+        ),
     ),
     hints=(
         "The mean over each row alone: `d.mean((1, 2, 3), keepdim=True)`.",
         "`d.clamp(max=cut) > threshold * cut`.",
         "Growing a mask is a maximum: `F.max_pool2d(m, 2 * grow + 1, 1, grow)`.",
     ),
+    about="DiffEdit's mask, from two prompts' noise",
     page="tutorials/editing/diffedit.md",
 )
 

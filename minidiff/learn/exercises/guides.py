@@ -73,12 +73,23 @@ plms = Exercise(
             lambda old: plms_noise(old[:2]),
             "The list is cut too short: second order at most.",
         ),
+        Mutant(
+            "the last noise alone",
+            lambda old: old[0].clone(),
+            "That is DDIM: first order, and the course of the noise is not used.",
+        ),
+        Mutant(
+            "the mean of them",
+            lambda old: torch.stack(old).mean(0),
+            "A mean looks back, to where the noise was; the step to come lies ahead.",
+        ),
     ),
     hints=(
         "A table of four rows, chosen by len(old).",
         "Each row sums to 1.",
         "`sum(w * e for w, e in zip(row, old))`.",
     ),
+    about="the last four noises continued",
     page=PAGE,
 )
 
@@ -141,8 +152,14 @@ euler = Exercise(
             lambda sch, x, v, t, s: process.ddim_step(sch, x, v, t, s),
             "A flow network plugged into a sampler for eps.",
         ),
+        Mutant(
+            "all the way",
+            lambda sch, x, v, t, s: x - sch.at(t)[1] * v,
+            "The whole line to sigma = 0: the guess of the picture, wherever s is.",
+        ),
     ),
     hints=("dx / d sigma = v.", "`sch.at(t)[1]` is sigma_t.", "`x_t + (sigma_s - sigma_t) * v`."),
+    about="a step of flow matching",
     page=PAGE,
 )
 
@@ -182,6 +199,10 @@ def ratio_upside_down(guided, e_cond, phi):
     return (1 - phi + phi * ratio) * guided
 
 
+def channel_ratio(guided, e_cond):
+    return e_cond.std((2, 3), keepdim=True) / guided.std((2, 3), keepdim=True)
+
+
 rescaled = Exercise(
     "rescale",
     "warm-up",
@@ -213,20 +234,33 @@ rescaled = Exercise(
             ratio_upside_down,
             "What was too large gets larger.",
         ),
+        Mutant(
+            "each channel alone",
+            lambda g, c, phi: (1 - phi + phi * channel_ratio(g, c)) * g,
+            "One number for each row, over all its values. A number for each channel shifts "
+            "colours against each other.",
+        ),
+        Mutant(
+            "the conditional guess mixed in",
+            lambda g, c, phi: phi * rescale(g, c, 1.0) + (1 - phi) * c,
+            "The rest, 1 - phi, is the guided guess itself. Mixed with the conditional one, "
+            "guidance is taken back.",
+        ),
     ),
     hints=(
         "A ratio of two standard deviations for each row.",
         "`x.std((1, 2, 3), keepdim=True)`.",
         "`phi * ratio * guided + (1 - phi) * guided`.",
     ),
+    about="guided noise brought back to its spread",
     page=PAGE,
 )
 
 
-def slow_within(e_null, e_cond, scale, t, lo, hi, off="cond"):
+def slow_within(e_null, e_cond, scale, t, lo, hi, off="cond", closed=False):
     rows = []
     for null, cond, time in zip(e_null, e_cond, t.tolist()):
-        if lo < time <= hi:
+        if lo < time <= hi or (closed and time == lo):
             rows.append(null + scale * (cond - null))
         else:
             rows.append(cond if off == "cond" else null)
@@ -241,6 +275,7 @@ def within_cases(seed):
         others = torch.randint(1, 1000, (b - len(edges),), generator=g)
         e_null, e_cond = draws(seed, (b, 1, 2, 2), (b, 1, 2, 2))
         cases.append((e_null, e_cond, 3.0, torch.cat([edges, others]), 200, 700))
+        cases.append((e_null, e_cond, 7.5, torch.cat([edges, others]), 100, 400))
     return cases
 
 
@@ -271,12 +306,23 @@ interval = Exercise(
             "Two neighbouring intervals then still fit together, but results differ from the "
             "published ones by a step.",
         ),
+        Mutant(
+            "both ends included",
+            lambda *a: slow_within(*a, closed=True),
+            "lo < t is strict. Two neighbouring intervals would share a step.",
+        ),
+        Mutant(
+            "everywhere",
+            lambda n, c, w, t, lo, hi: n + w * (c - n),
+            "Plain guidance: the interval is not looked at.",
+        ),
     ),
     hints=(
         "A choice per row.",
         "`on.view(-1, 1, 1, 1)` goes with pictures.",
         "`torch.where(on, guided, e_cond)`.",
     ),
+    about="guidance at some times only",
     page=PAGE,
 )
 
@@ -355,12 +401,18 @@ dynamic = Exercise(
             cut_at(lambda x0, p: quantile(x0, p).clamp(min=1), divide=False),
             "The guess is still outside the range in which the network was trained.",
         ),
+        Mutant(
+            "divided, not cut",
+            lambda x0, p: x0 / quantile(x0, p).clamp(min=1),
+            "The share 1 - p of the values is still outside [-1, 1].",
+        ),
     ),
     hints=(
         "One number s for each picture.",
         "`x0.flatten(1).abs().quantile(p, 1)`.",
         "`x0.clamp(-s, s) / s` with s as (b 1 1 1).",
     ),
+    about="guesses kept in range: dynamic thresholding",
     page=PAGE,
 )
 

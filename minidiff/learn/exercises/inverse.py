@@ -11,7 +11,15 @@ from torch import Tensor
 from minidiff.core import process
 from minidiff.core.schedule import Schedule
 from minidiff.learn.exercise import Exercise, Fact, Mutant
-from minidiff.learn.exercises.inputs import LINEAR, ONE, draw, draws, states
+from minidiff.learn.exercises.inputs import (
+    ANY_SCHEDULE,
+    LINEAR,
+    ONE,
+    draw,
+    draws,
+    preserving_assumed,
+    states,
+)
 from minidiff.pipe.masks import paste, to_latent_mask
 from minidiff.restoration.operators import superres
 
@@ -108,12 +116,23 @@ average = Exercise(
             "It looks better, but is no pseudo-inverse of the mean: the result does not have the "
             "means y, and the error comes back at each step.",
         ),
+        Mutant(
+            "the sign",
+            lambda x, y, f: project_average(x, 2 * F.avg_pool2d(x, f) - y, f),
+            "The error is put on once more where it should be taken off.",
+        ),
+        Mutant(
+            "sums for means",
+            lambda x, y, f: x - enlarged(F.avg_pool2d(x, f) * f**2 - y, f) / f**2,
+            "A takes the mean of a block. Its sum is f^2 times as large, and so would be y.",
+        ),
     ),
     hints=(
         "The error of each block, taken off all its pixels.",
         "`F.interpolate(..., scale_factor=factor)` repeats values.",
         "`x - F.interpolate(F.avg_pool2d(x, factor) - y, scale_factor=factor)`.",
     ),
+    about="DDNM: a small picture's means put in",
     page=DDNM,
 )
 
@@ -183,12 +202,19 @@ luma = Exercise(
             lambda y, w: y / (len(w) * w[:, None, None]),
             "It explains y, and makes the channel that counts least the brightest.",
         ),
+        Mutant(
+            "divided by the length of w",
+            lambda y, w: y * (w / w.norm())[:, None, None],
+            "A unit vector is the right direction; measured again, it gives |w| y. It takes the "
+            "square of the length.",
+        ),
     ),
     hints=(
         "A is one row: w. What is the pseudo-inverse of a row?",
         "Of all solutions the smallest is a multiple of w.",
         "`y * (w / w.square().sum())[:, None, None]`.",
     ),
+    about="the smallest colour with a given grey",
     page=DDNM,
 )
 
@@ -213,7 +239,7 @@ def mask_cases(seed):
     g = torch.Generator().manual_seed(seed)
     cases = []
     for b, factor, n, share in ((1, 2, 2, 0.3), (2, 4, 4, 0.05), (1, 8, 3, 0.02), (1, 4, 3, 0.6)):
-        noise = torch.rand(b, 1, factor * n, factor * n, generator=g)
+        noise = torch.rand(b, 1, factor * n, factor * (n + 1), generator=g)
         cases.append(((noise < share).float(), stand_in(factor)))
     return cases
 
@@ -222,8 +248,8 @@ latent_mask = Exercise(
     "to_latent_mask",
     "warm-up",
     "A mask of pixels (b 1 H W), 1 where the picture may change, for latents `pipe.factor` times "
-    "smaller: a latent may change if any of its pixels may. Called as `to_latent_mask(mask, "
-    "pipe)`; of the pipe only `factor` matters here.",
+    "smaller: a latent may change if any of its pixels may. Return 0 and 1 in the dtype of the "
+    "mask. Called as `to_latent_mask(mask, pipe)`; of the pipe only `factor` matters here.",
     to_latent_mask,
     slow_latent_mask,
     mask_cases,
@@ -250,8 +276,14 @@ latent_mask = Exercise(
             lambda m, pipe: 1 - F.max_pool2d(1 - m, pipe.factor),
             "The minimum: a seam of unedited pixels stays along the border.",
         ),
+        Mutant(
+            "the sum",
+            lambda m, pipe: F.avg_pool2d(m, pipe.factor, divisor_override=1),
+            "How many pixels may change. A mask holds 0 and 1, and 1 - mask is its other side.",
+        ),
     ),
     hints=('"Any" is a maximum.', "A pooling layer.", "`F.max_pool2d(mask, pipe.factor)`."),
+    about="a mask of pixels for latents",
     page=INPAINT,
 )
 
@@ -274,15 +306,23 @@ def paste_cases(seed):
     return cases
 
 
+def outside(fn):
+    out, image = draws(6, (1, 3, 16, 16), (1, 3, 16, 16))
+    mask = torch.zeros(1, 1, 16, 16)
+    mask[..., :4, :] = 1
+    return fn(out, image, mask)[..., 4:, :], image[..., 4:, :]
+
+
 pasted = Exercise(
     "paste",
     "warm-up",
     "The last line of every local edit: `out` where `mask` (1 or b, 1, H, W) is 1, the pixels of "
-    "`image` elsewhere, unchanged to the last bit. Pictures are (b 3 H W).",
+    "`image` elsewhere, unchanged to the last bit (inside, the last bit does not matter). Pictures "
+    "are (b 3 H W).",
     paste,
     slow_paste,
     paste_cases,
-    tolerance=0.0,
+    facts=(Fact("outside, the picture is unchanged to the last bit", outside, tolerance=0.0),),
     mutants=(
         Mutant(
             "the mask means keep",
@@ -300,12 +340,25 @@ pasted = Exercise(
             lambda out, image, m: m * out + (1 - m) * image * (1 - m) + m * image * 0.5,
             "The network's input has a grey hole; the picture to paste into must not.",
         ),
+        Mutant(
+            "only the inside",
+            lambda out, image, m: m * out,
+            "The outside is black: the picture to paste into is missing.",
+        ),
+        Mutant(
+            "the outside is computed",
+            lambda out, image, m: out + (1 - m) * (image - out),
+            "In exact arithmetic it is the same. In floating point out + (image - out) differs "
+            "from image by a rounding, on every pixel that nobody edited. Start from image: image "
+            "+ mask * (out - image).",
+        ),
     ),
     hints=(
         "Two products and a sum.",
         "1 - mask is the rest.",
         "`mask * out + (1 - mask) * image`.",
     ),
+    about="an edit inside, the picture outside",
     page=INPAINT,
 )
 
@@ -349,7 +402,8 @@ known = Exercise(
     "core",
     "RePaint, blended diffusion, SDEdit with a mask: a move has carried the state from time t to "
     "s; now its outside (mask 0) is replaced by the picture that is `known` there, noised with "
-    "`noise` to the time the state is at NOW. x_s and known are (b c h w), mask (1 1 h w).",
+    "`noise` to the time the state is at NOW. x_s and known are (b c h w), mask (1 1 h w)."
+    + ANY_SCHEDULE,
     blend_known,
     slow_blend_known,
     known_cases,
@@ -382,12 +436,19 @@ known = Exercise(
             "Masks of both polarities are published. This one keeps the hole and redraws the "
             "picture.",
         ),
+        Mutant(
+            "added",
+            lambda sch, x, z, m, t, s, n: x + (1 - m) * process.q_sample(sch, z, s, n),
+            "The state's own outside was not taken out: two pictures and twice the noise.",
+        ),
+        preserving_assumed(blend_known),
     ),
     hints=(
         "At which time is x_s?",
         "`process.q_sample(sch, known, s, noise)`.",
         "`mask * x_s + (1 - mask) * process.q_sample(...)`.",
     ),
+    about="a known outside, noised to the right time",
     page=REPAINT,
 )
 

@@ -5,10 +5,12 @@ back and try again.
 import torch
 import torch.nn.functional as F
 
+from minidiff.core.cond import Cond
 from minidiff.core.process import ddim_step
 from minidiff.inversion.edict import down, up
 from minidiff.learn.exercise import Exercise, Fact, Mutant
 from minidiff.learn.exercises.inputs import LINEAR, draws, states
+from minidiff.learn.values import is_number, is_sequence
 from minidiff.restoration.ilvr import refine
 from minidiff.restoration.jumps import jumps
 
@@ -70,12 +72,19 @@ ilvr_refine = Exercise(
             lambda x, y, f: means(x, f) + y - means(y, f),
             "The roles are exchanged: coarse from the sample, detail from the reference.",
         ),
+        Mutant(
+            "one pixel for the mean of a block",
+            lambda x, y, f: x + F.interpolate((y - x)[..., ::f, ::f], scale_factor=f),
+            "`interpolate` to a smaller size takes every f-th pixel. Noise is not averaged out, "
+            "and the coarse part is grain.",
+        ),
     ),
     hints=(
         "avg_pool2d, then interpolate back; both are in torch.nn.functional, F for short.",
         "`phi = lambda v: F.interpolate(F.avg_pool2d(v, f), scale_factor=f)`.",
         "`return x - phi(x) + phi(y)`.",
     ),
+    about="ILVR: the coarse part of a reference",
     page="tutorials/restoration/ilvr.md",
 )
 
@@ -84,7 +93,8 @@ ilvr_refine = Exercise(
 
 
 def noise_of(z, t, cond):
-    return torch.tanh(z) * 0.5 + t / 2000
+    told = 0.0 if cond is None else 0.2 * cond.label.item()
+    return torch.tanh(z) * 0.5 + t / 2000 + told
 
 
 def slow_down(denoise, sch, x, y, t, s, cond, p, swap):
@@ -97,9 +107,10 @@ def slow_down(denoise, sch, x, y, t, s, cond, p, swap):
 
 
 def pairs_of_states(seed):
+    conds = (None, Cond(label=torch.tensor([3])), Cond(label=torch.tensor([7])))
     return [
-        (noise_of, sch, x.double(), e.double(), t, s, None, 0.93, swap)
-        for k, (sch, x, e, t, s) in enumerate(states(seed))
+        (noise_of, sch, x.double(), e.double(), t, s, cond, 0.93, swap)
+        for cond, (sch, x, e, t, s) in zip(conds, states(seed))
         for swap in (False, True)
     ]
 
@@ -120,6 +131,19 @@ def at_once(denoise, sch, x, y, t, s, cond, p, swap):
 def mixed_at_once(denoise, sch, x, y, t, s, cond, p, swap):
     x, y = slow_down(denoise, sch, x, y, t, s, cond, 1.0, swap)
     return p * x + (1 - p) * y, p * y + (1 - p) * x
+
+
+def of_its_own(denoise, sch, x, y, t, s, cond, p, swap):
+    x = ddim_step(sch, x, denoise(x, t, cond), t, s)
+    y = ddim_step(sch, y, denoise(y, t, cond), t, s)
+    mixed = p * x + (1 - p) * y
+    return mixed, p * y + (1 - p) * mixed
+
+
+def not_exchanged_back(denoise, sch, x, y, t, s, cond, p, swap):
+    if swap:
+        x, y = y, x
+    return slow_down(denoise, sch, x, y, t, s, cond, p, False)
 
 
 coupled = Exercise(
@@ -152,6 +176,17 @@ coupled = Exercise(
             "Without taking turns one of the two states is always the newer one, and they drift "
             "apart.",
         ),
+        Mutant(
+            "each by its own noise",
+            of_its_own,
+            "That is DDIM twice. A state is known again on the way back because its noise was "
+            "asked of the OTHER one, which has not moved since.",
+        ),
+        Mutant(
+            "not exchanged back",
+            not_exchanged_back,
+            "After a swapped move x and y must be called x and y again before they are mixed.",
+        ),
     ),
     hints=(
         "Four lines: two moves, two mixtures.",
@@ -159,6 +194,7 @@ coupled = Exercise(
         "With swap, exchange x and y before the moves and again after them, before mixing.",
     ),
     tolerance=1e-9,
+    about="EDICT: a coupled step that can be undone",
     page="tutorials/inversion/edict.md",
 )
 
@@ -189,17 +225,31 @@ def walks(seed):
     ]
 
 
+def without_stops(times):
+    """A list of times in which a rise is its two ends: what lies between says nothing more."""
+    if not is_sequence(times) or not all(is_number(time) for time in times):
+        return times  # the grader says what it is
+    kept = []
+    for k, time in enumerate(times):
+        between = 0 < k < len(times) - 1 and times[k - 1] < time < times[k + 1]
+        if not between:
+            kept.append(time)
+    return kept
+
+
 jump_schedule = Exercise(
     "jumps",
     "core",
     "RePaint's way down a grid `ts` of falling times (n steps): after every `length` steps it "
     "jumps back up by `length`, until each stretch was walked `repeats` times. Count levels from "
     "the clean end (level n is ts[0], 0 is ts[-1]): jumps start at levels 1, 1 + length, 1 + 2 "
-    "length, ... below n - length + 1. Return the list of times visited, jumps included. Called "
-    "as `jumps(ts, length, repeats)`.",
+    "length, ... below n - length + 1. Return the list of times visited: a jump is the time it "
+    "starts at and the one it ends at (with every time on the way up, as RePaint's code writes it, "
+    "is right, too). Called as `jumps(ts, length, repeats)`.",
     jumps,
     slow_jumps,
     walks,
+    read=without_stops,
     facts=(Fact("one repeat is a plain walk", lambda fn: (fn([3, 2, 1, 0], 1, 1), [3, 2, 1, 0])),),
     mutants=(
         Mutant(
@@ -225,6 +275,7 @@ jump_schedule = Exercise(
         "After each step down: if left[level], then left[level] -= 1, level += length, and note "
         "the time again.",
     ),
+    about="RePaint's way down, with jumps back",
     page="tutorials/restoration/repaint.md",
 )
 

@@ -12,7 +12,19 @@ from minidiff.core.cond import Cond
 from minidiff.data.toy2d import gauss_aniso, gmm8
 from minidiff.inversion.ddim import invert_step
 from minidiff.learn.exercise import Exercise, Fact, Mutant
-from minidiff.learn.exercises.inputs import LINEAR, ONE, draws, levels, states
+from minidiff.learn.exercises.inputs import (
+    A_TIME_EACH,
+    ANY_SCHEDULE,
+    LINEAR,
+    ONE,
+    batches,
+    by_rows,
+    draws,
+    guess_clipped,
+    levels,
+    preserving_assumed,
+    states,
+)
 
 PAGE = "tutorials/00_the_six_words.md"
 
@@ -20,6 +32,13 @@ PAGE = "tutorials/00_the_six_words.md"
 # ---- eps_to_x0 -----------------------------------------------------------------------------------
 
 
+def eps_to_x0_cases(seed):
+    ints = [(sch, x, e, t) for sch, x, e, t, _ in states(seed)]
+    rows = [(sch, x, e, t) for sch, x, e, t, _ in batches(seed)]
+    return ints + rows
+
+
+@by_rows
 def slow_x0(sch, x_t, eps, t):
     a = sch.alpha[t].item()
     s = sch.sigma[t].item()
@@ -30,10 +49,10 @@ eps_to_x0 = Exercise(
     "eps_to_x0",
     "warm-up",
     "The clean picture that a state and its noise imply: solve $x_t = \\alpha_t x_0 + \\sigma_t "
-    "\\epsilon$ for $x_0$.",
+    "\\epsilon$ for $x_0$." + A_TIME_EACH + ANY_SCHEDULE,
     process.eps_to_x0,
     slow_x0,
-    lambda seed: [(sch, x, e, t) for sch, x, e, t, _ in states(seed)],
+    eps_to_x0_cases,
     facts=(
         Fact(
             "it undoes q_sample",
@@ -43,21 +62,28 @@ eps_to_x0 = Exercise(
     mutants=(
         Mutant(
             "not divided by alpha",
-            lambda sch, x, e, t: x - sch.at(t)[1] * e,
+            lambda sch, x, e, t: x - sch.at(t, x)[1] * e,
             "The noise is gone, but the picture is still as dark as alpha made it: at t near T "
             "almost black.",
         ),
         Mutant(
             "divided by alpha_bar",
-            lambda sch, x, e, t: (x - sch.at(t)[1] * e) / sch.at(t)[0] ** 2,
+            lambda sch, x, e, t: (x - sch.at(t, x)[1] * e) / sch.at(t, x)[0] ** 2,
             "The picture was scaled by the root of alpha_bar. Dividing by alpha_bar makes it far "
             "too bright.",
         ),
         Mutant(
             "1 - alpha for sigma",
-            lambda sch, x, e, t: (x - (1 - sch.at(t)[0]) * e) / sch.at(t)[0],
+            lambda sch, x, e, t: (x - (1 - sch.at(t, x)[0]) * e) / sch.at(t, x)[0],
             "True for straight-line (flow) tables only, where alpha + sigma = 1.",
         ),
+        Mutant(
+            "the sign of the noise",
+            lambda sch, x, e, t: process.eps_to_x0(sch, x, -e, t),
+            "Noise was added to make x_t; it has to be taken off again.",
+        ),
+        guess_clipped(lambda sch, x, e, t: process.eps_to_x0(sch, x, e, t).clamp(-1, 1)),
+        preserving_assumed(process.eps_to_x0),
     ),
     hints=(
         "One subtraction, one division.",
@@ -65,11 +91,18 @@ eps_to_x0 = Exercise(
         "`return (x_t - s * eps) / a`.",
     ),
     tolerance=1e-4,
+    about="the picture that a state and its noise imply",
     page=PAGE,
 )
 
 
 # ---- v target ------------------------------------------------------------------------------------
+
+
+def v_cases(seed):
+    ints = [(*sch.at(t), x, e) for sch, x, e, t, _ in states(seed)]
+    rows = [(*sch.at(t, x), x, e) for sch, x, e, t, _ in batches(seed)]
+    return ints + rows
 
 
 def slow_v(alpha, sigma, x0, eps):
@@ -89,10 +122,11 @@ velocity = Exercise(
     "warm-up",
     "v-prediction (Salimans and Ho 2022): $v = \\alpha_t \\epsilon - \\sigma_t x_0$. Near the "
     "noise it asks for the picture, near the picture for the noise: never for what is already "
-    "known. `alpha` and `sigma` are the two numbers of the schedule at time t.",
+    "known. `alpha` and `sigma` are what the schedule says at time t: two numbers, or tensors (b, "
+    "1, 1, 1) with one for each row.",
     process.v_target,
     slow_v,
-    lambda seed: [(*sch.at(t), x, e) for sch, x, e, t, _ in states(seed)],
+    v_cases,
     facts=(
         Fact("at time 0 it is the noise", lambda fn: (fn(1.0, 0.0, 3 * ONE, ONE), ONE)),
         Fact("read back, it gives the noise", v_read_back),
@@ -115,12 +149,25 @@ velocity = Exercise(
             lambda alpha, sigma, x, e: sigma * e - alpha * x,
             "Then it is the state itself, turned by 90 degrees too little: mostly known already.",
         ),
+        Mutant(
+            "added",
+            lambda alpha, sigma, x, e: alpha * e + sigma * x,
+            "v is the derivative of alpha x0 + sigma eps along the circle, and that of alpha is "
+            "-sigma.",
+        ),
+        Mutant(
+            "the velocity of a flow",
+            lambda alpha, sigma, x, e: e - x,
+            "The derivative along a straight line (flow matching). v-prediction's way is a circle, "
+            "and its target depends on the time.",
+        ),
     ),
     hints=(
         "Two products and a difference.",
         "At t = 0, alpha is 1 and sigma 0: what must be left?",
         "`return alpha * eps - sigma * x0`.",
     ),
+    about="what a v-prediction network is trained on",
     page=PAGE,
 )
 
@@ -128,6 +175,13 @@ velocity = Exercise(
 # ---- renoise -------------------------------------------------------------------------------------
 
 
+def renoise_cases(seed):
+    ints = [(sch, x, s, t, e) for sch, x, e, t, s in states(seed)]
+    rows = [(sch, x, s, t, e) for sch, x, e, t, s in batches(seed)]
+    return ints + rows
+
+
+@by_rows
 def slow_renoise(sch, x_s, s, t, noise):
     a_t, s_t, a_s, s_s = levels(sch, t, s)
     keep = a_t / a_s
@@ -143,14 +197,25 @@ def spread(fn):
     return ratio.round(decimals=1), torch.tensor(1.0, dtype=torch.float64)
 
 
+@by_rows
 def difference_of_sigmas(sch, x, s, t, noise):
     a_t, s_t, a_s, s_s = levels(sch, t, s)
     return a_t / a_s * x + (s_t - s_s) * noise
 
 
+@by_rows
 def old_noise_not_scaled(sch, x, s, t, noise):
     a_t, s_t, a_s, s_s = levels(sch, t, s)
     return a_t / a_s * x + max(s_t**2 - s_s**2, 0) ** 0.5 * noise
+
+
+def variance_for_root(sch, x, s, t, noise):
+    a, var = process.transition(sch, s, t, x)
+    return a * x + var * noise
+
+
+def picture_not_scaled(sch, x, s, t, noise):
+    return x + process.renoise(sch, 0 * x, s, t, noise)
 
 
 renoise = Exercise(
@@ -158,10 +223,10 @@ renoise = Exercise(
     "core",
     "Jump forward, from a state at time s to one at t >= s, with fresh noise: $x_t = a\\,x_s + "
     "\\sqrt{\\sigma_t^2 - a^2 \\sigma_s^2}\\;n$ with $a = \\alpha_t / \\alpha_s$. RePaint undoes "
-    "its moves so. It is called as `renoise(sch, x_s, s, t, noise)`.",
+    "its moves so. It is called as `renoise(sch, x_s, s, t, noise)`." + A_TIME_EACH + ANY_SCHEDULE,
     process.renoise,
     slow_renoise,
-    lambda seed: [(sch, x, s, t, e) for sch, x, e, t, s in states(seed)],
+    renoise_cases,
     facts=(
         Fact("from s to s nothing happens", lambda fn: (fn(LINEAR, ONE, 300, 300, ONE), ONE)),
         Fact("noise twice has the spread of noise once", spread),
@@ -185,12 +250,25 @@ renoise = Exercise(
             "The noise that is there already shrinks together with the picture, by a, and so its "
             "variance by a squared.",
         ),
+        Mutant(
+            "the variance for its root",
+            variance_for_root,
+            "Noise is scaled by a standard deviation. The variance, far below 1 here, adds hardly "
+            "any.",
+        ),
+        Mutant(
+            "the state is not scaled",
+            picture_not_scaled,
+            "Noise is added and nothing taken away: the state is too bright for its time.",
+        ),
+        preserving_assumed(process.renoise),
     ),
     hints=(
         "The state shrinks by alpha_t / alpha_s. How much noise is then missing?",
         "Variances add: sigma_t^2 = a^2 sigma_s^2 + what is new.",
         "`a * x_s + (sig_t**2 - a**2 * sig_s**2) ** .5 * noise`.",
     ),
+    about="a jump back up, with fresh noise",
     page=PAGE,
 )
 
@@ -198,6 +276,21 @@ renoise = Exercise(
 # ---- posterior -----------------------------------------------------------------------------------
 
 
+def with_wide_variance(answer):
+    """(mean, var) with the variance at the mean's size: one number, one for each row or one for
+    each pixel say the same.
+    """
+    try:
+        mean, var = answer
+        var = torch.as_tensor(var, dtype=torch.float64)
+        if var.shape == mean.shape[:1]:
+            var = var.view(-1, *[1] * (mean.ndim - 1))
+        return mean, var.expand_as(mean)
+    except (TypeError, ValueError, RuntimeError, AttributeError):
+        return answer  # no such pair: the grader says what it is
+
+
+@by_rows
 def slow_posterior(sch, x_t, x0, t, s):
     """Two Gaussians multiplied: what the state says about x_s, and what the picture says about
     it.
@@ -219,20 +312,29 @@ def large_variance(sch, x, x0, t, s):
     )
 
 
+def standard_deviation(sch, x, x0, t, s):
+    mean, var = process.posterior(sch, x, x0, t, s)
+    return mean, var**0.5
+
+
 posterior = Exercise(
     "posterior",
     "core",
     "Where ancestral sampling draws the next state from: mean and variance of $q(x_s \\mid x_t, "
     "x_0)$, s < t (DDPM, eq. 7, for any stride). With $a = \\alpha_t / \\alpha_s$ and $\\beta = "
     "\\sigma_t^2 - a^2 \\sigma_s^2$: mean $\\frac{a \\sigma_s^2}{\\sigma_t^2} x_t + "
-    "\\frac{\\alpha_s \\beta}{\\sigma_t^2} x_0$, variance $\\beta \\sigma_s^2 / \\sigma_t^2$.",
+    "\\frac{\\alpha_s \\beta}{\\sigma_t^2} x_0$, variance $\\beta \\sigma_s^2 / \\sigma_t^2$. "
+    "Return (mean, variance); the variance is a number, one for each row, or one for each pixel."
+    + A_TIME_EACH
+    + ANY_SCHEDULE,
     process.posterior,
     slow_posterior,
-    lambda seed: [(sch, x, e, t, s) for sch, x, e, t, s in states(seed)],
+    lambda seed: [*states(seed), *batches(seed)],
+    read=with_wide_variance,
     facts=(
         Fact(
             "at s = 0 it is the picture, surely",
-            lambda fn: (fn(LINEAR, 5 * ONE, ONE, 9, 0), (ONE, 0.0)),
+            lambda fn: (fn(LINEAR, 5 * ONE, ONE, 9, 0), (ONE, 0 * ONE)),
         ),
     ),
     mutants=(
@@ -250,10 +352,17 @@ posterior = Exercise(
         ),
         Mutant(
             "one step's beta",
-            lambda sch, x, x0, t, s: process.posterior(sch, x, x0, t, max(t - 1, 0)),
+            lambda sch, x, x0, t, s: process.posterior(sch, x, x0, t, t - 1),
             "The formula of the full chain, used with a stride: the step removes the noise of one "
             "time while the loop believes to have moved many.",
         ),
+        Mutant(
+            "the standard deviation",
+            standard_deviation,
+            "The mean is right, and beside it stands the root of the variance. A sampler takes the "
+            "root once more, and adds far too much noise.",
+        ),
+        preserving_assumed(process.posterior),
     ),
     hints=(
         "Write down a and beta first.",
@@ -261,6 +370,7 @@ posterior = Exercise(
         "mean = a sig_s^2/sig_t^2 x_t + a_s beta/sig_t^2 x0; return it with beta sig_s^2/sig_t^2.",
     ),
     tolerance=1e-4,
+    about="where ancestral sampling draws from",
     page=PAGE,
 )
 
@@ -312,12 +422,19 @@ guidance = Exercise(
             "The batch was split in the wrong order: [cond, null] for [null, cond]. It draws "
             "anything but what was asked.",
         ),
+        Mutant(
+            "the unconditional guess is not taken off",
+            lambda n, c, w: n + w * c,
+            "The way to go is the difference of the two guesses. Without it the noise is scale + 1 "
+            "times too large.",
+        ),
     ),
     hints=(
         "A straight line through two points.",
         "Where is it at scale 0, where at scale 1?",
         "`return e_null + scale * (e_cond - e_null)`.",
     ),
+    about="classifier-free guidance",
     page="tutorials/00_the_six_words.md",
 )
 
@@ -333,11 +450,18 @@ def slow_invert_step(denoise, sch, x_s, s, t, cond):
 
 
 def known(x, t, cond):
-    return x * 0.3 + t / 1000
+    told = 0.0 if cond is None else 0.2 * cond.label.item()
+    return x * 0.3 + t / 1000 + told
 
 
 def climbs(seed):
-    return [(known, sch, x, s, t, None) for sch, x, _, t, s in states(seed)]
+    conds = (None, Cond(label=torch.tensor([3])), Cond(label=torch.tensor([7])))
+    return [(known, sch, x, s, t, cond) for cond, (sch, x, _, t, s) in zip(conds, states(seed))]
+
+
+def asked_twice(denoise, sch, x, s, t, cond):
+    x0 = process.eps_to_x0(sch, x, denoise(x, s, cond), s)
+    return process.q_sample(sch, x0, t, denoise(x, t, cond))
 
 
 def round_trip(fn) -> tuple[float, float, str]:
@@ -382,6 +506,18 @@ inversion = Exercise(
             "Noising a picture is not inverting it: the result leads back to some picture, not to "
             "this one.",
         ),
+        Mutant(
+            "the condition is not handed on",
+            lambda d, sch, x, s, t, c: invert_step(d, sch, x, s, t, None),
+            "The picture is inverted without its prompt, and comes back with it: the two do not "
+            "fit.",
+        ),
+        Mutant(
+            "asked twice",
+            asked_twice,
+            "The guess of x0 at time s and the noise at time t are those of two answers of the "
+            "network. One answer, at t, serves both terms, as on the way back.",
+        ),
     ),
     hints=(
         "It is `ddim_step` with rising times. Which noise does it need?",
@@ -389,6 +525,7 @@ inversion = Exercise(
         "`return ddim_step(sch, x_s, eps, s, t)` (from minidiff.core.process).",
     ),
     tolerance=1e-4,
+    about="DDIM upwards: from a picture to its noise",
     page="tutorials/inversion/ddim.md",
 )
 

@@ -60,6 +60,22 @@ def other_attention(axes="h d", scale=lambda c, d: d**-0.5, over=-1):
     return wrong
 
 
+def heads_not_put_back(q, k, v, heads):
+    """(b h n d), read as if it were (b n h d)."""
+    out = other_attention()(q, k, v, heads)
+    return split(out, heads).reshape(q.shape)
+
+
+def heads_of_tokens(q, k, v, heads):
+    """(b n c), read as if it were (b h n d)."""
+
+    def cut(x):
+        return x.reshape(len(x), heads, x.shape[1], -1)
+
+    probs = (cut(q) @ cut(k).mT * (q.shape[2] // heads) ** -0.5).softmax(-1)
+    return (probs @ cut(v)).reshape(q.shape)
+
+
 def attention_cases(seed):
     sizes = ((1, 1, 2, 2, 1), (2, 3, 5, 8, 2), (1, 4, 4, 12, 4))
     return [(*draws(seed + 9 * h, (b, n, c), (b, m, c), (b, m, c)), h) for b, n, m, c, h in sizes]
@@ -113,6 +129,29 @@ heads = Exercise(
             "Each token is shared out among the pixels. It is what slot attention does; here no "
             "row sums to 1.",
         ),
+        Mutant(
+            "the heads are not put back",
+            heads_not_put_back,
+            "(b h n d) is reshaped to (b n c) without `transpose(1, 2)` first: the shape fits, and "
+            "the channels of a token are those of its neighbours.",
+        ),
+        Mutant(
+            "the heads are cut out of the tokens",
+            heads_of_tokens,
+            "`view(b, heads, n, d)` of a (b n c) tensor mixes tokens and channels. View it as (b "
+            "n heads d), then transpose.",
+        ),
+        Mutant(
+            "divided by d, not by its root",
+            other_attention(scale=lambda c, d: 1 / d),
+            "A sum of d products has a spread of the root of d. Divided by d, attention is too "
+            "flat.",
+        ),
+        Mutant(
+            "one head",
+            lambda q, k, v, heads: attention(q, k, v, 1),
+            "`heads` is not looked at: every query asks one question in place of several.",
+        ),
     ),
     hints=(
         "einops writes the split in one line, and the join as its reverse.",
@@ -121,6 +160,7 @@ heads = Exercise(
         '`probs = (q @ k.mT * d ** -.5).softmax(-1)`; `rearrange(probs @ v, "b h n d -> b n (h '
         'd)")`.',
     ),
+    about="several heads of attention, by hand",
     page=UNET,
 )
 
@@ -164,21 +204,31 @@ def tapped(seed):
         (listening("probs", None), q, k, v, 1, None),
         (listening("probs", flipped), q, k, v, 2, None),
         (listening("logits", doubled), q, k, v, 2, mask),
+        (listening("logits", torch.tanh), q, k, v, 2, mask),  # minus infinity would become -1
         (listening("probs", doubled), q, k, v, 3, mask),
         (listening("v", flipped), q, k, v, 2, mask),
+        (listening("k", flipped), q, k, v, 2, mask),
+        (listening("q", doubled), q, k, v, 3, None),
     ]
 
 
-def attend_like(look=True, mask_late=False, normed=False):
+def attend_like(
+    look=True, look_inside=True, mask_late=False, mask_early=False, normed=False, blind=False
+):
     def wrong(module, q, k, v, heads, mask=None):
-        q = module.q(split(q, heads))
-        k = module.k(split(k, heads))
-        v = module.v(split(v, heads))
+        q, k, v = (split(x, heads) for x in (q, k, v))
+        if look_inside:
+            q = module.q(q)
+            k = module.k(k)
+            v = module.v(v)
         logits = q @ k.mT * q.shape[-1] ** -0.5
+        seen = torch.ones(len(q), k.shape[2]) if mask is None or blind else mask
+        seen = seen[:, None, None].to(q)
+        if mask_early:
+            logits = logits + seen.log()
+            seen = torch.ones_like(seen)
         if look:
             logits = module.logits(logits)
-        seen = torch.ones(len(q), k.shape[2]) if mask is None else mask
-        seen = seen[:, None, None].to(q)
         if mask_late:
             probs = logits.softmax(-1) * seen
         else:
@@ -205,10 +255,26 @@ tap = Exercise(
     tapped,
     mutants=(
         Mutant(
-            "nobody is asked",
+            "nobody sees the maps",
             attend_like(look=False),
             "A fused kernel is fast and shows no maps: an edit of them then silently does "
             "nothing. So the maps must be formed while somebody listens.",
+        ),
+        Mutant(
+            "nobody is asked, or nobody is followed",
+            attend_like(look=False, look_inside=False),
+            "Plain attention. A tap must be called, and what it returns is what to go on with.",
+        ),
+        Mutant(
+            "masked before the tap",
+            attend_like(mask_early=True),
+            "A listener then meets minus infinity among the logits, and may turn it into a number "
+            "or into NaN. `logits` shows the products; the mask comes after it.",
+        ),
+        Mutant(
+            "the mask is not looked at",
+            attend_like(blind=True),
+            "Padding is attended to: a short prompt is mostly padding.",
         ),
         Mutant(
             "masked after the softmax",
@@ -229,6 +295,7 @@ tap = Exercise(
         "`probs = module.probs((module.logits(q @ k.mT * d ** -.5) + bias).softmax(-1))`; then "
         "`probs @ v`.",
     ),
+    about="attention with places to listen in",
     page=P2P,
 )
 
@@ -268,12 +335,19 @@ causal = Exercise(
             lambda n: torch.ones(n, n).tril(),
             "1 and 0, added to logits, hide nothing: the future is only a factor e less likely.",
         ),
+        Mutant(
+            "the smallest float for minus infinity",
+            lambda n: torch.full((n, n), torch.finfo(torch.float32).min).triu(1),
+            "The softmax is the same wherever a token may look somewhere. Added to a second mask "
+            "it overflows, in float16 it is no such number, and here minus infinity was asked.",
+        ),
     ),
     hints=(
         "A triangle.",
         "`triu(1)` keeps what lies strictly above the diagonal.",
         "`torch.full((n, n), -torch.inf).triu(1)`.",
     ),
+    about="who may look at whom in CLIP's text tower",
     page=TEXT,
 )
 
@@ -311,7 +385,6 @@ gate = Exercise(
     slow_geglu,
     lambda seed: [draws(seed, (1, 1, 4)), draws(seed, (2, 3, 12))],
     facts=(Fact("it is the network's own layer", against_module),),
-    tolerance=1e-6,
     mutants=(
         Mutant(
             "the first half is the gate",
@@ -330,12 +403,23 @@ gate = Exercise(
             gated(torch.sigmoid),
             "That is GLU. Its gate never passes zero and never grows.",
         ),
+        Mutant(
+            "SiLU for gelu",
+            gated(F.silu),
+            "SwiGLU, the gate of most language models. These weights were trained with gelu.",
+        ),
+        Mutant(
+            "every other channel",
+            lambda h: h[..., ::2] * F.gelu(h[..., 1::2]),
+            "The halves lie one behind the other, not interleaved.",
+        ),
     ),
     hints=(
         "Halve, gate, multiply.",
         "`a, g = h.chunk(2, -1)` gives the halves.",
         "`return a * F.gelu(g)`.",
     ),
+    about="the gate of a transformer's feed-forward layer",
     page=UNET,
 )
 

@@ -10,7 +10,15 @@ from minidiff.core.schedule import Schedule, times_of_strength
 from minidiff.inversion.ddim import follow
 from minidiff.inversion.edit_friendly import noise_map
 from minidiff.learn.exercise import Exercise, Fact, Mutant
-from minidiff.learn.exercises.inputs import LINEAR, draw, draws, levels, states
+from minidiff.learn.exercises.inputs import (
+    ANY_SCHEDULE,
+    LINEAR,
+    draw,
+    draws,
+    levels,
+    preserving_assumed,
+    states,
+)
 
 NULL = "tutorials/inversion/null_text.md"
 DIRECT = "tutorials/editing/real_pictures.md"
@@ -78,7 +86,7 @@ landing = Exercise(
     "the guided move from x_t land on the next state of the inverted path, `goal`. It can be "
     "solved for. First: which noise carries x_t to goal by a DDIM move from t to s? Then: which "
     "$e_\\varnothing$ makes $e_\\varnothing + scale\\,(e_c - e_\\varnothing)$ that noise? All (b "
-    "c h w).",
+    "c h w)." + ANY_SCHEDULE,
     landing_null,
     slow_landing,
     landings,
@@ -111,12 +119,14 @@ landing = Exercise(
             ),
             "The goal is a state at time s, with noise of its own, not x0.",
         ),
+        preserving_assumed(landing_null),
     ),
     hints=(
         "Both questions are linear equations.",
         "`ddim_step` is A x_t + B eps with A = a_s / a_t, B = sig_s - A sig_t.",
         "`wanted = (goal - A * x_t) / B`; `(wanted - scale * e_cond) / (1 - scale)`.",
     ),
+    about="null-text inversion, solved for",
     page=NULL,
 )
 
@@ -176,12 +186,23 @@ following = Exercise(
             lambda x, goal, w: torch.stack([goal, x[1::2] + w * (goal - x[::2])], 1).flatten(0, 1),
             "[source, edit, source, edit]: the same for one picture, and another order for more.",
         ),
+        Mutant(
+            "the share for the source too",
+            lambda x, goal, w: x + w * (goal - x.chunk(2)[0]).repeat(2, 1, 1, 1),
+            "The source is not on its path then: after fifty moves it is another picture.",
+        ),
+        Mutant(
+            "the sign of the offset",
+            lambda x, goal, w: torch.cat([goal, follow(x, goal, -w).chunk(2)[1]]),
+            "The edit is pushed away by what the source is drawn back.",
+        ),
     ),
     hints=(
         "`x.chunk(2)` gives both halves.",
         "The offset is goal - source.",
         "`torch.cat([goal, edit + share * (goal - source)])`.",
     ),
+    about="direct inversion: back onto the path",
     page=DIRECT,
 )
 
@@ -230,7 +251,7 @@ friendly = Exercise(
     "independently. Whatever lies between them is called the step's noise and kept: x_s minus the "
     "mean of $q(x_s \\mid x_t, \\hat x_0)$, with the guess of x0 that the network's `eps` "
     "implies. All (b c h w); s may be 0. `posterior` and `eps_to_x0` of minidiff.core.process may "
-    "be used.",
+    "be used." + ANY_SCHEDULE,
     noise_map,
     slow_noise_map,
     noise_map_cases,
@@ -254,12 +275,19 @@ friendly = Exercise(
             from_one_step,
             "The full chain's coefficients in a strided loop.",
         ),
+        Mutant(
+            "the sign",
+            lambda *a: -slow_noise_map(*a),
+            "Mean minus state: added to the mean again, it leads to the other side.",
+        ),
+        preserving_assumed(noise_map),
     ),
     hints=(
         "A subtraction.",
         "`posterior(sch, x_t, x0, t, s)` of minidiff.core.process returns mean and variance.",
         "`x_s - posterior(sch, x_t, eps_to_x0(sch, x_t, eps, t), t, s)[0]`.",
     ),
+    about="edit-friendly inversion: the noise read off",
     page=FRIENDLY,
 )
 
@@ -312,7 +340,7 @@ magic = Exercise(
     "warm-up",
     "MagicMix: the prompt draws, and at each time a share of the picture whose layout is wanted "
     "is mixed in. After the move from t to s: `nu` parts of x_s, 1 - nu parts of `layout`, noised "
-    "with `noise` to the time x_s is at. All (b c h w).",
+    "with `noise` to the time x_s is at. All (b c h w)." + ANY_SCHEDULE,
     mix,
     slow_mix,
     mix_cases,
@@ -340,12 +368,14 @@ magic = Exercise(
             lambda sch, x, z, nu, t, s, n: nu * x + (1 - nu) * z,
             "Its details come along, which noise was to hide; only the layout was wanted.",
         ),
+        preserving_assumed(mix),
     ),
     hints=(
         "A weighted mean of two states of one time.",
         "`process.q_sample(sch, layout, s, noise)`.",
         "`nu * x_s + (1 - nu) * process.q_sample(...)`.",
     ),
+    about="MagicMix: a layout mixed into the state",
     page="tutorials/editing/magicmix.md",
 )
 
@@ -368,6 +398,7 @@ def times_of_strength_cases(seed):
         ([*range(50, -1, -1)], 0.58),
         ([3, 2, 1, 0], 1.0),
         ([3, 2, 1, 0], 0.0),
+        ([999, 700, 650, 600, 300, 0], 0.6),  # steps are counted, not times
     ]
 
 
@@ -403,12 +434,24 @@ strength = Exercise(
             lambda ts, a: ts[len(ts) - 1 - int((len(ts) - 1) * a) : -1] or ts[-1:],
             "The last move never happens, and a film of noise stays.",
         ),
+        Mutant(
+            "the share of the times",
+            lambda ts, a: [time for time in ts if time <= a * ts[0]],
+            "It is the steps that are counted. Where their strides differ, as in most grids of few "
+            "steps, half of the time is not half of the steps.",
+        ),
+        Mutant(
+            "one time too few",
+            lambda ts, a: ts[-max(int((len(ts) - 1) * a), 1) :],
+            "k steps visit k + 1 times: the first of them is where the picture is noised to.",
+        ),
     ),
     hints=(
         "A slice of a list.",
         "How many times have k steps?",
         "`ts[n - int(n * strength):]` with n = len(ts) - 1.",
     ),
+    about="SDEdit: how far up, and so how far down",
     page="tutorials/editing/sdedit.md",
 )
 

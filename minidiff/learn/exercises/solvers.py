@@ -8,7 +8,19 @@ import torch
 from minidiff.core import process
 from minidiff.data.toy2d import gauss_aniso, gaussian_flow_map
 from minidiff.learn.exercise import Exercise, Fact, Mutant
-from minidiff.learn.exercises.inputs import LINEAR, draw, draws, levels, states
+from minidiff.learn.exercises.inputs import (
+    A_TIME_EACH,
+    ANY_SCHEDULE,
+    LINEAR,
+    batches,
+    by_rows,
+    draw,
+    draws,
+    guess_clipped,
+    levels,
+    preserving_assumed,
+    states,
+)
 from minidiff.samplers.ddpm import ddpm_step
 from minidiff.samplers.dpm_solver import dpm_step
 
@@ -19,7 +31,9 @@ D = torch.float64
 # ---- DDPM ----------------------------------------------------------------------------------------
 
 
-def slow_ddpm_step(sch, x_t, x0, t, s, noise, variance, root=True, always=False, swap=False):
+def slow_ddpm_step(
+    sch, x_t, x0, t, s, noise, variance, root=True, always=False, swap=False, small=False
+):
     a_t, s_t, a_s, s_s = levels(sch, t, s)
     x0 = x0.double()
     eps = (x_t.double() - a_t * x0) / s_t
@@ -29,7 +43,8 @@ def slow_ddpm_step(sch, x_t, x0, t, s, noise, variance, root=True, always=False,
     mean = a_s * x0 + math.sqrt(max(s_s**2 - tilde, 0)) * eps
     if s == 0 and not always:
         return mean.to(x_t.dtype)
-    var = beta if (variance == "large") != swap else tilde
+    large = (variance == "large") != swap and not small
+    var = beta if large else tilde
     spread = var**0.5 if root else var
     return (mean + spread * noise.double()).to(x_t.dtype)
 
@@ -39,12 +54,18 @@ def ddpm_like(**how):
 
 
 def ddpm_cases(seed):
-    return [
-        (sch, x, e, t, to, draw(seed + 5, *x.shape), v)
-        for v in ("small", "large")
-        for sch, x, e, t, s in states(seed)
-        for to in (s, 0)
-    ]
+    cases = []
+    for variance in ("small", "large"):
+        for sch, x, e, t, s in states(seed):
+            noise = draw(seed + 5, *x.shape)
+            for to in (s, 0):
+                cases.append((sch, x, e, t, to, noise, variance))
+    return cases
+
+
+def without_noise(fn):
+    _, (sch, x, x0, t, _), _ = states(3)
+    return fn(sch, x, x0, t, 0, None, "small"), x0
 
 
 def ancestral(fn):
@@ -67,13 +88,16 @@ ddpm = Exercise(
     "ddpm_step",
     "core",
     "Ancestral sampling from t to s, with a guess `x0` of the clean picture: a draw from $q(x_s "
-    "\\mid x_t, x_0)$: its mean plus the root of the variance times `noise`; no noise if s is 0. "
+    "\\mid x_t, x_0)$: its mean plus the root of the variance times `noise`; no noise if s is 0, "
+    "where `noise` may be None. "
     'variance "small": the posterior\'s $\\beta \\sigma_s^2 / \\sigma_t^2$; "large": $\\beta = '
     "\\sigma_t^2 - (\\alpha_t / \\alpha_s)^2 \\sigma_s^2$. `posterior` and `transition` of "
-    "minidiff.core.process may be used.",
+    "minidiff.core.process may be used; for int times they give the variance as a Python float (no "
+    "`.sqrt()`, but `** 0.5`)." + ANY_SCHEDULE,
     ddpm_step,
     slow_ddpm_step,
     ddpm_cases,
+    facts=(Fact("the last step needs no noise: None may be given", without_noise),),
     behaviour=ancestral,
     tolerance=1e-4,
     mutants=(
@@ -95,6 +119,14 @@ ddpm = Exercise(
             "In many steps nobody notices; in few, one gives too little spread and the other "
             "grain.",
         ),
+        Mutant(
+            "always the small variance",
+            ddpm_like(small=True),
+            "The choice is not looked at. Of DDPM's two variances this is the one for data that is "
+            "a single point; the large one is for data that is noise.",
+        ),
+        guess_clipped(lambda sch, x, x0, *rest: ddpm_step(sch, x, x0.clamp(-1, 1), *rest)),
+        preserving_assumed(ddpm_step),
     ),
     hints=(
         "A mean, a variance, and the root of it.",
@@ -102,6 +134,7 @@ ddpm = Exercise(
         "`transition(sch, s, t, x_t)[1]` is the large variance; `mean + var ** .5 * noise` unless "
         "s is 0.",
     ),
+    about="ancestral sampling, with either variance",
     page=PAGE,
 )
 
@@ -109,7 +142,7 @@ ddpm = Exercise(
 # ---- DDIM with noise -----------------------------------------------------------------------------
 
 
-def slow_noisy(sch, x_t, eps, t, s, eta, noise, kept=False, squared=False, large=False):
+def slow_noisy(sch, x_t, eps, t, s, eta, noise, kept=False, squared=False, large=False, root=True):
     a_t, s_t, a_s, s_s = levels(sch, t, s)
     eps = eps.double()
     x0 = (x_t.double() - s_t * eps) / a_t
@@ -118,11 +151,14 @@ def slow_noisy(sch, x_t, eps, t, s, eta, noise, kept=False, squared=False, large
     share = eta**2 if squared else eta
     sig = share * math.sqrt(var)
     left = s_s if kept else math.sqrt(max(s_s**2 - sig**2, 0))
+    if not root:
+        left = left**2
+        sig = sig**2
     return (a_s * x0 + left * eps + sig * noise.double()).to(x_t.dtype)
 
 
 def noisy_like(**how):
-    return lambda *args: slow_noisy(*args, **how)
+    return by_rows(lambda *args: slow_noisy(*args, **how))
 
 
 def as_ddpm(fn):
@@ -135,7 +171,7 @@ def as_ddpm(fn):
 def ddim_noisy_step_cases(seed):
     return [
         (sch, x, e, t, s, eta, draw(seed + 3, *x.shape))
-        for sch, x, e, t, s in states(seed)
+        for sch, x, e, t, s in (*states(seed), *batches(seed))
         for eta in (0.0, 0.5, 1.0)
     ]
 
@@ -147,9 +183,9 @@ eta_step = Exercise(
     "\\sigma_t$ with $\\beta = \\sigma_t^2 - (\\alpha_t / \\alpha_s)^2 \\sigma_s^2$; then $x_s = "
     "\\alpha_s \\hat x_0 + \\sqrt{\\sigma_s^2 - \\sigma_\\eta^2}\\,\\epsilon + "
     "\\sigma_\\eta\\,n$. Called as `ddim_noisy_step(sch, x_t, eps, t, s, eta, noise)`, eta in "
-    "0..1.",
+    "0..1." + A_TIME_EACH + ANY_SCHEDULE,
     process.ddim_step,
-    slow_noisy,
+    by_rows(slow_noisy),
     ddim_noisy_step_cases,
     facts=(Fact("eta = 1 is ancestral sampling", as_ddpm),),
     tolerance=1e-4,
@@ -172,12 +208,25 @@ eta_step = Exercise(
             "Without sigma_s / sigma_t the noise may exceed the level of s, and the root of the "
             "rest is cut at 0.",
         ),
+        Mutant(
+            "variances for their roots",
+            noisy_like(root=False),
+            "Both noises are scaled by standard deviations. Their squares are far smaller, and the "
+            "state is cleaner than its time says.",
+        ),
+        Mutant(
+            "eta is not looked at",
+            lambda sch, x, e, t, s, eta, n: process.ddim_step(sch, x, e, t, s),
+            "Right at eta = 0, where DDIM draws no noise.",
+        ),
+        preserving_assumed(process.ddim_step),
     ),
     hints=(
         "How much noise is fresh, and how much room is left for the old?",
         "Variances add up to sigma_s^2.",
         "`a_s * x0 + (sig_s**2 - sig**2) ** .5 * eps + sig * noise`, sig from the formula.",
     ),
+    about="DDIM with some noise (eta)",
     page=PAGE,
 )
 
@@ -185,7 +234,20 @@ eta_step = Exercise(
 # ---- DPM-Solver++ --------------------------------------------------------------------------------
 
 
-def slow_dpm_step(sch, x_t, x0, x0_before, r, t, s, order=2, inverted=False, sign=1, in_time=False):
+def slow_dpm_step(
+    sch,
+    x_t,
+    x0,
+    x0_before,
+    r,
+    t,
+    s,
+    order=2,
+    inverted=False,
+    sign=1.0,
+    in_time=False,
+    lambdas=1.0,
+):
     """In the published form: two terms, the second with half the slope."""
     a_t, s_t, a_s, s_s = levels(sch, t, s)
     h = math.log(a_s * s_t / (s_s * a_t))
@@ -194,7 +256,7 @@ def slow_dpm_step(sch, x_t, x0, x0_before, r, t, s, order=2, inverted=False, sig
     if inverted:
         ratio = 1 / ratio
     slope = sign * (order - 1) * (x0.double() - x0_before.double()) / ratio
-    gain = 1 - s_s * a_t / (a_s * s_t)
+    gain = 1 - (s_s * a_t / (a_s * s_t)) ** lambdas
     x_s = s_s / s_t * x_t.double() + a_s * gain * (x0.double() + 0.5 * slope)
     return x_s.to(x_t.dtype)
 
@@ -241,7 +303,7 @@ dpm = Exercise(
     "and at the time r before (`x0_before`), r > t > s > 0. With $\\lambda = \\log(\\alpha / "
     "\\sigma)$, $h = \\lambda_s - \\lambda_t$ and $h' = \\lambda_t - \\lambda_r$: $D = \\hat x_0 "
     "+ \\frac{h}{2h'}(\\hat x_0 - \\hat x_0^{before})$ and $x_s = \\frac{\\sigma_s}{\\sigma_t} "
-    "x_t + \\alpha_s (1 - e^{-h}) D$.",
+    "x_t + \\alpha_s (1 - e^{-h}) D$." + ANY_SCHEDULE,
     dpm_step,
     slow_dpm_step,
     dpm_cases,
@@ -266,12 +328,25 @@ dpm = Exercise(
             dpm_like(in_time=True),
             "The line is drawn over lambda. Over t it bends, and the order falls back to one.",
         ),
+        Mutant(
+            "the half is forgotten",
+            dpm_like(sign=2.0),
+            "The slope counts half: the mean of the line over the step, not its end.",
+        ),
+        Mutant(
+            "log SNR for lambda",
+            dpm_like(lambdas=2.0),
+            "lambda is the logarithm of alpha / sigma; log SNR, that of its square, is twice it. "
+            "The ratio of strides is the same, and 1 - exp(-h) is not.",
+        ),
+        preserving_assumed(dpm_step),
     ),
     hints=(
         "lambda of a time is one logarithm.",
         "`h / (2 * h_before)` is how far the line is followed.",
         "`sig_s / sig_t * x_t - a_s * math.expm1(-h) * D`.",
     ),
+    about="a step of second order: DPM-Solver++",
     page=PAGE,
 )
 

@@ -87,12 +87,18 @@ alpha_bar = Exercise(
             "Some papers write alpha_t for 1 - beta_t, what a single step keeps. The bar is the "
             "product of all of them.",
         ),
+        Mutant(
+            "the betas multiplied",
+            lambda betas: with_clean(betas.cumprod(0)),
+            "beta is what a step takes; what it keeps is 1 - beta.",
+        ),
     ),
     hints=(
         "T factors, multiplied up one after the other.",
         "`cumprod` of 1 - betas, and a 1 in front.",
         "`torch.cat([torch.ones(1, dtype=torch.float64), (1 - betas).cumprod(0)])`.",
     ),
+    about="how much of a picture is left at every time",
     page=PAGE,
 )
 
@@ -144,6 +150,7 @@ cosine = Exercise(
         "`u = torch.linspace(0, 1, T + 1)`.",
         "`f = cos((u + s) / (1 + s) * pi / 2) ** 2`, `return f / f[0]`.",
     ),
+    about="the cosine schedule",
     page=PAGE,
 )
 
@@ -165,7 +172,7 @@ def times_cases(seed):
     return [
         (4, 1000, "trailing"),
         (50, 1000, "leading"),
-        (7 + seed, 999, "trailing"),
+        (7 + 2 * seed, 999, "trailing"),  # odd: no ties to round
         (3 + seed, 640, "leading"),
     ]
 
@@ -193,8 +200,8 @@ spacing = Exercise(
     'At which n times does a sampler of n steps ask the network? Decreasing ints. "trailing": $T '
     '- i T / n$, rounded, i = 0 .. n - 1. "leading", as Stable Diffusion does: $i \\lfloor T / n '
     "\\rfloor + 2$ for i = n - 1 .. 0 (the 2 is the published offset 1 plus one, since index 0 is "
-    "clean here). T is `start`, and n is below it. The project's own knows a third spacing, "
-    "linspace, which is not asked here.",
+    "clean here). T is `start`, and n is below it. (Where $T - i T / n$ lies between two ints, "
+    "either is right.) The project's own knows a third spacing, linspace, which is not asked here.",
     schedule.times,
     slow_times,
     times_cases,
@@ -224,12 +231,18 @@ spacing = Exercise(
             "Truncation shifts some times by one. Nothing breaks; results just differ from "
             "everybody else's.",
         ),
+        Mutant(
+            "rising",
+            lambda n, T, kind: slow_times(n, T, kind)[::-1],
+            "A sampler starts in the noise: the largest time comes first.",
+        ),
     ),
     hints=(
         "Two list comprehensions.",
         "`i * (start // n) + 2 for i in reversed(range(n))`.",
         "trailing: `round(start - i * start / n) for i in range(n)`.",
     ),
+    about="which times a sampler visits",
     page=PAGE,
 )
 
@@ -310,6 +323,12 @@ embedding = Exercise(
             "The exponent halved (or the base a root): frequencies fall too slowly, so near times "
             "look alike and far ones do too.",
         ),
+        Mutant(
+            "the shift is forgotten",
+            lambda t, dim, c, s: slow_embedding(t, dim, c, 0),
+            "Right for Stable Diffusion, whose shift is 0. The DDPM networks of 2020 were trained "
+            "with 1.",
+        ),
     ),
     hints=(
         "An outer product of times and frequencies, then two functions of it.",
@@ -318,6 +337,7 @@ embedding = Exercise(
         "swapped.",
     ),
     tolerance=1e-4,
+    about="telling a network the time: sines and cosines",
     page=PAGE,
 )
 

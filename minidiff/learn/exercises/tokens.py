@@ -80,12 +80,25 @@ to_tokens = Exercise(
             cut("b c (p h) (q w) -> b (h w) (c p q)"),
             "(p h) for (h p): each token collects pixels from all over the picture.",
         ),
+        Mutant(
+            "only reshaped",
+            lambda x, p: x.reshape(len(x), -1, x.shape[1] * p * p),
+            "The shape fits, but memory runs along whole rows: a token is then a piece of a line, "
+            "not a square.",
+        ),
+        Mutant(
+            "columns before rows",
+            cut("b c (h p) (w q) -> b (h w) (c q p)"),
+            "Every patch is mirrored at its diagonal, and the weights of a convolution no longer "
+            "fit.",
+        ),
     ),
     hints=(
         "einops: split both sides, then name the new order.",
         "`(h p) (w q)`: the outer index comes first.",
         '`rearrange(x, "b c (h p) (w q) -> b (h w) (c p q)", p=p, q=p)`.',
     ),
+    about="a picture as tokens",
     page=DIT,
 )
 
@@ -149,12 +162,21 @@ from_tokens = Exercise(
             by_columns,
             "Not seen on square test pictures of one colour, and fatal on all others.",
         ),
+        Mutant(
+            "only reshaped",
+            lambda tokens, p, rows: tokens.reshape(
+                len(tokens), -1, rows * p, tokens.shape[1] // rows * p
+            ),
+            "The shape fits; the numbers of a token are laid out along a line of the picture, not "
+            "as a square.",
+        ),
     ),
     hints=(
         "The pattern of einops, read backwards.",
         "n = h w with h = rows; the last axis is (p q c).",
         '`rearrange(tokens, "b (h w) (p q c) -> b c (h p) (w q)", h=rows, p=p, q=p)`.',
     ),
+    about="tokens as a picture again",
     page=DIT,
 )
 
@@ -218,6 +240,11 @@ positions = Exercise(
             "The time embedding of the same network has cosines first. The two were written by "
             "different hands.",
         ),
+        Mutant(
+            "sine and cosine in turn",
+            lambda dim, grid: slow_positions(dim, grid).unflatten(2, (2, 2, -1)).mT.flatten(2),
+            "The transformer paper alternates them. This network has two blocks for each half.",
+        ),
     ),
     hints=(
         "Make one line of `grid` places first, (grid, dim / 2).",
@@ -225,6 +252,7 @@ positions = Exercise(
         "x: `line[None, :].expand(grid, -1, -1)`, y: `line[:, None].expand(-1, grid, -1)`; cat, "
         "flatten, float().",
     ),
+    about="where a token stands, in two dimensions",
     page=DIT,
 )
 
@@ -234,9 +262,9 @@ positions = Exercise(
 
 def slow_kl(mean, logvar):
     total = 0.0
-    for m, v in zip(mean.flatten().tolist(), logvar.flatten().tolist()):
-        total += 0.5 * (m * m + math.exp(v) - 1 - v)
-    return torch.tensor(total / mean.numel(), dtype=mean.dtype)
+    for m, v in zip(mean.flatten(), logvar.flatten()):
+        total = total + 0.5 * (m * m + v.exp() - 1 - v)
+    return total / mean.numel()
 
 
 def by_integration(fn):
@@ -245,6 +273,15 @@ def by_integration(fn):
     ratio = -((z - 0.7) ** 2) / 0.5 - 0.5 * math.log(0.25) + z**2 / 2
     one = torch.ones(1, 1, 1, 1, dtype=torch.float64)
     return fn(0.7 * one, math.log(0.25) * one), (q * ratio).sum() * (z[1] - z[0])
+
+
+def gradient_of_kl(fn):
+    mean = draw(3, 1, 2, 2, 2).requires_grad_()
+    loss = fn(mean, torch.zeros_like(mean))
+    if not isinstance(loss, Tensor) or not loss.requires_grad:
+        return torch.zeros_like(mean), mean.detach() / mean.numel()
+    (gradient,) = torch.autograd.grad(loss, mean)
+    return gradient, mean.detach() / mean.numel()
 
 
 kl = Exercise(
@@ -256,7 +293,13 @@ kl = Exercise(
     gaussian_kl,
     slow_kl,
     lambda seed: [draws(seed, (1, 1, 1, 2), (1, 1, 1, 2)), draws(seed, (2, 4, 3, 3), (2, 4, 3, 3))],
-    facts=(Fact("it is the integral of q log(q / p)", by_integration),),
+    facts=(
+        Fact("it is the integral of q log(q / p)", by_integration),
+        Fact(
+            "a gradient flows through it (a tensor, neither `.item()` nor `.detach()`)",
+            gradient_of_kl,
+        ),
+    ),
     mutants=(
         Mutant(
             "log sigma for log variance",
@@ -275,12 +318,30 @@ kl = Exercise(
             lambda m, v: 0.5 * (m**2 / v.exp() + (-v).exp() - 1 + v).mean(),
             "KL(p || q) for KL(q || p): it punishes narrow latents without bound.",
         ),
+        Mutant(
+            "summed over everything",
+            lambda m, v: gaussian_kl(m, v) * m.numel(),
+            "A mean was asked. A sum grows with the picture and with the batch, and so must its "
+            "weight shrink.",
+        ),
+        Mutant(
+            "the half is forgotten",
+            lambda m, v: 2 * gaussian_kl(m, v),
+            "Twice the divergence: only the weight of the term changes, and figures can no longer "
+            "be compared.",
+        ),
+        Mutant(
+            "the sign",
+            lambda m, v: -gaussian_kl(m, v),
+            "A divergence is never negative. Minimised with this sign, latents fly apart.",
+        ),
     ),
     hints=(
         "Four terms, half of their sum, a mean.",
         "`logvar.exp()` is the variance.",
         "`.5 * (mean ** 2 + logvar.exp() - 1 - logvar).mean()`.",
     ),
+    about="how far latents are from N(0, 1)",
     page=WORDS,
 )
 
@@ -345,12 +406,24 @@ scaling = Exercise(
             lambda z: z.square().mean().rsqrt(),
             "The mean counts as spread; latents with an offset come out too small.",
         ),
+        Mutant(
+            "divided by n - 1",
+            lambda z: 1 / z.std(),
+            "The default of `std`: it corrects for a mean that was estimated, which matters in a "
+            "small sample. Here division by n was asked.",
+        ),
+        Mutant(
+            "each channel about its own mean",
+            lambda z: 1 / z.std((0, 2, 3), correction=0).mean(),
+            "One number for all channels together: what channels differ by counts as spread, too.",
+        ),
     ),
     hints=(
         "One number for all channels.",
         "`std` divides by n - 1 unless told otherwise.",
         "`1 / latents.std(correction=0)`.",
     ),
+    about="the factor that gives latents variance 1",
     page=WORDS,
 )
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from minidiff.core.cond import Cond
+from minidiff.core.process import q_sample
 from minidiff.core.schedule import Schedule
 from minidiff.foundations.latent_diffusion import diffusion_loss
 from minidiff.learn.exercise import Exercise, Fact, Mutant
@@ -39,8 +40,8 @@ def slow_ema(shadow, weights, decay, step, warm=True):
 def ema_update_cases(seed):
     shapes = ((2,), (3, 2))
     return [
-        (list(draws(seed, *shapes)), list(draws(seed + 9, *shapes)), 0.999, step)
-        for step in (0, 5 + seed, 50_000)
+        (list(draws(seed, *shapes)), list(draws(seed + 9, *shapes)), decay, step)
+        for decay, step in ((0.999, 0), (0.999, 5 + seed), (0.999, 50_000), (0.9, 50_000))
     ]
 
 
@@ -78,12 +79,18 @@ ema = Exercise(
             lambda s, w, d, k: slow_ema(s, w, max(d, (1 + k) / (10 + k)), k, warm=False),
             "max for min: it never warms up, and late in training hardly moves any more.",
         ),
+        Mutant(
+            "counted from 1",
+            lambda s, w, d, k: ema_update(s, w, d, k - 1),
+            "Steps are counted from 0 here: after the first one the average keeps a tenth.",
+        ),
     ),
     hints=(
         "One share for all tensors.",
         "`keep = min(decay, (1 + step) / (10 + step))`.",
         "`keep * old + (1 - keep) * new`.",
     ),
+    about="the running average of the weights",
     page=PAGE,
 )
 
@@ -158,6 +165,7 @@ dropped = Exercise(
         "`(u < share)[:, None, None]` goes with (b n d).",
         "`torch.where(..., empty, text)`.",
     ),
+    about="captions dropped, so that guidance works",
     page=PAGE,
 )
 
@@ -230,13 +238,19 @@ min_snr = Exercise(
             ratio_not_squared,
             "SNR is a ratio of variances.",
         ),
+        Mutant(
+            "the weight of x0",
+            lambda sch, t, g, p: (sch.alpha / sch.sigma).square()[t].clamp(max=g),
+            "min(SNR, gamma) weighs errors of x0. The same loss, written for eps or v, has other "
+            "weights.",
+        ),
     ),
     hints=(
         "Write the loss as weight times |x0 error|^2 first.",
         "|eps error|^2 = SNR |x0 error|^2; for v it is SNR + 1.",
         "`snr.clamp(max=gamma) / snr`, or `/ (snr + 1)` for v.",
     ),
-    tolerance=1e-9,
+    about="how much each time counts in training",
     page=PAGE,
 )
 
@@ -249,28 +263,41 @@ def toy_net(x, t, cond):
     noise = 0.3 * x + (t.view(-1, 1, 1, 1).to(x.dtype) / 1000).sin()
     if cond.label is not None:
         noise = noise + 0.1 * cond.label.view(-1, 1, 1, 1)
+    if cond.text is not None:
+        noise = noise + cond.text.mean((1, 2)).view(-1, 1, 1, 1)
     return torch.cat([noise, 5 + x], 1)
 
 
-def slow_loss(net, batch, sch, prediction, shift=1, one_time=False, mean=True, deaf=False):
+def slow_loss(
+    net,
+    batch,
+    sch,
+    prediction,
+    shift=1,
+    one_time=False,
+    over="values",
+    heard=("label", "text"),
+    earlier=0,
+    power=2,
+):
     x0 = batch["x0"]
-    label = batch.get("label")
     total = 0.0
     for i in range(len(x0)):
         t = batch["t"][0 if one_time else i].item()
         eps = batch["eps"][i]
         alpha = sch.alpha[t].item()
         sigma = sch.sigma[t].item()
-        own_label = None if label is None or deaf else label[i : i + 1]
-        x_t = (alpha * x0[i] + sigma * eps)[None]
-        out = net(x_t, torch.tensor([t - shift]), Cond(label=own_label))[0, : x0.shape[1]]
+        own = {name: batch[name][i : i + 1] for name in heard if name in batch}
+        noised_at = t - earlier
+        x_t = (sch.alpha[noised_at].item() * x0[i] + sch.sigma[noised_at].item() * eps)[None]
+        out = net(x_t, torch.tensor([t - shift]), Cond(**own))[0, : x0.shape[1]]
         goals = {"eps": eps, "x0": x0[i], "v": alpha * eps - sigma * x0[i]}
         goal = goals[prediction]
-        total = total + ((out - goal) ** 2).sum()
-    return total / (x0.numel() if mean else len(x0))
+        total = total + ((out - goal).abs() ** power).sum()
+    return total / {"values": x0.numel(), "rows": len(x0), "nothing": 1}[over]
 
 
-def loss_batch(seed, shape, labelled):
+def loss_batch(seed, shape, condition):
     g = torch.Generator().manual_seed(seed)
     x0, eps = draws(seed, shape, shape)
     late = torch.tensor([1000])
@@ -279,22 +306,38 @@ def loss_batch(seed, shape, labelled):
         "eps": eps.double(),
         "t": torch.cat([late, torch.randint(1, 1001, (shape[0] - 1,), generator=g)]),
     }
-    if labelled:
+    if condition == "label":
         batch["label"] = 1 + torch.arange(shape[0])
+    if condition == "text":
+        (batch["text"],) = draws(seed + 3, (shape[0], 2, 3))
     return batch
 
 
 def loss_cases(seed):
     rows = (
-        ("eps", (1, 1, 2, 2), False),
-        ("v", (3, 2, 2, 2), True),
-        ("x0", (2, 1, 3, 3), False),
-        ("eps", (4, 2, 2, 2), True),
+        ("eps", (1, 1, 2, 2), ""),
+        ("v", (3, 2, 2, 2), "label"),
+        ("x0", (2, 1, 3, 3), ""),
+        ("eps", (4, 2, 2, 2), "label"),
+        ("v", (3, 1, 2, 3), "text"),
     )
     return [
-        (toy_net, loss_batch(seed, shape, labelled), LINEAR, prediction)
-        for prediction, shape, labelled in rows
+        (toy_net, loss_batch(seed, shape, condition), LINEAR, prediction)
+        for prediction, shape, condition in rows
     ]
+
+
+def gradient_of_loss(fn):
+    """For the network w x_t the gradient is known."""
+    batch = loss_batch(1, (3, 1, 2, 2), "")
+    w = torch.ones(1, dtype=D, requires_grad=True)
+    loss = fn(lambda x, t, cond: w * x, batch, LINEAR, "eps")
+    x_t = q_sample(LINEAR, batch["x0"], batch["t"], batch["eps"])
+    wanted = (2 * x_t * (x_t - batch["eps"])).mean()
+    if not isinstance(loss, Tensor) or not loss.requires_grad:
+        return 0.0, wanted
+    (gradient,) = torch.autograd.grad(loss, w)
+    return gradient[0], wanted
 
 
 loss = Exercise(
@@ -309,6 +352,12 @@ loss = Exercise(
     diffusion_loss,
     slow_loss,
     loss_cases,
+    facts=(
+        Fact(
+            "its gradient reaches the network (a tensor, neither `.item()` nor `.detach()`)",
+            gradient_of_loss,
+        ),
+    ),
     tolerance=1e-8,
     mutants=(
         Mutant(
@@ -324,8 +373,24 @@ loss = Exercise(
         ),
         Mutant(
             "a sum over pixels",
-            lambda *a: slow_loss(*a, mean=False),
+            lambda *a: slow_loss(*a, over="rows"),
             "Then the learning rate depends on the size of pictures.",
+        ),
+        Mutant(
+            "a sum over everything",
+            lambda *a: slow_loss(*a, over="nothing"),
+            "Then the learning rate depends on the size of pictures and on the batch.",
+        ),
+        Mutant(
+            "noised to t - 1",
+            lambda *a: slow_loss(*a, earlier=1),
+            "The network counts from 0, the schedule does not: index t is the noise of its time "
+            "t - 1. Both shifted, every state is cleaner than the network is told.",
+        ),
+        Mutant(
+            "absolute errors",
+            lambda *a: slow_loss(*a, power=1),
+            "Their best guess is the median of what is possible, the sampler's is the mean.",
         ),
         Mutant(
             "eps whatever is predicted",
@@ -334,8 +399,13 @@ loss = Exercise(
         ),
         Mutant(
             "the condition not handed on",
-            lambda *a: slow_loss(*a, deaf=True),
+            lambda *a: slow_loss(*a, heard=()),
             "The network learns to draw, and not to listen: every prompt gives the same pictures.",
+        ),
+        Mutant(
+            "the text not handed on",
+            lambda *a: slow_loss(*a, heard=("label",)),
+            "A network of labels is trained as it should be; one of captions never reads them.",
         ),
     ),
     hints=(
@@ -343,6 +413,7 @@ loss = Exercise(
         'The network\'s time is t - 1; `batch.get("text")` is None where there is no text.',
         "`(out[:, : x0.shape[1]] - target(sch, x0, eps, t, prediction)).square().mean()`.",
     ),
+    about="the whole of DDPM training but the optimiser",
     page=PAGE,
 )
 

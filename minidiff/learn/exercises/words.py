@@ -51,17 +51,26 @@ def span_cases(seed):
     ]
 
 
-def spans_like(share=lambda a, b: 1 / len(a), in_pairs=False):
+def spans_like(share=lambda a, b: 1 / len(a), in_pairs=False, always=False):
     def wrong(source, target, n):
         M = torch.zeros(n, n)
         for a, b in zip(source, target):
-            equal = len(a) == len(b)
+            equal = len(a) == len(b) and not always
             pairs = zip(a, b) if equal or in_pairs else product(a, b)
             for i, j in pairs:
                 M[i, j] = 1.0 if equal else share(a, b)
         return M
 
     return wrong
+
+
+def others_kept(source, target, n):
+    M = span_map(source, target, n)
+    taken = {j for word in target for j in word}
+    for j in range(n):
+        if j not in taken:
+            M[j, j] = 1
+    return M
 
 
 replaced = Exercise(
@@ -71,7 +80,7 @@ replaced = Exercise(
     "Words are lists of token positions (`source`, `target`, equally many words). Return M (n n) "
     "so that maps (.. n) @ M are the target's: words of equal length pair token by token; "
     "otherwise each target token gets the mean over the source word's tokens. Unused columns are "
-    "0.",
+    "0. float32.",
     span_map,
     slow_span_map,
     span_cases,
@@ -104,12 +113,24 @@ replaced = Exercise(
             "Rows are source tokens. The other way round, nothing fails as long as all words have "
             "one token at equal places.",
         ),
+        Mutant(
+            "always the mean",
+            spans_like(always=True),
+            "Words of equally many tokens pair token by token: the first half of a name looks "
+            "where the first half did.",
+        ),
+        Mutant(
+            "the other tokens look where they did",
+            others_kept,
+            "The columns of other tokens are 0 here: whoever uses M keeps those tokens' own maps.",
+        ),
     ),
     hints=(
         "Two loops: words, then tokens.",
         "`zip(a, b)` for equal lengths, all pairs otherwise.",
         "The value is 1, or 1 / len(a).",
     ),
+    about="a replaced word takes over attention maps",
     page=P2P,
 )
 
@@ -138,6 +159,7 @@ def map_cases(seed):
         (*first, torch.eye(4), torch.ones(4), 1.0, torch.ones(4)),
         (*second, M, alpha, 1.0, loud),
         (*third, M, alpha, 0.0, loud),
+        (*third, M, alpha, torch.tensor(1.0), loud),
     ]
 
 
@@ -174,6 +196,16 @@ injection = Exercise(
             lambda s, e, M, a, on, w: edited_maps(s, e, M, a, on, w if on else 1.0 + 0 * w),
             "A louder word falls silent when injection ends.",
         ),
+        Mutant(
+            "injected to the end",
+            lambda s, e, M, a, on, w: edited_maps(s, e, M, a, 1.0, w),
+            "`inject` is not looked at: the new word keeps the old shape down to the last detail.",
+        ),
+        Mutant(
+            "no weights",
+            lambda s, e, M, a, on, w: edited_maps(s, e, M, a, on, torch.ones_like(w)),
+            "All words are as loud as they were.",
+        ),
     ),
     hints=(
         "First what the source offers, then who takes it, then when, then how loud.",
@@ -181,6 +213,7 @@ injection = Exercise(
         "`mixed = alpha * (source @ M) + (1 - alpha) * edit`; `(on * mixed + (1 - on) * edit) * "
         "weight`.",
     ),
+    about="all that prompt-to-prompt does to maps",
     page=P2P,
 )
 
@@ -262,6 +295,11 @@ merged = Exercise(
             lora_like(lambda a, b, al, s: al / len(a) * s),
             "Scaled A and scaled B: .7 becomes .49, and -1 does the same as 1.",
         ),
+        Mutant(
+            "the weight itself is left out",
+            lambda W, A, B, alpha, strength: lora_weight(0 * W, A, B, alpha, strength),
+            "A LoRA is what is added to W, not what stands in its place.",
+        ),
     ),
     hints=(
         "One matrix product.",
@@ -269,6 +307,7 @@ merged = Exercise(
         "`W + strength * alpha / len(A) * (B.flatten(1) @ A.flatten(1)).view_as(W)`.",
     ),
     tolerance=2e-5,
+    about="merging a LoRA",
     page=LORA,
 )
 
@@ -345,6 +384,7 @@ expanded = Exercise(
         "`range(first, first + count)`.",
         "`out += range(first, first + count) if i == word else [i]`.",
     ),
+    about="one learned word, several vectors",
     page=EMBED,
 )
 
@@ -363,16 +403,21 @@ def slow_keep_rows(table, before, learned):
     return torch.stack(rows)
 
 
+def other_rows(fn):
+    table, before = draws(5, (9, 7), (9, 7))
+    return fn(table, before, [3])[4:], before[4:]
+
+
 frozen = Exercise(
     "keep_rows",
     "warm-up",
     "In textual inversion only the new word's rows may change. But optimisers with momentum or "
     "weight decay move every row of the table. Return the table (n d) after the step with all "
-    "rows except `learned` (a list of indices) as they were `before`.",
+    "rows except `learned` (a list of indices) as they were `before`, to the last bit.",
     keep_rows,
     slow_keep_rows,
     lambda seed: [(*draws(seed, (3, 2), (3, 2)), [2]), (*draws(seed, (8, 4), (8, 4)), [5, 7])],
-    tolerance=0.0,
+    facts=(Fact("all other rows are as they were, to the last bit", other_rows, tolerance=0.0),),
     apart="the package loads learned words and trains none",
     mutants=(
         Mutant(
@@ -399,6 +444,7 @@ frozen = Exercise(
         "`keep[learned] = False`.",
         "`torch.where(keep, before, table)` with keep (n 1).",
     ),
+    about="a word learned, all others kept",
     page=EMBED,
 )
 
