@@ -38,7 +38,7 @@ from functools import partial
 from pathlib import Path
 
 import minidiff
-from minidiff.learn import wire, worker
+from minidiff.learn import wire
 from minidiff.learn.exercise import Exercise
 from minidiff.learn.grader import LIMIT, Wrong
 from minidiff.learn.stub import source
@@ -46,6 +46,7 @@ from minidiff.learn.values import clone, difference
 
 HEAD = struct.Struct(">Q")
 PACKAGE = Path(minidiff.__file__).resolve().parent
+START = 120.0  # seconds for Python and torch to start
 PRINTED = 10_000  # characters kept of what a submission prints
 NOBODY = 65534
 FUNCTIONS = (types.FunctionType, types.MethodType, partial)
@@ -54,13 +55,15 @@ FUNCTIONS = (types.FunctionType, types.MethodType, partial)
 class Submission:
     """One exercise of one submission; a context manager, for its process and folder end with it.
 
-    seconds   for all calls together
+    seconds   for running the file and for all calls together
     memory    bytes beyond what Python and torch take
     """
 
     def __init__(
         self, path: Path, exercise: Exercise, seconds: float = 60, memory: int = 2 * 2**30
     ):
+        if os.name != "posix":
+            raise ValueError("a submission is graded on Linux or macOS: its limits are theirs")
         self.path = Path(path)
         self.exercise = exercise
         self.seconds = seconds
@@ -72,7 +75,7 @@ class Submission:
     def __enter__(self) -> "Submission":
         self.root = Path(tempfile.mkdtemp(prefix="minidiff-grade-"))
         self.root.chmod(0o755)
-        self.begun = time.monotonic()
+        self.end = time.monotonic() + START
         self._start()
         return self
 
@@ -91,8 +94,8 @@ class Submission:
     def _start(self) -> None:
         """The other process, with its copy of the package and a folder of its own."""
         make_copy(self.root / "package", self.exercise)
-        for module in (wire, worker):
-            shutil.copy(module.__file__, self.root)
+        for name in ("wire.py", "worker.py"):
+            shutil.copy(Path(__file__).with_name(name), self.root)
         folder = self.root / "own"
         folder.mkdir()
         shutil.copy(self.path, self.root / "submission.py")
@@ -135,7 +138,8 @@ class Submission:
         )
         os.close(their_reads)
         os.close(their_writes)
-        os.set_blocking(self.process.stdout.fileno(), False)
+        for pipe in (self.process.stdout.fileno(), self.to):
+            os.set_blocking(pipe, False)
         self.ready = False
 
     def guarded(self, *args):
@@ -160,6 +164,9 @@ class Submission:
     def _expect_ready(self) -> None:
         """Wait until the file has been run. `Wrong` says why it could not be."""
         told = self._receive(self._left())
+        if told["kind"] == "begin":
+            self.end = time.monotonic() + self.seconds
+            told = self._receive(self._left())
         if told["kind"] == "fault":
             raise Wrong(str(told.get("says")))
         if told["kind"] != "ready":
@@ -188,19 +195,22 @@ class Submission:
             return "raised", f"{type(e).__name__}: {e}"
 
     def _left(self) -> float:
-        return self.begun + self.seconds - time.monotonic()
+        return self.end - time.monotonic()
 
     # ---- messages --------------------------------------------------------------------------------
 
     def _send(self, message) -> None:
         data = io.BytesIO()
         _Pickler(data, self.functions).dump(message)
-        content = HEAD.pack(data.tell()) + data.getvalue()
-        try:
-            while content:
+        content = memoryview(HEAD.pack(data.tell()) + data.getvalue())
+        while content:
+            ready = select.select([], [self.to], [], max(self._left(), 0))[1]
+            if not ready:
+                raise Wrong(self._too_slow(None))
+            try:
                 content = content[os.write(self.to, content) :]
-        except OSError:
-            raise Wrong(self._how_it_ended()) from None
+            except OSError:
+                raise Wrong(self._how_it_ended()) from None
 
     def _receive(self, seconds: float, limit: float | None = None) -> dict:
         """The next message. `Wrong` if none comes in time, or if it is none."""

@@ -1,0 +1,332 @@
+"""A submission runs apart: what it tries against the grader, and that a right one is right there
+too.
+"""
+
+import inspect
+import os
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from minidiff.core.cond import Cond
+from minidiff.learn import wire
+from minidiff.learn.exercises import exercises, find
+from minidiff.learn.grader import Wrong, judge
+from minidiff.learn.remote import PACKAGE, Submission, copied, make_copy, without_body
+from minidiff.learn.stub import imports, source
+from minidiff.learn.values import difference
+from minidiff.learn.worker import answer_of
+
+GUIDE = find("guide")
+ARGS = (torch.zeros(2, 3), torch.ones(2, 3), 2.0)
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "submission.py"
+
+
+def answered(file, text: str, args=ARGS, name: str = "guide", **limits):
+    """(what the submission returned or the sentence about it, what it printed, seconds)."""
+    file.write_text(text)
+    begun = time.monotonic()
+    with Submission(file, find(name), **limits) as remote:
+        try:
+            value = remote.guarded(*args)
+        except Wrong as wrong:
+            value = str(wrong)
+    return value, remote.printed, time.monotonic() - begun
+
+
+# ---- what crosses --------------------------------------------------------------------------------
+
+
+def test_numbers_come_through_as_they_are():
+    values = {
+        "tensor": torch.arange(6, dtype=torch.bfloat16).view(2, 3),
+        "empty": torch.zeros(0, 3),
+        "view": torch.arange(6.0).view(2, 3).T,
+        "nested": [1, 2.5, (True, None), {"a": float("inf"), 3: "text"}],
+        "array": np.arange(3),
+    }
+    back = wire.unpack(wire.pack(values))
+    assert torch.equal(back["tensor"], values["tensor"])
+    assert back["tensor"].dtype == torch.bfloat16
+    assert back["empty"].shape == (0, 3) and torch.equal(back["view"], values["view"])
+    assert back["nested"] == values["nested"] and (back["array"] == values["array"]).all()
+    cond = wire.unpack(wire.pack(Cond(label=torch.tensor([1, 2]))))
+    assert isinstance(cond, Cond) and cond.label.tolist() == [1, 2]
+
+
+def test_what_is_no_number_comes_as_an_empty_object_of_its_name():
+    back = wire.unpack(wire.pack([torch.nn.Linear(1, 1), Ellipsis]))
+    assert [type(part).__name__ for part in back] == ["Linear", "ellipsis"]
+    assert not vars(back[0])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"junk" * 9,
+        b'{"tensor": ["float32", [9]]}',
+        b'{"tensor": ["float32", [-1]]}',
+        b'{"tensor": ["float32", [1e9]]}',
+        b'{"array": ["|O", [1]]}',
+        b'{"other": ["os", "system; x"]}',
+        b'{"pickle": "x"}',
+        b"[" * 10**5,
+        b"1 2",
+    ],
+)
+def test_what_is_no_message_is_refused(text):
+    with pytest.raises(ValueError):
+        wire.unpack(wire.HEAD.pack(len(text)) + text)
+
+
+# ---- right ones are right ------------------------------------------------------------------------
+
+
+def submission_of(name: str) -> str:
+    """The project's own function, as a student would have written it."""
+    exercise = find(name)
+    fn = inspect.unwrap(exercise.reference)
+    text = source(fn).replace(f"def {fn.__name__}(", f"def {name}(", 1)
+    lines = [line for line in text.splitlines() if not line.startswith("@")]
+    return "\n".join([*imports(fn, known={name}), "", *lines])
+
+
+@pytest.mark.parametrize("name", ["invert_step", "attend", "dit_block"])
+def test_schedules_functions_and_networks_reach_the_other_side(name, file):
+    """Between them they are called with a Schedule, a closure, taps and networks."""
+    file.write_text(submission_of(name))
+    with Submission(file, find(name)) as remote:
+        verdict = judge(find(name), remote.guarded, seeds=(2**23, 5, 77))
+    assert verdict.passed, verdict.says
+
+
+def test_the_other_side_is_judged_by_the_same_sentences(file):
+    text = "def guide(a, b, scale):\n    a += 1\n    return a\n"
+    assert answered(file, text)[0].startswith("It changes its input in place")
+    text = "def guide(a, b, scale):\n    return 1 / 0\n"
+    told = answered(file, text)[0]
+    assert told == "It raised ZeroDivisionError in line 2, `return 1 / 0`: division by zero"
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("def other(): pass", "no function of that name"),
+        ("guide = 3", "A function was expected, got a int"),
+        ("1 / 0", "cannot be run: ZeroDivisionError"),
+        ("raise SystemExit", "cannot be run: SystemExit"),
+        ("from minidiff.core.cfg import guide", "imported from minidiff: write it yourself"),
+    ],
+)
+def test_a_file_without_an_answer_of_its_own_is_told_so(text, says, file):
+    file.write_text(text)
+    with pytest.raises(ValueError, match=says):
+        answer_of(str(file), "guide")
+
+
+def test_calling_the_projects_own_function_is_no_answer(file):
+    text = "from minidiff.core import cfg\ndef guide(*args): return cfg.guide(*args)"
+    assert "guide is what this exercise asks for: its body is not here" in answered(file, text)[0]
+
+
+# ---- what it tries -------------------------------------------------------------------------------
+
+TRIES = """
+import os, sys, subprocess, socket, shutil, inspect, importlib, ctypes, pathlib, glob
+REAL, VICTIM, PARENT = {real!r}, {victim!r}, {parent}
+
+def read():
+    return open(REAL + "/core/cfg.py").read()
+def find():
+    return os.listdir(REAL)
+def load():
+    spec = importlib.util.spec_from_file_location("real", REAL + "/core/cfg.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.guide
+def look():
+    from minidiff.core import cfg
+    return "e_cond - e_null" in inspect.getsource(cfg.guide) or 1 / 0
+def delete():
+    os.remove(VICTIM)
+def unlink():
+    pathlib.Path(VICTIM).unlink()
+def rename():
+    os.rename(VICTIM, "mine")
+def tree():
+    shutil.rmtree(os.path.dirname(VICTIM))
+def write():
+    open(VICTIM, "w").write("mine")
+def fork():
+    os.fork()
+def run():
+    subprocess.run(["true"])
+def shell():
+    os.system("true")
+def net():
+    socket.create_connection(("127.0.0.1", 9), 1)
+def kill():
+    os.kill(PARENT, 0)
+def foreign():
+    ctypes.CDLL(None).getpid()
+def memory():
+    return open(f"/proc/{{PARENT}}/maps").read()
+def patch():
+    import minidiff.learn.grader
+def large():
+    with open("own.bin", "wb") as f:
+        f.write(bytes(2**22))
+def allowed():
+    with open("own.txt", "w") as f:
+        f.write("a file in its own folder")
+
+TRIES = [read, find, load, look, delete, unlink, rename, tree, write, fork, run, shell, net, kill,
+         foreign, memory, patch, large, allowed]
+
+def guide(a, b, scale):
+    told = {{}}
+    for attempt in TRIES:
+        try:
+            attempt()
+            told[attempt.__name__] = "done"
+        except BaseException as e:
+            told[attempt.__name__] = type(e).__name__
+    return told
+"""
+
+
+def test_a_submission_cannot_reach_for_the_solution_the_files_or_the_grader(file, tmp_path):
+    victim = tmp_path / "folder" / "victim.txt"
+    victim.parent.mkdir()
+    victim.write_text("precious")
+    text = TRIES.format(real=str(PACKAGE), victim=str(victim), parent=os.getpid())
+    told, _, _ = answered(file, text)
+    assert told.pop("allowed") == "done"
+    assert told.pop("look") == "ZeroDivisionError"  # the source is there, its body is not
+    assert told.pop("patch") == "ModuleNotFoundError"
+    assert told.pop("large") == "OSError"
+    assert told and set(told.values()) == {"PermissionError"}, told
+    assert victim.read_text() == "precious"
+
+
+def test_a_loop_ends_in_time_and_leaves_nothing(file):
+    text = """
+import signal
+def guide(a, b, scale):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    while True:
+        try:
+            while True: pass
+        except BaseException: pass
+"""
+    file.write_text(text)
+    with Submission(file, GUIDE, seconds=1) as remote:
+        with pytest.raises(Wrong, match="longer than 1 seconds in all"):
+            remote.guarded(*ARGS)
+        root, number = remote.root, remote.process.pid
+    assert not root.exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(number, 0)
+
+
+@pytest.mark.parametrize(
+    "body, says",
+    [
+        ("os._exit(0)", "ended with exit code 0 before it answered"),
+        ("raise SystemExit", "It raised SystemExit"),
+        ("return bytearray(2**33)", "It raised MemoryError"),
+        ("junk(bytes(7) + b'9' + b'{' * 57)", "something that is no answer"),
+        ("junk(b'9' * 99)", "larger than 64 MB"),
+    ],
+)
+def test_a_process_that_ends_or_sends_junk_is_a_wrong_answer(body, says, file):
+    text = f"""
+import os
+def junk(data):
+    for fd in range(3, 64):
+        try:
+            os.write(fd, data)
+        except OSError:
+            pass
+def guide(a, b, scale):
+    {body}
+"""
+    told = answered(file, text, memory=2**29, seconds=20)[0]
+    assert says in told
+
+
+def test_ten_megabytes_of_output_are_read_and_forgotten(file):
+    text = """
+def guide(a, b, scale):
+    for _ in range(10):
+        print("x" * 2**20)
+    return a + scale * (b - a)
+"""
+    value, printed, _ = answered(file, text)
+    assert torch.equal(value, torch.full((2, 3), 2.0))
+    assert 0 < len(printed) <= 10_000
+
+
+def test_whoever_patches_its_process_patches_its_own_alone(file):
+    """A comparison that always holds, and targets that come out as the answers: over there."""
+    text = """
+import torch, gc
+torch.equal = torch.allclose = lambda *args, **named: True
+torch.Tensor.__sub__ = lambda a, b: torch.zeros_like(a)
+torch.Tensor.double = lambda x: torch.zeros(())
+class Right(Exception): pass
+def guide(a, b, scale):
+    import sys
+    frame = sys._getframe()
+    while frame:
+        for name in list(frame.f_locals):
+            if "target" in name or "spec" in name:
+                return frame.f_locals[name]
+        frame = frame.f_back
+    return a
+"""
+    file.write_text(text)
+    with Submission(file, GUIDE) as remote:
+        assert not judge(GUIDE, remote.guarded).passed
+
+
+# ---- the copy of the package ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", exercises())
+def test_every_reference_can_be_taken_out_of_its_file(name):
+    fn = inspect.unwrap(find(name).reference)
+    text = open(inspect.getfile(fn)).read()
+    left = without_body(text, fn.__qualname__)
+    compile(left, "left", "exec")
+    body = source(fn).splitlines()[-1]
+    assert left.count(body) < text.count(body)
+
+
+def test_the_copy_has_no_exercises_and_no_body(tmp_path):
+    make_copy(tmp_path, GUIDE)
+    assert not (tmp_path / "minidiff/learn").exists()
+    assert not list(tmp_path.rglob("*.pyc"))
+    text = (tmp_path / "minidiff/core/cfg.py").read_text()
+    assert "e_null + scale" not in text and "def guide(" in text
+
+
+def test_the_projects_own_lines_are_noticed():
+    own = submission_of("posterior")
+    assert copied(own, find("posterior"))
+    assert not copied(own.replace("return", "result = 1\n    return", 1), find("posterior"))
+    assert not copied(submission_of("guide"), GUIDE)  # there is one way to write it
+    assert not copied("def posterior(:", find("posterior"))
+
+
+def test_differences_are_seen_in_what_comes_back():
+    args = (torch.ones(2), {"n": 1})
+    back = wire.unpack(wire.pack(list(args)))
+    assert difference(tuple(back), args)[0] == 0
