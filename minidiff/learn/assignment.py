@@ -9,14 +9,14 @@
     q_sample = 10
     ddim_step = 20
 
-    [[figures]]                          # a trained model, or a folder of edits, that was measured
+    [[figures]]                          # a trained model or a folder of edits, measured
     name = "Your own tiny model"
-    file = "evaluate.json"               # as `minidiff evaluate FOLDER --json evaluate.json` wrote it
+    file = "evaluate.json"               # written by `minidiff evaluate FOLDER --json`
     figure = "sets/one held out/joint/mean"
     bands = [[90, 10], [75, 6], [50, 3]] # at least so much: so many points
 
-`seconds` (60) and `memory` (2000 MB) are what one exercise of a submission may take. The same tables
-as JSON do as well: Python 3.10 cannot read TOML.
+`seconds` (60) and `memory` (2000 MB) are what one exercise of a submission may take. The same
+tables as JSON do as well: Python 3.10 cannot read TOML.
 
     export(read_assignment("hw1.toml"), "out")   # hw1-student.zip and hw1-instructor.zip
 """
@@ -77,14 +77,10 @@ class Assignment:
         """The most that can be had in all."""
         return sum(self.exercises.values()) + sum(figure.points for figure in self.figures)
 
-    def seeds(self, student: str = "") -> tuple[int, int, int]:
-        """What the cases of a student are drawn from: others for every student, the same each
-        time.
-        """
+    def shift(self, student: str = "") -> int:
+        """What a student's cases are drawn from: another number for each, the same each time."""
         text = f"{self.seed} {student.strip().lower()}"
-        digest = sha256(text.encode()).digest()
-        first, second, third = (int.from_bytes(digest[i : i + 3], "big") for i in (0, 3, 6))
-        return first, second, third
+        return int.from_bytes(sha256(text.encode()).digest()[:6], "big")
 
 
 # ---- reading -------------------------------------------------------------------------------------
@@ -269,8 +265,8 @@ def page(assignment: Assignment) -> str:
 STUDENT = """\
 Write the bodies in `submission.py` and hand in that one file. While you write:
 
-    python -m minidiff learn check submission.py      what is right, and which mistake is in the rest
-    python -m minidiff learn hint NAME                three hints, one at a time
+    python -m minidiff learn check submission.py    what is right, and what is wrong with the rest
+    python -m minidiff learn hint NAME              three hints, one at a time
 
 You are graded on other numbers than those that `learn check` draws, and on the same questions. Your
 file runs in a process of its own, without network and without the project's own function of that
@@ -312,8 +308,8 @@ Do not hand this on: it holds the solutions and the seed.
 - `assignment.json`: the assignment, as `minidiff learn grade --assignment` reads it.
 - `solutions.py`: the project's own functions.
 - `setup.sh`, `run_autograder`, `package/`: upload this whole zip as the autograder of a Gradescope
-  assignment; students hand in `submission.py`. The package is minidiff {version}, as installed where
-  this was exported.
+  assignment; students hand in `submission.py`. The package is minidiff {version}, as it was
+  installed where this was exported.
 
 By hand, with as many `--student` and `--csv` as there are students (rows are added):
 

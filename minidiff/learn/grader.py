@@ -22,6 +22,7 @@ from torch import Tensor
 from minidiff.learn import records
 from minidiff.learn.exercise import Exercise, Fact, Mutant
 from minidiff.learn.exercises import find
+from minidiff.learn.exercises.inputs import shifted
 from minidiff.learn.pictures import draw_difference, show
 from minidiff.learn.values import clone, close, difference, is_number, kind, leaves, scale
 
@@ -163,15 +164,13 @@ def grade(exercise: Exercise, fn: Callable, draw: bool = False, limit: float = L
     return judge(exercise, guarded, draw)
 
 
-def judge(
-    exercise: Exercise, guarded: Callable, draw: bool = False, seeds: tuple[int, ...] = SEEDS
-) -> Verdict:
+def judge(exercise: Exercise, guarded: Callable, draw: bool = False, shift: int = 0) -> Verdict:
     """The three layers for a function that raises `Wrong` and nothing else, wherever it runs.
 
-    `seeds`: what the cases are drawn from.
+    `shift`: another one draws other cases.
     """
     try:
-        cases = answer_cases(exercise, guarded, seeds)
+        cases = answer_cases(exercise, guarded, shift)
     except Wrong as wrong:
         return Verdict(exercise.name, False, "contract", str(wrong))
     off = [c for c in cases if not close(c.answer, c.target, exercise.tolerance)]
@@ -184,13 +183,13 @@ def judge(
     return _behaviour(exercise, guarded)
 
 
-def answer_cases(
-    exercise: Exercise, guarded: Callable, seeds: tuple[int, ...] = SEEDS
-) -> list[Case]:
+def answer_cases(exercise: Exercise, guarded: Callable, shift: int = 0) -> list[Case]:
     """Every case with its answer. `Wrong` at the first that is not of the right kind."""
     cases = []
-    for seed in seeds:
-        for args in exercise.cases(seed):
+    for seed in SEEDS:
+        with shifted(shift):
+            drawn = list(exercise.cases(seed))
+        for args in drawn:
             target = exercise.spec(*clone(args))
             answer = guarded(*args)
             contract(answer, target)

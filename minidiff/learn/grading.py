@@ -181,9 +181,11 @@ def _exercise(
     memory = int(assignment.memory * 2**20)
     with Submission(path, exercise, assignment.seconds, memory) as remote:
         try:
-            verdict = judge(exercise, remote.guarded, seeds=assignment.seeds(student))
+            verdict = judge(exercise, remote.guarded, shift=assignment.shift(student))
         except Exception as e:  # an answer of a kind that one of our facts cannot work with
-            says = f"Its answers cannot be worked with ({type(e).__name__}): is one of another kind?"
+            says = (
+                f"Its answers cannot be worked with ({type(e).__name__}): is one of another kind?"
+            )
             verdict = Verdict(name, False, "contract", says)
     says = str(verdict)
     if not verdict.passed and remote.printed:

@@ -126,7 +126,7 @@ class Submission:
         if "LD_LIBRARY_PATH" in os.environ:
             clean["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
         self.process = subprocess.Popen(
-            [sys.executable, "-I", self.root / "worker.py", file],
+            [sys.executable, "-I", "-u", self.root / "worker.py", file],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -349,7 +349,9 @@ def without_body(text: str, qualname: str) -> str:
 
 def hidden_folders() -> list[str]:
     """Where the project's own answers lie: the package, and the rest of a checkout."""
-    others = [PACKAGE.parent / name for name in ("notebooks", "tests", "tutorials", ".git", "build")]
+    others = [
+        PACKAGE.parent / name for name in ("notebooks", "tests", "tutorials", ".git", "build")
+    ]
     checkout = (PACKAGE.parent / "pyproject.toml").exists()
     return [str(PACKAGE), *(str(path) for path in others if checkout and path.exists())]
 
@@ -397,4 +399,3 @@ def _statements(node) -> list[str]:
 
 def _is_text(node) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-
