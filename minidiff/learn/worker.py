@@ -2,10 +2,10 @@
 
     python -I worker.py SETTINGS.json        # started by `remote.py`, never by hand
 
-It has a copy of the package in which the body of the exercise's own function is missing, a folder of
-its own, limits that the system keeps, and no access to the grader: calls come in through one pipe
-and answers go out through another. Targets, facts and mistakes stay in the grader. So a submission
-may change here whatever it likes: the worst that it can reach is a wrong answer.
+It has a copy of the package in which the body of the exercise's own function is missing, a folder
+of its own, limits that the system keeps, and no access to the grader: calls come in through one
+pipe and answers go out through another. Targets, facts and mistakes stay in the grader. So a
+submission may change here whatever it likes: the worst that it can reach is a wrong answer.
 
 The file stands alone, as `wire.py` does: the rest of this room is not in the copy.
 """
