@@ -22,6 +22,7 @@ TOPICS = (
     "inverse",
     "builds",
     "control",
+    "views",
 )
 
 
