@@ -25,12 +25,14 @@ import contextlib
 import io
 import json
 import math
+import re
 import sys
 import zipfile
 from dataclasses import asdict, dataclass
 from hashlib import sha256
-from importlib import metadata
 from pathlib import Path
+
+import torch
 
 import minidiff
 from minidiff.io import write_bytes
@@ -40,7 +42,8 @@ from minidiff.learn.stub import source
 
 KEYS = ("title", "due", "attempts", "seed", "seconds", "memory", "exercises", "figures")
 FIGURE_KEYS = ("name", "file", "figure", "bands")
-DEPENDENCIES = ("torch", "numpy", "einops", "matplotlib", "tqdm", "safetensors", "pillow")
+# what the package needs beside torch, as pyproject.toml has it
+NEEDS = "numpy>=1.26 einops>=0.8 matplotlib>=3.8 tqdm>=4.66 safetensors>=0.4.5 pillow>=10"
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,8 @@ def read_assignment(path: str | Path) -> Assignment:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no assignment at {path}: give a .toml file")
+    if not re.fullmatch(r"[\w.-]+", path.stem):
+        raise ValueError(f"{path}: call the file by letters, digits, . _ or -, such as hw1.toml")
     table = _tables(path)
     if not isinstance(table, dict):
         raise ValueError(f"{path}: expected keys such as title and exercises")
@@ -283,10 +288,10 @@ def instructor_files(assignment: Assignment) -> dict[str, str | bytes]:
     del table["name"]
     files: dict[str, str | bytes] = {
         "README.md": INSTRUCTOR.format(name=assignment.name, version=minidiff.__version__),
-        "assignment.json": json.dumps(table, indent=1),
+        f"{assignment.name}.json": json.dumps(table, indent=1),
         "solutions.py": "\n\n".join(solutions),
-        "setup.sh": SETUP.format(packages=" ".join(_pinned(DEPENDENCIES[1:])), torch=_pinned()[0]),
-        "run_autograder": RUN,
+        "setup.sh": SETUP.format(torch=torch.__version__.partition("+")[0], needs=NEEDS),
+        "run_autograder": RUN.format(name=assignment.name),
     }
     root = Path(minidiff.__file__).parent
     for path in sorted(root.rglob("*")):
@@ -295,17 +300,12 @@ def instructor_files(assignment: Assignment) -> dict[str, str | bytes]:
     return files
 
 
-def _pinned(names: tuple[str, ...] = DEPENDENCIES) -> list[str]:
-    """The versions that are installed here, without the word for a build ("+cpu")."""
-    return [f"{name}=={metadata.version(name).partition('+')[0]}" for name in names]
-
-
 INSTRUCTOR = """\
 # {name}: for the instructor
 
 Do not hand this on: it holds the solutions and the seed.
 
-- `assignment.json`: the assignment, as `minidiff learn grade --assignment` reads it.
+- `{name}.json`: the assignment, as `minidiff learn grade --assignment` reads it.
 - `solutions.py`: the project's own functions.
 - `setup.sh`, `run_autograder`, `package/`: upload this whole zip as the autograder of a Gradescope
   assignment; students hand in `submission.py`. The package is minidiff {version}, as it was
@@ -313,7 +313,7 @@ Do not hand this on: it holds the solutions and the seed.
 
 By hand, with as many `--student` and `--csv` as there are students (rows are added):
 
-    minidiff learn grade submission.py --assignment assignment.json --student NAME \\
+    minidiff learn grade submission.py --assignment {name}.json --student NAME \\
         --json results.json --csv grades.csv
 
 What a submission can and cannot do while it is graded: tutorials/course.md of the project.
@@ -323,9 +323,10 @@ SETUP = """\
 #!/usr/bin/env bash
 # Gradescope runs this once, as root, when the image is built.
 set -e
-apt-get install -y python3 python3-pip
-pip3 install --index-url https://download.pytorch.org/whl/cpu {torch}
-pip3 install {packages}
+apt-get install -y python3 python3-venv
+python3 -m venv /opt/python
+/opt/python/bin/pip install --index-url https://download.pytorch.org/whl/cpu "torch=={torch}"
+for needed in {needs}; do /opt/python/bin/pip install "$needed"; done
 mkdir -p /opt/course
 cp -r /autograder/source/package/minidiff /opt/course/
 # A submission runs as another user: these lines keep it from reading the solutions and the seed.
@@ -337,10 +338,10 @@ RUN = """\
 # Gradescope runs this for every submission, in /autograder.
 cd /autograder
 if [ ! -f submission/submission.py ]; then
-  echo '{"score": 0, "output": "Hand in one file called submission.py."}' > results/results.json
+  echo '{{"score": 0, "output": "Hand in one file called submission.py."}}' > results/results.json
   exit 0
 fi
-PYTHONPATH=/opt/course python3 -m minidiff learn grade submission/submission.py \\
-  --assignment source/assignment.json --metadata submission_metadata.json \\
+PYTHONPATH=/opt/course /opt/python/bin/python -m minidiff learn grade submission/submission.py \\
+  --assignment source/{name}.json --metadata submission_metadata.json \\
   --json results/results.json
 """

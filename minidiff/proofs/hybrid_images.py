@@ -11,8 +11,6 @@ from minidiff.guidance.hybrid_images import hybrid_images
 from minidiff.pipe.pipe import Pipe
 from minidiff.proofs.claims import Row, averaged, counted, draw, share
 
-N = 48
-
 
 def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
     """Colours from afar and shapes from nearby; two halves; and greys, on pixels."""

@@ -5,11 +5,13 @@ import io
 import json
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 
 from minidiff.cli.main import main
 from minidiff.learn.assignment import (
+    NEEDS,
     Assignment,
     export,
     instructor_files,
@@ -19,6 +21,7 @@ from minidiff.learn.assignment import (
 from minidiff.learn.exercises import exercises, find
 from minidiff.learn.stub import source
 
+ROOT = Path(__file__).parents[2]
 GOOD = {
     "title": "Homework 1",
     "due": "Friday",
@@ -123,6 +126,11 @@ def test_what_cannot_be_meant_is_refused_in_one_sentence(write, change, says):
     assert "\n" not in str(refusal.value) and str(file) in str(refusal.value)
 
 
+def test_a_name_that_no_script_could_hold_is_refused(write):
+    with pytest.raises(ValueError, match="call the file by letters"):
+        read_assignment(write(GOOD, "hw 1; x.json"))
+
+
 @pytest.mark.parametrize("text, says", [("{", "is no JSON"), ("[]", "expected keys")])
 def test_what_is_no_table_is_refused(write, text, says):
     with pytest.raises(ValueError, match=says):
@@ -183,17 +191,20 @@ def test_the_instructor_s_zip_is_an_autograder_of_gradescope(write):
     files = instructor_files(read_assignment(write(GOOD)))
     for name in ("setup.sh", "run_autograder"):
         assert files[name].startswith("#!/usr/bin/env bash\n")
-    assert "torch==" in files["setup.sh"] and "+cpu" not in files["setup.sh"]
+    assert '"torch==2.' in files["setup.sh"] and "+cpu" not in files["setup.sh"]
+    declared = (ROOT / "pyproject.toml").read_text()
+    assert all(f'"{needed}"' in declared for needed in NEEDS.split())
+    assert "source/hw1.json" in files["run_autograder"]
     assert "results/results.json" in files["run_autograder"]
     assert "def ddim_step(" in files["solutions.py"]
     assert "package/minidiff/learn/worker.py" in files
-    again = json.loads(files["assignment.json"])
+    again = json.loads(files["hw1.json"])
     assert again["seed"] == 5 and again["exercises"] == GOOD["exercises"]
 
 
 def test_the_instructor_s_assignment_reads_as_the_one_it_was_made_from(write):
     asked = read_assignment(write(GOOD))
-    again = write(instructor_files(asked)["assignment.json"], "assignment.json")
+    again = write(instructor_files(asked)["hw1.json"], "again.json")
     assert read_assignment(again).shift("ada") == asked.shift("ada")
     assert read_assignment(again).figures == asked.figures
 
