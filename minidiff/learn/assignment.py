@@ -283,6 +283,7 @@ def instructor_files(assignment: Assignment) -> dict[str, str | bytes]:
     """What the instructor keeps: the assignment, the solutions, and an autograder for Gradescope
     with this version of the package, so that grades are those of the machine it was tried on.
     """
+    needed = " ".join(f'"{package}"' for package in NEEDS.split())
     solutions = [source(find(name).reference) for name in assignment.exercises]
     table = asdict(assignment)
     del table["name"]
@@ -290,7 +291,7 @@ def instructor_files(assignment: Assignment) -> dict[str, str | bytes]:
         "README.md": INSTRUCTOR.format(name=assignment.name, version=minidiff.__version__),
         f"{assignment.name}.json": json.dumps(table, indent=1),
         "solutions.py": "\n\n".join(solutions),
-        "setup.sh": SETUP.format(torch=torch.__version__.partition("+")[0], needs=NEEDS),
+        "setup.sh": SETUP.format(torch=torch.__version__.partition("+")[0], needs=needed),
         "run_autograder": RUN.format(name=assignment.name),
     }
     root = Path(minidiff.__file__).parent
@@ -326,7 +327,7 @@ set -e
 apt-get install -y python3 python3-venv
 python3 -m venv /opt/python
 /opt/python/bin/pip install --index-url https://download.pytorch.org/whl/cpu "torch=={torch}"
-for needed in {needs}; do /opt/python/bin/pip install "$needed"; done
+/opt/python/bin/pip install {needs}
 mkdir -p /opt/course
 cp -r /autograder/source/package/minidiff /opt/course/
 # A submission runs as another user: these lines keep it from reading the solutions and the seed.
@@ -341,7 +342,8 @@ if [ ! -f submission/submission.py ]; then
   echo '{{"score": 0, "output": "Hand in one file called submission.py."}}' > results/results.json
   exit 0
 fi
-PYTHONPATH=/opt/course /opt/python/bin/python -m minidiff learn grade submission/submission.py \\
+export PYTHONPATH=/opt/course
+/opt/python/bin/python -m minidiff learn grade submission/submission.py \\
   --assignment source/{name}.json --metadata submission_metadata.json \\
   --json results/results.json
 """

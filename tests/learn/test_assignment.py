@@ -3,6 +3,7 @@
 import inspect
 import io
 import json
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -191,6 +192,7 @@ def test_the_instructor_s_zip_is_an_autograder_of_gradescope(write):
     files = instructor_files(read_assignment(write(GOOD)))
     for name in ("setup.sh", "run_autograder"):
         assert files[name].startswith("#!/usr/bin/env bash\n")
+        subprocess.run(["bash", "-n"], input=files[name], text=True, check=True)
     assert '"torch==2.' in files["setup.sh"] and "+cpu" not in files["setup.sh"]
     declared = (ROOT / "pyproject.toml").read_text()
     assert all(f'"{needed}"' in declared for needed in NEEDS.split())
