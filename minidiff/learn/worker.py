@@ -33,6 +33,7 @@ NEVER = (
     "os.killpg",
     "os.putenv",
     "pty.spawn",
+    "sqlite3.connect",
     "signal.pthread_kill",
 )
 CHANGES = (
