@@ -8,7 +8,7 @@ import json
 import pytest
 
 from minidiff.cli.main import main
-from minidiff.learn.assignment import Assignment, Figure
+from minidiff.learn.assignment import Assignment, Figure, read_assignment, student_files
 from minidiff.learn.grading import COLUMNS, Graded, Part, add_row, grade_submission, read_metadata
 
 FIGURE = Figure("model", "evaluate.json", "sets/one/joint/mean", ((90, 10), (50, 3)))
@@ -45,7 +45,9 @@ def test_an_assignment_is_graded_from_end_to_end(file, tmp_path, capsys):
     (tmp_path / "evaluate.json").write_text(json.dumps({"sets": {"one": {"mean": 61.5}}}))
     given = f"--assignment {assignment} --figures {tmp_path} --csv {tmp_path}/grades.csv"
 
-    file.write_text(RIGHT)
+    stub = student_files(read_assignment(assignment))["submission.py"]  # as it was handed out
+    body = "return e_null + scale * (e_cond - e_null)"
+    file.write_text(stub.replace('raise NotImplementedError("write guide")', body))
     line = f"learn grade {file} {given} --student ada --json {tmp_path}/right.json"
     assert main(line.split()) == 0
     assert "8 of 8 points" in capsys.readouterr().out
