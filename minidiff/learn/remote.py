@@ -322,6 +322,8 @@ def make_copy(folder: Path, exercise: Exercise) -> None:
     """
     skipped = shutil.ignore_patterns("__pycache__", "learn", "cli", "proofs", "*.log.jsonl")
     shutil.copytree(PACKAGE, folder / "minidiff", ignore=skipped)
+    for path in (folder, *folder.rglob("*")):  # the original may be closed to others
+        path.chmod(0o755 if path.is_dir() else 0o644)
     fn = inspect.unwrap(exercise.reference)
     if fn.__module__.startswith("minidiff.learn"):
         return

@@ -4,12 +4,14 @@ too.
 
 import inspect
 import os
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
 from minidiff.core.cond import Cond
+from minidiff.learn import remote as remote_module
 from minidiff.learn import wire
 from minidiff.learn.exercises import exercises, find
 from minidiff.learn.grader import Wrong, judge
@@ -312,6 +314,19 @@ def test_the_copy_has_no_exercises_and_no_body(tmp_path):
     assert not list(tmp_path.rglob("*.pyc"))
     text = (tmp_path / "minidiff/core/cfg.py").read_text()
     assert "e_null + scale" not in text and "def guide(" in text
+
+
+def test_the_copy_of_a_closed_package_can_be_read_by_another_user(tmp_path, monkeypatch):
+    """As setup.sh leaves it on Gradescope: nobody but root may read the original."""
+    closed = tmp_path / "closed"
+    shutil.copytree(PACKAGE / "core", closed / "core")
+    for path in (*closed.rglob("*"), closed):
+        path.chmod(path.stat().st_mode & 0o700)
+    monkeypatch.setattr(remote_module, "PACKAGE", closed)
+    monkeypatch.setattr(inspect, "getfile", lambda fn: str(closed / "core/cfg.py"))
+    make_copy(tmp_path / "copy", GUIDE)
+    copy = [tmp_path / "copy", *(tmp_path / "copy").rglob("*")]
+    assert len(copy) > 5 and all(path.stat().st_mode & 0o004 for path in copy)
 
 
 def test_the_projects_own_lines_are_noticed():
