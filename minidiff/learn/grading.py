@@ -191,6 +191,7 @@ def _exercise(
     if not verdict.passed and remote.printed:
         more = " ... (cut)" if remote.cut or len(remote.printed) > 1000 else ""
         says += f"\n  It printed: {remote.printed[:1000]}{more}"
+    says = "".join(c if c.isprintable() or c in "\n\t" else "?" for c in says)
     score = points if verdict.passed else 0.0
     return Part(name, score, points, says, verdict.passed and copied(text, exercise))
 

@@ -251,16 +251,15 @@ class Submission:
         return f"It did not return within {limit:.0f} seconds: is there a loop that never ends?"
 
     def _read_what_is_printed(self) -> bool:
-        """Keep the beginning of the output and drop the rest; False at its end."""
-        while True:
-            try:
-                part = os.read(self.process.stdout.fileno(), 2**16)
-            except BlockingIOError:
-                return True
-            if not part:
-                return False
-            self.cut = self.cut or len(self.printed) + len(part) > PRINTED
-            self.printed = (self.printed + part.decode("utf-8", "replace"))[:PRINTED]
+        """Take a piece of the output, of which the beginning is kept; False at its end."""
+        try:
+            part = os.read(self.process.stdout.fileno(), 2**16)
+        except BlockingIOError:
+            return True
+        room = PRINTED - len(self.printed)
+        self.cut = self.cut or len(part) > room
+        self.printed += part.decode("utf-8", "replace")[:room]
+        return bool(part)
 
     def _how_it_ended(self) -> str:
         try:

@@ -154,6 +154,13 @@ def test_what_is_no_submission_is_refused_before_any_work(file, content, says):
         grade_submission(file, ASKED)
 
 
+def test_what_a_submission_says_is_shown_as_plain_text(file):
+    file.write_text("def guide(a, b, scale): raise ValueError('\\x1b[2J\\ud800 end')")
+    (part,) = grade_submission(file, Assignment("hw", "Title", {"guide": 5})).parts
+    assert "It raised ValueError" in part.says and "?[2J? end" in part.says
+    part.says.encode()
+
+
 def test_answers_that_our_own_facts_cannot_use_are_wrong_and_no_crash(file):
     """Right on the cases, and of another kind when a fact asks."""
     odd = "return 'x' if scale == 1.0 and e_cond.max() == 4 else e_null"

@@ -249,6 +249,11 @@ def guide(a, b, scale):
         os.kill(number, 0)
 
 
+def test_a_flood_of_output_does_not_hold_the_grader_up(file):
+    text = "def guide(a, b, scale):\n    while True: print('x' * 10**5)\n"
+    assert "longer than 1 seconds in all" in answered(file, text, seconds=1)
+
+
 @pytest.mark.parametrize(
     "body, says",
     [
