@@ -18,7 +18,7 @@ from minidiff.io import write_bytes
 from minidiff.learn.assignment import Assignment, Figure
 from minidiff.learn.exercises import find
 from minidiff.learn.grader import Verdict, judge
-from minidiff.learn.remote import Submission, another_user, copied, readable_by_others
+from minidiff.learn.remote import Submission, copied, readable_by_others
 
 LARGEST = 2**20  # bytes of a submission
 # the columns of `nbgrader export`; then one for each exercise, as Otter's final_grades.csv has them
@@ -146,8 +146,9 @@ def grade_submission(
     text = _text_of(path, assignment)
     given = {figure.file: read_figures(figures, figure.file) for figure in assignment.figures}
     parts = []
+    notes: set[str] = set()
     for name, points in assignment.exercises.items():
-        parts.append(_exercise(Path(path), text, name, points, assignment, student))
+        parts.append(_exercise(Path(path), text, name, points, assignment, student, notes))
         if progress:
             progress(parts[-1])
     for figure in assignment.figures:
@@ -155,8 +156,7 @@ def grade_submission(
         if progress:
             progress(parts[-1])
     spent = time.monotonic() - begun
-    notes = _notes() if assignment.exercises else ()
-    return Graded(assignment, student, tuple(parts), spent, attempt, best, notes)
+    return Graded(assignment, student, tuple(parts), spent, attempt, best, tuple(sorted(notes)))
 
 
 def _text_of(path, assignment: Assignment) -> str:
@@ -175,8 +175,15 @@ def _text_of(path, assignment: Assignment) -> str:
 
 
 def _exercise(
-    path: Path, text: str, name: str, points: float, assignment: Assignment, student: str
+    path: Path,
+    text: str,
+    name: str,
+    points: float,
+    assignment: Assignment,
+    student: str,
+    notes: set[str],
 ) -> Part:
+    """One exercise; `notes` is added to."""
     exercise = find(name)
     memory = int(assignment.memory * 2**20)
     with Submission(path, exercise, assignment.seconds, memory) as remote:
@@ -187,6 +194,8 @@ def _exercise(
                 f"Its answers cannot be worked with ({type(e).__name__}): is one of another kind?"
             )
             verdict = Verdict(name, False, "contract", says)
+    if not remote.walled and readable_by_others():
+        notes.add("between the submission and this machine's files there was Python's fence alone")
     says = str(verdict)
     if not verdict.passed and remote.printed:
         more = " ... (cut)" if remote.cut or len(remote.printed) > 1000 else ""
@@ -194,15 +203,6 @@ def _exercise(
     says = "".join(c if c.isprintable() or c in "\n\t" else "?" for c in says)
     score = points if verdict.passed else 0.0
     return Part(name, score, points, says, verdict.passed and copied(text, exercise))
-
-
-def _notes() -> tuple[str, ...]:
-    """What an instructor should know of the machine."""
-    if another_user() is None:
-        return ("the submission ran as the user of the grader, behind Python's fence alone",)
-    if readable_by_others():
-        return ("every user of this machine may read the package: close its folder to others",)
-    return ()
 
 
 # ---- measured figures ----------------------------------------------------------------------------

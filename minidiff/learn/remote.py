@@ -8,15 +8,15 @@ the arguments of one call after the other and sends its answers as plain numbers
 copy of the package lacks `learn/`, and in it the body of the exercise's own function is one line
 that raises. Functions among the arguments stay here, and the other side asks for their values.
 
-What is kept by the system, whoever runs it: time, memory, size of files, no new processes. What is
-kept by a fence inside Python (see `worker.guard`): no reading of the installed package, no writing
-outside a folder of its own, no programs, no network. Run by root, as Gradescope does, the process
-also becomes another user, who can change nothing, and who cannot read the package once its
-folder is closed to others: then the wall is the system's.
+What is kept by the system, whoever runs it: time, memory, size of files, no new processes. On Linux
+with Landlock (`landlock.py`) also: no reading of the installed package, no writing outside a folder
+of its own. Run by root, as Gradescope does, the process becomes another user besides, who can
+change nothing, and who cannot read the package once its folder is closed to others. Everywhere a
+fence inside Python refuses the same acts, programs and the network with a sentence
+(`worker.guard`); alone, as on macOS, it does not see what libraries in C do.
 
-Weakness: the fence does not see what libraries in C do (`torch.from_file` reads any file that the
-user may read), and no fence keeps a student from pasting in the lines of a public project;
-`copied` says where that seems so.
+Weakness: nothing keeps a student from pasting in the lines of a public project; `copied` says where
+that seems so.
 """
 
 import ast
@@ -70,6 +70,7 @@ class Submission:
         self.memory = memory
         self.printed = ""
         self.cut = False
+        self.walled = False
         self.functions: list = []
 
     def __enter__(self) -> "Submission":
@@ -94,7 +95,7 @@ class Submission:
     def _start(self) -> None:
         """The other process, with its copy of the package and a folder of its own."""
         make_copy(self.root / "package", self.exercise)
-        for name in ("wire.py", "worker.py"):
+        for name in ("wire.py", "worker.py", "landlock.py"):
             shutil.copy(Path(__file__).with_name(name), self.root)
         folder = self.root / "own"
         folder.mkdir()
@@ -110,6 +111,7 @@ class Submission:
             "folder": str(folder),
             "name": self.exercise.name,
             "hidden": hidden_folders(),
+            "readable": [sys.prefix, sys.base_prefix, str(self.root / "submission.py")],
             "libraries": [path for path in sys.path if path],
             "reads": their_reads,
             "writes": their_writes,
@@ -165,6 +167,7 @@ class Submission:
         """Wait until the file has been run. `Wrong` says why it could not be."""
         told = self._receive(self._left())
         if told["kind"] == "begin":
+            self.walled = told.get("walled") is True
             self.end = time.monotonic() + self.seconds
             told = self._receive(self._left())
         if told["kind"] == "fault":
@@ -376,7 +379,7 @@ def _open_to_all(path: Path) -> bool:
 
 
 def readable_by_others() -> bool:
-    """May the user of a submission read the installed package, if the fence does not hold?"""
+    """May the user that a submission runs as read the installed package?"""
     return another_user() is None or _open_to_all(PACKAGE)
 
 

@@ -7,7 +7,7 @@ of its own, limits that the system keeps, and no access to the grader: calls com
 pipe and answers go out through another. Targets, facts and mistakes stay in the grader. So a
 submission may change here whatever it likes: the worst that it can reach is a wrong answer.
 
-The file stands alone, as `wire.py` does: the rest of this room is not in the copy.
+The file stands alone, as `wire.py` and `landlock.py` do: the rest of this room is not in the copy.
 """
 
 import io
@@ -49,6 +49,19 @@ CHANGES = (
     "os.utime",
     "shutil.rmtree",
     "shutil.move",
+)
+# what libraries read when they are used
+SYSTEM = (
+    "/lib",
+    "/lib64",
+    "/usr",
+    "/etc",
+    "/nix",
+    "/dev/urandom",
+    "/proc/cpuinfo",
+    "/proc/meminfo",
+    "/proc/self",
+    "/sys/devices/system",
 )
 READS = ("open", "os.listdir", "os.scandir")
 
@@ -245,8 +258,9 @@ def main(file: str) -> None:
     libraries = [path for path in settings["libraries"] if path not in sys.path]
     sys.path[:] = [settings["package"], os.path.dirname(os.path.abspath(__file__)), *sys.path]
     sys.path += libraries
+    import landlock  # these two are the copies beside this file
     import torch
-    import wire  # the copy beside this file
+    import wire
 
     torch.set_num_threads(1)
     import einops  # noqa: F401  before limits: it may start no threads, and reads many files
@@ -257,8 +271,10 @@ def main(file: str) -> None:
     os.chdir(settings["folder"])
     limit(settings)
     no_checks()
+    readable = [*SYSTEM, *settings["readable"], settings["package"], *sys.path]
+    walled = landlock.keep_only(readable, settings["hidden"], settings["folder"])
     guard(settings)
-    pipes.send(kind="begin")
+    pipes.send(kind="begin", walled=walled)
     try:
         fn = answer_of(settings["submission"], settings["name"])
     except ValueError as e:

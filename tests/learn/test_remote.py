@@ -15,6 +15,7 @@ from minidiff.learn import remote as remote_module
 from minidiff.learn import wire
 from minidiff.learn.exercises import exercises, find
 from minidiff.learn.grader import Wrong, judge
+from minidiff.learn.landlock import READ, shown
 from minidiff.learn.remote import PACKAGE, Submission, copied, make_copy, without_body
 from minidiff.learn.stub import imports, source
 from minidiff.learn.values import difference
@@ -166,6 +167,19 @@ def memory():
     return open(f"/proc/{{PARENT}}/maps").read()
 def patch():
     import minidiff.learn.grader
+def native_read():
+    import torch
+    return bytes(torch.from_file(REAL + "/core/cfg.py", size=9, dtype=torch.uint8).tolist())
+def native_write():
+    import torch
+    torch.save(torch.zeros(1), VICTIM)
+def native_link():
+    import torch
+    os.symlink(REAL, "link")
+    return bytes(torch.from_file("link/core/cfg.py", size=9, dtype=torch.uint8).tolist())
+def lazy():
+    import minidiff.restoration.repaint, wave, PIL.ImageFilter
+    return minidiff.load("tiny")
 def large():
     with open("own.bin", "wb") as f:
         f.write(bytes(2**22))
@@ -174,7 +188,7 @@ def allowed():
         f.write("a file in its own folder")
 
 TRIES = [read, find, load, look, delete, unlink, rename, tree, write, fork, run, shell, net, kill,
-         foreign, memory, patch, large, allowed]
+         foreign, memory, patch, native_read, native_write, native_link, lazy, large, allowed]
 
 def guide(a, b, scale):
     if scale == 3.0:
@@ -210,7 +224,12 @@ def test_a_submission_cannot_reach_for_the_solution_the_files_or_the_grader(file
     file.write_text(TRIES.format(real=str(PACKAGE), victim=str(victim), parent=os.getpid()))
     with Submission(file, GUIDE, memory=2**29) as remote:
         told = remote.guarded(*ARGS)
-        assert told.pop("allowed") == "done"
+        native = {told.pop(f"native_{name}") for name in ("read", "write", "link")}
+        if remote.walled:  # the system refuses what the fence does not see
+            assert native == {"RuntimeError", "PermissionError"}
+        else:
+            victim.write_text("precious")
+        assert told.pop("allowed") == told.pop("lazy") == "done"
         assert told.pop("look") == "ZeroDivisionError"  # the source is there, its body is not
         assert told.pop("patch") == "ModuleNotFoundError"
         assert told.pop("large") == "OSError"
@@ -311,6 +330,17 @@ def test_every_reference_can_be_taken_out_of_its_file(name):
     compile(left, "left", "exec")
     body = source(fn).splitlines()[-1]
     assert left.count(body) < text.count(body)
+
+
+def test_what_is_hidden_is_left_out_of_what_is_shown(tmp_path):
+    for name in ("lib/torch/a.py", "lib/minidiff/core/cfg.py", "lib/six.py", "bin/python"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    (tmp_path / "lib/alias").symlink_to(tmp_path / "lib/minidiff")
+    rights = dict(shown(str(tmp_path), [str(tmp_path / "lib/minidiff")]))
+    read = {path for path, right in rights.items() if right & READ}
+    assert read == {str(tmp_path / name) for name in ("lib/torch", "lib/six.py", "bin")}
+    assert set(rights) - read == {str(tmp_path), str(tmp_path / "lib")}  # names, no contents
 
 
 def test_the_copy_has_no_exercises_and_no_body(tmp_path):
