@@ -28,7 +28,6 @@ import pickle
 import select
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
@@ -44,7 +43,6 @@ from minidiff.learn.grader import LIMIT, Wrong
 from minidiff.learn.stub import source
 from minidiff.learn.values import clone, difference
 
-HEAD = struct.Struct(">Q")
 PACKAGE = Path(minidiff.__file__).resolve().parent
 START = 120.0  # seconds for Python and torch to start
 PRINTED = 10_000  # characters kept of what a submission prints
@@ -205,7 +203,7 @@ class Submission:
     def _send(self, message) -> None:
         data = io.BytesIO()
         _Pickler(data, self.functions).dump(message)
-        content = memoryview(HEAD.pack(data.tell()) + data.getvalue())
+        content = memoryview(wire.HEAD.pack(data.tell()) + data.getvalue())
         while content:
             ready = select.select([], [self.to], [], max(self._left(), 0))[1]
             if not ready:
@@ -218,8 +216,8 @@ class Submission:
     def _receive(self, seconds: float, limit: float | None = None) -> dict:
         """The next message. `Wrong` if none comes in time, or if it is none."""
         end = time.monotonic() + seconds
-        head = self._exactly(HEAD.size, end, limit)
-        (length,) = HEAD.unpack(head)
+        head = self._exactly(wire.HEAD.size, end, limit)
+        (length,) = wire.HEAD.unpack(head)
         if length > wire.MOST:
             raise Wrong(f"Its answer is larger than {wire.MOST >> 20} MB.")
         try:
