@@ -233,6 +233,13 @@ ALL = (
         cheap={"other": "a red square"},
     ),
     Technique(
+        "hybrid-images",
+        "guidance",
+        "Geng et al. 2024, 2404.11615, factorized diffusion",
+        "One thing from afar, another from nearby",
+        cheap={"other": "a red square"},
+    ),
+    Technique(
         "null-text",
         "editing",
         "Mokady et al. 2022, 2211.09794, null-text inversion",

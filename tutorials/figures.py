@@ -23,6 +23,7 @@ from minidiff.editing.prompt_to_prompt import prompt_to_prompt, word_maps
 from minidiff.editing.sdedit import sdedit
 from minidiff.evaluate.evaluate import learning_figure
 from minidiff.evaluate.metrics import masked_psnr, psnr
+from minidiff.guidance.hybrid_images import hybrid_images, low_pass
 from minidiff.inversion.ddim import ddim_invert
 from minidiff.io import grid, write_bytes, write_image
 from minidiff.proofs.claims import draw as some_scenes
@@ -185,6 +186,26 @@ def draw_magicmix(pipe) -> None:
             pictures.append(x[0])
             titles.append(f"{kmax} to {kmin}, nu {nu}: {facts(x)}")
     grid(pictures, titles, 4, HERE / "magicmix.png", side=180)
+
+
+def draw_hybrid(pipe) -> None:
+    """A yellow circle from afar, a red star from nearby: as drawn, and as seen from afar."""
+    afar = "a large yellow circle on a blue background"
+    nearby = "a small red star on a blue background"
+    pictures, titles = [pipe.generate(afar, steps=25)[0]], [afar]
+    for cut in (1 / 32, 1 / 24, 1 / 16, 1 / 8):
+        pictures.append(hybrid_images(pipe, afar, nearby, cut=cut, steps=25)[0])
+        titles.append(f"both, cut 1/{1 / cut:.0f}")
+    pictures.append(pipe.generate(nearby, steps=25)[0])
+    titles.append(nearby)
+    distant = [low_pass(x[None], 6)[0].clamp(-1, 1) for x in pictures]
+    grid(
+        [*pictures, *distant],
+        [*titles, *["from afar"] * len(distant)],
+        len(pictures),
+        HERE / "hybrid.png",
+        side=128,
+    )
 
 
 def draw_sige(pipe) -> None:

@@ -18,6 +18,12 @@ Grading needs no truth on the disk: items are functions of their numbers, so it 
 and refuses an export whose hash is another one. Pictures of 128 pixels and more are averaged to 64
 before they are graded: nothing finer than a 64th of the picture is judged, by anyone.
 
+For a challenge, with a seed that is in no file that is handed out (a large one: small ones can be
+tried): whoever has it draws the same scenes and the true answers, and nobody else does.
+
+    minidiff bench export challenge --seed 58201734466120 --n 10
+    minidiff bench score challenge/team7 --seed 58201734466120 --json team7.json
+
 Weakness: what a program was given, and how long it took, is only what its author says.
 """
 
@@ -72,19 +78,21 @@ def check_numbers(n: int, chains: int, size: int) -> None:
         raise ValueError(f"size {size}: choose one of {', '.join(map(str, SIDES))}")
 
 
-def named_items(split: str, n: int, kinds: tuple[str, ...], size: int) -> dict[str, Item]:
+def named_items(
+    split: str, n: int, kinds: tuple[str, ...], size: int, seed: int = 0
+) -> dict[str, Item]:
     """{"recolour_000": item}: n of every kind, drawn at `size` pixels."""
     out = {}
     for kind in kinds:
-        for i, item in enumerate(items(split, n, (kind,))):
+        for i, item in enumerate(items(split, n, (kind,), seed)):
             out[f"{kind}_{i:03}"] = replace(item, size=size)
     return out
 
 
-def named_turns(split: str, n: int, size: int) -> dict[str, Item]:
+def named_turns(split: str, n: int, size: int, seed: int = 0) -> dict[str, Item]:
     """{"chain_000_1": item}: every turn of n chains, turns counted from 1."""
     out = {}
-    for i, chain in enumerate(chains(split, n) if n else []):
+    for i, chain in enumerate(chains(split, n, seed) if n else []):
         for turn, item in enumerate(chain, start=1):
             out[f"chain_{i:03}_{turn}"] = replace(item, size=size)
     return out
@@ -132,6 +140,7 @@ def export(
     kinds: tuple[str, ...] = (),
     chains: int = 0,
     truth: bool = False,
+    seed: int = 0,
     progress: bool = False,
 ) -> dict:
     """Write the questions of the bench as files, for editors that are not part of this package.
@@ -142,6 +151,7 @@ def export(
     kinds    kinds of edits (default: all eight)
     chains   scenes that are edited five times in a row
     truth    write the true answers too, into truth/
+    seed     of scenes that nobody else has: keep it, for it is written nowhere; 0: the bench's own
 
     Returns what manifest.json holds. ValueError for a folder that is not empty, or a wrong number.
     """
@@ -150,8 +160,8 @@ def export(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists and is not an empty folder; choose a new name")
     check_numbers(n, chains, size)
-    single = named_items(split, n, kinds, size)
-    turns = named_turns(split, chains, size)
+    single = named_items(split, n, kinds, size, seed)
+    turns = named_turns(split, chains, size, seed)
     every = {**single, **turns}
     for name, item in tqdm(every.items(), disable=not progress, desc="export"):
         if name in single or name.endswith("_1"):
@@ -177,6 +187,7 @@ def export(
         "size": size,
         "kinds": list(kinds),
         "chains": chains,
+        "seed": "hidden" if seed else 0,
         "sha256": fingerprint(list(every.values())),
     }
     write_json(facts, folder / MANIFEST)  # last: who has it has all
@@ -191,9 +202,9 @@ def _source(name: str) -> str:
 # ---- what came back ------------------------------------------------------------------------------
 
 
-def exported(folder: Path) -> tuple[dict, dict[str, Item]]:
+def exported(folder: Path, seed: int = 0) -> tuple[dict, dict[str, Item]]:
     """(manifest, {name: item}) of an export; ValueError if there is none, or of other items than
-    this version asks.
+    this version and seed ask.
     """
     path = Path(folder) / MANIFEST
     if not path.is_file():
@@ -206,15 +217,27 @@ def exported(folder: Path) -> tuple[dict, dict[str, Item]]:
         split, n, size, chains = (facts[key] for key in ("split", "n", "size", "chains"))
         kinds = tuple(facts["kinds"])
         check_numbers(n, chains, size)
-        its = {**named_items(split, n, kinds, size), **named_turns(split, chains, size)}
+        _check_seed(path, facts.get("seed", 0) == "hidden", seed)
+        its = {**named_items(split, n, kinds, size, seed)}
+        its |= named_turns(split, chains, size, seed)
     except (KeyError, TypeError, json.JSONDecodeError) as e:
         raise ValueError(f"{path} is not what `minidiff bench export` writes ({e})") from None
     if facts.get("sha256") != fingerprint(list(its.values())):
+        if seed:
+            raise ValueError(f"{path} was not made with seed {seed}: give the one of its export")
         raise ValueError(
             f"{path} is of other items than this version asks (items {facts.get('items')}, here "
             f"{ITEMS_VERSION}); export them again, or use minidiff {facts.get('minidiff')}"
         )
     return facts, its
+
+
+def _check_seed(path: Path, hidden: bool, seed: int) -> None:
+    """ValueError unless a seed is given where the scenes are hidden, and there only."""
+    if hidden and not seed:
+        raise ValueError(f"{path} is of hidden scenes: give the --seed that they were drawn with")
+    if seed and not hidden:
+        raise ValueError(f"{path} is of the bench's own scenes: leave --seed away")
 
 
 def check_edits(folder: Path, names: list[str], size: int) -> None:
@@ -255,6 +278,7 @@ def score(
     items: Path | None = None,
     inputs: str = "P",
     out: Path | None = None,
+    seed: int = 0,
     progress: bool = False,
 ) -> dict:
     """Grade a folder of edits that any program made, one picture for every item of an export.
@@ -264,6 +288,7 @@ def score(
              instruction, F tuned for each picture
     out      folder of the results (default: scores/ in the export); `bench --report` makes the
              table of all that lie there
+    seed     the hidden one of the export, if it has one
 
     The folder's name is the method's. `pipe` serves for its autoencoder alone: what a copy through
     it loses is the ceiling of every row. Returns {"method", "split", "score", "by_kind", ...}.
@@ -280,7 +305,7 @@ def score(
     if not inputs or set(inputs) - set("PSMIF"):
         raise ValueError(f"inputs {inputs!r}: expected some of the letters P, S, M, I, F")
     export_folder = Path(items) if items is not None else folder.resolve().parent
-    facts, its = exported(export_folder)
+    facts, its = exported(export_folder, seed)
     check_edits(folder, list(its), facts["size"])
     out = Path(out) if out is not None else export_folder / "scores"
     rows = _graded(pipe, name, inputs, folder, its, facts, progress)

@@ -7,7 +7,8 @@ hint("q_sample")                # three of them, one at a time
 reveal("q_sample")              # the project's own lines, once yours are right (or anyway=True)
 progress()                      # how far you are
 
-In a shell: `minidiff learn task q_sample`, then `minidiff learn check FILE`.
+In a shell: `minidiff learn task q_sample`, then `minidiff learn check FILE`. For a course, with
+points and submissions of strangers: `assignment.py`, `grading.py`, and tutorials/course.md.
 """
 
 from minidiff.learn.grader import check

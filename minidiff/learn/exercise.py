@@ -15,11 +15,15 @@ LADDERS = {"warm-up": "15 minutes", "core": "45 minutes", "build": "a weekend"}
 class Fact:
     """A property beyond equality with the specification: `test(fn)` -> (got, want), equal within
     `tolerance`, or that of the exercise.
+
+    by_gradient  it differentiates through the answer, which numbers from another process do not
+                 allow: it is not asked there
     """
 
     says: str
     test: Callable
     tolerance: float | None = None
+    by_gradient: bool = False
 
 
 @dataclass(frozen=True)

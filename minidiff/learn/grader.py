@@ -24,6 +24,7 @@ from minidiff.core.schedule import Schedule
 from minidiff.learn import records
 from minidiff.learn.exercise import Exercise, Fact, Mutant
 from minidiff.learn.exercises import find
+from minidiff.learn.exercises.inputs import shifted
 from minidiff.learn.pictures import draw_difference, show
 from minidiff.learn.values import (
     clone,
@@ -189,28 +190,49 @@ def grade(exercise: Exercise, fn: Callable, draw: bool = False, limit: float = L
         return Verdict(exercise.name, False, "contract", says)
 
     def guarded(*args):
-        return _read(exercise, call(fn, args, limit))
+        return call(fn, args, limit)
+
+    return judge(exercise, guarded, draw)
+
+
+def judge(
+    exercise: Exercise,
+    guarded: Callable,
+    draw: bool = False,
+    shift: int = 0,
+    remote: bool = False,
+) -> Verdict:
+    """The three layers for a function that raises `Wrong` and nothing else, wherever it runs.
+
+    `shift`: another one draws other cases. `remote`: it runs in another process, and its answers
+    come as numbers.
+    """
+
+    def asked(*args):
+        return _read(exercise, guarded(*args))
 
     try:
-        cases = answer_cases(exercise, guarded)
+        cases = answer_cases(exercise, asked, shift)
         off = [c for c in cases if not close(c.answer, c.target, exercise.tolerance)]
         if off:
             for case in off[:3]:
-                _same_twice(guarded, case)
+                _same_twice(asked, case)
             return _off(exercise, cases, off, draw)
     except Wrong as wrong:
         return Verdict(exercise.name, False, "contract", str(wrong))
     for fact in exercise.facts:
-        verdict = _broken(exercise, fact, guarded, cases)
+        if remote and fact.by_gradient:
+            continue
+        verdict = _broken(exercise, fact, asked, cases)
         if verdict:
             return verdict
-    return _behaviour(exercise, guarded)
+    return _behaviour(exercise, asked)
 
 
-def answer_cases(exercise: Exercise, guarded: Callable) -> list[Case]:
+def answer_cases(exercise: Exercise, guarded: Callable, shift: int = 0) -> list[Case]:
     """Every case with its answer. `Wrong` at the first that is not of the right kind."""
     cases = []
-    for args, target in questions(exercise):
+    for args, target in questions(exercise, shift):
         try:
             answer = guarded(*args)
             contract(answer, target, args)
@@ -224,11 +246,13 @@ def answer_cases(exercise: Exercise, guarded: Callable) -> list[Case]:
 
 
 @cache
-def questions(exercise: Exercise) -> list[tuple[tuple, Any]]:
+def questions(exercise: Exercise, shift: int = 0) -> list[tuple[tuple, Any]]:
     """(arguments, the right answer) of every case; kept, since specifications are slow."""
     asked = []
     for seed in SEEDS:
-        for args in exercise.cases(seed):
+        with shifted(shift):
+            drawn = list(exercise.cases(seed))
+        for args in drawn:
             asked.append((args, _read(exercise, exercise.spec(*clone(args)))))
     return asked
 

@@ -212,6 +212,34 @@ def test_an_export_of_other_items_is_refused(asked, tmp_path):
         score(None, tmp_path / "mine")
 
 
+SEED = 58201734466120
+
+
+@pytest.mark.weights
+def test_hidden_scenes_are_graded_by_whoever_has_their_seed(tmp_path, pipe):
+    folder = tmp_path / "challenge"
+    export(folder, n=1, kinds=("move", "add"), chains=1, truth=True, seed=SEED)
+    written = [path.read_bytes() for path in folder.rglob("*.json")]
+    assert written and not any(str(SEED).encode() in text for text in written)
+    shutil.copytree(folder / "truth", folder / "team7")
+    with pytest.raises(ValueError, match="is of hidden scenes: give the --seed"):
+        score(None, folder / "team7")
+    with pytest.raises(ValueError, match="was not made with seed 3"):
+        score(None, folder / "team7", seed=3)
+    assert score(pipe, folder / "team7", seed=SEED)["score"] == 1
+
+
+def test_a_seed_of_ones_own_gives_other_scenes_from_the_same_split(asked):
+    own = named_items("test", 2, KINDS, 64)
+    hidden = named_items("test", 2, KINDS, 64, SEED)
+    assert own.keys() == hidden.keys()
+    assert not any(own[name].scene == item.scene for name, item in hidden.items())
+    first, second = (named_turns("test", 1, 64, seed) for seed in (0, SEED))
+    assert first["chain_000_1"].scene != second["chain_000_1"].scene
+    with pytest.raises(ValueError, match="leave --seed away"):
+        score(None, asked / "mine", seed=SEED)
+
+
 @pytest.mark.parametrize(
     "line, said",
     [

@@ -8,6 +8,7 @@ from by_hand import guided, move, near, noised, rand, small
 
 from minidiff.core import process as P
 from minidiff.core import schedule
+from minidiff.guidance.hybrid_images import hybrid_images
 from minidiff.guidance.visual_anagrams import VIEWS, visual_anagrams
 
 
@@ -44,3 +45,23 @@ def test_anagram_mean():
         x = move(pipe.schedule, x, eps, t, s)
     got = visual_anagrams(pipe, a, b, view="counterclockwise", steps=4, scale=w, seed=3)
     near(got, torch.cat([turned(pipe.decode(x), 1), pipe.decode(x)]), 1e-8)
+
+
+def test_hybrid_noise():
+    """With halves: of a latent of 16 columns the first eight are the first prompt's."""
+    pipe, a, b, w = small(), "a red circle", "a green star", 2.0
+    one, other, x = pipe.embed(a), pipe.embed(b), pipe.noise(1, 3)
+    half = x.shape[-1] // 2
+    for t, s in pairwise([1000, 750, 500, 250, 0]):
+        left = guided(pipe, x, t, one, w)[..., :half]
+        right = guided(pipe, x, t, other, w)[..., half:]
+        x = move(pipe.schedule, x, torch.cat([left, right], -1), t, s)
+    got = hybrid_images(pipe, a, b, part="left", steps=4, scale=w, seed=3)
+    near(got, pipe.decode(x), 1e-8)
+
+
+def test_hybrid_parts():
+    """One move of the state, and the same move of a part of it with that part of the noise."""
+    sch, x, eps = schedule.linear(), rand(1, 3, 4, 4), rand(1, 3, 4, 4, seed=1)
+    for part in (lambda v: v.mean(1, keepdim=True), lambda v: v[..., :2]):
+        near(part(move(sch, x, eps, 700, 400)), move(sch, part(x), part(eps), 700, 400))

@@ -24,6 +24,7 @@ TOPICS = {  # each a module of this folder: what it is about
     "inverse": "what is known of a picture, put in",
     "builds": "whole methods",
     "control": "whole methods: prompt-to-prompt",
+    "views": "pictures with two readings",
 }
 # the notebooks that ask for exercises; their sources say the same, and a test compares
 NOTEBOOKS = {

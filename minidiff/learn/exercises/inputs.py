@@ -1,6 +1,7 @@
 """What answers are tried on: schedules, random tensors, and states on their way."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -21,11 +22,26 @@ A_TIME_EACH = (
     " A time is an int, or a LongTensor (b,) with one for each row: `sch.at(t, x)` gives two "
     "Python floats for the one (no `.sqrt()`, but `** 0.5`), tensors (b, 1, 1, 1) for the other."
 )
+SHIFT = [0]  # added to every seed below; `shifted` changes it
+
+
+@contextmanager
+def shifted(shift: int):
+    """While the block lasts, other random tensors are drawn from the same seeds."""
+    SHIFT[0] = shift
+    try:
+        yield
+    finally:
+        SHIFT[0] = 0
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(SHIFT[0] + seed)
 
 
 def draws(seed: int, *shapes: tuple[int, ...]) -> tuple[Tensor, ...]:
     """Gaussian tensors of these shapes, one after the other from one seed."""
-    g = torch.Generator().manual_seed(seed)
+    g = generator(seed)
     return tuple(torch.randn(shape, generator=g) for shape in shapes)
 
 
@@ -36,7 +52,7 @@ def draw(seed: int, *shape: int) -> Tensor:
 
 def states(seed: int) -> Iterator[tuple[Schedule, Tensor, Tensor, int, int]]:
     """(schedule, a picture, noise, t, s < t), small first."""
-    g = torch.Generator().manual_seed(seed)
+    g = generator(seed)
     sizes = ((LINEAR, (1, 1, 2, 2)), (LINEAR, (2, 3, 8, 8)), (FLOW, (3, 4, 5, 9)))
     for sch, shape in sizes:
         s, t = sorted(torch.randint(1, sch.T, (2,), generator=g).tolist())

@@ -356,6 +356,7 @@ loss = Exercise(
         Fact(
             "its gradient reaches the network (a tensor, neither `.item()` nor `.detach()`)",
             gradient_of_loss,
+            by_gradient=True,
         ),
     ),
     tolerance=1e-8,

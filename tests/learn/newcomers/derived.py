@@ -584,3 +584,33 @@ def _(symbols, pair):
         if (symbols[i], symbols[i + 1]) == pair:
             symbols[i : i + 2] = ["".join(pair)]
     return symbols
+
+
+# ---- pictures with two readings ------------------------------------------------------------------
+
+
+@right("hybrid_noise")
+def _(eps_a, eps_b, part):
+    return eps_b + part(eps_a - eps_b)
+
+
+@right("hybrid_noise")
+def _(eps_a, eps_b, part):
+    far = part(eps_a)
+    near = eps_b - part(eps_b)
+    return far + near
+
+
+@wrong("hybrid_noise", "the part added, not replaced")
+def _(eps_a, eps_b, part):
+    return eps_b + part(eps_a)
+
+
+@wrong("hybrid_noise", "the two exchanged")
+def _(eps_a, eps_b, part):
+    return eps_a + part(eps_b - eps_a)
+
+
+@wrong("hybrid_noise")
+def _(eps_a, eps_b, part):
+    return torch.where(part(eps_a).abs() > part(eps_b).abs(), eps_a, eps_b)
