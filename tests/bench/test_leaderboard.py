@@ -32,14 +32,11 @@ def test_the_cost_of_a_wrong_word_is_measured_on_the_same_scenes_and_stands_apar
 
 def test_a_page_keeps_its_text_around_the_leaderboard(row, tmp_path):
     rows, page = [row(i=i) for i in range(3)], tmp_path / "page.md"
-    page.write_text(
-        "before\n<!-- leaderboard -->\nyesterday\n<!-- end -->\n"
-        "<!-- leaderboard in short -->\n<!-- end -->\nafter\n"
-    )
+    page.write_text("before\n<!-- leaderboard -->\nyesterday\n<!-- end -->\nafter\n")
     facts = leaderboard.write(rows, tmp_path, split="dev", page=page)
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "yesterday" not in text
-    assert text.count("| a | P | 3 |") == 2  # once in full, once in short
+    assert text.count("| a | P | 3 |") == 1
     assert (
         json.loads((tmp_path / "bench.json").read_text())["methods"][0]["score"]
         == pytest.approx(0.5)

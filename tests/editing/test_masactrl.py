@@ -129,7 +129,7 @@ def test_words_use_maps_and_change_the_edit(pipe, image):
 
 def test_with_start_one_it_is_the_inverted_noise_replayed(pipe, image):
     out = masactrl(pipe, image, A, B, start=1.0, steps=4)
-    plain = replay(pipe, invert(pipe, image, A, steps=4)[-1], B, steps=4, scale=3.0)
+    plain = replay(pipe, invert(pipe, image, A, steps=4)[-1], B, steps=4, scale=pipe.scale)
     assert (out - plain).abs().max() < 1e-4
 
 
@@ -207,8 +207,9 @@ def test_words_need_a_model_that_reads():
 
 @pytest.mark.weights
 def test_the_edit_takes_its_paint_from_the_source():
-    """Moved: what the captions leave out, size and texture,
-    comes nearer to the true answer than by re-prompting.
+    """Moved: what the captions leave out, size and texture, comes nearer to the true answer than by
+    re-prompting, at a guidance that redraws them. (The authors' is 7.5; near 1 the inverted noise
+    remembers them, and there is nothing to gain.)
     """
     from minidiff.bench.items import items
     from minidiff.evaluate.metrics import psnr
@@ -216,6 +217,6 @@ def test_the_edit_takes_its_paint_from_the_source():
     pipe, some = minidiff.load("tiny"), items("dev", 4, ("move",))
     image, truth = torch.cat([it.image for it in some]), torch.cat([it.answer for it in some])
     prompts = [it.source for it in some], [it.target for it in some]
-    held, free = (masactrl(pipe, image, *prompts, start=s, steps=15) for s in (0.1, 1.0))
+    held, free = (masactrl(pipe, image, *prompts, start=s, steps=15, scale=5.0) for s in (0.1, 1.0))
     gain = psnr(held, truth) - psnr(free, truth)  # dB, picture by picture
     assert gain.mean() > 1 and gain.min() > -0.5, gain

@@ -168,7 +168,7 @@ def test_equal_prompts_without_hold_are_the_replay(pipe, image):
 def test_sentences_replace_the_target(pipe, image):
     a = pix2pix_zero(pipe, image, A, B, before=[A], after=[B], hold=0, steps=3)
     b = pix2pix_zero(pipe, image, A, "", before=[A], after=[B], hold=0, steps=3)
-    plain = replay(pipe, invert(pipe, image, A, steps=3)[-1], B, steps=3, scale=3.0)
+    plain = replay(pipe, invert(pipe, image, A, steps=3)[-1], B, steps=3, scale=pipe.scale)
     assert torch.equal(a, b) and (a - plain).abs().max() < 1e-4  # text(A) + text(B) - text(A)
 
 

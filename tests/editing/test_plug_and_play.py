@@ -117,7 +117,7 @@ def test_features_are_copied_at_the_right_steps(pipe, image):
 
 def test_without_injection_it_is_the_inverted_noise_replayed(pipe, image):
     out = plug_and_play(pipe, image, A, B, features=0, attention=0, steps=4)
-    plain = replay(pipe, invert(pipe, image, A, steps=4)[-1], B, steps=4, scale=3.0)
+    plain = replay(pipe, invert(pipe, image, A, steps=4)[-1], B, steps=4, scale=pipe.scale)
     assert (out - plain).abs().max() < 1e-4
 
 

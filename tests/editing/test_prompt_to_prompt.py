@@ -136,7 +136,7 @@ def test_identical_prompts_give_identical_pictures(pipe, cross, self_):
 
 def test_without_injection_the_edit_is_plain_sampling_of_the_target(pipe):
     edit = prompt_to_prompt(pipe, A, B, cross=0, self_=0, steps=4, seed=3)[1:]
-    plain = pipe.generate(B, steps=4, seed=3, scale=5)
+    plain = pipe.generate(B, steps=4, seed=3)
     assert (edit - plain).abs().max() < 1e-4
 
 
@@ -144,7 +144,7 @@ def test_the_source_row_is_never_touched(pipe):
     source = prompt_to_prompt(
         pipe, A, B, steps=4, seed=3, weights={"green": 2.0}, cross=0.5, self_=0.5
     )[:1]
-    assert (source - pipe.generate(A, steps=4, seed=3, scale=5)).abs().max() < 1e-4
+    assert (source - pipe.generate(A, steps=4, seed=3)).abs().max() < 1e-4
 
 
 def test_injection_changes_the_edit(pipe):

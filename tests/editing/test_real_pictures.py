@@ -73,7 +73,7 @@ def test_identical_prompts_with_the_whole_share_return_the_picture(pipe, image, 
 
 def test_identical_prompts_without_a_share_are_the_guided_replay(pipe, image, states):
     edit = direct_inversion(pipe, image, [A, B], [A, B], cross=0.0, self_=0.0, steps=N)
-    assert (edit - replay(pipe, states[-1], [A, B], steps=N, scale=3.0)).abs().max() < 1e-9
+    assert (edit - replay(pipe, states[-1], [A, B], steps=N, scale=pipe.scale)).abs().max() < 1e-9
     assert (edit - pipe.decode(states[0])).abs().max() > 1e-3  # which does not return the picture
 
 

@@ -129,11 +129,11 @@ def test_rows_do_not_move_each_other(pipe):
 
 def test_strength_zero_is_plain_sampling(pipe):
     out = attend_and_excite(pipe, [A, B], [WORDS, ("square",)], strength=0, steps=3, seed=5)
-    assert torch.equal(out, pipe.generate([A, B], steps=3, scale=3.0, seed=5))
+    assert torch.equal(out, pipe.generate([A, B], steps=3, seed=5))
 
 
 def test_strength_changes_the_picture_and_until_zero_does_not(pipe):
-    plain = pipe.generate(A, steps=4, scale=3.0, seed=5)
+    plain = pipe.generate(A, steps=4, seed=5)
     assert torch.equal(attend_and_excite(pipe, A, WORDS, until=0, steps=4, seed=5), plain)
     assert (
         attend_and_excite(pipe, A, WORDS, refine={}, steps=4, seed=5) - plain

@@ -93,9 +93,9 @@ def test_the_gradient_of_the_tokens_is_that_of_finite_differences(pipe, states):
 
 
 def test_no_learning_is_the_plain_guided_replay(pipe, image, states):
-    learned = learn_nulls(pipe, states, [A, B], scale=3.0, inner=0)
-    plain = replay(pipe, states[-1], [A, B], steps=N, scale=3.0)
-    assert (pipe.decode(replayed(pipe, learned, [A, B], 3.0)) - plain).abs().max() < 1e-9
+    learned = learn_nulls(pipe, states, [A, B], scale=pipe.scale, inner=0)
+    plain = replay(pipe, states[-1], [A, B], steps=N, scale=pipe.scale)
+    assert (pipe.decode(replayed(pipe, learned, [A, B], pipe.scale)) - plain).abs().max() < 1e-9
     edit = null_text(pipe, image, [A, B], [A, B], inner=0, cross=0.0, self_=0.0, steps=N)
     assert (edit - plain).abs().max() < 1e-9
 

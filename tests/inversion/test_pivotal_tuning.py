@@ -129,9 +129,9 @@ def test_locality_holds_the_network(pipe, image):
 def test_without_updates_it_edits_a_plain_guided_replay(pipe, image):
     out = pivotal_tuning(pipe, image[:1], A, B, updates=0, steps=3)
     states = invert(pipe, image[:1], A, steps=3)
-    plain = prompt_to_prompt(
-        pipe, A, B, inverted=Inverted(states), steps=3, cross=0.8, self_=0.8, scale=3
-    )[1:]
+    plain = prompt_to_prompt(pipe, A, B, inverted=Inverted(states), steps=3, cross=0.8, self_=0.8)[
+        1:
+    ]
     assert torch.equal(out, plain)
 
 

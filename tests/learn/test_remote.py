@@ -103,7 +103,7 @@ def test_schedules_functions_and_networks_reach_the_other_side(name, file):
     """Between them they are called with a Schedule, a closure, taps and networks."""
     file.write_text(submission_of(name))
     with Submission(file, find(name)) as remote:
-        verdict = judge(find(name), remote.guarded, shift=2**40 + 77)
+        verdict = judge(find(name), remote.guarded, shift=2**40 + 77, remote=True)
     assert verdict.passed, verdict.says
 
 
@@ -316,7 +316,7 @@ def guide(a, b, scale):
 """
     file.write_text(text)
     with Submission(file, GUIDE) as remote:
-        assert not judge(GUIDE, remote.guarded).passed
+        assert not judge(GUIDE, remote.guarded, remote=True).passed
 
 
 # ---- the copy of the package ---------------------------------------------------------------------

@@ -63,7 +63,7 @@ def test_the_low_band_of_the_result_is_exactly_the_references(pipe, image, monke
 
 
 def test_stop_1_is_plain_ancestral_sampling(pipe, image):
-    denoise, sch = cfg_batched(pipe.eps, pipe.null(), 3.0), pipe.schedule
+    denoise, sch = cfg_batched(pipe.eps, pipe.null(), pipe.scale), pipe.schedule
     x, fresh, ts = pipe.noise(2, 5), noises(pipe.noise(2, 5), 5), pipe.timesteps(3)
     for t, s in pairwise(ts):
         x = ddim_step(sch, x, denoise(x, t, pipe.embed(PROMPT)), t, s, 1.0, next(fresh))
