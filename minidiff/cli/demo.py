@@ -33,7 +33,7 @@ EDITS = {
 
 def demo(
     out: str | Path = "out/demo.png",
-    seed: int = 0,
+    seed: int = 1,
     steps: int = 50,
     pipe=None,
     progress: bool = False,
