@@ -370,7 +370,7 @@ z = pipe.noise(len(prompts), seed=1)  # 8 4 16 16, pure noise
 film = []
 with torch.no_grad():
     for t, s in pairwise(sch.timesteps(25, spacing="trailing")):
-        eps = guide(pipe.eps(z, t, null), pipe.eps(z, t, cond), 3.0)
+        eps = guide(pipe.eps(z, t, null), pipe.eps(z, t, cond), pipe.scale)
         film.append((t, decode(z[:1])[0], decode(eps_to_x0(sch, z[:1], eps[:1], t))[0]))
         z = ddim_step(sch, z, eps, t, s)
 drawn = decode(z)  # the only use of the decoder that is needed
@@ -412,7 +412,7 @@ row(list(drawn), names, 1.8)
 assert verdict["joint"].sum() >= 5 and verdict["color"].sum() >= 6
 
 # %%
-same = pipe.generate(prompts[0], steps=25, scale=2.0, seed=1)
+same = pipe.generate(prompts[0], steps=25, seed=1)
 print(f"largest difference to pipe.generate: {(same - drawn[:1]).abs().max():.1e}")
 assert (same - drawn[:1]).abs().max() < 1e-2
 

@@ -413,7 +413,7 @@ says = [FULL if i % 2 else SHORT for i in range(16)]
 prompts = [shapes.caption(s) if i % 2 else shapes.short_caption(s) for i, s in enumerate(scenes)]
 drawn, right = {}, {}
 for name, model in (("UNet", unet), ("DiT", pipe)):
-    drawn[name] = model.generate(prompts, steps=12, scale=2.0, seed=100)
+    drawn[name] = model.generate(prompts, steps=12, scale=3.0, seed=100)
     right[name] = oracle().judge(drawn[name], scenes, says)
     work = multiplications(
         model.net, model.noise(1), torch.tensor([499]), model.embed("a red circle")

@@ -329,13 +329,13 @@ from minidiff.inversion.ddim import Inverted
 from minidiff.inversion.edict import edict
 from minidiff.inversion.null_text import learn_nulls
 
-knobs = dict(steps=20, scale=2.0, cross=0.3, self_=0.9)
+knobs = dict(steps=20, scale=3.0, cross=0.3, self_=0.9)
 # the picture twice: for no edit, and for the edit
 pair = [state.expand(2, -1, -1, -1) for state in states]
 methods = {
     "guided replay": lambda: Inverted(pair),
     "null-text, 3 updates": lambda: Inverted(
-        pair, learn_nulls(pipe, states, source, scale=2.0, inner=3).nulls
+        pair, learn_nulls(pipe, states, source, scale=3.0, inner=3).nulls
     ),
     "negative-prompt": lambda: Inverted(pair, [words] * 20),
     "direct": lambda: Inverted(pair, share=0.0),
@@ -353,7 +353,7 @@ for name, make in methods.items():
 with warnings.catch_warnings(), Cost(pipe) as edits:
     warnings.simplefilter("ignore")
     out = edict(
-        pipe, image.expand(2, -1, -1, -1), [source, source], [source, target], steps=20, scale=2.0
+        pipe, image.expand(2, -1, -1, -1), [source, source], [source, target], steps=20, scale=3.0
     )
 results["EDICT, strength .7"] = out, edits.nfe // 2
 
