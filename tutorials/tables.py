@@ -259,14 +259,18 @@ def numbers() -> str:
         ["mistakes that the exercises know by name", f"{mistakes}, in {len(every)} exercises"],
     ]
     commands = ["evaluate tiny"] * 3 + ["bench --split test", "learn list"]
-    notes = [found["note"]] if found.get("note") else []
+    notes = [f"EditScore: {bench()['note']}"] if bench().get("note") else []
     table = [[*row, f"`minidiff {command}`"] for row, command in zip(rows, commands)]
     return "\n\n".join([plain(["", "95% intervals in brackets", "says"], table), *remarks(notes)])
 
 
+def bench() -> dict:
+    """The leaderboard, as the last report wrote it."""
+    return json.loads((HERE / "editing/bench.json").read_text())
+
+
 def bench_rows() -> list[dict]:
-    """Every row of the leaderboard, as the last report wrote it."""
-    return json.loads((HERE / "editing/bench.json").read_text())["methods"]
+    return bench()["methods"]
 
 
 def scored(row: dict) -> str:
@@ -285,7 +289,9 @@ def leaderboard_top(best: int = 5) -> str:
         name = f"`{row['method']}`" + (" (control)" if row in controls else "")
         rows.append([name, f"{row['score']:.2f}", "{:.2f} to {:.2f}".format(*row["score_ci"])])
         rows[-1] += [str(row["rows"]), f"{row['nfe']:.0f}"]
-    return plain(["method", "EditScore", "95% interval", "edits", "evaluations an edit"], rows)
+    head = ["method", "EditScore", "95% interval", "edits", "evaluations an edit"]
+    notes = [bench()["note"]] if bench().get("note") else []
+    return "\n\n".join([plain(head, rows), *remarks(notes)])
 
 
 def proof(name: str) -> str:

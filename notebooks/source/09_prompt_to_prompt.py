@@ -75,7 +75,7 @@ def maps_of(prompt, seed):
 
 
 prompt = "a large yellow star on a dotted purple background"
-z, P = maps_of(prompt, seed=3)
+z, P = maps_of(prompt, seed=0)
 seen = {word: P[span].sum(0) for word, span in tok.token_spans(prompt) if word not in ("a", "on")}
 read = {word: p for word, p in seen.items() if p.max() > 0.02}
 _, axes = plt.subplots(1, 1 + len(read), figsize=(1.7 * (1 + len(read)), 2), layout="constrained")
@@ -167,14 +167,15 @@ print("words of the refined prompt without a partner:", ", ".join(alone))
 # %% [markdown]
 # One thing more may be shared: *self*-attention, which place looks at which place, in the first `self_` of the steps.
 # It holds shapes and textures together. Both together, in a loop that you can read: the network is asked twice per
-# step, without the words and with them, and only the second time somebody listens.
+# step, without the words and with them, and only the second time somebody listens. Guidance is 5 here, more than the
+# model's own 2: the paper's figures are drawn with strong guidance, too, and that is when everything moves.
 
 # %%
 ONES = torch.ones(tok.context)
 
 
 @torch.no_grad()
-def edit(x_T, source, target, cross=0.3, self_=0.9, weight=ONES, path=None, blend=None, scale=2.0):
+def edit(x_T, source, target, cross=0.3, self_=0.9, weight=ONES, path=None, blend=None, scale=5.0):
     """Latents (2 c h w), rows [source, edit]. path: states of an inversion, on which the source row is put back; blend:
     (maps, state) -> mask (1 1 h w) of where the edit may differ from the source, after a fifth of the steps."""
     (M, alpha), seen = carry(source, target), []
@@ -204,11 +205,11 @@ def edit(x_T, source, target, cross=0.3, self_=0.9, weight=ONES, path=None, blen
     return x
 
 
-x_T = pipe.noise(1, seed=1)
+x_T = pipe.noise(1, seed=2)
 same = edit(x_T, SOURCE, SOURCE)
 print(f"the same prompt twice: rows differ by {(same[0] - same[1]).abs().max():.1e}")
 edited = pipe.decode(edit(x_T, SOURCE, RECOLOUR))
-expected = prompt_to_prompt(pipe, SOURCE, RECOLOUR, seed=1, steps=steps)
+expected = prompt_to_prompt(pipe, SOURCE, RECOLOUR, seed=2, steps=steps, scale=5.0)
 print(f"against minidiff's own: {(edited - expected).abs().max():.1e}")
 assert (same[0] - same[1]).abs().max() < 1e-3 and (edited - expected).abs().max() < 1e-2
 
@@ -288,14 +289,12 @@ for name, out in runs.items():
 assert outside_dB["both"] > outside_dB["re-prompting"] + 2
 
 # %% [markdown]
-# Re-prompting keeps the ground roughly, and moves and maims the cross. Cross-attention alone brings it back to its
-# place, ragged. Self-attention alone loses it: places share what they shared before, but nobody tells them where the
-# cross is. Both, with the first .3 of cross-attention, redraw the same cross in the new colour, and its arms are
-# rounder than they were.
+# Re-prompting moves the cross and makes it larger. Either kind of attention brings it back to its place, and keeps dots
+# that no word mentions. Both together, with the first .3 of cross-attention, are the nearest to the truth outside the
+# mask. All of them round the arms of the cross.
 #
-# Two warnings about numbers. *Self alone* has more dB outside the mask than *cross alone*: **a picture from which the
-# object has vanished keeps its ground very well**, so these dB must never be read without the oracle's line. And the
-# oracle is kind: it must name some shape, and calls the first picture's torso a cross. Look at the pictures as well.
+# A warning about numbers: less than two dB lie between the last four pictures, and the oracle calls all five right. It
+# must name some shape, and a cross with round arms is still nearest to a cross. So look at the pictures as well.
 #
 # **Stop and think.** Why can the first .3 of the steps be enough? When, on the way from noise to picture, is it decided
 # *where* things are? (Notebook 06, section 5.)
@@ -339,9 +338,9 @@ print(
 assert masked_psnr(blended[1:], truth, outside) > outside_dB["both"] + 2
 
 # %% [markdown]
-# Outside the mask that is nearly the autoencoder's own copy (39.6 dB). The price is paid inside: four dB are lost
-# there, for maps of 8 × 8 places give a rectangle, it misses the left arm and the foot, and there the old colour stays.
-# The oracle does not mind. A blend protects the ground by trusting the maps, and is as good as they are.
+# Outside the mask that is near to the autoencoder's own copy (44.2 dB). Inside, little changes, for maps of 8 × 8 places
+# give a region three times as large as the cross. A blend protects the ground by trusting the maps, and is as good as
+# they are: a region that missed an arm would leave the old colour there.
 #
 # ## 7. What it cannot do
 # Five more edits, each beside the truth. The maps are the layout, so moving and resizing should fail
@@ -370,7 +369,7 @@ for column, (name, (start, what, says, self_)) in zip(axes.T, jobs.items()):
     goal = shapes.edit(start, *what)
     given, a, b = shapes.render(start), shapes.caption(start, **says), shapes.caption(goal, **says)
     states = Inverted(invert(pipe, given, a, steps=steps), share=0.0)
-    out = prompt_to_prompt(pipe, a, b, inverted=states, self_=self_, steps=steps)[1:]
+    out = prompt_to_prompt(pipe, a, b, inverted=states, self_=self_, steps=steps, scale=5.0)[1:]
     stated = {"position": says is place, "size": says is size, "background": True}
     v = oracle().judge(out, [goal], tuple(k for k in FULL if stated.get(k)))
     verdicts[name] = bool(v[what[0]][0])

@@ -131,7 +131,7 @@ assert (pixels(rules["any pixel (ours)"]) >= mask).all()
 # %%
 z, steps, strength = pipe.encode(image), 20, 0.9
 guided, cond, n = (
-    cfg_batched(pipe.eps, pipe.null(), 3.0),
+    cfg_batched(pipe.eps, pipe.null(), pipe.scale),
     pipe.embed(target),
     pipe.noise(len(image), seed=0),
 )
