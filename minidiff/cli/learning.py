@@ -69,6 +69,8 @@ def learn_export(rest: list[str]) -> int:
 
 def learn_grade(rest: list[str]) -> int:
     """the points of a submission for an assignment; the submission runs in processes of its own"""
+    from pathlib import Path
+
     from minidiff.io import check_target, write_json
     from minidiff.learn import grading
     from minidiff.learn.assignment import read_assignment
@@ -88,6 +90,8 @@ def learn_grade(rest: list[str]) -> int:
     if args.csv:
         check_target(args.csv, kinds=(".csv",))
     asked = read_assignment(args.assignment)
+    if args.csv:
+        grading.check_columns(asked, Path(args.csv))
     student, attempt, best = args.student, args.attempt, None
     if args.metadata:
         student, attempt, best = grading.read_metadata(args.metadata)
@@ -100,11 +104,11 @@ def learn_grade(rest: list[str]) -> int:
         figures=args.figures,
         progress=lambda part: print(f"{part.score:g}/{part.most:g}  {part.says}", flush=True),
     )
-    print(graded.says(), *[f"note: {note}" for note in graded.notes], sep="\n")
     if args.json:
         write_json(graded.results(), args.json)
     if args.csv:
         grading.add_row(graded, args.csv)
+    print(graded.says(), *[f"note: {note}" for note in graded.notes], sep="\n")
     return 0
 
 

@@ -38,7 +38,7 @@ import minidiff
 from minidiff.io import write_bytes
 from minidiff.learn import tasks
 from minidiff.learn.exercises import exercises, find
-from minidiff.learn.stub import source
+from minidiff.learn.stub import imports, source
 
 KEYS = ("title", "due", "attempts", "seed", "seconds", "memory", "exercises", "figures")
 FIGURE_KEYS = ("name", "file", "figure", "bands")
@@ -152,10 +152,16 @@ def _assignment(name: str, table: dict) -> Assignment:
         made,
         due=_text(table, "due", ""),
         attempts=_whole(table, "attempts"),
-        seed=_whole(table, "seed"),
+        seed=_seed(table),
         seconds=_number("seconds", table.get("seconds", 60), least=1),
         memory=_number("memory", table.get("memory", 2000), least=100),
     )
+
+
+def _seed(table: dict) -> int:
+    if "seed" not in table:
+        raise ValueError("seed is missing: choose a number that nobody can guess, as seed = 4127")
+    return _whole(table, "seed")
 
 
 def _figure(row: dict) -> Figure:
@@ -279,18 +285,29 @@ name; printing, files and other programs are not needed.
 """
 
 
+def solutions(assignment: Assignment) -> str:
+    """The project's own functions under the exercises' names, as a file that can be graded."""
+    lines: set[str] = set()
+    functions = []
+    for name in assignment.exercises:
+        reference = find(name).reference
+        lines |= set(imports(reference))
+        functions.append(source(reference).replace(f"def {reference.__name__}(", f"def {name}(", 1))
+    ours_last = sorted(lines, key=lambda line: (line.startswith("from"), "minidiff" in line, line))
+    return "\n\n\n".join(["\n".join(ours_last), *[text.rstrip() for text in functions]]) + "\n"
+
+
 def instructor_files(assignment: Assignment) -> dict[str, str | bytes]:
     """What the instructor keeps: the assignment, the solutions, and an autograder for Gradescope
     with this version of the package, so that grades are those of the machine it was tried on.
     """
     needed = " ".join(f'"{package}"' for package in NEEDS.split())
-    solutions = [source(find(name).reference) for name in assignment.exercises]
     table = asdict(assignment)
     del table["name"]
     files: dict[str, str | bytes] = {
         "README.md": INSTRUCTOR.format(name=assignment.name, version=minidiff.__version__),
         f"{assignment.name}.json": json.dumps(table, indent=1),
-        "solutions.py": "\n\n".join(solutions),
+        "solutions.py": solutions(assignment),
         "setup.sh": SETUP.format(torch=torch.__version__.partition("+")[0], needs=needed),
         "run_autograder": RUN.format(name=assignment.name),
     }

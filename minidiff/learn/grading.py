@@ -18,7 +18,7 @@ from minidiff.io import write_bytes
 from minidiff.learn.assignment import Assignment, Figure
 from minidiff.learn.exercises import find
 from minidiff.learn.grader import Verdict, judge
-from minidiff.learn.remote import Submission, copied, readable_by_others
+from minidiff.learn.remote import Submission, as_root, copied, readable_by_others
 
 LARGEST = 2**20  # bytes of a submission
 # the columns of `nbgrader export`; then one for each exercise, as Otter's final_grades.csv has them
@@ -142,6 +142,8 @@ def grade_submission(
     FileNotFoundError, or ValueError for what is no text of Python's size, before any work. A
     submission that fails in whatever way gets no points and a sentence; it raises nothing here.
     """
+    if figures is not None and not Path(figures).is_dir():
+        raise ValueError(f"figures: there is no folder {figures}")
     begun = time.monotonic()
     text = _text_of(path, assignment)
     given = {figure.file: read_figures(figures, figure.file) for figure in assignment.figures}
@@ -196,6 +198,8 @@ def _exercise(
             verdict = Verdict(name, False, "contract", says)
     if not remote.walled and readable_by_others():
         notes.add("between the submission and this machine's files there was Python's fence alone")
+    if as_root():
+        notes.add("the submission ran as root: another user could not have read Python here")
     says = str(verdict)
     if not verdict.passed and remote.printed:
         more = " ... (cut)" if remote.cut or len(remote.printed) > 1000 else ""
@@ -235,7 +239,9 @@ def figure_of(facts: dict, path: str) -> float | None:
 def _figure(figure: Figure, facts: dict | None) -> Part:
     """The points of a measured number: those of the highest band that it reaches."""
     if facts is None:
-        return Part(figure.name, 0.0, figure.points, f"There is no {figure.file}.")
+        return Part(
+            figure.name, 0.0, figure.points, f"There is no {figure.file} for {figure.name!r}."
+        )
     value = figure_of(facts, figure.figure)
     if value is None:
         says = f"{figure.file} has no number at {figure.figure}."
@@ -266,15 +272,22 @@ def read_metadata(path: str | Path) -> tuple[str, int, float | None]:
     return " ".join(sorted(students)), len(before) + 1, max(scores, default=None)
 
 
+def check_columns(assignment: Assignment, path: Path) -> list[str]:
+    """The columns of an assignment's table. ValueError if the file has others."""
+    names = [*COLUMNS, *assignment.exercises, *[figure.name for figure in assignment.figures]]
+    old = path.read_text() if path.is_file() else ""
+    if old and next(csv.reader([old.splitlines()[0]])) != names:
+        raise ValueError(f"{path} has other columns than this assignment: choose another file")
+    return names
+
+
 def add_row(graded: Graded, path: str | Path, timestamp: str = "") -> None:
     """Add a line to a CSV with nbgrader's columns, and one column for each part. ValueError if the
     file has other columns.
     """
     path = Path(path)
-    names = [*COLUMNS, *[part.name for part in graded.parts]]
+    names = check_columns(graded.assignment, path)
     old = path.read_text() if path.is_file() else ""
-    if old and next(csv.reader([old.splitlines()[0]])) != names:
-        raise ValueError(f"{path} has other columns than this assignment: choose another file")
     row = dict.fromkeys(names, "") | {
         "assignment": graded.assignment.name,
         "duedate": graded.assignment.due,

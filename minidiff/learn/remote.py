@@ -368,6 +368,11 @@ def another_user() -> int | None:
     return NOBODY if all(_open_to_all(Path(path)) for path in needed) else None
 
 
+def as_root() -> bool:
+    """Does a submission run as root, for want of a user that can read Python?"""
+    return hasattr(os, "geteuid") and os.geteuid() == 0 and another_user() is None
+
+
 def _open_to_all(path: Path) -> bool:
     """May every user of this machine read a file or folder?"""
     path = path.resolve()

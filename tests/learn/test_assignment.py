@@ -127,6 +127,12 @@ def test_what_cannot_be_meant_is_refused_in_one_sentence(write, change, says):
     assert "\n" not in str(refusal.value) and str(file) in str(refusal.value)
 
 
+def test_a_seed_must_be_chosen(write):
+    """Without one every student could draw the hidden cases from a name."""
+    with pytest.raises(ValueError, match="seed is missing"):
+        read_assignment(write({key: value for key, value in GOOD.items() if key != "seed"}))
+
+
 def test_a_name_that_no_script_could_hold_is_refused(write):
     with pytest.raises(ValueError, match="call the file by letters"):
         read_assignment(write(GOOD, "hw 1; x.json"))

@@ -8,8 +8,22 @@ import json
 import pytest
 
 from minidiff.cli.main import main
-from minidiff.learn.assignment import Assignment, Figure, read_assignment, student_files
-from minidiff.learn.grading import COLUMNS, Graded, Part, add_row, grade_submission, read_metadata
+from minidiff.learn.assignment import (
+    Assignment,
+    Figure,
+    instructor_files,
+    read_assignment,
+    student_files,
+)
+from minidiff.learn.grading import (
+    COLUMNS,
+    Graded,
+    Part,
+    add_row,
+    check_columns,
+    grade_submission,
+    read_metadata,
+)
 
 FIGURE = Figure("model", "evaluate.json", "sets/one/joint/mean", ((90, 10), (50, 3)))
 ASKED = Assignment("hw1", "Homework", {"q_sample": 10, "guide": 5}, (FIGURE,), attempts=2, seed=3)
@@ -136,10 +150,11 @@ def test_a_table_of_another_assignment_is_not_written_into(tmp_path):
     table = tmp_path / "grades.csv"
     add_row(graded(), table, "2026-01-01 00:00:00")
     head, row = table.read_text().splitlines()
-    assert head == ",".join([*COLUMNS, "q_sample"])
-    assert row == "hw1,,2026-01-01 00:00:00,ada,,,,10,0,10,25,10"
+    assert head == ",".join([*COLUMNS, "q_sample", "guide", "model"])
+    assert row == "hw1,,2026-01-01 00:00:00,ada,,,,10,0,10,25,10,,"
+    other = Graded(Assignment("hw2", "Another", {"guide": 1}), "ada", (), 1.0)
     with pytest.raises(ValueError, match="has other columns"):
-        add_row(graded([Part("guide", 1, 1, "right")]), table)
+        add_row(other, table)
     assert table.read_text().splitlines() == [head, row]
 
 
@@ -186,3 +201,21 @@ def test_the_command_refuses_in_one_line(line, says, tmp_path, capsys, monkeypat
     assert main(words) == 2
     told = capsys.readouterr().err
     assert says in told and len(told.splitlines()) == 1
+
+
+def test_what_is_mistyped_is_refused_before_any_grading(file, tmp_path):
+    file.write_text(RIGHT)
+    with pytest.raises(ValueError, match="there is no folder"):
+        grade_submission(file, ASKED, figures=tmp_path / "nowhere")
+    other = tmp_path / "other.csv"
+    other.write_text("of,another,homework\n")
+    with pytest.raises(ValueError, match="other columns"):
+        check_columns(ASKED, other)
+
+
+def test_the_solutions_that_the_instructor_gets_are_right(file):
+    """Renamed and with their imports, as a submission."""
+    asked = Assignment("hw1", "Homework", {"q_sample": 1, "hybrid_noise": 1, "times": 1}, seed=3)
+    file.write_text(instructor_files(asked)["solutions.py"])
+    done = grade_submission(file, asked)
+    assert done.raw == 3, [part.says for part in done.parts]
