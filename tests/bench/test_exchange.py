@@ -198,7 +198,7 @@ def test_names_letters_and_places_are_checked_first(asked, tmp_path):
         score(None, asked / "mine", inputs="X")
     with pytest.raises(ValueError, match="no folder of edits"):
         score(None, asked / "nowhere")
-    with pytest.raises(ValueError, match=r"holds no manifest\.json"):
+    with pytest.raises(ValueError, match=r"there is no folder"):
         score(None, tmp_path / "mine")
 
 
