@@ -298,8 +298,8 @@ def draw_binding(pipe) -> None:
     """What it costs the network, in % of its error, when the two shapes of a caption change
     places.
     """
-    rows = [json.loads(line) for line in (TINY / "unet.log.jsonl").read_text().splitlines()]
-    rows = [r for r in rows if "binding" in r]
+    rows = [json.loads(line) for line in (TINY / "early.log.jsonl").read_text().splitlines()]
+    rows = [r for r in rows if "binding" in r]  # of the second leg, which learned the pairs
     figure = Figure(figsize=(6, 3.2), dpi=150, layout="constrained")
     axes = figure.add_subplot(
         xlabel="training pictures since the tower was told", ylabel="excess error (%)"
