@@ -246,7 +246,7 @@ assert lost[1.0] > lost[3.0] + 6
 # %% [markdown]
 # More steps cannot help here: guidance is *another* equation, with other paths. At $w = 1$ the replay stays near the
 # inversion's path, at all others it leaves it. Inverting with guidance as well is no way out either, as the last line
-# shows: the guided field is stiffer, so the explicit step errs more, and that its noise has nearly the right spread
+# shows: the guided field is stiffer, so the explicit step errs more, and that its noise is nearer to the right spread
 # does not mend it.
 #
 # ## 5. The cures
