@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"`(minidiff [a-z][^`]*)`", TEXT)
 PROGRAMS = re.findall(r"```python\n(.*?)```", TEXT, re.S)
-MADE_BY_OTHERS = ("minidiff evaluate tiny", "minidiff bench --split test")  # minutes to hours
+LONG = ("minidiff evaluate tiny --n 512", "minidiff bench --split test")  # minutes to hours
 
 pytestmark = pytest.mark.weights
 
@@ -28,20 +29,16 @@ def clone(tmp_path_factory):
     return folder
 
 
-def run(command: list[str], folder: Path) -> str:
+def run(command: list[str], folder: Path) -> subprocess.CompletedProcess:
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     env = os.environ | {"PYTHONPATH": path, "MINIDIFF_HOME": str(folder / "home")}
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, *command], cwd=folder, env=env, capture_output=True, text=True, timeout=300
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def words(command: str) -> list[str]:
     """The words of a command as a shell splits them, with `python -m minidiff` for minidiff."""
-    import shlex
-
     _, *rest = shlex.split(command)
     return ["-m", "minidiff", *rest]
 
@@ -52,28 +49,35 @@ def test_the_front_door_is_short_and_its_commands_are_found():
 
 
 @pytest.mark.parametrize(
-    "command", [c for c in dict.fromkeys(COMMANDS) if c not in MADE_BY_OTHERS and "learn" not in c]
+    "command", [c for c in dict.fromkeys(COMMANDS) if c not in LONG and "mywork.py" not in c]
 )
 def test_a_command_runs_as_printed(command, clone):
-    run(words(command), clone)
+    done = run(words(command), clone)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_long_commands_are_told_too_and_the_count_of_mistakes_is_printed(clone):
+    assert set(LONG) <= set(COMMANDS)
+    mistakes, number = re.search(r"\| (\d+), in (\d+) exercises", TEXT).groups()
+    told = run(words("minidiff learn list"), clone).stdout
+    assert f"{number} exercises, which know {mistakes} mistakes by name" in told
 
 
 def test_the_exercise_is_printed_and_checked_as_printed(clone):
     task, check = [c for c in COMMANDS if c.startswith("minidiff learn ") and "mywork.py" in c]
     printed, _, file = task.partition(" > ")
-    (clone / file).write_text(run(words(printed), clone))
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    env = os.environ | {"PYTHONPATH": path, "MINIDIFF_HOME": str(clone / "home")}
-    told = subprocess.run(
-        [sys.executable, *words(check)], cwd=clone, env=env, capture_output=True, text=True
-    )
+    made = run(words(printed), clone)
+    assert made.returncode == 0
+    (clone / file).write_text(made.stdout)
+    told = run(words(check), clone)
     assert told.returncode == 1  # the stub is not solved, and that is said
     assert "ddim_step" in told.stdout
 
 
 def test_the_program_leaves_its_picture(clone):
     (clone / "program.py").write_text(PROGRAMS[0])
-    run(["program.py"], clone)
+    done = run(["program.py"], clone)
+    assert done.returncode == 0, done.stderr
     assert (clone / "out/star.png").is_file()
 
 

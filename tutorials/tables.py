@@ -37,7 +37,7 @@ HERE = Path(__file__).parent
 SOURCE = HERE.parent / "minidiff"
 MEASURED = HERE / "measured"
 README = HERE.parent / "README.md"
-SHOWN = ("ddim-inversion", "sdedit", "prompt-to-prompt")  # the proofs that README shows
+SHOWN = ("ddim-inversion", "sdedit", "prompt-to-prompt")  # the proofs of "proofs-in-short"
 CODE = re.compile(r"(<!-- code ([\w/.]+) (\w+) -->\n).*?(<!-- end -->)", re.S)
 OUTPUT = re.compile(r"(```python\n([^`]*)```\n\n<!-- output -->\n).*?(<!-- end -->)", re.S)
 MASTHEAD = re.compile(r"(<!-- masthead ([\w -]+) -->\n).*?(<!-- end -->)", re.S)
@@ -258,7 +258,7 @@ def numbers() -> str:
         ["the best edit from words alone, EditScore", f"{scored(best)}, {best['method']}"],
         ["mistakes that the exercises know by name", f"{mistakes}, in {len(every)} exercises"],
     ]
-    commands = ["evaluate tiny"] * 3 + ["bench --split test", "learn list"]
+    commands = [f"evaluate tiny --n {found['n']}"] * 3 + ["bench --split test", "learn list"]
     notes = [f"EditScore: {bench()['note']}"] if bench().get("note") else []
     table = [[*row, f"`minidiff {command}`"] for row, command in zip(rows, commands)]
     return "\n\n".join([plain(["", "95% intervals in brackets", "says"], table), *remarks(notes)])

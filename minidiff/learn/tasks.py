@@ -91,6 +91,8 @@ def progress() -> dict[str, Record]:
         solved = sum(table[name].passed for name in names)
         counts.append(f"{solved} of {len(names)} {ladder} ({time} each)")
     print(f"solved: {', '.join(counts)}")
+    mistakes = sum(len(exercise.mutants) for exercise in exercises().values())
+    print(f"{len(exercises())} exercises, which know {mistakes} mistakes by name")
     print("nb: the notebooks that ask for it. learn task NAME: what to write, and a stub;")
     print("learn check FILE: grade what you wrote; learn watch FILE: grade it at every save")
     return table
