@@ -17,6 +17,7 @@ from minidiff.learn.exercises import exercises
 from minidiff.models.sizes import SIZES
 from minidiff.models.unet import UNet
 from minidiff.proofs.prove import proofs
+from minidiff.techniques import TECHNIQUES as RECORDS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "tutorials").rglob("*.md"))
@@ -70,6 +71,10 @@ IN_FORM = [page for page in PAGES if "<!-- masthead " in page.read_text()]
 def section(page: Path, heading: str) -> str:
     _, _, rest = page.read_text().partition(f"\n## {heading}\n")
     return rest.partition("\n## ")[0]
+
+
+def test_the_page_of_every_technique_is_in_the_form():
+    assert {ROOT / technique.tutorial for technique in RECORDS.values()} <= set(IN_FORM)
 
 
 @pytest.mark.parametrize("page", IN_FORM, ids=lambda p: str(p.relative_to(ROOT)))
