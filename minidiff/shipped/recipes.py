@@ -156,9 +156,9 @@ def train_vae(
     decay: float = 0.3,
     **kw,
 ) -> VAE:
-    """Stage 1: encoder and decoder together, then latents standardised. `start="shipped"` goes on
-    from the shipped weights, whose latents of plain scenes stay what they are, with a quarter of
-    the pictures carrying nuisances.
+    """Stage 1: encoder and decoder together, then latents standardised. `start` ("shipped", or the
+    folder of a training) goes on from weights whose latents of plain scenes stay what they are,
+    with a quarter of the pictures carrying nuisances.
     """
     torch.manual_seed(seed)
     vae = VAE(**SIZES["tiny"]["vae"])
@@ -418,13 +418,13 @@ def train_tiny_pixel(
     **kw,
 ):
     """Pixel-space, class-conditional 32x32 model. `data`: "shapes", or "cifar" with the archive or
-    folder at `root`. `start="shipped"` goes on from the shipped weights, with a fresh optimiser.
+    folder at `root`. `start`, "shipped" or the folder of a training, goes on from its weights.
     """
     if data not in ("shapes", "cifar"):
         raise ValueError(f"data {data!r}: expected 'shapes' or 'cifar'")
     check_options(steps=steps, batch=batch, seed=seed, start=start)
     if start and data != "shapes":
-        raise ValueError(f"start={start!r}: the shipped weights are of shapes, not of {data!r}")
+        raise ValueError(f"start={start!r}: those weights are of shapes, not of {data!r}")
     name = "tiny-pixel" if data == "shapes" else f"tiny-pixel-{data}"
     folder = Path(out) / name
     check_run(folder, steps=steps, batch=batch, seed=seed)
@@ -480,8 +480,8 @@ def train_tiny(
     optimiser   of the denoiser: muon or adamw
     prediction  what it learns to say: eps, x0, v or flow; default: the size's own
     tables      its noise schedule, such as linear or cosine; default: the size's own
-    start       "shipped" goes on from the shipped weights, mostly on scenes with two objects (take
-                another seed: it also orders the data)
+    start       "shipped", or the folder of a training: goes on from those weights, mostly on scenes
+                with two objects (take another seed: it also orders the data)
     device      of the denoiser's training: cpu, cuda or mps
     """
     steps = _share(STEPS["tiny"], budget)

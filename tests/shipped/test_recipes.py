@@ -227,6 +227,25 @@ def test_a_stage_of_another_length_is_refused_before_the_first_stage(run, monkey
         recipes._first_stages(run[0], 1.0, 0, None)
 
 
+def test_a_training_goes_on_from_the_weights_of_a_folder(run, tmp_path, monkeypatch):
+    out, vae, _, text, _ = run
+    given = []
+
+    def taken(net, *args, **options):
+        given.append({name: value.clone() for name, value in net.state_dict().items()})
+        return net
+
+    monkeypatch.setattr(recipes, "fit", taken)
+    options = dict(steps=1, scenes=64, pairs=None, start=str(out / "tiny"), **QUICK)
+    train_denoiser("tiny", tmp_path, vae, text, **options)
+    kept = recipes.start_weights(str(out / "tiny"), "unet")
+    fresh = minidiff.build("tiny").net.state_dict()
+    assert all(torch.equal(given[0][name], value) for name, value in kept.items())
+    assert any(not torch.equal(fresh[name], value) for name, value in kept.items())
+    with pytest.raises(ValueError, match="no shipped weights called 'dit'"):
+        recipes.start_weights(str(out / "tiny"), "dit")
+
+
 class Reached(Exception):
     """Raised in place of a training, with what it was asked for."""
 
