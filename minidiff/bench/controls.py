@@ -57,8 +57,8 @@ def inverted(
     scale: float | None = None,
 ) -> Tensor:
     noise = invert(pipe, image, source, steps=steps)[-1]
-    guidance = pipe.scale if scale is None else scale
-    return replay(pipe, noise, target, steps=steps, scale=guidance)
+    scale = pipe.scale if scale is None else scale
+    return replay(pipe, noise, target, steps=steps, scale=scale)
 
 
 def wrong_inpaint(

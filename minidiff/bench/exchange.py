@@ -305,7 +305,7 @@ def score(
     if not inputs or set(inputs) - set("PSMIF"):
         raise ValueError(f"inputs {inputs!r}: expected some of the letters P, S, M, I, F")
     export_folder = Path(items) if items is not None else folder.resolve().parent
-    if not (folder.is_dir() or (export_folder / "manifest.json").is_file()):
+    if not (folder.is_dir() or (export_folder / MANIFEST).is_file()):
         raise ValueError(f"there is no folder {folder}: expected one of edited pictures")
     facts, its = exported(export_folder, seed)
     check_edits(folder, list(its), facts["size"])
