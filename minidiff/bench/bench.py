@@ -34,6 +34,7 @@ from minidiff.bench.scores import VERSION, grade
 from minidiff.io import write_image
 from minidiff.pipe.pipe import Pipe
 from minidiff.train.checkpoint import held
+from minidiff.train.fit import multiplies_bfloat16
 
 SMOKE = ("copy", "vae-copy", "truth", "vae-truth", "resample@steps=20")
 ITEMS = {"dev": 8, "test": 50, "hard": 50, "hard-dev": 8}  # scenes of a kind
@@ -95,14 +96,14 @@ def attempts(
     return [(edit[None], paid) for edit in edits]
 
 
-def chunks(missing: list[int], batch: int, timed: bool = True) -> list[list[int]]:
-    """Runs of consecutive numbers, at most `batch` long. If `timed`, 0 stays alone, for its time
-    and memory are those of one edit.
+def chunks(missing: list[int], batch: int) -> list[list[int]]:
+    """Runs of consecutive numbers, at most `batch` long. 0 stays alone, for its time and memory are
+    those of one edit.
     """
     runs: list[list[int]] = []
     for i in missing:
         last = runs[-1] if runs else []
-        alone = timed and last and last[0] == 0
+        alone = last and last[0] == 0
         follows = last and not alone and i == last[-1] + 1
         if follows and len(last) < batch:
             last.append(i)
@@ -190,13 +191,11 @@ def run(
     n: int,
     seeds: int = 1,
     kinds: tuple[str, ...] = KINDS,
-    options: dict | None = None,
     batch: int = 16,
-    timed: bool = True,
     progress: bool = False,
 ) -> list[dict]:
-    """Run one method, or what is missing of it, into out/NAME.jsonl; its rows. `options` replace
-    the fitted ones. ValueError if another process runs it into that folder.
+    """Run one method, or what is missing of it, into out/NAME.jsonl; its rows.
+    ValueError if another process runs it into that folder.
     """
     m = method(name)
     path = Path(out) / f"{name}.jsonl"
@@ -208,7 +207,7 @@ def run(
     with held(Path(out) / f".{name}.lock", does):
         written = {(r["kind"], r["i"], r["k"], r["split"], r["cfg"]): r for r in rows_of(path)}
         for kind in kinds:
-            settings = m.options(kind) if options is None else m.fixed | options
+            settings = m.options(kind)
             cfg = knobs.digest(name, f"{pipe.name}, scores {VERSION}", m.fn, settings)
             scenes = items(split, n + 1, (kind,))
             of_kind = []
@@ -217,7 +216,7 @@ def run(
                 keys = {i: (kind, i, k, split, cfg) for i in range(n)}
                 done = {i: written[key] for i, key in keys.items() if key in written}
                 missing = [i for i in range(n) if i not in done]
-                for numbers in chunks(missing, batch, timed):
+                for numbers in chunks(missing, batch):
                     new, edits = run_chunk(pipe, m, scenes, numbers, facts)
                     for row in append(new, path):
                         done[row["i"]] = row
@@ -255,30 +254,30 @@ def tune(
     the line written.
 
     A race in two heats: every setting on the first scenes of each kind, then the best third (two at
-    least) on all n. What the folder has already is not run again.
+    least) on all n. Networks compute in bfloat16 where the processor multiplies it: that decides
+    which settings are tried again, and no score of a table. What out/fit/NAME.jsonl has already is
+    not run again.
     """
-    budget = {"steps": steps} if "steps" in method(name).fixed else {}
+    m = method(name)
+    fixed = m.fixed | ({"steps": steps} if "steps" in m.fixed else {})
+    path = Path(out) / "fit" / f"{name}.jsonl"
 
     def heat(settings: list[dict], scenes: int) -> list[dict[str, float]]:
         """{kind: mean score} of every setting."""
+        done = {(r["cfg"], r["items"]): r["scores"] for r in rows_of(path)}
         scores = []
         start = time.monotonic()
         for setting in settings:
-            title = ",".join(f"{knob}={value}" for knob, value in setting.items())
-            rows = run(
-                pipe,
-                name,
-                Path(out) / "fit" / title,
-                split="dev",
-                n=scenes,
-                kinds=kinds,
-                options=setting | budget,
-                batch=batch,
-                timed=False,
-            )
-            scores.append(by_kind(rows))
+            options = fixed | setting
+            cfg = knobs.digest(name, f"{pipe.name}, scores {VERSION}", m.fn, options)
+            if (cfg, scenes) not in done:
+                done[cfg, scenes] = trial(pipe, m, items("dev", scenes, kinds), options, batch)
+                line = {"cfg": cfg, "items": scenes, "setting": setting}
+                append([line | {"scores": done[cfg, scenes]}], path)
+            scores.append(done[cfg, scenes])
             if progress:
                 left = (time.monotonic() - start) / len(scores) * (len(settings) - len(scores))
+                title = ",".join(f"{knob}={value}" for knob, value in setting.items())
                 print(
                     f"{name:24} {len(scores):3}/{len(settings)} on {scenes} scenes of each kind: "
                     f"{mean(scores[-1]):.3f}  {title}  ({left / 60:.0f} min left)",
@@ -287,13 +286,14 @@ def tune(
         return scores
 
     tries = knobs.combinations(name)
-    finalists = tries
-    if HEAT < n:
-        first = heat(tries, HEAT)
-        order = sorted(range(len(tries)), key=lambda j: -mean(first[j]))
-        third = max(2, -(-len(tries) // 3))
-        finalists = [tries[j] for j in order[:third]]
-    last = heat(finalists, n)
+    with held(path.with_suffix(".lock"), f"fits {name} into {out}: wait until it ends"):
+        finalists = tries
+        if HEAT < n:
+            first = heat(tries, HEAT)
+            order = sorted(range(len(tries)), key=lambda j: -mean(first[j]))
+            third = max(2, -(-len(tries) // 3))
+            finalists = [tries[j] for j in order[:third]]
+        last = heat(finalists, n)
     best = max(range(len(finalists)), key=lambda j: mean(last[j]))
     best_of = {kind: max(range(len(finalists)), key=lambda j: last[j][kind]) for kind in kinds}
     reached = {kind: last[j][kind] for kind, j in best_of.items()}
@@ -311,11 +311,21 @@ def tune(
     )
 
 
-def by_kind(rows: list[dict]) -> dict[str, float]:
-    """{kind: mean score}"""
-    scores: dict[str, list] = {}
-    for r in rows:
-        scores.setdefault(r["kind"], []).append(r["score"])
+def trial(pipe: Pipe, m: Method, scenes: list[Item], options: dict, batch: int) -> dict[str, float]:
+    """{kind: mean score} of one setting on scenes of several kinds, which are edited together;
+    picture i has seed i.
+    """
+    scores: dict[str, list[float]] = {}
+    for i in range(0, len(scenes), batch):
+        together = scenes[i : i + batch]
+        others = [scenes[(i + j + 1) % len(scenes)].target for j in range(len(together))]
+        with torch.autocast(pipe.device.type, torch.bfloat16, enabled=multiplies_bfloat16()):
+            tried = attempts(pipe, m, together, others, i, options)
+        edits = torch.cat([edit for edit, _ in tried])
+        answers = torch.cat([item.answer for item in together])
+        ceilings = pipe.decode(pipe.encode(answers)).float().cpu()
+        for item, graded in zip(together, grade(edits, together, ceilings)):
+            scores.setdefault(item.kind, []).append(graded["score"])
     return {kind: sum(of_kind) / len(of_kind) for kind, of_kind in scores.items()}
 
 

@@ -354,18 +354,26 @@ def soft(depth: Tensor) -> Tensor:
 
 
 def distance(
-    shape: str, x: Tensor, y: Tensor, radius: Tensor, angle: Tensor, size: int = SIZE
+    shape: str,
+    x: Tensor,
+    y: Tensor,
+    radius: Tensor,
+    angle: Tensor,
+    size: int = SIZE,
+    window: tuple[slice, slice] = (slice(None), slice(None)),
 ) -> Tensor:
     """Signed distance to the outline of one shape at free places, radii and angles, each (n,): (n,
-    size, size), negative inside. Lengths are pixels of 64, whatever the size.
+    size, size), negative inside. Lengths are pixels of 64, whatever the size. `window`: only these
+    rows and columns of it.
     """
     x = x[:, None, None]  # n 1 1
     y = y[:, None, None]
     radius = radius[:, None, None]
     angle = angle[:, None, None]
     axis = grid(size)
-    dx = axis[None, None, :] - x  # n 1 w
-    dy = axis[None, :, None] - y  # n h 1
+    rows, columns = window
+    dx = axis[None, None, columns] - x  # n 1 w
+    dy = axis[None, rows, None] - y  # n h 1
     co = angle.cos()
     si = angle.sin()
     return _DISTANCE[shape](co * dx + si * dy, co * dy - si * dx, radius)

@@ -44,6 +44,7 @@ STEPS = torch.tensor([shapes.step(background) for background in BACKGROUNDS])
 # of the phases, pixels
 PERIODS = {"plain": (1, 1), "striped": (10, 1), "checkered": (16, 16), "dotted": (12, 12)}
 INK = 0.22  # a pixel this near in RGB distance has a palette colour
+EXTENT = 1.3  # the farthest corner of any shape from its place, in radii (a triangle's: 1.28)
 GROUND_TOLERANCE = 0.13  # and this near it belongs to the fitted background
 
 
@@ -178,9 +179,24 @@ def _solid(cover: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return (solid * x).sum() / mass, (solid * y).sum() / mass, mass
 
 
-def fit_shape(cover: Tensor, shape: str, *, reach: float = 4.0) -> tuple[Tensor, float, Tensor]:
+def window_of(tries: Tensor) -> tuple[slice, slice]:
+    """Rows and columns of a picture beyond which none of these shapes (n 4: x, y, radius, angle)
+    covers anything.
+    """
+    x, y, radius, _ = tries.unbind(1)
+    half = EXTENT * radius + 1
+
+    def span(middle: Tensor) -> slice:
+        first = int((middle - half).min().floor().clamp(0, 63))
+        last = int((middle + half).max().ceil().clamp(0, 63))
+        return slice(first, last + 1)
+
+    return span(y), span(x)
+
+
+def fit_shape(cover: Tensor, shape: str, *, reach: float = 4.0) -> tuple[Tensor, float, float]:
     """Best fit of one shape to a coverage map (64 64): ((x, y, radius, angle), its squared error in
-    pixels, and the masks (n 64 64) of the last round, which differ by fractions of a pixel).
+    pixels, the IoU of the two silhouettes, the best among fits of the last round).
 
     The search starts from centroid and area of the map's solid part; x and y are searched within
     `reach` pixels, the radius within a third, the angle within .2 rad, in seven rounds of ever
@@ -199,12 +215,20 @@ def fit_shape(cover: Tensor, shape: str, *, reach: float = 4.0) -> tuple[Tensor,
         axes = [torch.linspace(-w, w, n) for n, w in zip(counts, widths.tolist())]
         around = best + torch.cartesian_prod(*axes)  # n 4
         tries = around.clamp(low, high)
-        masks = shapes.coverage(shape, *tries.unbind(1))  # n 64 64
-        errors = ((masks - cover) ** 2).sum((1, 2))
+        window = window_of(tries)
+        depth = -shapes.distance(shape, *tries.unbind(1), window=window)
+        masks = (0.5 + depth).clamp_(0, 1)  # n h w
+        beyond = cover.clone()  # where nothing is drawn
+        beyond[window] = 0
+        errors = ((masks - cover[window]) ** 2).sum((1, 2)) + (beyond**2).sum()
         i = int(errors.argmin())
         best = tries[i]
         widths = widths * (torch.tensor([0.3, 0.3, 0.3, 0.6]) if k == 0 else 0.6)
-    return best, errors[i].item(), masks
+    seen = cover > 0.5  # whole pixels: fits that differ by fractions of one are all looked at
+    drawn = masks > 0.5
+    overlap = (seen[window] & drawn).sum((1, 2))
+    union = (drawn.sum((1, 2)) + seen.sum() - overlap).clamp_min(1)
+    return best, errors[i].item(), (overlap / union).max().item()
 
 
 def coverage_map(x: Tensor, ground: Tensor, color: Tensor) -> Tensor:
@@ -244,12 +268,7 @@ def _region(
 
 
 def _measure(x: Tensor, ground: Tensor, cover: Tensor, shape: str) -> Fit:
-    best, error, masks = fit_shape(cover, shape)
-    seen = cover > 0.5  # whole pixels: the best of the last round
-    drawn = masks > 0.5
-    overlap = (seen & drawn).sum((1, 2))
-    union = (seen | drawn).sum((1, 2)).clamp_min(1)
-    iou = (overlap / union).max().item()
+    best, error, iou = fit_shape(cover, shape)
     hole = _hole(x, ground, best) if shape == "ring" else 0.0
     return Fit(shape, *best.tolist(), error, iou, hole)
 

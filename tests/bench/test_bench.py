@@ -25,10 +25,8 @@ def test_a_torn_line_is_dropped_and_the_next_run_appends_behind_it(row, tmp_path
 
 
 def test_scenes_go_in_runs_with_the_first_alone():
-    assert bench.chunks([0, 1, 2, 3, 5, 6], 2) == [[0], [1, 2], [3], [5, 6]] and bench.chunks(
-        [0, 1], 1
-    ) == [[0], [1]]
-    assert bench.chunks([0, 1, 2], 2, timed=False) == [[0, 1], [2]]
+    assert bench.chunks([0, 1, 2, 3, 5, 6], 2) == [[0], [1, 2], [3], [5, 6]]
+    assert bench.chunks([0, 1], 1) == [[0], [1]]
 
 
 @pytest.mark.parametrize(
@@ -117,24 +115,47 @@ def test_fitting_is_a_race_that_keeps_one_choice_and_the_best_per_kind(row, tmp_
     """A made-up method: scale 2 is best on the whole, scale 5 for "move"; the rest is poor."""
     asked = []
 
-    def made_up(pipe, name, out, *, n, kinds, options, **rest):
-        asked.append((options["scale"], options["strength"], n))
+    def made_up(pipe, m, scenes, options, batch):
+        asked.append((options["scale"], options["strength"], len(scenes)))
         good = {1.5: 0.2, 2.0: 0.6, 3.0: 0.3, 5.0: 0.5}.get(options["scale"], 0.0)
         good += 0.1 * options["strength"]
-        rows = []
-        for kind in kinds:
-            extra = 0.2 if (kind, options["scale"]) == ("move", 5.0) else 0.0
-            rows += [row(name, kind=kind, i=i, score=good + extra) for i in range(n)]
-        return rows
+        scores = {item.kind: good for item in scenes}
+        if options["scale"] == 5.0:
+            scores["move"] += 0.2
+        return scores
 
-    monkeypatch.setattr(bench, "run", made_up)
+    pipe = minidiff.build("tiny")
+    kinds = ("move", "add", "delete")
+    monkeypatch.setattr(bench, "trial", made_up)
     monkeypatch.setattr(knobs, "save", lambda name, line: line)
-    line = bench.tune(None, "sdedit", tmp_path, n=8, kinds=("move", "add", "delete"))
+    line = bench.tune(pipe, "sdedit", tmp_path, n=8, kinds=kinds)
     assert line["chosen"] == {"strength": 0.85, "scale": 2.0} and line["tried"] == 20
     assert line["per_kind"]["move"] == {"strength": 0.85, "scale": 5.0}
     assert line["per_kind"]["add"] == line["chosen"]
-    assert [n for _, _, n in asked] == [bench.HEAT] * 20 + [8] * 7
+    assert [n for _, _, n in asked] == [3 * bench.HEAT] * 20 + [3 * 8] * 7
     assert line["score_per_kind"] > line["score"]
+    assert bench.tune(pipe, "sdedit", tmp_path, n=8, kinds=kinds) == line
+    assert len(asked) == 27  # the second time all was read from the file
+
+
+def test_a_setting_is_tried_on_scenes_of_several_kinds_at_once(monkeypatch):
+    pipe = minidiff.build("tiny")
+    calls = []
+
+    def edit(pipe, m, batch, wrong, seed, options):
+        calls.append((len(batch), seed, options["steps"]))
+        return [(item.answer, {}) for item in batch]
+
+    def half_right(edits, batch, ceilings):
+        return [{"score": float(item.kind == "move")} for item in batch]
+
+    monkeypatch.setattr(bench, "attempts", edit)
+    monkeypatch.setattr(bench, "grade", half_right)
+    scenes = bench.items("dev", 3, ("move", "add"))
+    options = {"steps": 4}
+    scores = bench.trial(pipe, methods.method("inverted"), scenes, options, batch=4)
+    assert scores == {"move": 1.0, "add": 0.0}
+    assert calls == [(4, 0, 4), (2, 4, 4)]
 
 
 def test_knobs_are_fitted_for_methods_and_not_for_settings(tmp_path):

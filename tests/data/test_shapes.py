@@ -21,6 +21,7 @@ from minidiff.data.shapes import (
     caption,
     centers,
     coverage,
+    distance,
     edit,
     edit_mask,
     held_out,
@@ -224,6 +225,13 @@ def test_coverage_at_a_free_place_is_the_mask_of_a_scene_there():
     (x, y), r = centers(s)[0], SIZES["small"]
     values = (torch.tensor([v]) for v in (x, y, r, 0.0))
     assert torch.equal(coverage("star", *values)[0], object_masks(s, 1)[0, 0])
+
+
+def test_a_window_of_the_distance_is_a_part_of_it():
+    values = torch.tensor([[30.0], [35.0], [11.0], [0.3]])
+    whole = distance("star", *values)
+    window = (slice(10, 50), slice(20, 41))
+    assert torch.equal(distance("star", *values, window=window), whole[:, 10:50, 20:41])
 
 
 def test_an_object_sits_where_its_position_says():

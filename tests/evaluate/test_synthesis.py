@@ -6,6 +6,7 @@ import torch
 
 from minidiff.data import shapes
 from minidiff.data.shapes import Obj, Scene
+from minidiff.evaluate import synthesis
 from minidiff.evaluate.synthesis import fit_ground, read, silhouette_iou, silhouettes
 
 
@@ -73,6 +74,15 @@ def test_wavy_edges_lower_the_overlap_the_more_they_wave():
         mask = (0.5 - (torch.maximum(x.abs(), y.abs()) - 0.86 * 12 - wave)).clamp(0, 1)
         found.append(silhouette_iou(empty + mask * (color - empty), [s]).item())
     assert found[0] >= 0.97 and found[0] - 0.03 > found[1] > found[2] > found[3] and found[3] < 0.87
+
+
+@pytest.mark.parametrize("shape", shapes.SHAPES)
+def test_the_window_of_a_search_holds_all_of_a_shape_at_every_angle(shape):
+    for angle in torch.linspace(-0.7, 0.7, 15).tolist():
+        tries = torch.tensor([[31.5, 31.5, 19.0, angle]])
+        drawn = shapes.coverage(shape, *tries.unbind(1))[0]
+        drawn[synthesis.window_of(tries)] = 0
+        assert drawn.sum() == 0
 
 
 def test_specks_far_away_cost_their_own_area_and_do_not_mislead_the_search():
