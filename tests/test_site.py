@@ -39,8 +39,8 @@ def load(name: str):
 
 
 sys.path.insert(0, str(ROOT / "tutorials/site"))  # its files import one another
-beside, pages, playground, live, sweeps = (
-    load(n) for n in ("beside", "pages", "playground", "live", "sweeps")
+beside, build, front, pages, playground, live, sweeps = (
+    load(n) for n in ("beside", "build", "front", "pages", "playground", "live", "sweeps")
 )
 SOURCE = '''"""A file.
 
@@ -133,7 +133,7 @@ def test_the_gallery_escapes_and_counts():
     card = pages.Card("a", "editing", "A & B", "is x < y?", "minidiff/editing/a.py", "", "")
     out = pages.gallery([card], {card.file})
     assert "A &amp; B" in out and "x &lt; y" in out and "All <small>1</small>" in out
-    assert 'href="code/editing/a.html"' in out and "no contact sheet" in out
+    assert 'href="code/editing/a.html"' in out and "it edits no single picture" in out
 
 
 @pytest.mark.parametrize(
@@ -159,26 +159,78 @@ def test_links_lead_to_pages_of_the_site(text, want):
     )
 
 
-def test_readme_has_an_opening():
-    text = pages.opening((ROOT / "README.md").read_text())
-    assert text.startswith("# minidiff") and "I want to" in text and len(text) < 8000
-    with pytest.raises(ValueError, match="no heading"):
-        pages.opening("# x")
+# ---- the front page ------------------------------------------------------------------------------
+
+
+def line_of(method: str, score: float, task: str) -> dict:
+    return {
+        "method": method,
+        "inputs": "P",
+        "score": score,
+        "score_ci": [score - 0.1, score + 0.1],
+        "nfe": 100,
+        "task": task,
+    }
+
+
+def test_the_front_page_takes_from_readme_what_both_say():
+    readme = (ROOT / "README.md").read_text()
+    text = front.page(readme, None, {"playground.md", "write_it_yourself.md"}, set())
+    assert "minidiff holds diffusion models" in text and "make demo" in text
+    assert "flowedit(pipe, image" in text and "Which technique" not in text
+    with pytest.raises(ValueError, match="no program in Python"):
+        front.page(readme.replace("```python", "```"), None, set(), set())
+
+
+def test_a_door_leads_to_pages_that_are_there():
+    html = front.door(front.DOORS[0], {"playground.md"})
+    assert 'href="playground.html"' in html and "leaderboard.html" not in html
+    for door in front.DOORS:
+        assert door.text or (ROOT / "tutorials/figures" / door.picture).is_file()
+
+
+def test_the_best_are_those_told_words_alone_with_the_control_below():
+    facts = {
+        "methods": [
+            line_of("sdedit", 0.4, pages.WORDS_ALONE[1]),
+            line_of("sdedit+mask", 0.9, "told the exact mask"),
+            line_of("flowedit", 0.6, pages.WORDS_ALONE[0]),
+            line_of("inverted", 0.5, "controls"),
+        ]
+    }
+    html = front.best(facts, set())
+    order = [html.index(f"<code>{name}<") for name in ("flowedit", "sdedit", "inverted")]
+    assert order == sorted(order) and "sdedit+mask" not in html
+
+
+def test_every_page_has_a_place_in_the_navigation():
+    known = {"index.md", "playground.md", "editing/sdedit.md", "new.md", "odd/page.md"}
+    text = "\n".join(build.navigation(known | {"code/a.md", "notebooks/01.md"}))
+    for page in known - {"index.md"}:
+        assert text.count(page) == 1
+    assert "code/a.md" not in text and "leaderboard.md" not in text
 
 
 # ---- the leaderboard -----------------------------------------------------------------------------
 
 
 def test_the_board_sorts_by_plain_numbers_and_marks_what_is_missing():
-    out = pages.board(
-        {
-            "methods": [
-                {"method": "a<b", "inputs": "P", "T": 0.5, "T_ci": [0.25, 0.75], "seconds": None}
-            ]
-        }
-    )
+    line = {"method": "a<b", "inputs": "P", "score": 0.1, "T": 0.5, "T_ci": [0.25, 0.75]}
+    out = pages.board({"methods": [line | {"seconds": None}]})
     assert '<td data-v="50">50 <small>25 to 75</small></td>' in out
-    assert "a&lt;b" in out and out.count('data-v=""') == len(pages.COLUMNS) - 3
+    assert "a&lt;b" in out and out.count('data-v=""') == len(pages.COLUMNS) - 4
+
+
+def test_the_board_has_the_best_first_and_buttons_for_its_tasks():
+    methods = [line_of("copy", 0.0, "controls"), line_of("b", 0.7, "told an instruction")]
+    out = pages.board({"methods": methods})
+    assert out.index("<code>b<") < out.index("<em><code>copy<")
+    assert pages.tasks({"methods": methods}).count("<button") == 3
+    assert pages.tasks({"methods": methods[:1]}) == ""
+
+
+def test_the_legend_explains_every_column():
+    assert pages.legend().count("<dt>") == len(pages.COLUMNS) and all(c.says for c in pages.COLUMNS)
 
 
 def test_no_bench_says_how_to_make_one():

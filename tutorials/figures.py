@@ -80,6 +80,24 @@ def draw_forward(pipe) -> None:
     grid(pipe.decode(x), titles, 6, HERE / "forward.png")
 
 
+def draw_doors(pipe) -> None:
+    """For the front page of the site, without words: twelve prompts, and a picture on its way into
+    the noise.
+    """
+    prompts = [
+        *PROMPTS,
+        "a large blue circle on a checkered yellow background",
+        "a cyan triangle on a red background",
+        "a purple star above a green circle on a dotted white background",
+        "a small pink diamond at the bottom on a black background",
+    ]
+    grid(pipe.generate(prompts, seed=0), cols=4, path=HERE / "door_play.png", side=64)
+    z = pipe.encode(shapes.render(SCENE))
+    noise = pipe.noise(1, 0)
+    states = [q_sample(pipe.schedule, z, t, noise) for t in (0, 150, 300, 450, 600, 750, 900, 1000)]
+    grid(pipe.decode(torch.cat(states)), cols=4, path=HERE / "door_read.png", side=64)
+
+
 def draw_sdedit(pipe) -> None:
     """Blobs to picture at six strengths, one noise."""
     image, guide, prompt = (

@@ -114,10 +114,11 @@ def _unwrapped(file: TensorFile) -> TensorFile:
 def open_safetensors(path: str | Path) -> TensorFile:
     """The whole format:
 
-    | bytes | what | | --- | --- | | 8 | N, the length of the header, unsigned, lowest byte first |
-    | N | JSON: `{"w": {"dtype": "F16", "shape": [2, 3], "data_offsets": [0, 12]}, ...,
-    "__metadata__": {str: str}}` | | the rest | the numbers of all tensors, without gaps, rows
-    dense, lowest byte first; offsets count from here |
+    8 bytes     N, the length of the header, unsigned, lowest byte first
+    N bytes     JSON: {"w": {"dtype": "F16", "shape": [2, 3], "data_offsets": [0, 12]}, ...,
+                "__metadata__": {str: str}}
+    the rest    the numbers of all tensors, without gaps, rows dense, lowest byte first;
+                offsets count from here
     """
     path = Path(path)
     impostor(path)

@@ -1,14 +1,16 @@
 """A whole model on the disk, whatever the layout: its
 tensors as one table, and their names in every layout.
 
-| layout | tensors | what no tensor shows | | --- | --- | --- | | original | one file, each part
-behind a prefix (ORIGINAL, TOWERS) | is as in the released models; sometimes the metadata | | | |
-have `modelspec.prediction_type` | | diffusers | a folder a part (FOLDERS); one folder for a part
-alone | config.json, scheduler/scheduler_config.json | | minidiff | one file, our names behind
-prefixes (MINIDIFF) | the metadata's `minidiff`: JSON with our arguments |
+    original    one file, each part behind a prefix (ORIGINAL, TOWERS). What no tensor shows is as
+                in the released models; sometimes the metadata have modelspec.prediction_type
+    diffusers   a folder for each part (FOLDERS), or one folder for a part alone. What no tensor
+                shows is in config.json and scheduler/scheduler_config.json
+    minidiff    one file, our names behind prefixes (MINIDIFF). What no tensor shows is in the
+                metadata's "minidiff": JSON with our arguments
 
-    source = open_model(path);   source.family.why;   source.args()  ->  {"unet": {"channels": ...},
-    ...}
+    source = open_model(path)
+    source.family.why
+    source.args()  # {"unet": {"channels": ...}, ...}
 
 Public format: the config files of diffusers and transformers; ModelSpec
 (github.com/Stability-AI/ModelSpec). Try: `open_model("folder").args()["unet"]` after editing a

@@ -11,11 +11,13 @@ the rank, W the weight, s the strength:
 
     W' = W + s (alpha / r) D
 
-| family | D | | --- | --- | | plain, conv | B A, with A (down) r x (in kh kw) and B (up) out x r |
-| tucker | D[o, i, k] = sum_mn B[o, m] T[m, n, k] A[n, i], with a small core T (mid) r x r x (kh kw)
-| | loha | (w1a w1b) * (w2a w2b), number by number: rank up to r^2; either product may be a tucker
-one | | lokr | w1 (x) w2, Kronecker: a coarse grid w1, in each of its cells a copy of w2; either may
-be a product |
+    plain, conv   D = B A, with A (down) r x (in kh kw) and B (up) out x r
+    tucker        D[o, i, k] = sum_mn B[o, m] T[m, n, k] A[n, i], with a small core T (mid), r x r x
+                  (kh kw)
+    LoHa          D = (w1a w1b) * (w2a w2b), number by number: rank up to r^2. Either product may be
+                  a tucker one
+    LoKr          D = w1 (x) w2, Kronecker: a coarse grid w1, in each of its cells a copy of w2.
+                  Either may be a product
 
 Merging costs nothing when the network runs, and all techniques see the same plain network.
 `lora(...)` is a `with` block: the weights from before are kept aside and put back, the very same

@@ -5,14 +5,16 @@ A file says two things with each name, which layer and which factor. The layer i
 OUR network and spelling every layer in every dialect; nobody ever turns `to_out_0` back into
 `to_out.0`, which underscores do not allow.
 
-| dialect | a layer | down, up and the others | | --- | --- | --- | | kohya, LyCORIS |
-`lora_unet_down_blocks_0_...`, or originally `lora_unet_input_blocks_1_1_...`; | `.lora_down.weight`
-| | | `lora_te_text_model_encoder_layers_0_self_attn_q_proj` | and `.lora_mid.weight`, `.alpha`,
-`.hada_...`, `.lokr_...` | | diffusers, old | `[unet.]...attn1.processor.to_q`,
-`text_encoder....self_attn.to_q` | `_lora.down.weight` | | diffusers | `unet....to_q`,
-`text_encoder....q_proj` | `.lora.down.weight`, `.lora_linear_layer.down.weight` | | PEFT |
-`[unet.][base_model.model.]....to_q`, `text_encoder....q_proj` | `.lora_A.weight` (down),
-`.lora_B.weight` |
+    kohya, LyCORIS   layer   lora_unet_down_blocks_0_..., or by the original names
+                             lora_unet_input_blocks_1_1_...; lora_te_text_model_encoder_layers_0_...
+                     factor  .lora_down.weight, .lora_up.weight, .lora_mid.weight, .alpha,
+                             .hada_..., .lokr_...
+    diffusers, old   layer   [unet.]...attn1.processor.to_q, text_encoder....self_attn.to_q
+                     factor  _lora.down.weight, _lora.up.weight
+    diffusers        layer   unet....to_q, text_encoder....q_proj
+                     factor  .lora.down.weight, .lora_linear_layer.down.weight
+    PEFT             layer   [unet.][base_model.model.]....to_q, text_encoder....q_proj
+                     factor  .lora_A.weight (down), .lora_B.weight (up)
 
 Files of early 2023 that number their layers (`unet:17:down`, or a bare list) are refused by name.
 

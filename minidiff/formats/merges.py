@@ -4,10 +4,12 @@ Every Stable Diffusion reads prompts by one list of 48,894 merges (bpe.py says w
 the padding differs. The list is looked for in this order, and a tokenizer folder also tells the
 padding and the words that somebody added:
 
-| source | merges | padding | | --- | --- | --- | | folder `tokenizer/` of a published model |
-merges.txt, checked against vocab.json; else tokenizer.json | its settings | | a file: merges.txt,
-bpe_simple_vocab_16e6.txt(.gz) | its first 48,894 lines after the header | `pad` | | None | the
-user's cache, else fetched once from URLS, if its SHA-256 is right | `pad` |
+    a folder    tokenizer/ of a published model: merges.txt, checked against vocab.json; else
+                tokenizer.json. The padding is in its settings
+    a file      merges.txt or bpe_simple_vocab_16e6.txt(.gz): its first 48,894 lines after the
+                header. The padding is `pad`
+    None        the user's cache, else fetched once from URLS, if its SHA-256 is right. The padding
+                is `pad`
 
 Settings are special_tokens_map.json over tokenizer_config.json, unless the latter lists
 `added_tokens_decoder`: newer files, and it stands alone. Stable Diffusion 1 pads with the end

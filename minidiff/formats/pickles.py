@@ -4,11 +4,11 @@ Each holds a pickle, which `pickle_machine.py` follows, and the numbers as raw b
 where they are: the pickle is read for a table of places, and tensors are mapped from there. Three
 layouts occur.
 
-| layout | the pickle | the numbers | | --- | --- | --- | | zip, since torch 1.6 (2020) |
-`<root>/data.pkl` | `<root>/data/<key>`, stored without compression | | before | the fourth of five:
-magic, version, sizes of types, object, list of keys | at the end, each after its length | |
-TorchScript (OpenAI's CLIP) | as zip; the object is the module | as zip; the code in `<root>/code`
-is not read |
+    zip, since torch 1.6 (2020)   pickle <root>/data.pkl; numbers <root>/data/<key>, stored without
+                                  compression
+    before that                   pickle the fourth of five (magic, version, sizes of types, object,
+                                  list of keys); numbers at the end, each after its length
+    TorchScript (OpenAI's CLIP)   as zip, and the object is the module; <root>/code is not read
 
 Why not `torch.load(weights_only=True)`, with inert stand-ins for foreign classes: tried, it refuses
 TorchScript files, pickles of protocol 4 and 5, and the calls by which numpy's numbers, defaultdicts

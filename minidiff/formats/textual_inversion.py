@@ -12,11 +12,12 @@ vector a name. Loading is adding a row:
 A word may stand for several vectors; then `<cat>` becomes as many tokens in a prompt. These layouts
 occur:
 
-| file | content | | --- | --- | | diffusers `learned_embeds.bin`, `.safetensors` | {"<cat>": d or n
-d} | | the authors' `.pt` | {"string_to_token": ..., "string_to_param": {"*": n d}}; the word is the
-file's name | | web user interface `.pt` | the same, with "name": the word | | web user interface
-`.safetensors` | {"emb_params": n d}; the word is the file's name | | a bare tensor | d or n d; the
-word must be told |
+    diffusers (learned_embeds.bin, .safetensors)   {"<cat>": d or n d}
+    the authors (.pt)                              {"string_to_token": ..., "string_to_param":
+                                                   {"*": n d}}; the word is the file's name
+    web user interface (.pt)                       the same, with "name": the word
+    web user interface (.safetensors)              {"emb_params": n d}; the word is the file's name
+    a bare tensor                                  d or n d; the word must be told
 
 Try: `load_embedding("learned_embeds.bin", pipe)`, then prompts "a photo of <cat>", "<cat> in the
 style of <cat>". Weakness: a vector means something to one text tower only, and only its width (768,

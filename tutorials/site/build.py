@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import beside
+import front
 import live
 import pages
 import playground
@@ -68,52 +69,34 @@ def lay_out(
         made[where] = made[where].replace(
             f"# {title}\n\n", f"# {title}\n\n" + in_place(lead, path, code), 1
         )
+    facts = bench and json.loads(bench.read_text())
     made["gallery.md"] = WIDE + (
-        "# Gallery of methods\n\nThe source, the true answer, and the method at each setting "
-        "of its knob; above each picture its likeness to the true answer. Open one to read how it "
-        "works.\n\n````{raw} html\n" + pages.gallery(pages.cards(), code) + "\n````\n"
+        "# Gallery of techniques\n\nEach card shows one scene, its true edit, and what the "
+        "technique made of it. The picture is the best of those on the technique's page, where "
+        "its knob is turned from end to end.\n\n````{raw} html\n"
+        + pages.gallery(pages.cards(), code)
+        + "\n````\n"
     )
-    made["leaderboard.md"] = WIDE + pages.leaderboard(bench and json.loads(bench.read_text()))
+    made["leaderboard.md"] = WIDE + pages.leaderboard(facts)
     made["playground.md"] = playground.page(
         json.loads(playground.SWEEPS.read_text()), missing, code
     )
-    listed = ["00_the_six_words.md", "playground.md", "gallery.md", "leaderboard.md", "papers.md"]
-    tutorials = sorted(w for w in made if not w.startswith("code/"))
-    trees = [toctree("Start here", [*listed[:-1], "Papers, file by file <papers.md>"])]
-    rooms = dict.fromkeys([*pages.ROOMS, *[w.split("/")[0] for w in tutorials if "/" in w]])
-    for room in rooms:
-        mine = [w for w in tutorials if w.startswith(room + "/")]
-        mine.sort(key=lambda w: not w.endswith("README.md"))
-        if mine:
-            trees.append(toctree(pages.ROOMS.get(room, room.capitalize()), mine))
-    rest = [w for w in tutorials if "/" not in w and w not in listed]
-    trees += [toctree("More", rest)] if rest else []
-    made["code/index.md"] = (
-        "# Code, explained\n\nEach file beside what its docstrings and comments say about it.\n\n"
-        + "".join(
-            toctree(
-                folder,
-                [w.removeprefix("code/") for w in sorted(made) if w.startswith(f"code/{folder}/")],
-                hidden=False,
-            )
-            + "\n"
-            for folder in sorted(
-                {w.split("/")[1] for w in made if w.count("/") > 1 and w.startswith("code/")}
-            )
-        )
-    )
-    trees.append(toctree("Code", ["code/index.md"]))
-    readme = pages.relinked(pages.opening((ROOT / "README.md").read_text()), "README.md", code)
-    made["index.md"] = readme + "\n" + "\n".join(trees)
+    made["code/index.md"] = code_index(sorted(w for w in made if w.startswith("code/")))
+    readme = pages.relinked((ROOT / "README.md").read_text(), "README.md", code)
+    made["index.md"] = front.page(readme, facts, set(made), code)
+    made["index.md"] += "\n" + "\n".join(navigation(set(made)))
 
     for where, text in made.items():
         write(to / where, text)
-    # twice: on their page, and in the gallery
-    sheets = sorted((ROOT / "tutorials/figures/sheets").glob("*.png"))
+    figures = ROOT / "tutorials/figures"
     files = [
         (p, to / p.relative_to(ROOT / "tutorials")) for p in (ROOT / "tutorials").rglob("*.png")
     ]
-    files += [(p, to / "static/sheets" / p.name) for p in sheets]
+    # once more, where the pages that are written here in HTML find them
+    for triptych in sorted((figures / "triptychs").glob("*.png")):
+        files.append((triptych, to / "static/triptychs" / triptych.name))
+    for picture in front.PICTURES:
+        files.append((figures / picture, to / "static/front" / picture))
     files += [
         (p, to / p.relative_to(ROOT))
         for p in (ROOT / "notebooks").rglob("*.ipynb")
@@ -128,6 +111,41 @@ def lay_out(
     for old in [p for p in to.rglob("*") if p.is_file() and p not in kept]:
         old.unlink()
     return [to / w for w in made]
+
+
+def code_index(files: list[str]) -> str:
+    """The page that lists the files of code, by folder."""
+    folders: dict[str, list[str]] = {}
+    for file in files:
+        inside = file.removeprefix("code/")
+        folders.setdefault(inside.split("/")[0] if "/" in inside else "", []).append(inside)
+    trees = [toctree(folder, entries, hidden=False) for folder, entries in folders.items()]
+    head = "# Code, explained\n\nEach file beside what its docstrings and comments say about it."
+    return "\n\n".join([head, *trees])
+
+
+def navigation(known: set[str]) -> list[str]:
+    """The tables of contents of the bar at the left: the rooms of pages.NAVIGATION, then the rooms
+    of techniques, then whatever is left. Every page but those of code and API stands in one.
+    """
+    trees = []
+    listed = {"index.md"}
+    for caption, entries in pages.NAVIGATION:
+        there = [entry for entry in entries if entry.split("<")[-1].strip(">") in known]
+        trees.append(toctree(caption, there))
+        listed |= {entry.split("<")[-1].strip(">") for entry in there}
+    below = ("code/", "api/", "notebooks/")  # have a page that lists them
+    left = sorted(page for page in known - listed if not page.startswith(below))
+    folders = {page.split("/")[0] for page in left if "/" in page}
+    rooms = [room for room in pages.ROOMS if room in folders]
+    for room in [*rooms, *sorted(folders - set(rooms))]:
+        mine = [page for page in left if page.startswith(room + "/")]
+        mine.sort(key=lambda page: not page.endswith("README.md"))
+        trees.append(toctree(pages.ROOMS.get(room, room.capitalize()), mine))
+    rest = [page for page in left if "/" not in page]
+    if rest:
+        trees.append(toctree("More", rest))
+    return trees
 
 
 def in_place(lead: str, path: str, code: set[str]) -> str:

@@ -2,11 +2,13 @@
 
     make check-site                               # or: python tutorials/site/check.py [SITE] [--shots DIR]
 
-Every page: no console error, no failed script, nothing asked for outside the site. Every link and
+Every page, at 1400 and 390 pixels, light and dark: nothing wider than the window, no Markdown left
+as text, enough contrast (check_pages.py), no console error, no failed script, nothing asked for
+outside the site. Every link and
 every picture: what it names exists, the #place on a page too. The gallery filters, the leaderboard
 sorts, the search finds. The playground's sliders change picture and number, by keys, too; its model
 draws from given noise what Python draws, says which words it does not know, stops, and needs at
-most DRAW_SECONDS for 20 steps. Screenshots of some pages at 1280, 390 and 360 pixels, light and
+most DRAW_SECONDS for 20 steps. Screenshots of some pages at 1400, 390 and 360 pixels, light and
 dark, for eyes. Needs Chromium: MINIDIFF_CHROMIUM=PATH, or `chromium` on the PATH (Debian: apt-get
 install chromium), or what `playwright install chromium` brought.
 """
@@ -21,6 +23,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
+import check_pages
+
 ROOT = Path(__file__).resolve().parents[2]
 SHOTS = (
     "index.html",
@@ -31,9 +35,9 @@ SHOTS = (
     "playground.html",
 )
 VIEWS = (
-    (1280, "light", SHOTS),
+    (1400, "light", SHOTS),
     (390, "light", SHOTS),
-    (1280, "dark", SHOTS[1::2]),
+    (1400, "dark", SHOTS[1::2]),
     (390, "dark", SHOTS[-1:]),
     (360, "light", SHOTS[-1:]),
 )
@@ -306,7 +310,7 @@ def browse(site: Path, shots: Path) -> tuple[int, list[str]]:
     wrong, url = [], lambda where: (site / where).resolve().as_uri()
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page = browser.new_page(viewport={"width": 1400, "height": 900})
         page.set_default_timeout(60000)
         page.on(
             "console",
@@ -329,7 +333,12 @@ def browse(site: Path, shots: Path) -> tuple[int, list[str]]:
         )
         opened = sorted(site.rglob("*.html"))
         for file in opened:
-            page.goto(file.resolve().as_uri())
+            where = file.relative_to(site)
+            wrong += [f"{where}: {w}" for w in check_pages.faults(page, file.resolve().as_uri())]
+        page.set_viewport_size({"width": 1400, "height": 900})
+        page.emulate_media(color_scheme="light")
+        with tempfile.TemporaryDirectory() as tmp:
+            wrong += blind(page, Path(tmp))
         wrong += [f"gallery: {w}" for w in filters(page, url("gallery.html"))]
         wrong += [f"search: {w}" for w in finds(page, url("search.html"))]
         wrong += [f"playground: {w}" for w in slides(page, url("playground.html"))]
@@ -365,6 +374,14 @@ def browse(site: Path, shots: Path) -> tuple[int, list[str]]:
             page.close()
         browser.close()
     return len(opened), wrong
+
+
+def blind(page, tmp: Path) -> list[str]:
+    """What the look at every page does not see on a page where everything is wrong."""
+    (tmp / "bad.html").write_text(check_pages.BAD)
+    said = " ".join(check_pages.faults(page, (tmp / "bad.html").as_uri()))
+    expected = ("wider than the window", "Markdown", "contrast", "without a description")
+    return [f"a page made to be bad: {what!r} is not seen" for what in expected if what not in said]
 
 
 def stand_in(tmp: Path, site: Path) -> str:

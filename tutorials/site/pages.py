@@ -25,6 +25,27 @@ ROOMS = {
     "control": "Control",
     "weights": "Real weights",
 }
+# what the bar at the left shows above the rooms of techniques; a page that is not there is left out
+NAVIGATION = (
+    ("Play", ("playground.md", "gallery.md", "leaderboard.md")),
+    (
+        "Read",
+        (
+            "00_the_six_words.md",
+            "unified_perspective.md",
+            "Papers, file by file <papers.md>",
+            "surveys.md",
+            "conventions.md",
+            "seeds.md",
+            "why_your_fid_differs.md",
+        ),
+    ),
+    ("Notebooks", ("notebooks.md",)),
+    ("Exercises", ("write_it_yourself.md", "course.md", "assistants.md")),
+    ("Reading group", ("reading_group.md",)),
+    ("What was measured", ("how_good.md", "proofs.md")),
+    ("Reference", ("API <api/index.md>", "Code, explained <code/index.md>")),
+)
 FENCE = re.compile(r"^(```|~~~).*?^\1\s*$", re.S | re.M)
 LINK = re.compile(r"(!?\[(?:[^\[\]]|\[[^\]]*\])*\])\(([^)\s]+)\)")
 PATH = re.compile(r"(?<!\[)`((?:minidiff|tutorials|notebooks)/[\w/.]+\.(?:py|md|ipynb))`(?!\])")
@@ -41,7 +62,9 @@ class Paper:
 
 @dataclass(frozen=True)
 class Card:
-    """`file`, `page` and `sheet` are paths in the repository; page and sheet may be ""."""
+    """`file`, `page` and `triptych` are paths in the repository; the latter two may be "". A
+    triptych is source, true answer and the method's best, side by side.
+    """
 
     name: str
     room: str
@@ -49,7 +72,7 @@ class Card:
     idea: str
     file: str
     page: str
-    sheet: str
+    triptych: str
 
 
 def papers(text: str) -> list[Paper]:
@@ -80,11 +103,11 @@ def cards(root: Path = ROOT) -> list[Card]:
     found = []
     for name, technique in techniques(root).items():
         page = technique.tutorial if (root / technique.tutorial).is_file() else ""
-        sheet = f"tutorials/figures/sheets/{name}.png"
-        sheet = sheet if (root / sheet).exists() else ""
+        triptych = f"tutorials/figures/triptychs/{name}.png"
+        triptych = triptych if (root / triptych).exists() else ""
         title = re.split(r"\d{4}\.\d{4,5}, ", technique.paper)[-1]
         found.append(
-            Card(name, technique.room, title, technique.about, technique.path, page, sheet)
+            Card(name, technique.room, title, technique.about, technique.path, page, triptych)
         )
     return found
 
@@ -160,16 +183,6 @@ def relinked(text: str, path: str, code: set[str], root: Path = ROOT) -> str:
     return "".join(out) + outside(text[end:])
 
 
-def opening(readme: str, until: str = "How good is it?") -> str:
-    """README up to a heading. ValueError: it has no such heading."""
-    head, found, _ = readme.partition(f"\n## {until}")
-    if not found:
-        raise ValueError(
-            f"README.md has no heading {until!r}; say in tutorials/site/pages.py where its opening ends"
-        )
-    return head + "\n"
-
-
 def html_of(page: str, code: set[str]) -> str:
     return (place(page, code) or "").removesuffix(".md") + ".html"
 
@@ -202,16 +215,9 @@ def gallery(found: list[Card], code: set[str]) -> str:
     ]
     for c in found:
         target = html_of(c.page or c.file, code)
-        sheet = (
-            f'<a href="{target}" tabindex="-1"><img loading="lazy" '
-            f'src="_static/sheets/{c.name}.png" '
-            f'alt="pictures made by {c.name}"></a>'
-            if c.sheet
-            else '<div class="none">no contact sheet</div>'
-        )
         tutorial = f'<a href="{target}">page</a> · ' if c.page else ""
         out.append(
-            f'<article class="card" data-room="{c.room}">{sheet}<h3><a '
+            f'<article class="card" data-room="{c.room}">{triptych(c, target)}<h3><a '
             f'href="{target}">{c.name}</a></h3>'
             f'<p class="of">{html.escape(c.title)}</p><p>{html.escape(c.idea)}</p>'
             f'<p class="more"><span>{ROOMS.get(c.room, c.room)}</span> {tutorial}'
@@ -220,56 +226,91 @@ def gallery(found: list[Card], code: set[str]) -> str:
     return "\n".join([*out, "</div>", '<p class="empty" hidden>No technique is called so.</p>'])
 
 
+def triptych(c: Card, target: str) -> str:
+    """The three pictures of a card with their names, or a line that says there are none."""
+    if not c.triptych:
+        return '<div class="none">it edits no single picture: see its page</div>'
+    names = "".join(f"<span>{name}</span>" for name in ("source", "truth", c.name))
+    return (
+        f'<a class="triptych" href="{target}" tabindex="-1"><img loading="lazy" '
+        f'src="_static/triptychs/{c.name}.png" alt="a scene, its true edit, and the edit by '
+        f'{c.name}"><span class="names">{names}</span></a>'
+    )
+
+
 # ---- the leaderboard -----------------------------------------------------------------------------
 
-# key of bench.json, head, factor, digits
+WORDS_ALONE = ("told both prompts", "told the target prompt alone")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the leaderboard: the key in bench.json, its head, what the number is multiplied
+    with and its digits, and what it says.
+    """
+
+    key: str
+    head: str
+    factor: float
+    digits: int
+    says: str
+
+
 COLUMNS = (
-    ("method", "method", 1, 0),
-    ("inputs", "inputs", 1, 0),
-    ("rows", "n", 1, 0),
-    ("T", "T %", 100, 0),
-    ("K", "K %", 100, 0),
-    ("Bn", "Bn", 1, 2),
-    ("Cn", "Cn", 1, 2),
-    ("B", "B dB", 1, 1),
-    ("C", "C dB", 1, 1),
-    ("P", "P", 1, 3),
-    ("D", "D ×10³", 1000, 1),
-    ("Q1", "Q1", 1, 2),
-    ("Q2", "Q2", 1, 2),
-    ("score", "EditScore", 1, 3),
-    ("disagree", "disagree %", 100, 0),
-    ("nfe", "evals", 1, 0),
-    ("seconds", "s/edit", 1, 2),
-    ("mb", "MB", 1, 0),
+    Column("method", "method", 1, 0, "A technique, or a control in italics."),
+    Column(
+        "inputs",
+        "inputs",
+        1,
+        0,
+        "What it is told: P the target prompt, S the source prompt, W the name of the edited "
+        "object, M the exact mask. F: something is learned for every edit.",
+    ),
+    Column("rows", "n", 1, 0, "How many edits were made."),
+    Column(
+        "score",
+        "EditScore",
+        1,
+        3,
+        "T times the cube root of K, Bn and (1 + Cn) / 2: 1 for the true picture, 0 for doing "
+        "nothing.",
+    ),
+    Column("T", "T %", 100, 0, "Edits that are there, by both oracles."),
+    Column("K", "K %", 100, 0, "How much of what should stay reads as before."),
+    Column("Bn", "Bn", 1, 2, "Likeness to the true picture outside the mask, as a share."),
+    Column("Cn", "Cn", 1, 2, "The same inside the mask."),
+    Column("B", "B dB", 1, 1, "Likeness outside the mask in dB, at most 50."),
+    Column("C", "C dB", 1, 1, "Likeness inside the mask in dB."),
+    Column("P", "P", 1, 3, "Perceptual distance to the true picture; 0 is best."),
+    Column("D", "D ×10³", 1000, 1, "Change of structure against the source."),
+    Column("Q1", "Q1", 1, 2, "Likeness to the target caption by a small CLIP. Methods may cheat."),
+    Column("Q2", "Q2", 1, 2, "The same inside the mask."),
+    Column("disagree", "disagree %", 100, 0, "Edits on which the two oracles disagree."),
+    Column("nfe", "evals", 1, 0, "Evaluations of the network for one edit."),
+    Column("seconds", "s/edit", 1, 2, "Seconds for one edit made alone."),
+    Column("mb", "MB", 1, 0, "Memory that one edit took."),
 )
 
 
-def board(facts: dict, kind: str = "") -> str:
-    """The table of bench.json as HTML: data-v holds what a column sorts by, "" what is missing
-    (always last).
+def task_of(line: dict) -> str:
+    """What a method was told, in the words of the bench; "" in files of its first edition."""
+    return line.get("task", "")
+
+
+def board(facts: dict) -> str:
+    """The table of bench.json as HTML, the best first; data-v holds what a column sorts by, ""
+    what is missing (always last), data-task by what the buttons above filter.
     """
     head = "".join(
-        f'<th scope="col"><button type="button">{title}</button></th>' for _, title, _, _ in COLUMNS
+        f'<th scope="col" title="{html.escape(c.says)}"'
+        f"{' aria-sort=descending' if c.key == 'score' else ''}>"
+        f'<button type="button">{c.head}</button></th>'
+        for c in COLUMNS
     )
     body = []
-    for s in facts["methods"]:
-        cells = []
-        for key, _, factor, digits in COLUMNS:
-            v = s.get(key)
-            if isinstance(v, str):
-                shown = f"<code>{html.escape(v)}</code>" if key == "method" else html.escape(v)
-                cells.append(f'<td data-v="{html.escape(v)}">{shown}</td>')
-            elif v is None or v != v:
-                cells.append('<td data-v="">-</td>')
-            else:
-                more = ""
-                if s.get(f"{key}_ci"):
-                    more = " <small>{:.{d}f} to {:.{d}f}</small>".format(
-                        *[factor * x for x in s[f"{key}_ci"]], d=digits
-                    )
-                cells.append(f'<td data-v="{factor * v:.6g}">{factor * v:.{digits}f}{more}</td>')
-        body.append(f"<tr>{''.join(cells)}</tr>")
+    for line in sorted(facts["methods"], key=lambda line: -line["score"]):
+        cells = "".join(board_cell(line, c) for c in COLUMNS)
+        body.append(f'<tr data-task="{html.escape(task_of(line))}">{cells}</tr>')
     return (
         f'<div class="board"><table class="sortable"><thead><tr>{head}</tr></thead><tbody>\n'
         + "\n".join(body)
@@ -277,12 +318,54 @@ def board(facts: dict, kind: str = "") -> str:
     )
 
 
+def board_cell(line: dict, column: Column) -> str:
+    value = line.get(column.key)
+    if isinstance(value, str):
+        shown = html.escape(value)
+        if column.key == "method":
+            shown = f"<code>{shown}</code>"
+            if task_of(line) == "controls":
+                shown = f"<em>{shown}</em>"
+        return f'<td data-v="{html.escape(value)}">{shown}</td>'
+    if value is None or value != value:
+        return '<td data-v="">-</td>'
+    more = ""
+    ends = line.get(f"{column.key}_ci")
+    if ends:
+        low, high = (f"{column.factor * end:.{column.digits}f}" for end in ends)
+        more = f" <small>{low} to {high}</small>"
+    value = column.factor * value
+    return f'<td data-v="{value:.6g}">{value:.{column.digits}f}{more}</td>'
+
+
+def legend() -> str:
+    """What each column of the leaderboard says, as a list."""
+    entries = "".join(f"<dt>{c.head}</dt><dd>{html.escape(c.says)}</dd>" for c in COLUMNS)
+    return f'<details class="legend" open><summary>What the columns say</summary><dl>{entries}</dl></details>'
+
+
+def tasks(facts: dict) -> str:
+    """Buttons that leave only the methods which were told the same; "" if the file cannot say."""
+    named = list(dict.fromkeys(task_of(line) for line in facts["methods"]))
+    if len(named) < 2:
+        return ""
+    buttons = ['<button type="button" data-task="" aria-pressed="true">all</button>']
+    for name in named:
+        escaped = html.escape(name)
+        buttons.append(
+            f'<button type="button" data-task="{escaped}" aria-pressed="false">{escaped}</button>'
+        )
+    return f'<div class="filters tasks" role="group" aria-label="tasks">{"".join(buttons)}</div>'
+
+
 def leaderboard(facts: dict | None) -> str:
     """The page of the bench, with or without results."""
     head = (
-        "# Leaderboard\n\nEvery method against the right answer. What the columns mean, and what "
-        "they cannot say, is "
-        "on the [page of the bench](editing/leaderboard.md).\n\n"
+        "# Leaderboard\n\nEvery method edits the same scenes, and is graded against the true "
+        "picture. Methods that are told different things do different tasks: compare them "
+        "within a task. The [page of the bench](editing/leaderboard.md) says how the scores are "
+        "made, and [another](bench/what_it_cannot_tell.md) what they cannot tell. [Your own "
+        "method](bench/your_method.md) can be entered, in any language.\n\n"
     )
     if facts is None:
         return head + (
@@ -293,11 +376,12 @@ def leaderboard(facts: dict | None) -> str:
     checks = "\n".join(
         f"- {'holds' if ok else '**fails**'}: {claim}" for claim, ok in facts.get("controls", [])
     )
+    said = f" ({facts['note'].capitalize()}.)" if facts.get("note") else ""
     return (
         head
         + f"Split {facts['split']}, up to {facts['scenes']} scenes of each kind, {facts['seeds']} "
-        "noise seed(s). "
-        "Click a column to sort by it; again for the other way. Intervals are 95%.\n\n"
-        f"````{{raw}} html\n{board(facts)}\n````\n\n"
+        f"noise seed(s). Intervals are 95%. The best EditScore stands first; click the head of "
+        f"a column to sort by it, again for the other way.{said}\n\n"
+        f"````{{raw}} html\n{tasks(facts)}{board(facts)}{legend()}\n````\n\n"
         + (f"## Controls\n\n{checks}\n" if checks else "")
     )

@@ -1,4 +1,4 @@
-// The two pages that answer to a click: the gallery's filter and the leaderboard's columns. Without script both stay readable.
+// The two pages that answer to a click: the gallery's filter, the leaderboard's tasks and columns. Without script both stay readable.
 "use strict";
 
 function gallery(box) {
@@ -44,5 +44,16 @@ function sortable(table) {
   heads.forEach((h, i) => h.querySelector("button").addEventListener("click", () => sort(i)));
 }
 
-document.querySelectorAll(".filters").forEach(gallery);
+function tasks(box) {
+  const buttons = [...box.querySelectorAll("button")];
+  const rows = [...box.parentElement.querySelectorAll("tbody tr")];
+  for (const button of buttons) button.addEventListener("click", () => {
+    const task = button.dataset.task;
+    for (const b of buttons) b.setAttribute("aria-pressed", String(b === button));
+    for (const row of rows) row.hidden = task !== "" && row.dataset.task !== task;
+  });
+}
+
+document.querySelectorAll(".filters:not(.tasks)").forEach(gallery);
+document.querySelectorAll(".filters.tasks").forEach(tasks);
 document.querySelectorAll("table.sortable").forEach(sortable);
