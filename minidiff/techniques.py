@@ -12,11 +12,23 @@ of its file, its test and its page. Its proof, `prove(pipe, n, seed)`, is found 
 same name.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import find_spec
 
-__all__ = ["ALL", "GUIDANCE", "TECHNIQUES", "Sheet", "Sweep", "Technique", "find", "strengths"]
+__all__ = [
+    "ALL",
+    "GUIDANCE",
+    "TECHNIQUES",
+    "Sheet",
+    "Sweep",
+    "Technique",
+    "find",
+    "names",
+    "strengths",
+]
 
 
 GUIDANCE = (1.0, 1.5, 2.0, 3.0, 5.0)  # of models that read words; 1 is none
@@ -485,5 +497,14 @@ TECHNIQUES: dict[str, Technique] = {technique.name: technique for technique in A
 def find(name: str) -> Technique:
     """By name; ValueError names them all."""
     if name not in TECHNIQUES:
-        raise ValueError(f"no technique called {name!r}; there are: {', '.join(TECHNIQUES)}")
+        raise ValueError(f"no technique called {name!r}; there are: {names(name, TECHNIQUES)}")
     return TECHNIQUES[name]
+
+
+def names(missed: str, known: Iterable[str]) -> str:
+    """The names there are, for the error about one that is not among them: those most like it
+    first, and said to be.
+    """
+    listed = ", ".join(known)
+    near = get_close_matches(missed, list(known), 3, 0.6)
+    return f"{listed} (did you mean {' or '.join(near)}?)" if near else listed

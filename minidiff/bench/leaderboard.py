@@ -327,7 +327,7 @@ def matrix_picture(matrix: dict, path: Path) -> None:
 
     names = matrix["methods"]
     n = len(names)
-    side = 1.6 + 0.24 * n
+    side = 2.4 + 0.24 * max(n, 6)  # inches; names and title need room however few there are
     figure = Figure(figsize=(side + 0.6, side), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     for i in range(n):

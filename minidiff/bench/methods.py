@@ -17,7 +17,7 @@ from minidiff.bench import knobs
 from minidiff.bench.controls import CONTROLS
 from minidiff.bench.items import KINDS
 from minidiff.pipe.checks import check_numbers
-from minidiff.techniques import TECHNIQUES
+from minidiff.techniques import TECHNIQUES, names
 
 # what a method may need
 KNOWN = {"pipe", "image", "source", "target", "prompt", "mask", "blend", "seed", "truth", "wrong"}
@@ -89,7 +89,7 @@ def method(name: str) -> Method:
     base = name.split("@")[0].removesuffix("+misread")
     plain = base.removesuffix("+mask")
     if plain not in CONTROLS and plain not in TECHNIQUES:
-        there_are = ", ".join([*CONTROLS, *TECHNIQUES])
+        there_are = names(plain, [*CONTROLS, *TECHNIQUES])
         raise ValueError(f"no method called {plain!r}; there are: {there_are}")
     fn = knobs.function(plain)
     missing = lacks(fn)
@@ -145,5 +145,5 @@ def everything() -> list[str]:
 
 def fittable() -> list[str]:
     """Rows of the full table that have something to fit."""
-    names = [name for name in everything() if "@" not in name]
-    return [name for name in names if knobs.guidance(name) or knobs.sweep(name).tries]
+    rows = [name for name in everything() if "@" not in name]
+    return [name for name in rows if knobs.guidance(name) or knobs.sweep(name).tries]

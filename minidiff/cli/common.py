@@ -4,6 +4,7 @@ import importlib
 from argparse import ArgumentTypeError
 
 from minidiff.cli.options import Parser
+from minidiff.techniques import names
 
 
 def find(address: str):
@@ -15,12 +16,9 @@ def find(address: str):
 def choose(kind: str, table: dict, rest: list[str]) -> str:
     """The first word of a command that has kinds; ValueError names them all."""
     if not rest or rest[0] not in table:
-        said = (
-            f"unknown {kind} {rest[0]!r}"
-            if rest and not rest[0].startswith("-")
-            else f"a {kind} is missing"
-        )
-        raise ValueError(f"{said}; choose one of: {', '.join(table)}")
+        if not rest or rest[0].startswith("-"):
+            raise ValueError(f"a {kind} is missing; choose one of: {', '.join(table)}")
+        raise ValueError(f"unknown {kind} {rest[0]!r}; choose one of: {names(rest[0], table)}")
     return rest[0]
 
 

@@ -11,7 +11,7 @@ import sys
 
 from minidiff import __version__
 from minidiff.cli import learning, measuring, networks, pictures, training
-from minidiff.techniques import TECHNIQUES
+from minidiff.techniques import TECHNIQUES, names
 
 BAD_INPUT = (ValueError, KeyError, OSError)  # FileNotFoundError is an OSError
 COMMANDS = {
@@ -64,7 +64,7 @@ def run(argv: list[str]) -> int:
         print(f"minidiff {__version__}")
         return 0
     if argv[0] not in COMMANDS:
-        raise ValueError(f"unknown command {argv[0]!r}; choose one of: {', '.join(COMMANDS)}")
+        raise ValueError(f"unknown command {argv[0]!r}; choose one of: {names(argv[0], COMMANDS)}")
     if argv[0] in KINDS and argv[1:2] in (["-h"], ["--help"]):
         print(usage(argv[0]))
         return 0

@@ -66,12 +66,17 @@ def watch(path: str | Path, pause: float = PAUSE) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"no file at {path}: give the file with your functions")
     graded = None
+    away = False
     try:
         while True:
-            saved = path.stat().st_mtime_ns if path.exists() else graded
-            if saved != graded:
-                graded = saved
-                _tell(path)
+            if path.exists():
+                saved = path.stat().st_mtime_ns
+                if saved != graded:
+                    graded = saved
+                    _tell(path)
+            elif not away:
+                print(f"{path} is gone; waiting for it to come back")
+            away = not path.exists()
             time.sleep(pause)
     except KeyboardInterrupt:
         print("no longer watched")

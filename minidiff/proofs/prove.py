@@ -23,6 +23,7 @@ from minidiff.io import write_json
 from minidiff.pipe.pipe import Pipe
 from minidiff.proofs.claims import Row
 from minidiff.techniques import TECHNIQUES
+from minidiff.techniques import names as listed
 from minidiff.weights.store import manifest
 
 N = 24  # scenes of a proof that has no N of its own
@@ -60,7 +61,7 @@ def prove(
     known = proofs()
     for name in (*names, *skip):
         if name not in known:
-            raise ValueError(f"no proof called {name!r}; there are: {', '.join(known)}")
+            raise ValueError(f"no proof called {name!r}; there are: {listed(name, known)}")
     chosen = [name for name in names or known if name not in skip]
     if not chosen:
         raise ValueError("all the proofs named are skipped; nothing is left to measure")

@@ -124,3 +124,19 @@ def test_a_watched_file_is_graded_at_every_save_until_ctrl_c(file, monkeypatch, 
     first, second, third, end = printed.split("---")
     assert "guide: not yet" in first and "SyntaxError" in second and "guide: right" in third
     assert end.endswith("no longer watched\n")
+
+
+def test_a_watched_file_that_is_deleted_is_said_once_to_be_gone(file, monkeypatch, capsys):
+    right = "def guide(e_null, e_cond, scale):\n    return e_null + scale * (e_cond - e_null)\n"
+    naps = []
+
+    def delete_then_stop(_):
+        naps.append(1)
+        file.unlink(missing_ok=True)
+        if len(naps) > 3:
+            raise KeyboardInterrupt
+
+    file.write_text(right)
+    monkeypatch.setattr(answers.time, "sleep", delete_then_stop)
+    assert main(["learn", "watch", str(file)]) == 0
+    assert capsys.readouterr().out.count(f"{file} is gone") == 1
