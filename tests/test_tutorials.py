@@ -34,10 +34,23 @@ def tables():
 
 def test_tables_and_code_are_those_of_the_package(tables):
     pages = [ROOT / "README.md", *PAGES]
-    stale = [p.name for p in pages if tables.filled(p.read_text()) != p.read_text()]
+    stale = [p.name for p in pages if tables.filled(p.read_text(), p) != p.read_text()]
     assert not stale, "run python tutorials/refresh.py --only readme"
     used = {name for p in pages for _, name, _ in tables.BLOCK.findall(p.read_text())}
     assert used == set(tables.MADE)  # every table stands on some page
+
+
+def test_a_page_names_the_kinds_whose_interval_leaves_out_0(tables, monkeypatch):
+    gaps = {"move": (0.2, 0.1, 0.3), "add": (0.1, -0.1, 0.3), "delete": (-0.4, -0.5, -0.3)}
+    row = {"method": "flowedit", "rows": 256, "score": 0.6, "score_ci": (0.55, 0.65)}
+    row["against"] = {"all": (0.05, 0.01, 0.09), "scenes": 256, "by_kind": gaps}
+    monkeypatch.setattr(tables, "bench_rows", lambda split: [row] if split == "hard" else [])
+    said = tables.against_control(["flowedit"])
+    cells = "| `flowedit` | hard | 256 | 0.60 (0.55 to 0.65) | +0.05 (+0.01 to +0.09) |"
+    assert f"{cells} move +0.20 | delete -0.40 |" in said and " test " not in said
+    assert "not measured yet" in tables.against_control(["edict"])
+    assert "is the row `sdedit+mask`" in tables.against_control(["inpaint"])
+    assert "it learns one change" in tables.against_control(["diffusion-clip"])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -5,12 +5,14 @@ figures from tutorials/measured/*.json. The last stage of `make refresh`.
                                           # and between <!-- code FILE NAME --> and <!-- end -->,
                                           # and between <!-- output --> and <!-- end -->,
                                           # and between <!-- proof NAME --> and <!-- end -->
+                                          # and between <!-- bench NAMES --> and <!-- end -->
                                           # and between <!-- masthead NAMES --> and <!-- end -->
 
 A table is the one that the package itself uses, or what `minidiff evaluate` and `minidiff prove`
 wrote. Code is a function of minidiff/FILE without its docstring. Output is what the Python block
-right above prints. A proof is what `minidiff prove NAME` found. A masthead says of techniques,
-whose names stand with blanks between, where paper, code, tests and proof are, and what they cost.
+right above prints. A proof is what `minidiff prove NAME` found. Bench says how techniques, whose
+names stand with blanks between, score against the plain control on each split, and for which kinds
+of edits. A masthead says where their paper, code, tests and proof are, and what they cost.
 """
 
 import ast
@@ -41,6 +43,7 @@ SHOWN = ("ddim-inversion", "sdedit", "prompt-to-prompt")  # the proofs of "proof
 CODE = re.compile(r"(<!-- code ([\w/.]+) (\w+) -->\n).*?(<!-- end -->)", re.S)
 OUTPUT = re.compile(r"(```python\n([^`]*)```\n\n<!-- output -->\n).*?(<!-- end -->)", re.S)
 MASTHEAD = re.compile(r"(<!-- masthead ([\w -]+) -->\n).*?(<!-- end -->)", re.S)
+BENCH = re.compile(r"(<!-- bench ([\w -]+) -->\n).*?(<!-- end -->)", re.S)
 PROOF = re.compile(r"(<!-- proof ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 BLOCK = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 
@@ -264,13 +267,14 @@ def numbers() -> str:
     return "\n\n".join([plain(["", "95% intervals in brackets", "says"], table), *remarks(notes)])
 
 
-def bench() -> dict:
-    """The leaderboard, as the last report wrote it."""
-    return json.loads((HERE / "editing/bench.json").read_text())
+def bench(split: str = "test") -> dict:
+    """The leaderboard of a split, as the last report wrote it; {"methods": []} if there is none."""
+    file = HERE / ("editing/bench.json" if split == "test" else f"editing/bench_{split}.json")
+    return json.loads(file.read_text()) if file.exists() else {"methods": []}
 
 
-def bench_rows() -> list[dict]:
-    return bench()["methods"]
+def bench_rows(split: str = "test") -> list[dict]:
+    return bench(split)["methods"]
 
 
 def scored(row: dict) -> str:
@@ -292,6 +296,68 @@ def leaderboard_top(best: int = 5) -> str:
     head = ["method", "EditScore", "95% interval", "edits", "evaluations an edit"]
     notes = [bench()["note"]] if bench().get("note") else []
     return "\n\n".join([plain(head, rows), *remarks(notes)])
+
+
+def against_control(names: list[str]) -> str:
+    """How techniques score on each split of the bench, and for which kinds of edits they are shown
+    to beat the plain control or to fall behind it. KeyError: there is no such technique.
+    """
+    rows = []
+    for name in names:
+        for split in ("test", "hard"):
+            for row in bench_rows(split):
+                if row["method"] in (name, f"{name}+mask"):
+                    rows.append(against_row(row, split))
+    if not rows:
+        return no_bench_row(names)
+    head = ["method", "split", "edits", "EditScore (95%)", "against the control (95%)"]
+    table = plain([*head, "better for", "worse for"], rows)
+    said = (
+        "The control replays the source's inverted noise with the target prompt, at its own best "
+        "guidance, and is paired with the method scene by scene. A kind of edit is named where "
+        "the interval of its difference leaves out 0. "
+        "([Leaderboard](LEADERBOARD), `minidiff bench`.)"
+    )
+    return "\n\n".join([table, said])
+
+
+def against_row(row: dict, split: str) -> list[str]:
+    cells = [f"`{row['method']}`", split, str(row["rows"]), scored(row)]
+    gap = row.get("against")
+    if gap is None:
+        return [*cells, "-", "-", "-"]
+    better = []
+    worse = []
+    for kind, (mean, low, high) in gap["by_kind"].items():
+        if low > 0:
+            better.append(f"{kind} {mean:+.2f}")
+        if high < 0:
+            worse.append(f"{kind} {mean:+.2f}")
+    mean, low, high = gap["all"]
+    cells.append(f"{mean:+.2f} ({low:+.2f} to {high:+.2f})")
+    return [*cells, ", ".join(better) or "none", ", ".join(worse) or "none"]
+
+
+def no_bench_row(names: list[str]) -> str:
+    """Why the bench says nothing of these techniques."""
+    said = []
+    for name in names:
+        technique = TECHNIQUES[name]
+        if technique.same_as:
+            said.append(
+                f"On a model like `tiny`, `{name}` at equal options is the row "
+                f"`{technique.same_as}` of the [leaderboard](LEADERBOARD)."
+            )
+        elif technique.no_row:
+            said.append(
+                f"`{name}` has no row on the [leaderboard](LEADERBOARD): {technique.no_row}."
+            )
+        else:
+            said.append(
+                f"(`{name}` is not measured yet with the weights as they are: "
+                f"`minidiff bench --split test --methods {name} --items 32`.)"
+            )
+    return " ".join(said)
 
 
 def proof(name: str) -> str:
@@ -398,13 +464,16 @@ def output(program: str) -> str:
     return f"```text\n{said.getvalue().rstrip()}\n```"
 
 
-def filled(text: str) -> str:
+def filled(text: str, page: Path) -> str:
     """A page with its tables, code and output as they are now. KeyError: no table, no function of
     that name.
     """
+    board = os.path.relpath(HERE / "editing/leaderboard.md", page.parent)
     text = OUTPUT.sub(lambda m: f"{m[1]}{output(m[2])}\n{m[3]}", text)
     text = MASTHEAD.sub(lambda m: f"{m[1]}{masthead(m[2].split())}\n{m[3]}", text)
     text = PROOF.sub(lambda m: f"{m[1]}{proof(m[2])}\n{m[3]}", text)
+    scores = lambda m: against_control(m[2].split()).replace("LEADERBOARD", board)  # noqa: E731
+    text = BENCH.sub(lambda m: f"{m[1]}{scores(m)}\n{m[3]}", text)
     text = BLOCK.sub(lambda m: f"{m[1]}{MADE[m[2]]()}\n{m[3]}", text)
     return CODE.sub(lambda m: f"{m[1]}{code(m[2], m[3])}\n{m[4]}", text)
 
@@ -412,7 +481,7 @@ def filled(text: str) -> str:
 def main() -> None:
     for page in (README, *sorted(HERE.rglob("*.md"))):
         old = page.read_text()
-        if (new := filled(old)) != old:
+        if (new := filled(old, page)) != old:
             page.write_text(new)
             print(page)
 
