@@ -23,6 +23,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from minidiff.bench.bench import latest, pack
 from minidiff.io import write_bytes, write_json
 from minidiff.weights.store import PARTS, TINY, manifest
 
@@ -73,11 +74,13 @@ def stages(bench: Path | None, score: bool, snapshots: Path | None) -> list[Stag
         scoring = (*on_test, "--out", str(bench))
         out.append(Stage("bench", "every method on the test split: hours", (scoring,), judges=True))
     if bench:
-        tables = (
-            (*on_test, "--report", str(bench), "--page", "tutorials/editing/leaderboard.md"),
-            (refresh, "--grid", str(bench)),
-        )
-        out.append(Stage("leaderboard", "its tables and its picture", tables, judges=True))
+        page = ("--report", str(bench), "--page", "tutorials/editing/leaderboard.md")
+        tables = [(*on_test, *page)]
+        if has_split(bench, "hard"):
+            tables.append((*minidiff, "bench", "--split", "hard", *page))
+        tables.append((refresh, "--board", str(bench)))
+        about = "its tables, its pictures, and the rows behind them"
+        out.append(Stage("leaderboard", about, tuple(tables), judges=True))
     tables = ("tutorials/tables.py",)
     out += [
         Stage("readme", "tables of README and pages, of figures and code", (tables,), always=True),
@@ -122,10 +125,25 @@ def learning(folder: Path) -> None:
     learning_curve(sorted(files), json=TINY / "learning.json")
 
 
-def grid(bench: Path) -> None:
-    """The leaderboard's picture and its figures, from the folder of its results."""
-    write_bytes((bench / "grid.png").read_bytes(), HERE / "figures/bench.png")
-    write_bytes((bench / "bench.json").read_bytes(), HERE / "editing/bench.json")
+def has_split(bench: Path, split: str) -> bool:
+    """Does a folder of results hold any of that split?"""
+    return bench.exists() and any(row["split"] == split for row in latest(bench))
+
+
+def board(bench: Path) -> None:
+    """The leaderboard's pictures and figures, and the rows they were made of, from the folder of
+    its results.
+    """
+    pictures = {"grid": "bench", "matrix": "bench_matrix", "budgets": "bench_budgets"}
+    for end in ("", "_hard"):
+        for name, shown in pictures.items():
+            file = bench / f"{name}{end}.png"
+            if file.exists():
+                write_bytes(file.read_bytes(), HERE / f"figures/{shown}{end}.png")
+        file = bench / f"bench{end}.json"
+        if file.exists():
+            write_bytes(file.read_bytes(), HERE / f"editing/bench{end}.json")
+    pack(bench, MEASURED / "bench")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -139,10 +157,10 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--score", action="store_true", help="run the bench first")
     p.add_argument("--snapshots", type=Path, metavar="FOLDER", help="of a training, for learning")
     p.add_argument("--learning", type=Path, help=argparse.SUPPRESS)
-    p.add_argument("--grid", type=Path, help=argparse.SUPPRESS)
+    p.add_argument("--board", type=Path, help=argparse.SUPPRESS)
     args = p.parse_args(argv)
-    if args.learning or args.grid:
-        learning(args.learning) if args.learning else grid(args.grid)
+    if args.learning or args.board:
+        learning(args.learning) if args.learning else board(args.board)
         return 0
     bench = args.bench or (BENCH if args.score or BENCH.exists() else None)
     every = {s.name: s for s in stages(bench, args.score, args.snapshots)}

@@ -16,6 +16,7 @@ of other settings are left aside, and several processes may run different method
 one that asks for a method that another is running is refused.
 """
 
+import gzip
 import inspect
 import json
 import os
@@ -31,7 +32,7 @@ from minidiff.bench.cost import Cost
 from minidiff.bench.items import KINDS, Item, given, items
 from minidiff.bench.methods import STEPS, Method, at_steps, everything, fittable, method
 from minidiff.bench.scores import VERSION, grade
-from minidiff.io import write_image
+from minidiff.io import write_bytes, write_image
 from minidiff.pipe.pipe import Pipe
 from minidiff.train.checkpoint import held
 from minidiff.train.fit import multiplies_bfloat16
@@ -113,11 +114,14 @@ def chunks(missing: list[int], batch: int) -> list[list[int]]:
 
 
 def rows_of(path: Path) -> list[dict]:
-    """What a file of rows holds; a line that an interruption tore is left out."""
-    if not path.exists():
-        return []
+    """What a file of rows holds, and the packed one of its name beside it (`pack`); a line that an
+    interruption tore is left out.
+    """
+    packed = path.with_name(f"{path.name}.gz")
+    text = gzip.decompress(packed.read_bytes()).decode() if packed.exists() else ""
+    text += path.read_text() if path.exists() else ""
     rows = []
-    for line in path.read_text().splitlines():
+    for line in text.splitlines():
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
@@ -151,11 +155,31 @@ def latest(folder: Path) -> list[dict]:
     """All rows of a folder; of a method that ran with several settings those of the last one, kind
     by kind.
     """
+    files = {
+        path.with_name(path.name.removesuffix(".gz")) for path in Path(folder).glob("*.jsonl*")
+    }
     rows = []
-    for path in sorted(Path(folder).glob("*.jsonl")):
+    for path in sorted(files):
         rows += rows_of(path)
     last = {(r["method"], r["split"], r["kind"]): r["cfg"] for r in rows}
     return [r for r in rows if last[r["method"], r["split"], r["kind"]] == r["cfg"]]
+
+
+def pack(folder: Path, to: Path) -> None:
+    """The rows of a folder as small files NAME.jsonl.gz, floats to five digits: what the tables of
+    the project were made of. `--report` reads such a folder, and a run that finds them goes on.
+    """
+
+    def short(value):
+        return float(f"{value:.5g}") if isinstance(value, float) else value
+
+    by_method: dict[str, list[str]] = {}
+    for row in latest(folder):
+        line = json.dumps({name: short(value) for name, value in row.items()})
+        by_method.setdefault(row["method"], []).append(line + "\n")
+    for name, lines in by_method.items():
+        packed = gzip.compress("".join(lines).encode(), mtime=0)
+        write_bytes(packed, Path(to) / f"{name}.jsonl.gz")
 
 
 def run_chunk(
@@ -221,7 +245,7 @@ def run(
                     for row in append(new, path):
                         done[row["i"]] = row
                     if numbers[0] == k == 0:
-                        picture = Path(out) / "pictures" / f"{name}.{kind}.png"
+                        picture = leaderboard.picture_of(Path(out), name, split, kind)
                         write_image(torch.nan_to_num(edits[:1]), picture)
                 of_kind += [done[i] for i in range(n)]
             if progress:

@@ -14,7 +14,7 @@ from minidiff.bench.agreement import PIE_BENCH
 from minidiff.bench.items import KINDS, items
 from minidiff.io import grid, read_image, write_bytes, write_json
 
-BLOCK = re.compile(r"(<!-- leaderboard -->\n).*?(<!-- end -->)", re.S)
+BLOCK = re.compile(r"(<!-- leaderboard( [\w-]+)? -->\n).*?(<!-- end -->)", re.S)
 FILES = ("leaderboard.md", "bench.json", "grid.png", "matrix.csv", "matrix.png", "budgets.png")
 
 
@@ -177,6 +177,18 @@ def agreement_text(agreement: dict) -> list[str]:
     return parts
 
 
+def fall_table(lines: list[dict]) -> str:
+    """What each method loses from the plain scenes to the same ones with things that no caption
+    names, and how much of those it keeps.
+    """
+    rows = []
+    for s in sorted(lines, key=lambda s: s["fall"]["all"][0]):
+        before, after = s["fall"]["means"]
+        cells = [num(before), num(after), score(s["fall"]["all"], 2), num(s["Nn"])]
+        rows.append([s["method"], str(s["fall"]["scenes"]), *cells])
+    return table(["method", "n", "plain", "hard", "falls by (95%)", "Nn"], rows)
+
+
 def curve_table(curves: dict[str, dict]) -> str:
     rows = []
     for name, curve in curves.items():
@@ -220,6 +232,10 @@ def markdown(facts: dict) -> str:
             "noise with the target prompt (\\*: its 95% interval leaves out 0):"
         )
         parts.append(control_table(compared))
+    fallen = [s for s in lines if "fall" in s]
+    if fallen:
+        parts.append("EditScore on the plain scenes of test and on the same scenes made hard:")
+        parts.append(fall_table(fallen))
     for task, winners in facts["winners"].items():
         if winners:
             parts += [f"The best technique of each kind, {task}:", winner_table(winners)]
@@ -248,33 +264,54 @@ def markdown(facts: dict) -> str:
 # ---- files ---------------------------------------------------------------------------------------
 
 
+def file_of(out: Path, name: str, split: str) -> Path:
+    """Where one of the FILES of a split lies: those of the hard one have its name in theirs."""
+    stem, _, kind = name.rpartition(".")
+    return out / (f"{stem}_hard.{kind}" if split == "hard" else name)
+
+
+def picture_of(out: Path, method: str, split: str, kind: str) -> Path:
+    """Where a method's edit of the first scene of a kind lies."""
+    return out / "pictures" / split / f"{method}.{kind}.png"
+
+
 def write(rows: list[dict], out: Path, *, split: str, page: Path | None = None) -> dict:
     """The FILES of all rows of a split, those that there is something for; what bench.json holds.
     ValueError without any row.
     """
     facts = summary.facts(rows, split)
     lines = {s["method"]: s for s in facts["methods"]}
-    write_json(facts, out / "bench.json")
-    write_bytes(markdown(facts).encode(), out / "leaderboard.md")
+    write_json(facts, file_of(out, "bench.json", split))
+    write_bytes(markdown(facts).encode(), file_of(out, "leaderboard.md", split))
     sheet(lines, out, split)
     if facts["matrix"]:
-        write_bytes(matrix_csv(facts["matrix"]).encode(), out / "matrix.csv")
-        matrix_picture(facts["matrix"], out / "matrix.png")
+        csv = matrix_csv(facts["matrix"])
+        write_bytes(csv.encode(), file_of(out, "matrix.csv", split))
+        matrix_picture(facts["matrix"], file_of(out, "matrix.png", split))
     if facts["budgets"]:
-        budget_picture(facts["budgets"], out / "budgets.png")
+        budget_picture(facts["budgets"], file_of(out, "budgets.png", split))
     if page is not None:
         rewrite(page, facts)
     return facts
 
 
 def rewrite(page: Path, facts: dict) -> None:
-    """Put the tables into a page, between <!-- leaderboard --> and <!-- end -->."""
+    """Put the tables into a page, between <!-- leaderboard --> and <!-- end -->; those of the hard
+    split between <!-- leaderboard hard --> and <!-- end -->.
+    """
     text = Path(page).read_text()
-    if not BLOCK.search(text):
-        raise ValueError(f"{page} has no block between <!-- leaderboard --> and <!-- end -->")
+    wanted = " hard" if facts["split"] == "hard" else ""
+    if wanted not in [(block[2] or "") for block in BLOCK.finditer(text)]:
+        raise ValueError(
+            f"{page} has no block between <!-- leaderboard{wanted} --> and <!-- end -->"
+        )
     full = markdown(facts)
-    filled = BLOCK.sub(lambda block: f"{block[1]}\n{full}\n{block[2]}", text)
-    write_bytes(filled.encode(), page)
+
+    def put(block: re.Match) -> str:
+        mine = (block[2] or "") == wanted
+        return f"{block[1]}\n{full}\n{block[3]}" if mine else block[0]
+
+    write_bytes(BLOCK.sub(put, text).encode(), page)
 
 
 def sheet(lines: dict[str, dict], out: Path, split: str) -> None:
@@ -283,7 +320,7 @@ def sheet(lines: dict[str, dict], out: Path, split: str) -> None:
     """
 
     def file(name: str, kind: str) -> Path:
-        return out / "pictures" / f"{name}.{kind}.png"
+        return picture_of(out, name, split, kind)
 
     trivial = ("copy", "truth", "vae-copy", "vae-truth")
     shown = [name for name in lines if name not in trivial and "@" not in name] or list(lines)
@@ -299,7 +336,7 @@ def sheet(lines: dict[str, dict], out: Path, split: str) -> None:
             path = file(name, kind)
             pictures.append(read_image(path)[0] if path.exists() else torch.ones(3, 64, 64))
             titles.append(f"{name} {num(scores[kind]['first']) if kind in scores else '-'}")
-    grid(pictures, titles, len(kinds), out / "grid.png", side=128)
+    grid(pictures, titles, len(kinds), file_of(out, "grid.png", split), side=128)
 
 
 def matrix_csv(matrix: dict) -> str:

@@ -61,7 +61,7 @@ REDRAWS = 16  # renders for B0
 RANGE = 10.0  # dB that Bn spans at least
 HALF_CELL = 6.5  # px; the five places of one object are 13 apart
 SHOWS = 0.2  # of [-1, 1]: by how much nuisances must change a pixel to be asked for by N
-VERSION = 4  # of this file's arithmetic: rows of another one are not reused
+VERSION = 5  # of this file's arithmetic: rows of another one are not reused
 LOOKS = ("shape", "color", "size")
 GROUND = ("background", "texture")
 # of two objects, by their relation

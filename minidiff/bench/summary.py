@@ -152,6 +152,19 @@ def against(rows: list[dict], control: list[dict]) -> dict:
     return {"all": difference(rows, control), "scenes": len(both), "by_kind": kinds}
 
 
+def fall(plain: list[dict], hard: list[dict]) -> dict | None:
+    """What a method loses from the plain scenes to the same ones made hard: {"all": (mean, low,
+    high) of plain - hard, "scenes": n, "means": (plain, hard)}; None without scenes in common.
+    """
+    before = by_scene(plain)
+    after = by_scene(hard)
+    both = [scene for scene in before if scene in after]
+    if not both:
+        return None
+    means = tuple(float(np.mean([side[scene] for scene in both])) for side in (before, after))
+    return {"all": difference(plain, hard), "scenes": len(both), "means": means}
+
+
 def matrix(groups: dict[str, list[dict]], draws: int = 2000, seed: int = 0) -> dict:
     """Every method against every other: {"methods": names, "scenes", "difference", "low", "high"},
     each but the names a table with a row and a column for every method, row minus column. One draw
@@ -363,6 +376,11 @@ def facts(rows: list[dict], split: str) -> dict:
         gap = against(groups[name], groups.get(BASELINE, []))
         if gap["scenes"] and name not in CONTROLS:
             own["against"] = gap
+        if split == "hard":
+            of_test = [r for r in rows if r["method"] == name and r["split"] == "test"]
+            fallen = fall(of_test, groups[name])
+            if fallen:
+                own["fall"] = fallen
     compared = {name: groups[name] for name in lines if ranked(name) or name == BASELINE}
     checks = controls(lines)
     if truths:
@@ -370,8 +388,8 @@ def facts(rows: list[dict], split: str) -> dict:
         checks.append((claim, len(unread) <= 0.05 * truths))
     return {
         "split": split,
-        "scenes": 1 + max(r["i"] for r in rows),
-        "seeds": 1 + max(r["k"] for r in rows),
+        "scenes": 1 + max(r["i"] for r in rows if r["split"] == split),
+        "seeds": 1 + max(r["k"] for r in rows if r["split"] == split),
         "unfit": unread,
         "methods": list(lines.values()),
         "curves": curves(groups),

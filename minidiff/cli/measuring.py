@@ -58,11 +58,11 @@ def bench(rest: list[str]) -> int:
             print(name, line)
         return 0
     folder = args.report or args.out
-    print(
-        (folder / "leaderboard.md").read_text(),
-        *[folder / f for f in leaderboard.FILES if (folder / f).exists()],
-        sep="\n",
-    )
+    files = {name: leaderboard.file_of(folder, name, args.split) for name in leaderboard.FILES}
+    print(files["leaderboard.md"].read_text())
+    for file in files.values():
+        if file.exists():
+            print(file)
     return 0 if facts["passed"] else 1
 
 

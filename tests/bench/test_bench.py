@@ -24,6 +24,20 @@ def test_a_torn_line_is_dropped_and_the_next_run_appends_behind_it(row, tmp_path
     assert [(r["i"], r["cfg"]) for r in bench.latest(tmp_path)] == [(0, "y")]
 
 
+def test_packed_rows_are_read_and_a_run_goes_on_behind_them(row, tmp_path):
+    full = tmp_path / "full"
+    packed = tmp_path / "packed"
+    bench.append([row(i=0, score=1 / 3), row(i=1, refused="why")], full / "a.jsonl")
+    bench.pack(full, packed)
+    assert [path.name for path in packed.iterdir()] == ["a.jsonl.gz"]
+    bench.append([row(i=2)], packed / "a.jsonl")
+    found = bench.latest(packed)
+    assert (
+        [r["i"] for r in found] == [0, 1, 2] == [r["i"] for r in bench.rows_of(packed / "a.jsonl")]
+    )
+    assert found[0]["score"] == 0.33333 and found[1]["refused"] == "why"
+
+
 def test_scenes_go_in_runs_with_the_first_alone():
     assert bench.chunks([0, 1, 2, 3, 5, 6], 2) == [[0], [1, 2], [3], [5, 6]]
     assert bench.chunks([0, 1], 1) == [[0], [1]]

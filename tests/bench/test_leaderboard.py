@@ -46,6 +46,29 @@ def test_a_page_keeps_its_text_around_the_leaderboard(row, tmp_path):
         leaderboard.write(rows, tmp_path, split="test")
 
 
+def test_the_hard_split_has_files_and_a_block_of_its_own(row, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "<!-- leaderboard -->\nplain\n<!-- end -->\n<!-- leaderboard hard -->\nold\n<!-- end -->\n"
+    )
+    rows = []
+    for i in range(8):
+        rows.append(row(i=i, split="test", score=0.75))
+        rows.append(row(i=i, split="hard", score=0.5 + 0.01 * (i % 2), Nn=0.25))
+    facts = leaderboard.write(rows, tmp_path, split="hard", page=page)
+    fallen = facts["methods"][0]["fall"]
+    assert fallen["scenes"] == 8 and fallen["means"] == pytest.approx((0.75, 0.505))
+    mean, low, high = fallen["all"]
+    assert low < 0.245 < high and mean == pytest.approx(0.245)
+    text = page.read_text()
+    assert "plain" in text and "old" not in text and "falls by" in text
+    assert (tmp_path / "bench_hard.json").exists() and not (tmp_path / "bench.json").exists()
+    assert "fall" not in leaderboard.write(rows, tmp_path, split="test")["methods"][0]
+    page.write_text("<!-- leaderboard -->\n<!-- end -->\n")
+    with pytest.raises(ValueError, match="no block between <!-- leaderboard hard -->"):
+        leaderboard.write(rows, tmp_path, split="hard", page=page)
+
+
 def test_what_was_refused_and_what_was_never_fitted_is_noted():
     s = {"fitted": False, "refused": 2, "rows": 4}
     assert leaderboard.note(s) == " (not fitted, refused 2 of 4)"
