@@ -49,7 +49,7 @@ def test_a_page_keeps_its_text_around_the_leaderboard(row, tmp_path):
 def test_the_hard_split_has_files_and_a_block_of_its_own(row, tmp_path):
     page = tmp_path / "page.md"
     page.write_text(
-        "<!-- leaderboard -->\nplain\n<!-- end -->\n<!-- leaderboard hard -->\nold\n<!-- end -->\n"
+        "<!-- leaderboard -->\nplain\n<!-- end -->\n<!-- leaderboard hard -->\nyesterday\n<!-- end -->\n"
     )
     rows = []
     for i in range(8):
@@ -61,7 +61,7 @@ def test_the_hard_split_has_files_and_a_block_of_its_own(row, tmp_path):
     mean, low, high = fallen["all"]
     assert low < 0.245 < high and mean == pytest.approx(0.245)
     text = page.read_text()
-    assert "plain" in text and "old" not in text and "falls by" in text
+    assert "plain" in text and "yesterday" not in text and "falls by" in text
     assert (tmp_path / "bench_hard.json").exists() and not (tmp_path / "bench.json").exists()
     assert "fall" not in leaderboard.write(rows, tmp_path, split="test")["methods"][0]
     page.write_text("<!-- leaderboard -->\n<!-- end -->\n")
