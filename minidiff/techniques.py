@@ -417,7 +417,7 @@ ALL = (
         "editing",
         "Kulikov et al. 2024, 2412.08629, FlowEdit",
         "Walk from picture to picture, without a detour through noise",
-        sweep=strengths(0.66, 0.8, 0.9),
+        sweep=strengths(0.8, 0.9, 1.0),
         sheet=Sheet("reshape", "strength", (0.4, 0.6, 0.7, 0.8, 0.9), rows=2),
     ),
     Technique(

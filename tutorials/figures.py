@@ -21,9 +21,11 @@ from minidiff.data.shapes import Obj, Scene
 from minidiff.data.toy2d import gauss_aniso
 from minidiff.editing.prompt_to_prompt import prompt_to_prompt, word_maps
 from minidiff.editing.sdedit import sdedit
+from minidiff.editing.zecon import zecon
 from minidiff.evaluate.evaluate import learning_figure
 from minidiff.evaluate.metrics import masked_psnr, psnr
 from minidiff.guidance.hybrid_images import hybrid_images, low_pass
+from minidiff.guidance.visual_anagrams import visual_anagrams
 from minidiff.inversion.ddim import ddim_invert
 from minidiff.io import grid, write_bytes, write_image
 from minidiff.proofs.claims import draw as some_scenes
@@ -224,6 +226,44 @@ def draw_hybrid(pipe) -> None:
         HERE / "hybrid.png",
         side=128,
     )
+
+
+def draw_anagram(pipe) -> None:
+    """Pictures whose negatives are pictures: what tiny-pixel drew, and below it the same times -1,
+    each under the class that was asked for.
+    """
+    pixel = minidiff.load("tiny-pixel")
+    opposite = {"red": "cyan", "yellow": "blue", "orange": "blue", "green": "pink"}
+    pairs = [
+        (color, other, shape) for color, other in opposite.items() for shape in ("circle", "star")
+    ]
+    above = [f"{color} {shape}" for color, _, shape in pairs]
+    below = [f"{other} {shape}" for _, other, shape in pairs]
+    seen, upright = visual_anagrams(pixel, above, below, view="negative", steps=25).chunk(2)
+    grid(torch.cat([upright, seen]), [*above, *below], len(above), HERE / "anagram.png", side=128)
+
+
+def draw_zecon(pipe) -> None:
+    """Plain white grounds that are to become striped: three pulls, the last one without contrast."""
+    scenes = [
+        Scene((Obj("square", "cyan", "medium", 0.0, 0.0, 0.05),), "center", "white"),
+        Scene((Obj("diamond", "purple", "large", 0.0, 0.0, 0.1),), "center", "white"),
+        Scene((Obj("ring", "orange", "large", 0.0, 0.0),), "right", "white"),
+    ]
+    image = shapes.render(scenes)
+    before = [shapes.caption(s, size=False, position=False, texture=True) for s in scenes]
+    after = [caption.replace("plain", "striped") for caption in before]
+    pulls = {
+        "weak pull": {"style": 2.0, "content": 0.2, "mse": 0.2},
+        "the defaults": {},
+        "no contrast": {"content": 0.0, "mse": 0.0},
+    }
+    pictures = [image]
+    titles = ["source"] * len(scenes)
+    for name, weights in pulls.items():
+        pictures.append(zecon(pipe, image, before, after, steps=15, seed=0, **weights))
+        titles += [name] * len(scenes)
+    grid(torch.cat(pictures), titles, len(scenes), HERE / "zecon.png", side=128)
 
 
 def draw_sige(pipe) -> None:

@@ -25,6 +25,7 @@ import tempfile
 import textwrap
 from pathlib import Path
 
+from minidiff.bench.methods import lacks
 from minidiff.evaluate.evaluate import ROWS, SETS
 from minidiff.formats.family import DROPPED, VARIANTS
 from minidiff.formats.keymaps import RESNET, TABLES
@@ -351,6 +352,11 @@ def no_bench_row(names: list[str]) -> str:
         elif technique.no_row:
             said.append(
                 f"`{name}` has no row on the [leaderboard](LEADERBOARD): {technique.no_row}."
+            )
+        elif lacks(technique.load()):
+            needed = " and ".join(lacks(technique.load()))
+            said.append(
+                f"`{name}` has no row on the [leaderboard](LEADERBOARD): it needs {needed}."
             )
         else:
             said.append(
