@@ -81,7 +81,7 @@ def delta_denoising(
     rate: float = 0.1,
     times: tuple[float, float] = (0.05, 0.95),
     mask: Tensor | None = None,
-    scale: float = 5.0,
+    scale: float | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> Tensor:
@@ -93,7 +93,7 @@ def delta_denoising(
     rate        step size
     times       shares of the schedule between which t is drawn
     mask        (1 or b, 1, H, W), 1 where the picture may change
-    scale       guidance of both opinions
+    scale       guidance of both opinions (default: the model's own)
 
     With equal prompts and kind "dds" both opinions are one: the autoencoder's copy comes back.
     ValueError: iterations below 0, a rate that is not positive, times not in 0 < lo <= hi <= 1,

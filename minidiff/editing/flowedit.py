@@ -63,11 +63,11 @@ def flowedit(
     source: str,
     target: str,
     *,
-    strength: float = 0.8,
+    strength: float = 0.9,
     source_scale: float = 1.5,
     fresh: bool = True,
     steps: int = 50,
-    scale: float = 3.5,
+    scale: float | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> Tensor:
@@ -78,7 +78,7 @@ def flowedit(
                   more of the layout
     source_scale  guidance of the source's velocity
     fresh         a new noise at every step; else one for all
-    scale         guidance of the target's velocity
+    scale         guidance of the target's velocity (default: the model's own)
 
     Equal prompts and scales give the autoencoder's copy, to rounding. ValueError: strength outside
     0..1, a negative scale, sizes or numbers of prompts that do not fit.

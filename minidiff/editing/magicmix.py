@@ -63,7 +63,7 @@ def magicmix(
     nu: float = 0.85,
     band: Literal["full", "low", "ramp"] = "full",
     steps: int = 50,
-    scale: float = 4.0,
+    scale: float | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> Tensor:
@@ -164,7 +164,7 @@ def choose(
     grid: tuple = GRID,
     band: str = "full",
     steps: int = 25,
-    scale: float = 4.0,
+    scale: float | None = None,
     seed: int = 0,
 ) -> tuple[list[tuple[float, float, float]], Tensor]:
     """The setting that suits each picture, found without

@@ -15,13 +15,12 @@ while the words, and so the values that are mixed, change.
     self     the same for self-attention (pixel to pixel) in the first `self_` of the steps
     blend    outside the region where the blend word's maps are strong, the latents are the source's
 
-Three things differ from the authors' work. The paper re-weights the source's maps, and its code
+Two things differ from the authors' work. The paper re-weights the source's maps, and its code
 does so only while cross-attention is injected; here a weight acts in every step, after the
 injection on the edit's own maps. The code shares self-attention maps of up to 16x16 pixels (32x32
 in the notebook for given pictures); here the limit is 16x16 too for Stable Diffusion, and the tiny
-models have no larger ones, so that all of theirs are shared. The code's examples mostly inject
-cross-attention for .8 of the steps and self-attention for .4; the defaults here, .3 and .9, are
-what tuning found for recolouring on the tiny model.
+models have no larger ones, so that all of theirs are shared. The defaults, cross-attention for .8
+of the steps and self-attention for .4, are those of most of the code's examples.
 
 Try: `cross` and `self_` from 0 (plain re-prompting) to 1; `weights={"striped": 2}`;
 blend=("circle", "circle").
@@ -204,8 +203,8 @@ def prompt_to_prompt(
     target: str,
     *,
     kind: str | None = None,
-    cross: float | None = 0.3,
-    self_: float = 0.9,
+    cross: float | None = 0.8,
+    self_: float = 0.4,
     weights: dict[str, float] | None = None,
     blend: tuple[str, str] | list[tuple[str, str] | None] | None = None,
     blend_from: float = 0.2,

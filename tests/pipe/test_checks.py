@@ -276,9 +276,6 @@ def test_guidance_that_is_not_given_is_that_of_the_model(pipe, image):
 def test_no_technique_writes_down_the_guidance_of_the_tiny_model():
     """A scale of its own is one that a paper gives; the model's is the model's to say."""
     theirs = {  # technique: guidance of its paper or of its page
-        "delta-denoising": 5.0,
-        "flowedit": 3.5,
-        "magicmix": 4.0,
         "unitune": 4.0,
         "instruct-pix2pix": 7.5,
         "semantic-guidance": None,
