@@ -13,8 +13,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from playwright.sync_api import sync_playwright
-
 ROOT = Path(__file__).resolve().parents[2]
 DRAW_SECONDS, TOLERANCE = 10, 1e-3  # of 20 steps; of pixels in [-1, 1]
 MOST_STRAYS = 0.08  # of 500 samples in 20 steps, after a training
@@ -170,7 +168,8 @@ def touched(page, url: str) -> list[str]:
     context = page.context.browser.new_context(
         has_touch=True, viewport={"width": 390, "height": 844}
     )
-    finger = context.new_page()
+    finger, wrong = context.new_page(), []
+    finger.on("pageerror", lambda e: wrong.append(f"{e}"))
     finger.goto(url)
     pad = finger.locator("#form-edit canvas.pad")
     pad.scroll_into_view_if_needed()
@@ -179,7 +178,7 @@ def touched(page, url: str) -> list[str]:
     finger.touchscreen.tap(box["x"] + 100, box["y"] + 100)
     after = pad.evaluate("pad => [...pad.closest('form').painting.picture].join()")
     context.close()
-    return ["a finger does not paint"] if before == after else []
+    return [*wrong, "a finger does not paint"] if before == after else wrong
 
 
 def edits(page, url: str) -> tuple[list[str], list[str]]:
@@ -381,20 +380,20 @@ def restores(page, url: str) -> list[str]:
         wrong.append("Copy link does not copy the address")
     if set_to == untouched or "seed=7" not in link:
         wrong.append(f"the address does not say what is set: {link}")
-    again = page.context.new_page()
-    again.goto(link)
-    if shown(again) != set_to:
-        wrong.append(f"{link} opens with {shown(again)} instead of {set_to}")
-    if again.locator(".link-bar span").inner_text():
-        wrong.append(f"a good link is answered by {again.locator('.link-bar span').inner_text()!r}")
+    page.goto("about:blank")  # else the browser only moves on the page
+    page.goto(link)
+    if shown(page) != set_to:
+        wrong.append(f"{link} opens with {shown(page)} instead of {set_to}")
+    if page.locator(".link-bar span").inner_text():
+        wrong.append(f"a good link is answered by {page.locator('.link-bar span').inner_text()!r}")
     # bad values: left out, or moved to the nearest, and said
     bad = (
         "#train?seed=-5&width=9999&rate=much&sweep-steps.steps=4000&sweep-steps.scene=12&nonsense=1"
         "&letter=<b>&__proto__.x=1&data=%E0%A4%A"
     )
-    again.goto("about:blank")
-    again.goto(url + bad)
-    says, now = again.locator(".link-bar span").inner_text(), shown(again)
+    page.goto("about:blank")
+    page.goto(url + bad)
+    says, now = page.locator(".link-bar span").inner_text(), shown(page)
     named = ("seed", "width", "rate", "sweep-steps.steps", "scene", "nonsense", "letter", "data")
     if missing := [name for name in named if name not in says]:
         wrong.append(f"of a bad link {missing} are not named: {says!r}")
@@ -402,13 +401,12 @@ def restores(page, url: str) -> list[str]:
         wrong.append(f"bad values are taken: {now['train']}, {now['sweep-steps']}")
     # a place, with settings and without
     for address in ("#train", "#train?seed=3"):
-        again.goto("about:blank")
-        again.goto(url + address)
-        again.wait_for_timeout(300)
-        top = again.evaluate("document.getElementById('train').getBoundingClientRect().top")
-        if not -5 <= top <= 200 or again.locator(".link-bar span").inner_text():
+        page.goto("about:blank")
+        page.goto(url + address)
+        page.wait_for_timeout(2500)  # the theme scrolls smoothly
+        top = page.evaluate("document.getElementById('train').getBoundingClientRect().top")
+        if not -5 <= top <= 200 or page.locator(".link-bar span").inner_text():
             wrong.append(f"{address} leads to a place {top:.0f} pixels from the top")
-    again.close()
     return wrong
 
 
@@ -441,6 +439,7 @@ def checks(page, site: Path) -> list[str]:
 
 def main() -> int:
     from check import chromium
+    from playwright.sync_api import sync_playwright
 
     p = argparse.ArgumentParser(description="check the playground of the built site in a browser")
     p.add_argument("site", type=Path, nargs="?", default=ROOT / "out/site")

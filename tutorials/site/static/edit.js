@@ -64,7 +64,7 @@ function editForm(form) {
   let cursor = null;                                             // the pixel that the arrow keys are at
   let pen = null;                                                // the point that the pointer came from, while it is down
 
-  // ---- what is painted on ---------------------------------------------------------------------------------------------------
+  // ---- what is painted on -----------------------------------------------------------------------------------------------
 
   function startPicture(name) {
     if (name === "drawn") return live.last;
@@ -95,7 +95,7 @@ function editForm(form) {
     paint();
   }
 
-  // ---- pointer and keys -------------------------------------------------------------------------------------------------------
+  // ---- pointer and keys -------------------------------------------------------------------------------------------------
 
   function place(event) {
     const box = canvas.getBoundingClientRect();
@@ -145,7 +145,7 @@ function editForm(form) {
     paint();
   }
 
-  // ---- the form -----------------------------------------------------------------------------------------------------------------
+  // ---- the form ---------------------------------------------------------------------------------------------------------
 
   function showMode() {
     const masking = mode.value() === "mask";

@@ -65,7 +65,7 @@ const state = {
     return wrong;
   },
 
-  // ---- fields of usual kinds ----------------------------------------------------------------------------------------------------
+  // ---- fields of usual kinds --------------------------------------------------------------------------------------------
 
   // A number between the input's min and max, in its steps; another number is moved to the nearest.
   number(input) {
@@ -144,6 +144,7 @@ function linkBar(bar) {
     }
   }
 
+  document.querySelector("article").append(bar);                 // out of the last section: it sticks on the whole page
   bar.querySelector("button").addEventListener("click", copy);
   addEventListener("hashchange", open);
   open();

@@ -8,7 +8,8 @@ const LETTERS = [                                                // strokes in h
   [[[75, 25], [50, 15], [27, 25], [30, 44], [68, 56], [73, 75], [50, 86], [25, 76]]],
 ];
 const REACH = 2;                                                 // the picture shows -2 to 2 both ways
-const SLICE = 16;                                                // milliseconds of work in a frame
+const SLICE = 24;                                                // milliseconds of work in a frame
+const EVERY = 60;                                                // steps from one drawing of samples to the next
 
 // Strokes <-> the text that stands in the address: points "x.y" joined by "-", strokes joined by "_".
 const letterText = {
@@ -26,7 +27,7 @@ function trainForm(form) {
   const name = oneOf(form.querySelector('[data-field="data"]'), () => { otherData(); state.changed("train"); });
   const width = oneOf(form.querySelector('[data-field="width"]'), () => state.changed("train"));
   let strokes = LETTERS[0], preset = 0;                          // the letter, and which of ours it is; -1: the reader's own
-  let data, run = null, work = null, states = [], strays = null, begun = 0, shownAt = 0;
+  let data, run = null, work = null, states = [], strays = null, begun = 0;
 
   const seed = () => Number(part("seed").value);
   const toPlane = ([x, y]) => [(x / 50 - 1) * REACH, (1 - y / 50) * REACH];
@@ -42,16 +43,15 @@ function trainForm(form) {
     show();
   }
 
-  // ---- the work ---------------------------------------------------------------------------------------------------------------------
+  // ---- the work ---------------------------------------------------------------------------------------------------------
 
   function* training() {
     const room = train2d.room(run.net, train2d.samples);
     while (run.step < train2d.steps) {
       train2d.trainStep(run);
       yield;
-      if (performance.now() - shownAt > 300) yield* redraw(room);
+      if (run.step % EVERY === 0 || run.step === train2d.steps) yield* redraw(room);
     }
-    yield* redraw(room);
   }
 
   function* redraw(room) {
@@ -62,17 +62,20 @@ function trainForm(form) {
     }
     states = way;
     strays = train2d.strays(way.at(-1), data);
-    shownAt = performance.now();
   }
 
-  function frame() {
-    if (!work) return;
-    const until = performance.now() + SLICE;
+  // One slice of `mine`, which may have been stopped, or followed by another training.
+  function frame(mine) {
+    if (work !== mine) return;
+    const until = performance.now() + SLICE, shown = states;
     let done = false;
     while (!done && performance.now() < until) done = work.next().done;
-    if (done) halt(`${run.step} steps in ${((performance.now() - begun) / 1000).toFixed(1)} s. Move "way back" to follow the samples.`);
-    show();
-    requestAnimationFrame(frame);
+    if (states === shown) count();
+    else show();
+    if (done) {
+      const seconds = (performance.now() - begun) / 1000;
+      halt(`${run.step} steps in ${seconds.toFixed(1)} s. Move "way back" to follow the samples.`);
+    } else requestAnimationFrame(() => frame(mine));
   }
 
   function halt(why) {
@@ -86,16 +89,16 @@ function trainForm(form) {
     otherData();
     run = train2d.begin({ data, seed: seed(), width: Number(width.value()), rate: Number(part("rate").value) });
     work = training();
-    begun = shownAt = performance.now();
+    begun = performance.now();
     status.textContent = "training";
     part("train").disabled = true;
     part("stop").disabled = false;
     slider.value = slider.max;
     state.changed("train");
-    requestAnimationFrame(frame);
+    requestAnimationFrame(() => frame(work));
   }
 
-  // ---- the picture --------------------------------------------------------------------------------------------------------------------
+  // ---- the picture ------------------------------------------------------------------------------------------------------
 
   function dots(pen, points, colour, size) {
     const scale = canvas.width / (2 * REACH);
@@ -134,9 +137,13 @@ function trainForm(form) {
     const time = Math.round(train2d.times * (1 - at / train2d.samplingSteps));
     part("back").parentElement.querySelector("output").textContent = `t = ${time}`;
     curve();
+    count();
+  }
+
+  function count() {
     const share = strays === null ? "" : `; strays ${(100 * strays).toFixed(1)} %`;
-    numbers.textContent = run ? `step ${run.step} of ${train2d.steps}; loss ${mean(run.losses.slice(-100)).toFixed(3)}${share}`
-      : "not trained yet";
+    const loss = run && mean(run.losses.slice(-100)).toFixed(3);
+    numbers.textContent = run ? `step ${run.step} of ${train2d.steps}; loss ${loss}${share}` : "not trained yet";
     numbers.dataset.strays = strays === null ? "" : strays;
   }
 
@@ -152,7 +159,7 @@ function trainForm(form) {
     svg.innerHTML = `<path d="M8 82H312M8 82V8"/><polyline class="on" points="${points.join(" ")}"/>`;
   }
 
-  // ---- a letter by hand -----------------------------------------------------------------------------------------------------------------
+  // ---- a letter by hand -------------------------------------------------------------------------------------------------
 
   let drawing = false;
 
@@ -192,7 +199,7 @@ function trainForm(form) {
     state.changed("train");
   });
 
-  // ---- the form -------------------------------------------------------------------------------------------------------------------------
+  // ---- the form ---------------------------------------------------------------------------------------------------------
 
   state.add("train", {
     data: name.field, width: width.field, seed: state.number(part("seed")), rate: state.number(part("rate")),

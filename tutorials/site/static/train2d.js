@@ -29,7 +29,7 @@ const train2d = {
     return { even, bell };
   },
 
-  // ---- data: flat arrays x, y, x, y, ... of about unit variance -------------------------------------------------------------
+  // ---- data: flat arrays x, y, x, y, ... of about unit variance ---------------------------------------------------------
 
   moons({ even, bell }) {
     const upper = even() < 0.5;
@@ -77,13 +77,13 @@ const train2d = {
     return points;
   },
 
-  // ---- the forward process: x_t = alpha_t x_0 + sigma_t eps ---------------------------------------------------------------
+  // ---- the forward process: x_t = alpha_t x_0 + sigma_t eps -------------------------------------------------------------
 
   // alpha is a cosine and sigma a sine. The end stops short of alpha = 0, where eps would say nothing about x_0.
   alpha(t) { return Math.cos(0.48 * Math.PI * t / this.times); },
   sigma(t) { return Math.sin(0.48 * Math.PI * t / this.times); },
 
-  // ---- the network ----------------------------------------------------------------------------------------------------------
+  // ---- the network ------------------------------------------------------------------------------------------------------
 
   // out (rows x columns) += a (rows x inner) times b (inner x columns): a[row, i] is at row aRow + i aInner, b[i, column] at
   // i bInner + column bColumn, so that transposed ones are served as well. Eight sums are kept at once, which makes it
@@ -221,7 +221,7 @@ const train2d = {
     return loss;
   },
 
-  // ---- training ---------------------------------------------------------------------------------------------------------------
+  // ---- training ---------------------------------------------------------------------------------------------------------
 
   // A training at its beginning. `data` is what `data()` gave.
   begin({ data, seed = 0, width = 64, rate = 0.01 }) {
@@ -267,7 +267,7 @@ const train2d = {
     }
   },
 
-  // ---- the way back -------------------------------------------------------------------------------------------------------------
+  // ---- the way back -----------------------------------------------------------------------------------------------------
 
   // DDIM from noise to data in even steps; a generator, so that the page can do something else between two steps.
   // Yields the states: noise first, samples last.
