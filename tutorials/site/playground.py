@@ -360,7 +360,7 @@ def train_form() -> str:
 <div class="stage"><canvas width="640" height="640" role="img" aria-label="{picture}"></canvas>
 <p class="numbers">not trained yet</p>
 <svg viewBox="0 0 320 90" role="img" aria-label="the loss of every step so far"></svg>
-<p class="of">the loss, means of 25 steps, from 0 to 1.2</p>
+<p class="of"></p>
 <p class="status" role="status"></p></div>
 <div class="controls">
 {sets}<div class="letter" hidden><p>Draw a letter on the picture, in one stroke or several, or take one of ours.</p>

@@ -8,7 +8,7 @@ const LETTERS = [                                                // strokes in h
   [[[75, 25], [50, 15], [27, 25], [30, 44], [68, 56], [73, 75], [50, 86], [25, 76]]],
 ];
 const REACH = 2;                                                 // the picture shows -2 to 2 both ways
-const SLICE = 24;                                                // milliseconds of work in a frame
+const SLICE = 30;                                                // milliseconds of work in a frame
 const EVERY = 60;                                                // steps from one drawing of samples to the next
 
 // Strokes <-> the text that stands in the address: points "x.y" joined by "-", strokes joined by "_".
@@ -149,13 +149,17 @@ function trainForm(form) {
 
   const mean = values => values.reduce((sum, value) => sum + value, 0) / values.length;
 
-  // The loss, means of 25 steps.
+  // The loss, means of 25 steps, from the lowest to the highest so far.
   function curve() {
-    const points = [];
-    for (let i = 0; run && i + 25 <= run.losses.length; i += 25) {
-      const x = 8 + 304 * i / train2d.steps, y = 82 - 74 * Math.min(1.2, mean(run.losses.slice(i, i + 25))) / 1.2;
-      points.push(`${x.toFixed(1)},${y.toFixed(1)}`);
-    }
+    const means = [];
+    for (let i = 0; run && i + 25 <= run.losses.length; i += 25) means.push(mean(run.losses.slice(i, i + 25)));
+    const low = Math.min(...means), high = Math.max(...means);
+    const points = means.map((loss, i) => {
+      const x = 8 + 304 * 25 * i / train2d.steps, y = 8 + 74 * (high - loss) / (high - low || 1);
+      return `${x.toFixed(1)},${y.toFixed(1)}`;
+    });
+    const range = means.length ? `: ${high.toFixed(2)} at the top, ${low.toFixed(2)} at the foot` : "";
+    svg.nextElementSibling.textContent = `the loss, means of 25 steps${range}`;
     svg.innerHTML = `<path d="M8 82H312M8 82V8"/><polyline class="on" points="${points.join(" ")}"/>`;
   }
 
