@@ -23,6 +23,7 @@ import shutil
 import subprocess
 import tarfile
 import warnings
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -202,6 +203,7 @@ def networks() -> tuple[dict[str, bytes], dict]:
     return out, numbers
 
 
+@cache
 def guidance() -> float:
     """The guidance that the shipped model is used with: what the page's forms begin with."""
     import minidiff
