@@ -24,6 +24,7 @@ from PIL import Image
 import minidiff
 from minidiff.core.process import ddim_step, to_eps
 from minidiff.data import shapes
+from minidiff.pipe.masks import to_latent_mask
 
 ROOT = Path(__file__).parent.parent
 
@@ -310,14 +311,46 @@ def test_the_page_begins_at_the_settings_it_names_and_says_their_words():
             f'--column:{at[0]};--row:{at[1] if len(at) > 1 else 0}"'
             in block[: block.index("</figure>")]
         )
-    # and two of the form
-    assert page.count('type="range"') == sum(len(s["knobs"]) for s in SWEEPS) + 2
-    assert 'class="live"' in page and "diffusion.js" in page
+    # and two of the form that draws, three of the one that edits, two of the one that trains
+    assert page.count('type="range"') == sum(len(s["knobs"]) for s in SWEEPS) + 2 + 3 + 2
+    for form in ("draw", "edit", "train"):
+        assert f'id="form-{form}"' in page
+    for script in playground.SCRIPTS.split("_static/")[1:]:
+        assert (ROOT / "tutorials/site/static" / script.split('"')[0]).is_file()
+
+
+def test_the_page_names_the_guidance_of_its_pictures_and_of_the_model():
+    """The model's own guidance may change; the pictures of the sweeps keep what they were drawn
+    with.
+    """
+    page = playground.page(SWEEPS, "", set(pages.code_files()))
+    default = f"{minidiff.load('tiny').scale:g}"
+    ranges = re.findall(r'<input name="scale"[^>]* value="([^"]*)"', page)
+    assert ranges == [default, default]
+    assert f"1 is the model itself, {default} the default" in page
+    other = [s | {"scale": 4.5} if s["name"] == "steps" else s for s in SWEEPS]
+    assert "more steps, at guidance 4.5." in playground.page(other, "", set(pages.code_files()))
+    assert "{" not in "".join(
+        t.does.format(scale="1", default="2") for t in playground.TOLD.values()
+    )
+
+
+def test_the_scenes_one_can_paint_on_are_the_renders():
+    form = playground.edit_form()
+    facts = json.loads(form.split('<script type="application/json">')[1].split("</script>")[0])
+    for i, scene in enumerate(sweeps.SCENES):
+        pixels = np.frombuffer(base64.b64decode(facts["scenes"][f"scene-{i + 1}"]), dtype=np.uint8)
+        picture = torch.tensor(pixels.copy()).view(3, 64, 64) / 127.5 - 1
+        assert (picture - shapes.render(scene)[0]).abs().max() <= 1 / 255 + 1e-6
+    red = torch.tensor(facts["colours"]["red"])
+    assert torch.allclose(red, 2 * torch.tensor(shapes.COLORS["red"]) - 1, atol=1e-4)
 
 
 def test_a_build_without_the_model_says_why():
     page = playground.page(SWEEPS, "npm was <not> found", set())
-    assert "npm was &lt;not&gt; found" in page and 'class="live"' not in page
+    assert "npm was &lt;not&gt; found" in page
+    assert "form-draw" not in page and "form-edit" not in page
+    assert 'id="form-train"' in page  # which needs no model
 
 
 # ---- the playground: what draws ------------------------------------------------------------------
@@ -359,9 +392,26 @@ def test_without_npm_there_is_a_reason(tmp_path, monkeypatch):
         live.make(tmp_path)
 
 
-@pytest.mark.skipif(
+needs_node = pytest.mark.skipif(
     not shutil.which("node"), reason="no Node.js here; `make check-site` runs the same in a browser"
 )
+
+
+def in_node(scripts: tuple[str, ...], program: str, before: str = "") -> dict:
+    """What `program` prints, as JSON, after these scripts of the page."""
+    texts = [(ROOT / f"tutorials/site/static/{name}.js").read_text() for name in scripts]
+    done = subprocess.run(
+        ["node", "-"],
+        input="\n".join([before, *texts, program]),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@needs_node
 def test_the_loop_in_javascript_is_ours():
     """Tokens, times, guidance and steps of diffusion.js, around a made up network, against
     Python's.
@@ -417,3 +467,164 @@ def test_the_loop_in_javascript_is_ours():
     assert torch.allclose(torch.tensor(got["z"]), x.flatten(), atol=1e-4)
     noise = torch.tensor(got["noise"])
     assert abs(noise.mean()) < 0.03 and abs(noise.std() - 1) < 0.03 and got["same"]
+
+
+@needs_node
+@pytest.mark.parametrize(
+    "strength, masked", [(0.58, False), (1.0, False), (0.58, True), (1.0, True)]
+)
+def test_redrawing_in_javascript_is_ours(strength, masked):
+    """SDEdit and inpainting of diffusion.js, around made up networks, against Python's steps."""
+    pipe = minidiff.load("tiny")
+    steps, scale = 50, 2.0  # .58 of 50 are 28 steps
+    noise, kept = pipe.noise(1, seed=5), pipe.noise(1, seed=6)
+    mask = torch.zeros(1, 1, 64, 64)
+    mask[..., 10:31, 20:50] = 1
+    picture = torch.linspace(-1, 1, 3 * 64 * 64).view(1, 3, 64, 64)
+    numbers = {
+        "words": pipe.tokenizer.speller.names,
+        "bos": 1,
+        "eos": 2,
+        "pad": 0,
+        "context": pipe.tokenizer.context,
+        "alpha": pipe.schedule.alpha.tolist(),
+        "sigma": pipe.schedule.sigma.tolist(),
+        "shape": pipe.shape,
+        "factor": pipe.factor,
+        "scale": scale,
+    }
+    given = {
+        "picture": picture.flatten().tolist(),
+        "mask": mask.flatten().tolist() if masked else None,
+        "noise": noise.flatten().tolist(),
+        "strength": strength,
+        "steps": steps,
+        "prompt": "star",
+    }
+    got = in_node(
+        ("diffusion",),
+        f"""
+        const model = {json.dumps(numbers)}, kept = {json.dumps(kept.flatten().tolist())};
+        const nets = {{ text: async ids => ids, encoder: async picture => Float32Array.from(kept),
+                        unet: async (x, t) => x.map((v, i) => v * (t / 1000 - (i < x.length / 2 ? .3 : .4))),
+                        vae: async z => Float32Array.from({{ length: 3 * 64 * 64 }}, (_, i) => z[i % z.length]) }};
+        diffusion.redraw({{ ...{json.dumps(given)}, nets, model }}).then(z => console.log(JSON.stringify([...z])));
+        """,
+    )
+    ts = pipe.timesteps(steps, strength)
+    x = noise if masked and strength == 1 else pipe.noised(kept, ts[0], noise)
+    inside = to_latent_mask(mask, pipe)
+    assert 0 < inside.mean() < 1
+    for t, s in pairwise(ts):
+        e0, e1 = (
+            to_eps(pipe.schedule, x, x * ((t - 1) / 1000 - less), t, "v") for less in (0.3, 0.4)
+        )
+        x = ddim_step(pipe.schedule, x, e0 + scale * (e1 - e0), t, s)
+        if masked:
+            x = inside * x + (1 - inside) * pipe.noised(kept, s, noise)
+    want = x.flatten().repeat(12).view(1, 3, 64, 64)
+    if masked:
+        want = mask * want + (1 - mask) * picture
+    assert torch.allclose(torch.tensor(got).view_as(want), want, atol=1e-4)
+
+
+@needs_node
+def test_redrawing_less_than_a_step_is_refused():
+    said = in_node(
+        ("diffusion",),
+        """diffusion.redraw({ strength: .05, steps: 10, model: { alpha: Array(1001) }, picture: [] })
+             .catch(error => console.log(JSON.stringify(error.message)));""",
+    )
+    assert "less than one step" in said
+
+
+# ---- the playground: what is set, in the address -------------------------------------------------
+
+
+@needs_node
+def test_settings_go_into_the_address_and_come_back():
+    program = """
+        const input = (value, min, max, step) => ({ value, min, max, step });
+        const [scale, seed, words] = [input("2", "0", "12", "0.5"), input("0", "0", "99", "1"), { value: "a" }];
+        let mode = "stroke";
+        state.add("draw", { prompt: state.words(words), scale: state.number(scale) });
+        state.add("edit", { seed: state.number(seed),
+                            mode: state.choice(["stroke", "mask"], () => mode, name => { mode = name; }) });
+        const out = { untouched: state.hash() };
+        words.value = "a & b=#%?";
+        scale.value = "3.5";
+        mode = "mask";
+        state.place = "draw";
+        out.hash = state.hash();
+        [words.value, scale.value, mode] = ["a", "2", "stroke"];
+        out.wrong = state.read(out.hash);
+        out.back = [words.value, scale.value, seed.value, mode];
+        out.bad = state.read("#edit?seed=1e9&mode=both&draw.scale=2.7&draw.scal=1&__proto__.x=1&constructor=2");
+        out.then = [scale.value, seed.value, mode];
+        out.place = [state.read("#edit"), state.read("#elsewhere?x=1"), state.read("")];
+        console.log(JSON.stringify(out));
+    """
+    page = "globalThis.addEventListener = () => {}; globalThis.document = { getElementById: () => ({ scrollIntoView() {} }) };"
+    got = in_node(("state",), program, page)
+    assert got["untouched"] == "#"
+    assert got["hash"].startswith("#draw?prompt=a+") and "edit.mode=mask" in got["hash"]
+    assert "seed" not in got["hash"]  # what stands as it was is left out
+    assert got["wrong"] == [] and got["back"] == ["a & b=#%?", "3.5", "0", "mask"]
+    assert len(got["bad"]) == 6 and got["then"] == ["2.5", "99", "mask"]
+    assert [len(wrong) for wrong in got["place"]] == [0, 1, 0]
+
+
+# ---- the playground: a model of the plane --------------------------------------------------------
+
+LETTER = "[[[-1.2, -1.4], [-1.2, 1.4], [1.2, -1.4], [1.2, 1.4]]]"
+
+
+@needs_node
+def test_the_gradient_in_javascript_is_that_of_finite_differences():
+    """Every weight of a small network, at every layer."""
+    got = in_node(
+        ("train2d",),
+        """
+        const net = train2d.network(4, 1), room = train2d.room(net, 8);
+        const { bell } = train2d.chance(3), draw = n => Float64Array.from({ length: n }, bell);
+        const [x, eps, ts] = [draw(16), draw(16), Float64Array.from({ length: 8 }, (_, i) => 1 + 25 * i)];
+        const loss = () => { train2d.forward(net, room, x, ts); return train2d.backward(net, room, eps); };
+        loss();
+        const exact = [...net.gradient], around = exact.map((_, i) => {
+          const here = net.weights[i], h = 1e-5;
+          net.weights[i] = here + h;
+          const above = loss();
+          net.weights[i] = here - h;
+          const below = loss();
+          net.weights[i] = here;
+          return (above - below) / (2 * h);
+        });
+        console.log(JSON.stringify({ exact, around, layers: net.layers.map(l => l.weight.length + l.bias.length) }));
+        """,
+    )
+    exact, around = torch.tensor(got["exact"]), torch.tensor(got["around"])
+    assert len(exact) == sum(got["layers"]) and (exact.abs() > 1e-6).double().mean() > 0.95
+    assert (exact - around).abs().max() < 1e-7 * max(1, exact.abs().max())
+
+
+@needs_node
+@pytest.mark.parametrize("data", ["moons", "spiral", "checkerboard", "letter"])
+def test_a_training_in_javascript_leaves_few_strays(data):
+    """About ten seconds of a busy core: what the page does when one presses Train."""
+    got = in_node(
+        ("train2d",),
+        f"""
+        const data = train2d.data("{data}", 0, {LETTER}), run = train2d.begin({{ data }});
+        const room = train2d.room(run.net, train2d.samples);
+        const strays = () => train2d.strays([...train2d.sample(run.net, room, 3, train2d.samplingSteps)].at(-1), data);
+        const before = strays();
+        while (run.step < train2d.steps) train2d.trainStep(run);
+        const mean = values => values.reduce((a, b) => a + b) / values.length;
+        console.log(JSON.stringify({{ before, after: strays(), first: mean(run.losses.slice(0, 25)),
+                                      last: mean(run.losses.slice(-250)), own: train2d.strays(data, data) }}));
+        """,
+    )
+    print(data, got)
+    assert got["own"] == 0 and got["before"] > 0.3
+    assert got["after"] < 0.08
+    assert got["last"] < 0.8 * got["first"]  # it cannot fall to 0

@@ -4,13 +4,11 @@
 
 Every page, at 1400 and 390 pixels, light and dark: nothing wider than the window, no Markdown left
 as text, enough contrast (check_pages.py), no console error, no failed script, nothing asked for
-outside the site. Every link and
-every picture: what it names exists, the #place on a page too. The gallery filters, the leaderboard
-sorts, the search finds. The playground's sliders change picture and number, by keys, too; its model
-draws from given noise what Python draws, says which words it does not know, stops, and needs at
-most DRAW_SECONDS for 20 steps. Screenshots of some pages at 1400, 390 and 360 pixels, light and
-dark, for eyes. Needs Chromium: MINIDIFF_CHROMIUM=PATH, or `chromium` on the PATH (Debian: apt-get
-install chromium), or what `playwright install chromium` brought.
+outside the site. Every link and every picture: what it names exists, the #place on a page too. The
+gallery filters, the leaderboard sorts, the search finds. What the playground must do is in
+check_playground.py. Screenshots of some pages at 1400, 390 and 360 pixels, light and dark, for
+eyes. Needs Chromium: MINIDIFF_CHROMIUM=PATH, or `chromium` on the PATH (Debian: apt-get install
+chromium), or what `playwright install chromium` brought.
 """
 
 import argparse
@@ -24,6 +22,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import check_pages
+import check_playground
 
 ROOT = Path(__file__).resolve().parents[2]
 SHOTS = (
@@ -41,7 +40,6 @@ VIEWS = (
     (390, "dark", SHOTS[-1:]),
     (360, "light", SHOTS[-1:]),
 )
-DRAW_SECONDS, TOLERANCE = 10, 1e-3  # of 20 steps; of pixels in [-1, 1]
 MADE_UP = {
     "split": "made up, to try the table",
     "scenes": 1,
@@ -192,117 +190,6 @@ def finds(page, url: str) -> list[str]:
     return []
 
 
-def slides(page, url: str) -> list[str]:
-    """What is wrong with the playground's sliders."""
-    page.goto(url)
-    wrong = []
-    now = """box => { const c = getComputedStyle(box.querySelector(".cell[data-kind=now]"));
-                      return [c.backgroundImage, c.backgroundPosition].join(" "); }"""
-    sweeps = page.locator(".sweep")
-    for i in range(sweeps.count()):
-        box = sweeps.nth(i)
-        name, says = box.get_attribute("id"), box.locator(".says")
-        for knob in box.locator("input[type=range]").all():
-            seen = []
-            knob.focus()
-            page.keyboard.press("Home")
-            for _ in range(int(knob.get_attribute("max")) + 1):
-                dot = box.locator("circle")
-                seen.append(
-                    (
-                        box.evaluate(now),
-                        dot.get_attribute("cx") + dot.get_attribute("cy"),
-                        says.inner_text(),
-                        knob.get_attribute("aria-valuetext"),
-                    )
-                )
-                page.keyboard.press("ArrowRight")
-            for what, values in zip(
-                ("picture", "dot", "value"), (*list(zip(*seen))[:2], list(zip(*seen))[3])
-            ):
-                if len(set(values)) < len(values):
-                    wrong.append(
-                        f"{name}: the {what} does not change with every step of the slider: "
-                        f"{values}"
-                    )
-            if len({s[2] for s in seen}) < 2 or not all(s[2] for s in seen):
-                wrong.append(f"{name}: the words do not change")
-        before = box.evaluate(now), says.inner_text()
-        scenes = box.locator(".scenes button")
-        scenes.last.click()
-        if box.evaluate(now) == before[0] or scenes.last.get_attribute("aria-pressed") != "true":
-            wrong.append(f"{name}: another scene is the same picture")
-    broken = page.evaluate("""() => Promise.all([...document.querySelectorAll(".sweep script")].flatMap(
-        s => JSON.parse(s.textContent).scenes.map(x => { const i = new Image(); i.src = `_static/playground/${x.file}`;
-            return i.decode().then(() => i.naturalWidth % 64 + i.naturalHeight % 64, () => 1); })))
-        .then(x => x.filter(Boolean).length)""")
-    return wrong + ([f"{broken} strips do not load or are not made of cells"] if broken else [])
-
-
-def draws(page, url: str) -> tuple[list[str], list[str]]:
-    """(what is wrong with the model in the browser, what was measured)."""
-    import minidiff
-
-    pipe, prompt = minidiff.load("tiny"), "a red circle on a blue background"
-    noise = pipe.noise(1, seed=3)
-    page.goto(url)
-    form, wrong, told = page.locator("form.live"), [], []
-    status = form.locator(".status")
-    form.locator("[name=prompt]").fill("a red dinosaur")
-    form.locator("[name=prompt]").press("Enter")
-    page.wait_for_selector("form.live.wrong")
-    if not page.evaluate("Boolean(live.nets)"):
-        return [f"the model does not load: {status.inner_text()}"], []
-    if "dinosaur" not in status.inner_text() or "circle" not in status.inner_text():
-        wrong.append(f"an unknown word is answered by: {status.inner_text()!r}")
-    for steps in (50, 20):  # the first picture, in which the browser still
-        got = page.evaluate(
-            """async ([prompt, latents, steps]) => {       // compiles, is the slower one
-            const at = [performance.now()];
-            const r = await live.draw({ prompt, latents, steps, scale: 3, after: () => at.push(performance.now()) });
-            return { picture: [...r.picture], seconds: r.seconds, step: Math.min(...at.slice(1).map((t, i) => t - at[i])) };
-            }""",
-            [prompt, noise.flatten().tolist(), steps],
-        )
-        want = pipe.generate(prompt, noise=noise, steps=steps, scale=3.0)
-        off = (want.flatten() - want.new_tensor(got["picture"])).abs().max().item()
-        undisturbed = steps * got["step"] / 1000  # others may be using the machine, too
-        told.append(
-            f"{steps} steps in {got['seconds']:.1f} s ({undisturbed:.1f} s at the pace of the "
-            "fastest step), "
-            f"{off:.0e} from Python's picture"
-        )
-        if not off < TOLERANCE:
-            wrong.append(
-                f"{steps} steps from the same noise: {off:.1e} from Python's picture, "
-                f"{TOLERANCE} allowed"
-            )
-        if steps == 20 and undisturbed > DRAW_SECONDS:
-            wrong.append(
-                f"20 steps take {undisturbed:.1f} s at the pace of the fastest, "
-                f"{DRAW_SECONDS} s allowed"
-            )
-    form.locator("[name=prompt]").fill("a large yellow star on a black background")
-    form.locator("[name=draw]").click()
-    form.locator(".kept canvas").wait_for()
-    pixels = form.evaluate("""form => { const c = form.querySelector(".stage canvas");
-        return [...c.getContext("2d").getImageData(0, 0, 64, 64).data]; }""")
-    picture = noise.new_tensor(pixels).view(1, 64, 64, 4).permute(0, 3, 1, 2)[:, :3] / 127.5 - 1
-    from minidiff.evaluate.oracle import oracle
-
-    found = oracle().read(picture)[0]
-    if [(o["shape"], o["color"]) for o in found["objects"]] != [("star", "yellow")] or found[
-        "background"
-    ] != "black":
-        wrong.append(f"asked for a yellow star on black, the oracle reads {found}")
-    form.locator("[name=draw]").click()
-    form.locator("[name=stop]").click()
-    page.wait_for_function("document.querySelector('form.live .status').textContent === 'stopped'")
-    if form.locator(".kept figure").count() != 1:
-        wrong.append("a stopped picture was kept")
-    return wrong, told
-
-
 def browse(site: Path, shots: Path) -> tuple[int, list[str]]:
     """(pages opened, what is wrong)."""
     from playwright.sync_api import sync_playwright
@@ -341,13 +228,7 @@ def browse(site: Path, shots: Path) -> tuple[int, list[str]]:
             wrong += blind(page, Path(tmp))
         wrong += [f"gallery: {w}" for w in filters(page, url("gallery.html"))]
         wrong += [f"search: {w}" for w in finds(page, url("search.html"))]
-        wrong += [f"playground: {w}" for w in slides(page, url("playground.html"))]
-        if 'form class="live"' in (site / "playground.html").read_text():
-            more, told = draws(page, url("playground.html"))
-            wrong += [f"playground: {w}" for w in more]
-            print("the playground draws:", "; ".join(told))
-        else:
-            print("the playground of this build does not draw; its page says why")
+        wrong += [f"playground: {w}" for w in check_playground.checks(page, site)]
         if 'table class="sortable"' in (site / "leaderboard.html").read_text():
             wrong += [f"leaderboard: {w}" for w in sorts(page, url("leaderboard.html"))]
         # the same script on three rows that need sorting

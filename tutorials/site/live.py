@@ -7,9 +7,8 @@ unpacked by static/live.js when the reader asks.
 
     runtime.js   ONNX Runtime Web: one package of the npm registry, exact version, checked against
     its hash
-    model.js     text tower, UNet, decoder; words, schedule. The weights are float16 in their files
-    and stay so in here;
-                 a Cast widens them when they are loaded
+    model.js     text tower, UNet, encoder, decoder; words, schedule, guidance. The weights are
+                 float16 in their files and stay so in here; a Cast widens them when they are loaded
 
 Both are kept in out/live until the version or the weights change. Without npm, or without onnx, the
 site is built all the same, and the page says what is missing.
@@ -24,6 +23,7 @@ import shutil
 import subprocess
 import tarfile
 import warnings
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -154,6 +154,7 @@ def networks() -> tuple[dict[str, bytes], dict]:
         torch.zeros(2, dtype=torch.long),
         pipe.tokenizer(["", ""]),
     )
+    image = torch.zeros(1, 3, *pipe.image_size)
     calls = {
         "text": (Call(pipe.text, lambda ids: pipe.text(ids)), (ids,), ["ids"]),
         "unet": (
@@ -162,6 +163,7 @@ def networks() -> tuple[dict[str, bytes], dict]:
             ["x", "t", "text"],
         ),
         "vae": (Call(pipe.vae, lambda z: pipe.vae.to_image(z)), (x[:1],), ["z"]),
+        "encoder": (Call(pipe.vae, lambda image: pipe.vae.to_latent(image)), (image,), ["image"]),
     }
     out = {}
     for part, (module, args, names) in calls.items():
@@ -189,6 +191,8 @@ def networks() -> tuple[dict[str, bytes], dict]:
         "alpha": pipe.schedule.alpha.tolist(),
         "sigma": pipe.schedule.sigma.tolist(),
         "shape": pipe.shape,
+        "factor": pipe.factor,  # pixels of a latent, along a side
+        "scale": pipe.scale,  # the guidance the model is used with
     }
     if (pipe.prediction, pipe.spacing, pipe.end) != ("v", "trailing", 0):
         raise ValueError(
@@ -197,6 +201,14 @@ def networks() -> tuple[dict[str, bytes], dict]:
             "written for v, trailing to 0"
         )
     return out, numbers
+
+
+@cache
+def guidance() -> float:
+    """The guidance that the shipped model is used with: what the page's forms begin with."""
+    import minidiff
+
+    return minidiff.load("tiny").scale
 
 
 def model() -> str:

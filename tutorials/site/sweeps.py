@@ -47,16 +47,19 @@ SCENES = (STAR, RING, PAIR)
 EDITED = tuple(shapes.edit(s, "color", c) for s, c in zip(SCENES, ("cyan", "green", "pink")))
 COLOURS = 256  # of a file
 NOISES = 4  # pictures drawn of each prompt
+INJECTION_SCALE = 5.0  # Prompt-to-Prompt needs more guidance than drawing does
 
 
 @dataclass
 class Sweep:
     """`knobs`: (name, values, the one shown first), one or two; scenes are added. A frame is
-    (picture, number for the curve, words under it).
+    (picture, number for the curve, words under it). `scale`: the guidance of all frames, if the
+    page is to name it.
     """
 
     knobs: list[tuple[str, list[float], float]]
     scenes: list[dict] = field(default_factory=list)
+    scale: float | None = None
 
     def add(
         self,
@@ -147,11 +150,14 @@ def said(run: list[Tensor], i: int, groups: tuple[str, ...]) -> str:
 
 
 def steps(pipe) -> Sweep:
-    s = Sweep([("steps", [1, 2, 3, 5, 10, 20, 50], 3)])
+    s = Sweep([("steps", [1, 2, 3, 5, 10, 20, 50], 3)], scale=pipe.scale)
     values = s.knobs[0][1]
-    runs = [drawn(pipe, shapes.caption, steps=n) for n in values]
+    runs = [drawn(pipe, shapes.caption, steps=n, scale=pipe.scale) for n in values]
     far = pipe.generate(
-        [shapes.caption(x) for x in SCENES], steps=100, noise=pipe.noise(1).repeat(3, 1, 1, 1)
+        [shapes.caption(x) for x in SCENES],
+        steps=100,
+        scale=pipe.scale,
+        noise=pipe.noise(1).repeat(3, 1, 1, 1),
     )
     for i, scene in enumerate(SCENES):
         frames = []
@@ -207,13 +213,13 @@ def inversion(pipe) -> Sweep:
 
 
 def strength(pipe) -> Sweep:
-    s = Sweep([("strength", [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0], 0.6)])
+    values = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+    s = Sweep([("strength", values, 0.6)], scale=pipe.scale)
     source, truth = shapes.render(SCENES), shapes.render(EDITED)
+    prompts = [shapes.short_caption(e) for e in EDITED]
     runs = [
-        sdedit(
-            pipe, source, [shapes.short_caption(e) for e in EDITED], strength=v, steps=25, seed=0
-        )
-        for v in s.knobs[0][1]
+        sdedit(pipe, source, prompts, strength=v, steps=25, scale=pipe.scale, seed=0)
+        for v in values
     ]
     for i, e in enumerate(EDITED):
         s.add(
@@ -225,14 +231,17 @@ def strength(pipe) -> Sweep:
 
 
 def injection(pipe) -> Sweep:
-    s = Sweep([("cross", [0.0, 0.1, 0.3, 0.6, 1.0], 0.3), ("self_", [0.0, 0.5, 0.9], 0.9)])
+    knobs = [("cross", [0.0, 0.1, 0.3, 0.6, 1.0], 0.3), ("self_", [0.0, 0.5, 0.9], 0.9)]
+    s = Sweep(knobs, scale=INJECTION_SCALE)
     source, truth = shapes.render(SCENES), shapes.render(EDITED)
     a, b = ([shapes.short_caption(x) for x in which] for which in (SCENES, EDITED))
     # direct inversion, as for a given picture
     way = Inverted(invert(pipe, source, a, steps=25), share=0.0)
     made = [
         [
-            prompt_to_prompt(pipe, a, b, inverted=way, cross=c, self_=w, steps=25)[len(a) :]
+            prompt_to_prompt(
+                pipe, a, b, inverted=way, cross=c, self_=w, steps=25, scale=INJECTION_SCALE
+            )[len(a) :]
             for c in s.knobs[0][1]
         ]
         for w in s.knobs[1][1]
@@ -258,6 +267,7 @@ def facts(name: str, s: Sweep) -> dict:
     ]
     return {
         "name": name,
+        "scale": s.scale,
         "knobs": knobs,
         "scenes": [
             {"name": x["name"], "file": f, "frames": x["frames"]} for x, f in zip(s.scenes, files)

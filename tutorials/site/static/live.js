@@ -2,7 +2,8 @@
 "use strict";
 
 const live = {
-  nets: null, model: null, stopped: false,
+  nets: null, model: null, stopped: false, busy: false,
+  last: null,                                                    // the picture that was drawn last, by either form
 
   script(address) {
     return new Promise((done, failed) => {
@@ -33,20 +34,23 @@ const live = {
     ort.env.wasm.wasmPaths = { mjs: URL.createObjectURL(new Blob([glue], { type: "text/javascript" })) };
     say("reading the networks");
     await this.script(`${folder}/model.js`);
-    const { text, unet, vae, ...model } = minidiffModel;
+    const { text, unet, encoder, vae, ...model } = minidiffModel;
+    const called = { text: "text tower", unet: "UNet", encoder: "encoder", vae: "decoder" };
     const sessions = {};
-    for (const [name, packed] of Object.entries({ text, unet, vae })) {
-      say(`preparing: ${{ text: "text tower", unet: "UNet", vae: "decoder" }[name]}`);
+    for (const [name, packed] of Object.entries({ text, unet, encoder, vae })) {
+      say(`preparing: ${called[name]}`);
       await this.breath();
       sessions[name] = await ort.InferenceSession.create(await this.unpacked(packed), { executionProviders: ["wasm"] });
     }
     const floats = (data, shape) => new ort.Tensor("float32", data, shape);
     const longs = (data, shape) => new ort.Tensor("int64", BigInt64Array.from(data, BigInt), shape);
     const run = async (name, feeds) => (await sessions[name].run(feeds)).out.data;
+    const pixels = [1, 3, ...model.shape.slice(1).map(latents => model.factor * latents)];
     this.nets = {                                                // two rows [no words, the words], but one picture
       text: ids => run("text", { ids: longs(ids, [2, model.context]) }),
       unet: (x, t, text) => run("unet", { x: floats(x, [2, ...model.shape]), t: longs([t, t], [2]),
                                           text: floats(text, [2, model.context, text.length / 2 / model.context]) }),
+      encoder: picture => run("encoder", { image: floats(picture, pixels) }),
       vae: z => run("vae", { z: floats(z, [1, ...model.shape]) }),
     };
     this.model = model;
@@ -57,11 +61,21 @@ const live = {
   breath() { return new Promise(done => setTimeout(done)); },    // lets the page paint, and Stop be heard
 
   // As diffusion.draw, from `latents` or else from a seed; returns {picture, seconds}, picture null if stopped.
-  async draw({ seed = 0, latents, ...options }) {
+  draw({ seed = 0, latents = this.noise(seed), ...options }) {
+    return this.timed(() => diffusion.draw({ latents, nets: this.nets, model: this.model, ...options }));
+  },
+
+  // As diffusion.redraw, with `noise` or else a seed; returns the same.
+  redraw({ seed = 0, noise = this.noise(seed), ...options }) {
+    return this.timed(() => diffusion.redraw({ noise, nets: this.nets, model: this.model, ...options }));
+  },
+
+  noise(seed) { return diffusion.noise(seed, this.model.shape.reduce((a, b) => a * b)); },
+
+  async timed(work) {
     this.stopped = false;
-    const begun = performance.now(), size = this.model.shape.reduce((a, b) => a * b);
-    const picture = await diffusion.draw({ latents: latents || diffusion.noise(seed, size), nets: this.nets,
-                                           model: this.model, ...options });
+    const begun = performance.now();
+    const picture = await work();
     return { picture, seconds: (performance.now() - begun) / 1000 };
   },
 
@@ -76,71 +90,107 @@ const live = {
   },
 };
 
-function liveForm(form) {
-  const part = name => form.querySelector(`[name="${name}"]`), canvas = form.querySelector("canvas");
+// What the two forms have in common: a main button, Stop, a status line, a bar, the last pictures. `canvas` is where they draw.
+function liveForm(form, main, canvas) {
+  const part = name => form.querySelector(`[name="${name}"]`);
   const status = form.querySelector(".status"), bar = form.querySelector("progress"), kept = form.querySelector(".kept");
   const say = text => { status.textContent = text; };
-  let busy = false;
 
-  async function draw() {
-    if (busy) return;
-    busy = true;
+  // Loads the model if need be, then does `work`; only one form at a time.
+  async function run(work) {
+    if (live.busy) return;
+    live.busy = true;
     form.classList.remove("wrong");
-    part("draw").disabled = true;
+    part(main).disabled = true;
     try {
-      if (!live.nets) {
-        await live.load(form.dataset.folder, say);
-        part("draw").textContent = "Draw";
-        form.classList.add("loaded");
-      }
-      const steps = Number(part("steps").value), scale = Number(part("scale").value), seed = Number(part("seed").value);
-      const prompt = part("prompt").value, negative = part("negative").value, every = Math.ceil(steps / 10);
-      for (const words of [prompt, negative]) diffusion.tokens(words, live.model);         // complain before anything moves
-      part("stop").disabled = false;
-      bar.max = steps;
-      bar.value = 0;
-      const { picture, seconds } = await live.draw({ prompt, negative, seed, steps, scale, after: async (i, guess) => {
-        bar.value = i;
-        say(`step ${i} of ${steps}: what the model takes it for`);
-        if (i % every === 0 && i < steps) live.paint(canvas, await live.nets.vae(guess));
-        await live.breath();
-        return !live.stopped;
-      } });
-      if (picture) {
-        live.paint(canvas, picture);
-        canvas.setAttribute("aria-label", `drawn: ${prompt}`);
-        say(`${steps} steps in ${seconds.toFixed(1)} s`);
-        keep(negative ? `${prompt}, away from ${negative}` : prompt, seed, steps, scale);
-      } else say("stopped");
+      await live.load(form.dataset.folder, say);
+      for (const button of document.querySelectorAll("form.live [data-loaded]")) button.textContent = button.dataset.loaded;
+      await work();
     } catch (error) {
       form.classList.add("wrong");
       say(error.message);
     }
-    part("draw").disabled = false;
+    part(main).disabled = false;
     part("stop").disabled = true;
-    busy = false;
+    live.busy = false;
   }
 
-  function keep(said, seed, steps, scale) {                    // the last eight, to compare
+  // What happens after every step: `steps` is how many there are. Ten times on the way the model's guess is shown.
+  function watch(steps) {
+    const every = Math.ceil(steps / 10);
+    part("stop").disabled = false;
+    bar.max = steps;
+    bar.value = 0;
+    return async (i, guess) => {
+      bar.value = i;
+      say(`step ${i} of ${steps}: what the model takes it for`);
+      if (i % every === 0 && i < steps) live.paint(canvas, await live.nets.vae(guess));
+      await live.breath();
+      return !live.stopped;
+    };
+  }
+
+  // The picture is done, or null if it was stopped. `said` is what was asked for.
+  function finish(picture, seconds, steps, said) {
+    if (!picture) {
+      say("stopped");
+      return;
+    }
+    live.paint(canvas, picture);
+    live.last = picture;
+    for (const option of document.querySelectorAll("option[value=drawn]")) option.disabled = false;
+    canvas.setAttribute("aria-label", `drawn: ${said}`);
+    say(`${steps} steps in ${seconds.toFixed(1)} s`);
     const figure = document.createElement("figure"), copy = document.createElement("canvas");
     copy.width = copy.height = canvas.width;
     copy.getContext("2d").drawImage(canvas, 0, 0);
     const words = document.createElement("figcaption");
-    words.textContent = `${said}; noise ${seed}, ${steps} steps, guidance ${scale}`;
+    words.textContent = said;
     figure.append(copy, words);
     kept.prepend(figure);
-    while (kept.children.length > 8) kept.lastChild.remove();
+    while (kept.children.length > 8) kept.lastChild.remove();    // the last eight, to compare
   }
 
-  form.addEventListener("submit", event => { event.preventDefault(); draw(); });
+  // The fields of the form that go into the address, and what shows their values.
+  function fields(names) {
+    const out = {};
+    for (const name of names) out[name] = part(name).min ? state.number(part(name)) : state.words(part(name));
+    return out;
+  }
+
+  function show() {
+    for (const range of form.querySelectorAll("input[type=range]")) {
+      range.parentElement.querySelector("output").textContent = range.value;
+    }
+  }
+
   part("stop").addEventListener("click", () => { live.stopped = true; });
+  return { part, say, run, watch, finish, fields, show };
+}
+
+function drawForm(form) {
+  const canvas = form.querySelector("canvas");
+  const { part, run, watch, finish, fields, show } = liveForm(form, "draw", canvas);
+
+  function draw() {
+    state.changed("draw");
+    return run(async () => {
+      const steps = Number(part("steps").value), scale = Number(part("scale").value), seed = Number(part("seed").value);
+      const prompt = part("prompt").value, negative = part("negative").value;
+      for (const words of [prompt, negative]) diffusion.tokens(words, live.model);         // complain before anything moves
+      const { picture, seconds } = await live.draw({ prompt, negative, seed, steps, scale, after: watch(steps) });
+      const asked = negative ? `${prompt}, away from ${negative}` : prompt;
+      finish(picture, seconds, steps, `${asked}; noise ${seed}, ${steps} steps, guidance ${scale}`);
+    });
+  }
+
+  state.add("draw", fields(["prompt", "negative", "steps", "scale", "seed"]), show);
+  form.addEventListener("submit", event => { event.preventDefault(); draw(); });
+  form.addEventListener("input", () => { show(); state.changed("draw"); });
   part("other").addEventListener("click", () => { part("seed").value = Math.floor(Math.random() * 1e6); draw(); });
   for (const b of form.querySelectorAll(".examples button")) {
     b.addEventListener("click", () => { part("prompt").value = b.textContent; draw(); });
   }
-  for (const range of form.querySelectorAll("input[type=range]")) {
-    range.addEventListener("input", () => { range.nextElementSibling.textContent = range.value; });
-  }
 }
 
-document.querySelectorAll("form.live").forEach(liveForm);
+document.querySelectorAll("#form-draw").forEach(drawForm);

@@ -34,12 +34,35 @@ function sweep(box) {
     svg.nextElementSibling.textContent = `${facts.curve}: ${low.toFixed(1)} to ${high.toFixed(1)}`;
   }
 
-  for (const range of ranges) range.addEventListener("input", show);
-  buttons.forEach((button, i) => button.addEventListener("click", () => {
+  function choose(i) {
     scene = facts.scenes[i];
-    for (const b of buttons) b.setAttribute("aria-pressed", String(b === button));
-    show();
-  }));
+    buttons.forEach((button, j) => button.setAttribute("aria-pressed", String(i === j)));
+  }
+
+  // In the address a slider stands at its value, not at its number. A value that is not on it is moved to the nearest.
+  function field(range, { values }) {
+    return {
+      get: () => String(values[range.value]),
+      set(text) {
+        const asked = Number(text);
+        if (text.trim() === "" || !Number.isFinite(asked)) return `"${text}" is not a number`;
+        let nearest = 0;
+        values.forEach((value, i) => { if (Math.abs(value - asked) < Math.abs(values[nearest] - asked)) nearest = i; });
+        range.value = nearest;
+        return values[nearest] === asked ? "" : `${text} is not on the slider, ${values[nearest]} was taken`;
+      },
+    };
+  }
+
+  const fields = {};
+  ranges.forEach((range, i) => { fields[facts.knobs[i].name.replaceAll(" ", "-")] = field(range, facts.knobs[i]); });
+  const numbers = facts.scenes.map((_, i) => String(i + 1));
+  fields.scene = state.choice(numbers, () => String(facts.scenes.indexOf(scene) + 1), text => choose(Number(text) - 1));
+  state.add(box.id, fields, show);
+  for (const range of ranges) {
+    range.addEventListener("input", () => { show(); state.changed(box.id); });
+  }
+  buttons.forEach((button, i) => button.addEventListener("click", () => { choose(i); show(); state.changed(box.id); }));
   show();
 }
 
