@@ -244,7 +244,7 @@ def draw_anagram(pipe) -> None:
 
 
 def draw_zecon(pipe) -> None:
-    """Plain white grounds that are to become striped: three pulls, the last one without contrast."""
+    """Plain white grounds that are to become striped: three pulls, the last without contrast."""
     scenes = [
         Scene((Obj("square", "cyan", "medium", 0.0, 0.0, 0.05),), "center", "white"),
         Scene((Obj("diamond", "purple", "large", 0.0, 0.0, 0.1),), "center", "white"),
