@@ -22,7 +22,8 @@ def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
     direct = flowedit(pipe, asked.image, *words, seed=seed)
     through_noise = ddib(pipe, asked.image, *words, steps=50, scale=pipe.scale)
     rival_edits = edit_friendly(pipe, asked.image, *words, seed=seed)
-    same = flowedit(pipe, asked.image, asked.source, asked.source, source_scale=pipe.scale, seed=seed)
+    unasked = (asked.source, asked.source)
+    same = flowedit(pipe, asked.image, *unasked, source_scale=pipe.scale, seed=seed)
 
     def moved(edits: Tensor) -> Tensor:
         return (edits - copy).square().mean((1, 2, 3)).sqrt()

@@ -47,7 +47,6 @@ SCENES = (STAR, RING, PAIR)
 EDITED = tuple(shapes.edit(s, "color", c) for s, c in zip(SCENES, ("cyan", "green", "pink")))
 COLOURS = 256  # of a file
 NOISES = 4  # pictures drawn of each prompt
-INJECTION_SCALE = 5.0  # Prompt-to-Prompt needs more guidance than drawing does
 
 
 @dataclass
@@ -231,8 +230,8 @@ def strength(pipe) -> Sweep:
 
 
 def injection(pipe) -> Sweep:
-    knobs = [("cross", [0.0, 0.1, 0.3, 0.6, 1.0], 0.3), ("self_", [0.0, 0.5, 0.9], 0.9)]
-    s = Sweep(knobs, scale=INJECTION_SCALE)
+    knobs = [("cross", [0.0, 0.2, 0.4, 0.8, 1.0], 0.8), ("self_", [0.0, 0.4, 0.8], 0.4)]
+    s = Sweep(knobs, scale=pipe.scale)
     source, truth = shapes.render(SCENES), shapes.render(EDITED)
     a, b = ([shapes.short_caption(x) for x in which] for which in (SCENES, EDITED))
     # direct inversion, as for a given picture
@@ -240,7 +239,7 @@ def injection(pipe) -> Sweep:
     made = [
         [
             prompt_to_prompt(
-                pipe, a, b, inverted=way, cross=c, self_=w, steps=25, scale=INJECTION_SCALE
+                pipe, a, b, inverted=way, cross=c, self_=w, steps=25, scale=pipe.scale
             )[len(a) :]
             for c in s.knobs[0][1]
         ]
