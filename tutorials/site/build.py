@@ -14,10 +14,13 @@ import sys
 import time
 from pathlib import Path
 
+import api
 import beside
 import live
 import pages
 import playground
+
+import notebooks
 
 ROOT, HERE = pages.ROOT, Path(__file__).resolve().parent
 WIDE = "---\nhide-toc: true\n---\n\n"
@@ -102,7 +105,10 @@ def lay_out(
             )
         )
     )
-    trees.append(toctree("Code", ["code/index.md"]))
+    made |= notebooks.site_pages(code)
+    made["notebooks.md"] += notebooks.tree()
+    made |= api.site_pages(code)
+    trees.append(toctree("Code", ["code/index.md", "api/index.md"]))
     readme = pages.relinked(pages.opening((ROOT / "README.md").read_text()), "README.md", code)
     made["index.md"] = readme + "\n" + "\n".join(trees)
 
@@ -124,7 +130,7 @@ def lay_out(
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
             shutil.copyfile(source, target)
-    kept = {to / w for w in made} | {target for _, target in files}
+    kept = {to / w for w in made} | {target for _, target in files} | notebooks.pictures(to)
     for old in [p for p in to.rglob("*") if p.is_file() and p not in kept]:
         old.unlink()
     return [to / w for w in made]
