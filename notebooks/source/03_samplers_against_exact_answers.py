@@ -18,6 +18,7 @@ from minidiff.core.cfg import cfg_batched
 from minidiff.core.denoise import noise
 from minidiff.core.process import eps_to_x0, q_sample, transition
 from minidiff.data.toy2d import energy_distance, gauss_aniso, gaussian_flow_map, gmm8
+from minidiff.learn.twins import twins
 from minidiff.samplers.ddim import ddim
 from minidiff.samplers.differentiable import sample_with_gradients
 from minidiff.samplers.dpm_solver import dpm_solver
@@ -268,6 +269,19 @@ assert off["DDIM, 20 steps"] < off["DDIM, 5 steps"]
 
 # %% [markdown]
 # Five steps are already this picture: 0.20 apart, on latents of size 1. DPM-Solver++ is ahead, but its error only halves with twice the steps, where section 3 promised a quarter. (A likely reason: a network's guess is less smooth than a Gaussian's, and the last move, to clean, is of first order.) With $\eta = 1$ it is *another* star. That is no error: the dice drew it, and no distance to a single solution can grade it. What can is a judge of many pictures, such as the oracle of the next but one notebook.
+#
+# What would have happened with a single step? Left of the line one step of DDIM, right of it fifty, from the same three noises. (Move the slider below the pictures.)
+
+# %%
+x_T = pipe.noise(3, 4)  # the first is the one above
+in_one, in_fifty = (
+    pipe.decode(ddim(guided, pipe.schedule, x_T, cond, steps=n, spacing="trailing"))
+    for n in (1, 50)
+)
+twins(in_one, in_fifty, ("one step", "fifty steps"), [f"noise {seed}" for seed in (4, 5, 6)])
+
+# %% [markdown]
+# One step asks the network once, when there is nothing to see but noise. Its best answer is a mean of all the pictures that this noise may still become, and the mean of stars in several places is no star: on the first picture there are two, on the others a smear. Fifty steps ask again after every small move. Each answer rules out some of the pictures, until one place, straight edges and even dots are left.
 #
 # ## 6. Outlook: a sampler has a derivative
 #

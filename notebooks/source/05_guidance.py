@@ -19,6 +19,7 @@ from minidiff.data import shapes
 from minidiff.data.toy2d import Mixture, gmm8
 from minidiff.evaluate.oracle import FULL, oracle
 from minidiff.guidance.classifier_guidance import classifier_guidance, pull
+from minidiff.learn.twins import twins
 
 D = torch.float64
 sch = schedule.cosine()
@@ -159,6 +160,19 @@ assert runs[16][1] > 1.5 * runs[3][1] and runs[3][0] > 0.85
 # %% [markdown]
 # Most prompts need no guidance here: `tiny` has 97% at $w = 1$, and all of it at 3. The price is in the latents: their spread grows from that of real pictures to more than twice it. The mean saturation hardly moves, since most of a picture is ground; look at the pictures below instead, at the mottled grounds and the thinning star.
 #
+# What would have happened without guidance? Left of the line it is off, right of it $w = 8$; noise, words and steps are the same, so whatever moves under the line is guidance. (Move the slider below the pictures.)
+
+# %%
+few = [1, 3, 4, 5]
+twins(
+    runs[1][2][few],
+    runs[8][2][few],
+    ("w = 1, no guidance", "w = 8"),
+    [shapes.caption(scenes[i]) for i in few],
+    side=160,
+)
+
+# %% [markdown]
 # ## 4. Two repairs
 #
 # *Rescaling*: guidance makes the noise guess too large; bring the spread of each row back towards that of the conditional guess.

@@ -29,6 +29,7 @@ from minidiff.editing.prompt_to_prompt import prompt_to_prompt, token_map
 from minidiff.evaluate.metrics import masked_psnr
 from minidiff.evaluate.oracle import FULL, SHORT, oracle
 from minidiff.inversion.ddim import Inverted, invert
+from minidiff.learn.twins import twins
 
 pipe = minidiff.load("tiny")
 tok, sch, steps = pipe.tokenizer, pipe.schedule, 16
@@ -296,6 +297,19 @@ assert outside_dB["both"] > outside_dB["re-prompting"] + 2
 # A warning about numbers: less than two dB lie between the last four pictures, and the oracle calls all five right. It
 # must name some shape, and a cross with round arms is still nearest to a cross. So look at the pictures as well.
 #
+# What would have happened without the source's attention? Left of the line only the words have been changed, right of
+# it the edit also borrows attention: one kind, the other, or both. The noise is the same. (Move the slider below.)
+
+# %%
+borrowed = ("cross alone", "self alone", "both")
+twins(
+    runs["re-prompting"][1:].expand(3, -1, -1, -1),
+    torch.cat([runs[name][1:] for name in borrowed]),
+    ("re-prompting", "with the source's attention"),
+    borrowed,
+)
+
+# %% [markdown]
 # **Stop and think.** Why can the first .3 of the steps be enough? When, on the way from noise to picture, is it decided
 # *where* things are? (Notebook 06, section 5.)
 #

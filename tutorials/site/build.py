@@ -14,9 +14,11 @@ import sys
 import time
 from pathlib import Path
 
+import api
 import beside
 import front
 import live
+import notebook_pages
 import pages
 import playground
 
@@ -82,6 +84,9 @@ def lay_out(
         json.loads(playground.SWEEPS.read_text()), missing, code
     )
     made["code/index.md"] = code_index(sorted(w for w in made if w.startswith("code/")))
+    made |= notebook_pages.site_pages(code)
+    made["notebooks.md"] += notebook_pages.tree()
+    made |= api.site_pages(code)
     readme = pages.relinked((ROOT / "README.md").read_text(), "README.md", code)
     made["index.md"] = front.page(readme, facts, set(made), code)
     made["index.md"] += "\n" + "\n".join(navigation(set(made)))
@@ -107,7 +112,7 @@ def lay_out(
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
             shutil.copyfile(source, target)
-    kept = {to / w for w in made} | {target for _, target in files}
+    kept = {to / w for w in made} | {target for _, target in files} | notebook_pages.pictures(to)
     for old in [p for p in to.rglob("*") if p.is_file() and p not in kept]:
         old.unlink()
     return [to / w for w in made]

@@ -144,7 +144,11 @@ def place(path: str, code: set[str]) -> str | None:
         return "code/" + path.removeprefix("minidiff/").removesuffix(".py") + ".md"
     if path.startswith("tutorials/") and path.endswith((".md", ".png")):
         return path.removeprefix("tutorials/")
-    return path if path.startswith("notebooks/") and path.endswith(".ipynb") else None
+    if path.startswith("notebooks/blank/") and path.endswith(".ipynb"):
+        return path  # to download
+    if path.startswith("notebooks/") and path.endswith(".ipynb"):
+        return path.removesuffix(".ipynb") + ".md"  # its page is made by notebook_pages.py
+    return None
 
 
 def relinked(text: str, path: str, code: set[str], root: Path = ROOT) -> str:
