@@ -1,9 +1,9 @@
 # %% [markdown]
 # # 01 · DDPM from scratch
 #
-# *Denoising Diffusion Probabilistic Models*, Ho, Jain, Abbeel 2020, [2006.11239](https://arxiv.org/abs/2006.11239). You
-# need some Python and PyTorch, and to know what a Gaussian is. Reading takes about 20 minutes and running about one, on a
-# laptop's CPU.
+# *Denoising Diffusion Probabilistic Models*, Ho, Jain, Abbeel 2020, [2006.11239](https://arxiv.org/abs/2006.11239).
+# About 20 minutes of reading, a minute of running on one core, no network. You need some Python and PyTorch, and to know
+# what a Gaussian is.
 #
 # The plan: destroy data with noise in a way we can write down, train a network to guess the noise, and run the
 # destruction backwards. We do it first on points in the plane, because there the **exact** answer is known: for a

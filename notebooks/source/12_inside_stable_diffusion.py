@@ -6,7 +6,7 @@
 # needed.
 #
 # **The problem.** Papers say "we inject the self-attention of the decoder at 16x16". Where is that, how large is it, and
-# what would it cost to keep all of it? Stable Diffusion 1.5 has a thousand million parameters, but its *shapes* weigh
+# what would it cost to keep all of it? Stable Diffusion 1.5 has a billion parameters, but its *shapes* weigh
 # nothing. On torch's "meta" device tensors have shapes and no memory, so the whole model can be built, run and counted on
 # any laptop. At the end, if you have the weights, the same code runs with them.
 
@@ -144,7 +144,7 @@ for r in rows:
     level = next((k for k in side if r["name"].startswith(k)), "rest")
     work[level][r["kind"]] += sum(flops.get(f"UNet.{r['name']}", {}).values()) / 2e9
 total = counter.get_total_flops() / 2e9
-print(f"one evaluation of the UNet on one latent: {total:.0f} thousand million multiplications")
+print(f"one evaluation of the UNet on one latent: {total:.0f} billion multiplications")
 
 names = [*side]
 _, ax = plt.subplots(1, 2, figsize=(10, 3.2), layout="constrained", sharey=True)
@@ -166,7 +166,7 @@ for a, (what, table, unit) in zip(ax, (("parameters", levels, 1e6), ("multiplica
         ]
         a.barh([f"{n} ({side[n]}x{side[n]})" for n in names], width, left=left, label=label)
         left = [x + w for x, w in zip(left, width)]
-    a.set(title=f"{what}, in {'millions' if unit > 1 else 'thousand millions'}")
+    a.set(title=f"{what}, in {'millions' if unit > 1 else 'billions'}")
 ax[0].invert_yaxis()
 ax[1].legend()
 
@@ -275,7 +275,7 @@ costs = {
 for name, n in costs.items():
     print(f"{name:26}{n:8.2f} million million multiplications")
 print(
-    f"a processor that does 100 thousand million a second needs {sum(costs.values()) * 10 / 60:.0f} minutes for one picture"
+    f"a processor that does 100 billion a second needs {sum(costs.values()) * 10 / 60:.0f} minutes for one picture"
 )
 assert len(skips) == 12 and costs["UNet, 50 steps of 2 rows"] > 20 * costs["decoder, once"]
 
