@@ -62,7 +62,7 @@ RULES = r"""
   };
 
   const literal = "pre, code, script, style, noscript, math, svg, textarea";
-  const left = /(^|\s)\*\*\S|\]\(|```|^\s*#{1,6} |^\s*\|.*\|\s*$|\{\{|\$\$|<\/?[a-z]+>/m;
+  const left = /(^|\s)\*\*\S|\]\(|```|^\s*#{1,6} |^\s*\|.*\|\s*$|\{\{|\$\$|<\/?(?:a|b|br|code|details|div|em|i|img|li|p|pre|small|span|strong|sub|summary|sup|t[dhr]|ul)\b[^>]*>/m;
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   for (let node = walker.nextNode(); node; node = walker.nextNode()) {
     const text = node.textContent.trim();
