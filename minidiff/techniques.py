@@ -44,12 +44,14 @@ class Sweep:
     fixed     {option: value} that the bench always runs with, where the defaults leave parts of the
               method off
     curve     (option, values) of the knob that trades the edit against the rest
+    per_step  a setting does more in more steps, so it is fitted in as many as the tables have
     """
 
     tries: dict = field(default_factory=dict)
     guidance: tuple = GUIDANCE
     fixed: dict = field(default_factory=dict)
     curve: tuple[str, tuple] = ("", ())
+    per_step: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,11 +131,15 @@ class Technique:
 
 
 def strengths(
-    *values: float, guidance: tuple = GUIDANCE, fixed: dict | None = None, **more: tuple
+    *values: float,
+    guidance: tuple = GUIDANCE,
+    fixed: dict | None = None,
+    per_step: bool = False,
+    **more: tuple,
 ) -> Sweep:
     """Of a technique whose `strength` says how much of the picture is forgotten."""
     curve = ("strength", (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9))
-    return Sweep({"strength": values} | more, guidance, fixed or {}, curve)
+    return Sweep({"strength": values} | more, guidance, fixed or {}, curve, per_step)
 
 
 SHARES = {"cross": (0.1, 0.4), "self_": (0.2, 0.9)}  # of the steps with the source's attention maps
@@ -215,7 +221,7 @@ ALL = (
         "Zhu et al. 2023, 2302.08357, boundary diffusion",
         "Learn an edit from labelled pictures, without training a network",
         tunes=True,
-        sweep=Sweep({"distance": (1.0, 2.0, 4.0)}),
+        sweep=Sweep({"distance": (1.0, 2.0, 4.0)}, per_step=True),
         sheet=Sheet(
             "background", "distance", (0.0, 0.5, 1.0, 2.0), {"steps": 20, "mix": 0.4}, rows=2
         ),
@@ -227,7 +233,7 @@ ALL = (
         "Yang et al. 2023, 2303.08622, ZeCon",
         "Another style, with everything where it was",
         guidance="style",
-        sweep=strengths(0.5, 0.7, 0.9, guidance=(1.0, 3.0, 5.0)),
+        sweep=Sweep({"strength": (0.5, 0.7, 0.9)}, (1.0, 3.0, 5.0), per_step=True),
         sheet=Sheet("texture", "style", (0.0, 1.0, 2.0, 3.0, 5.0), rows=2),
     ),
     Technique(
@@ -294,7 +300,7 @@ ALL = (
         "inversion",
         "Wallace et al. 2022, 2211.12446, EDICT",
         "Inversion without any error, at any guidance",
-        sweep=strengths(0.5, 0.7, 0.9),
+        sweep=strengths(0.5, 0.7, 0.9, per_step=True),
         sheet=Sheet("recolour", "strength", (0.2, 0.4, 0.6, 0.8, 1.0), {"steps": 25}, rows=2),
         cheap={"p": 0.98},
     ),
@@ -374,7 +380,7 @@ ALL = (
         "editing",
         "Liew et al. 2022, 2210.16056, MagicMix",
         "The layout of one thing, the meaning of another, and no ghost",
-        sweep=Sweep({"nu": (0.5, 0.8), "kmax": (0.6, 0.9)}),
+        sweep=Sweep({"nu": (0.8, 0.9), "kmax": (0.6, 0.9)}, per_step=True),
         sheet=Sheet(
             "reshape",
             "nu",
@@ -488,6 +494,7 @@ ALL = (
         "restoration",
         "Lugmayr et al. 2022, 2201.09865, RePaint",
         "Fill a hole so that it continues what is around it",
+        sweep=Sweep(per_step=True),
         sheet=Sheet("delete", "repeats", (1, 2, 3, 5), rows=2),
     ),
 )

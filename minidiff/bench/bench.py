@@ -278,11 +278,14 @@ def tune(
     the line written.
 
     A race in two heats: every setting on the first scenes of each kind, then the best third (two at
-    least) on all n. Networks compute in bfloat16 where the processor multiplies it: that decides
-    which settings are tried again, and no score of a table. What out/fit/NAME.jsonl has already is
-    not run again.
+    least) on all n. A method whose knobs count steps is fitted in as many as the tables have,
+    whatever `steps` says. Networks compute in bfloat16 where the processor multiplies it: that
+    decides which settings are tried again, and no score of a table. What out/fit/NAME.jsonl has
+    already is not run again.
     """
     m = method(name)
+    if knobs.sweep(name).per_step:
+        steps = STEPS
     fixed = m.fixed | ({"steps": steps} if "steps" in m.fixed else {})
     path = Path(out) / "fit" / f"{name}.jsonl"
 

@@ -152,6 +152,20 @@ def test_fitting_is_a_race_that_keeps_one_choice_and_the_best_per_kind(row, tmp_
     assert len(asked) == 27  # the second time all was read from the file
 
 
+def test_knobs_that_count_steps_are_fitted_in_as_many_as_the_tables_have(tmp_path, monkeypatch):
+    asked = set()
+
+    def made_up(pipe, m, scenes, options, batch):
+        asked.add((m.name, options["steps"]))
+        return {item.kind: 0.5 for item in scenes}
+
+    monkeypatch.setattr(bench, "trial", made_up)
+    monkeypatch.setattr(knobs, "save", lambda name, line: line)
+    for name in ("magicmix", "sdedit"):
+        bench.tune(minidiff.build("tiny"), name, tmp_path, n=2, kinds=("move",), steps=25)
+    assert asked == {("magicmix", methods.STEPS), ("sdedit", 25)}
+
+
 def test_a_setting_is_tried_on_scenes_of_several_kinds_at_once(monkeypatch):
     pipe = minidiff.build("tiny")
     calls = []
