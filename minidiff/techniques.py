@@ -233,7 +233,7 @@ ALL = (
         "Yang et al. 2023, 2303.08622, ZeCon",
         "Another style, with everything where it was",
         guidance="style",
-        sweep=Sweep({"strength": (0.5, 0.7, 0.9)}, (1.0, 3.0, 5.0), per_step=True),
+        sweep=strengths(0.5, 0.7, 0.9, guidance=(1.0, 3.0, 5.0), per_step=True),
         sheet=Sheet("texture", "style", (0.0, 1.0, 2.0, 3.0, 5.0), rows=2),
     ),
     Technique(

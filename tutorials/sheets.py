@@ -4,10 +4,12 @@ its own knob.
     python tutorials/sheets.py [NAME ...]  # -> tutorials/figures/sheets/NAME.png
 
 Scenes are those of the bench's dev split. The number under a picture is its likeness to the true
-answer in dB. Beside each sheet goes a triptych for the site's gallery, tutorials/figures/triptychs/
-NAME.png: the first scene, its true answer, and the picture of that row which is nearest to it.
+answer in dB. Beside the sheet of a technique that edits a given picture goes a triptych for the
+gallery, figures/triptychs/NAME.png: the first scene, its true answer, and the picture of that row
+which is nearest to it.
 """
 
+import inspect
 import sys
 from pathlib import Path
 
@@ -20,6 +22,12 @@ from minidiff.io import grid, write_image
 from minidiff.techniques import TECHNIQUES
 
 HERE = Path(__file__).parent / "figures"
+
+
+def edits(fn) -> bool:
+    """Does it always change a given picture? Else its pictures have no source to stand beside."""
+    image = inspect.signature(fn).parameters.get("image")
+    return image is not None and image.default is inspect.Parameter.empty
 
 
 def draw(name: str, pipe) -> Path:
@@ -38,9 +46,10 @@ def draw(name: str, pipe) -> Path:
             titles.append(f"{sheet.knob.strip('_')} {value}: {likeness:.1f} dB")
             if item is scenes[0]:
                 first.append((likeness, out))
-    _, nearest = max(first, key=lambda pair: pair[0])
-    triptych = torch.cat([scenes[0].image[0], scenes[0].answer[0], nearest], dim=-1)
-    write_image(triptych[None], HERE / f"triptychs/{name}.png")
+    if edits(fn):
+        _, nearest = max(first, key=lambda pair: pair[0])
+        triptych = torch.cat([scenes[0].image[0], scenes[0].answer[0], nearest], dim=-1)
+        write_image(triptych[None], HERE / f"triptychs/{name}.png")
     return grid(pictures, titles, 2 + len(sheet.values), HERE / f"sheets/{name}.png", side=140)
 
 
