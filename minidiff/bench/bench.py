@@ -38,7 +38,7 @@ from minidiff.train.checkpoint import held
 from minidiff.train.fit import multiplies_bfloat16
 
 SMOKE = ("copy", "vae-copy", "truth", "vae-truth", "resample@steps=20")
-ITEMS = {"dev": 8, "test": 50, "hard": 50, "hard-dev": 8}  # scenes of a kind
+ITEMS = {"dev": 8, "test": 32, "hard": 32, "hard-dev": 8}  # scenes of a kind
 HEAT = 2  # scenes of a kind on which every setting is tried before the best third goes on
 SEEDS = 10_000  # apart: the noise seeds of one kind's scenes are consecutive
 
@@ -384,7 +384,7 @@ def bench(
               the bench can run)
     split     dev, to tune on, or test, to report; hard: the scenes of test with light, marks and
               outlines that no caption names (hard-dev: those of dev)
-    items     scenes of each kind of edit (default: 8 of dev, 50 of test)
+    items     scenes of each kind of edit (default: 8 of dev, 32 of test)
     seeds     noise seeds for each scene
     kinds     kinds of edits (default: all eight)
     steps     numbers of steps that every method runs in (default: 50); several make the picture of
