@@ -3,7 +3,7 @@
 #
 # *SDEdit*, Meng et al. 2021, [2108.01073](https://arxiv.org/abs/2108.01073); *Blended Latent Diffusion*, Avrahami, Fried,
 # Lischinski 2022, [2206.02779](https://arxiv.org/abs/2206.02779); *DiffEdit*, Couairon et al. 2022,
-# [2210.11427](https://arxiv.org/abs/2210.11427). About 20 minutes of reading, half a minute of running.
+# [2210.11427](https://arxiv.org/abs/2210.11427). About 20 minutes of reading, half a minute of running, no network.
 #
 # **The problem.** An edit should change one thing and leave the rest alone. A mask says where. But a latent model works
 # on cells of several pixels, on states with noise in them, through an autoencoder that repaints everything a little:

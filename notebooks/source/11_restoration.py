@@ -3,7 +3,7 @@
 #
 # *DDNM*, Wang, Yu, Zhang 2022, [2212.00490](https://arxiv.org/abs/2212.00490); *RePaint*, Lugmayr et al. 2022,
 # [2201.09865](https://arxiv.org/abs/2201.09865); *DDRM*, Kawar et al. 2022,
-# [2201.11793](https://arxiv.org/abs/2201.11793). About 25 minutes of reading, half a minute of running.
+# [2201.11793](https://arxiv.org/abs/2201.11793). About 25 minutes of reading, half a minute of running, no network.
 #
 # **The problem.** A picture was made smaller, grey or blurred, or has a hole. Many pictures would have left the same
 # remains. We want one that did, to the last digit, and that looks like a picture; without training anything for this kind

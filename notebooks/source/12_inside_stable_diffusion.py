@@ -2,7 +2,7 @@
 # # 12 · Inside Stable Diffusion
 #
 # *Latent diffusion*, Rombach et al. 2021, [2112.10752](https://arxiv.org/abs/2112.10752); *CLIP*, Radford et al. 2021,
-# [2103.00020](https://arxiv.org/abs/2103.00020). About 20 minutes of reading, half a minute of running; no weights are
+# [2103.00020](https://arxiv.org/abs/2103.00020). About 20 minutes of reading, half a minute of running, no network; no weights are
 # needed.
 #
 # **The problem.** Papers say "we inject the self-attention of the decoder at 16x16". Where is that, how large is it, and

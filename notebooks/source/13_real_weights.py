@@ -2,7 +2,7 @@
 # # 13 · Real weights, without downloading any
 #
 # *Latent diffusion*, Rombach et al. 2021, [2112.10752](https://arxiv.org/abs/2112.10752). About 10 minutes of reading, a
-# quarter of a minute of running.
+# quarter of a minute of running, no network.
 #
 # A Stable Diffusion checkpoint is a table of names and numbers. In this notebook we make one with the block plan of SD 1
 # at a tenth of its width, with random numbers, write it in three public layouts, get the same numbers back from each, and

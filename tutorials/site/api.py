@@ -226,7 +226,7 @@ SHOWN = 240  # letters of a value; a longer one is a table, to be looked up in t
 
 
 def value_entry(node: ast.stmt, source: str, place: str, name: str) -> Entry:
-    text = as_written(node, source)
+    text = ast.get_source_segment(source, node) or ast.unparse(node)
     if len(text) > SHOWN:
         of = f": {as_written(node.annotation, source)}" if hasattr(node, "annotation") else ""
         text = f"{name}{of} = ..."
@@ -293,7 +293,7 @@ def read(path: str, stem: str, shown: set[str], root: Path = ROOT) -> File:
 
 
 def paths(room: str, root: Path = ROOT) -> list[str]:
-    """The files of a room, its `__init__.py` first."""
+    """The files of a room: its `__init__.py`, the one that is called like the room, the others."""
     if room == "minidiff":
         return ["minidiff/__init__.py"]
     if (root / f"minidiff/{room}.py").is_file():
@@ -304,7 +304,8 @@ def paths(room: str, root: Path = ROOT) -> list[str]:
         stem = file.stem
         if (public(stem) or stem == "__init__") and (not only or stem in only):
             found.append(str(file.relative_to(root)))
-    return found
+    first = ("__init__", room)
+    return sorted(found, key=lambda path: Path(path).stem not in first)
 
 
 def reference(root: Path = ROOT) -> dict[str, list[File]]:

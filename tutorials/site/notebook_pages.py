@@ -19,7 +19,9 @@ ROOT = pages.ROOT
 LONG = 20  # lines of text that came out, above which they are folded
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # what a terminal would show as colours
 # "About 20 minutes of reading, half a minute of running on one core, no network."
-COST = re.compile(r"About ([^.]*? minutes?) of reading, ([^.]*? minutes?) of running,? ?([^.]*)\.")
+COST = re.compile(
+    r"About ([^.]*? minutes?) of reading, ([^.]*? minutes?) of running[,;]? ?([^.]*)\."
+)
 SHIPPED = re.compile(r"""minidiff\.load\(\s*["']([\w-]+)["']""")
 
 
