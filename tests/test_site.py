@@ -134,7 +134,7 @@ def test_the_gallery_escapes_and_counts():
     card = pages.Card("a", "editing", "A & B", "is x < y?", "minidiff/editing/a.py", "", "")
     out = pages.gallery([card], {card.file})
     assert "A &amp; B" in out and "x &lt; y" in out and "All <small>1</small>" in out
-    assert 'href="code/editing/a.html"' in out and "it edits no single picture" in out
+    assert 'href="code/editing/a.html"' in out and "no picture here" in out
 
 
 @pytest.mark.parametrize(

@@ -404,6 +404,8 @@ def bench(
     lines written, by method.
     """
     if report is not None:
+        if not Path(report).is_dir():
+            raise ValueError(f"--report {report}: there is no such folder of results")
         return leaderboard.write(latest(report), Path(report), split=split, page=page)
     kinds = tuple(kinds) or KINDS
     check_kinds(kinds)

@@ -347,8 +347,11 @@ def facts(rows: list[dict], split: str) -> dict:
         if r["split"] == split:
             groups.setdefault(r["method"], []).append(r)
     if not groups:
+        there = sorted({r["split"] for r in rows})
+        has = f"those of {', '.join(there)}" if there else "none at all"
         raise ValueError(
-            f"no results of split {split!r}; run the bench first, or give the other --split"
+            f"no results of split {split!r}: the folder has {has}; run the bench first, or give "
+            "another --split"
         )
     unread = unfit(groups)
     truths = len(groups.get("truth", []))

@@ -79,7 +79,7 @@ def lay_out(
         + pages.gallery(pages.cards(), code)
         + "\n````\n"
     )
-    made["leaderboard.md"] = WIDE + pages.leaderboard(facts)
+    made["leaderboard.md"] = WIDE + pages.leaderboard(facts, code)
     made["playground.md"] = playground.page(
         json.loads(playground.SWEEPS.read_text()), missing, code
     )

@@ -110,6 +110,8 @@ def best(facts: dict | None, code: set[str]) -> str:
     if facts is None:
         return ""
     told = [s for s in facts["methods"] if pages.task_of(s) in pages.WORDS_ALONE]
+    if not told:  # a file of the first edition does not say who was told what
+        return ""
     told.sort(key=lambda s: -s["score"])
     controls = [s for s in facts["methods"] if s["method"] == "inverted"]
     by_name = {c.name: c for c in pages.cards()}

@@ -233,7 +233,7 @@ def gallery(found: list[Card], code: set[str]) -> str:
 def triptych(c: Card, target: str) -> str:
     """The three pictures of a card with their names, or a line that says there are none."""
     if not c.triptych:
-        return '<div class="none">it edits no single picture: see its page</div>'
+        return '<div class="none">no picture here: see its page</div>'
     names = "".join(f"<span>{name}</span>" for name in ("source", "truth", c.name))
     return (
         f'<a class="triptych" href="{target}" tabindex="-1"><img loading="lazy" '
@@ -301,10 +301,12 @@ def task_of(line: dict) -> str:
     return line.get("task", "")
 
 
-def board(facts: dict) -> str:
+def board(facts: dict, code: set[str] = frozenset()) -> str:
     """The table of bench.json as HTML, the best first; data-v holds what a column sorts by, ""
-    what is missing (always last), data-task by what the buttons above filter.
+    what is missing (always last), data-task by what the buttons above filter. `code`: the files
+    that have a page, to which the names of techniques lead.
     """
+    targets = {card.name: html_of(card.page or card.file, code) for card in cards()} if code else {}
     head = "".join(
         f'<th scope="col" title="{html.escape(c.says)}"'
         f"{' aria-sort=descending' if c.key == 'score' else ''}>"
@@ -313,7 +315,8 @@ def board(facts: dict) -> str:
     )
     body = []
     for line in sorted(facts["methods"], key=lambda line: -line["score"]):
-        cells = "".join(board_cell(line, c) for c in COLUMNS)
+        target = targets.get(re.split("[+@]", line["method"])[0], "")
+        cells = "".join(board_cell(line, c, target) for c in COLUMNS)
         body.append(f'<tr data-task="{html.escape(task_of(line))}">{cells}</tr>')
     return (
         f'<div class="board"><table class="sortable"><thead><tr>{head}</tr></thead><tbody>\n'
@@ -322,7 +325,8 @@ def board(facts: dict) -> str:
     )
 
 
-def board_cell(line: dict, column: Column) -> str:
+def board_cell(line: dict, column: Column, target: str = "") -> str:
+    """`target`: the page of the method, or ""."""
     value = line.get(column.key)
     if isinstance(value, str):
         shown = html.escape(value)
@@ -330,6 +334,8 @@ def board_cell(line: dict, column: Column) -> str:
             shown = f"<code>{shown}</code>"
             if task_of(line) == "controls":
                 shown = f"<em>{shown}</em>"
+            if target:
+                shown = f'<a href="{target}">{shown}</a>'
         return f'<td data-v="{html.escape(value)}">{shown}</td>'
     if value is None or value != value:
         return '<td data-v="">-</td>'
@@ -362,8 +368,8 @@ def tasks(facts: dict) -> str:
     return f'<div class="filters tasks" role="group" aria-label="tasks">{"".join(buttons)}</div>'
 
 
-def leaderboard(facts: dict | None) -> str:
-    """The page of the bench, with or without results."""
+def leaderboard(facts: dict | None, code: set[str] = frozenset()) -> str:
+    """The page of the bench, with or without results. `code`: the files that have a page."""
     head = (
         "# Leaderboard\n\nEvery method edits the same scenes, and is graded against the true "
         "picture. Methods that are told different things do different tasks: compare them "
@@ -386,6 +392,6 @@ def leaderboard(facts: dict | None) -> str:
         + f"Split {facts['split']}, up to {facts['scenes']} scenes of each kind, {facts['seeds']} "
         f"noise seed(s). Intervals are 95%. The best EditScore stands first; click the head of "
         f"a column to sort by it, again for the other way.{said}\n\n"
-        f"````{{raw}} html\n{tasks(facts)}{board(facts)}{legend()}\n````\n\n"
+        f"````{{raw}} html\n{tasks(facts)}{board(facts, code)}{legend()}\n````\n\n"
         + (f"## Controls\n\n{checks}\n" if checks else "")
     )

@@ -96,9 +96,15 @@ function liveForm(form, main, canvas) {
   const status = form.querySelector(".status"), bar = form.querySelector("progress"), kept = form.querySelector(".kept");
   const say = text => { status.textContent = text; };
 
-  // Loads the model if need be, then does `work`; only one form at a time.
+  // Only one picture is drawn at a time; whoever asks for a second one is told so.
+  function free() {
+    if (live.busy) say("A picture is being drawn: wait for it, or press its Stop.");
+    return !live.busy;
+  }
+
+  // Loads the model if need be, then does `work`.
   async function run(work) {
-    if (live.busy) return;
+    if (!free()) return;
     live.busy = true;
     form.classList.remove("wrong");
     part(main).disabled = true;
@@ -165,12 +171,12 @@ function liveForm(form, main, canvas) {
   }
 
   part("stop").addEventListener("click", () => { live.stopped = true; });
-  return { part, say, run, watch, finish, fields, show };
+  return { part, say, free, run, watch, finish, fields, show };
 }
 
 function drawForm(form) {
   const canvas = form.querySelector("canvas");
-  const { part, run, watch, finish, fields, show } = liveForm(form, "draw", canvas);
+  const { part, free, run, watch, finish, fields, show } = liveForm(form, "draw", canvas);
 
   function draw() {
     state.changed("draw");
@@ -187,9 +193,15 @@ function drawForm(form) {
   state.add("draw", fields(["prompt", "negative", "steps", "scale", "seed"]), show);
   form.addEventListener("submit", event => { event.preventDefault(); draw(); });
   form.addEventListener("input", () => { show(); state.changed("draw"); });
-  part("other").addEventListener("click", () => { part("seed").value = Math.floor(Math.random() * 1e6); draw(); });
-  for (const b of form.querySelectorAll(".examples button")) {
-    b.addEventListener("click", () => { part("prompt").value = b.textContent; draw(); });
+  function drawWith(name, value) {                               // what is in the fields belongs to the picture that is drawn
+    if (!free()) return;
+    part(name).value = value;
+    draw();
+  }
+
+  part("other").addEventListener("click", () => drawWith("seed", Math.floor(Math.random() * 1e6)));
+  for (const button of form.querySelectorAll(".examples button")) {
+    button.addEventListener("click", () => drawWith("prompt", button.textContent));
   }
 }
 
