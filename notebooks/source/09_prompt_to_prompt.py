@@ -210,7 +210,8 @@ x_T = pipe.noise(1, seed=2)
 same = edit(x_T, SOURCE, SOURCE)
 print(f"the same prompt twice: rows differ by {(same[0] - same[1]).abs().max():.1e}")
 edited = pipe.decode(edit(x_T, SOURCE, RECOLOUR))
-expected = prompt_to_prompt(pipe, SOURCE, RECOLOUR, seed=2, steps=steps, scale=5.0)
+shares = dict(cross=0.3, self_=0.9)  # those of `edit`; the defaults are the paper code's .8 and .4
+expected = prompt_to_prompt(pipe, SOURCE, RECOLOUR, seed=2, steps=steps, scale=5.0, **shares)
 print(f"against minidiff's own: {(edited - expected).abs().max():.1e}")
 assert (same[0] - same[1]).abs().max() < 1e-3 and (edited - expected).abs().max() < 1e-2
 
@@ -383,7 +384,9 @@ for column, (name, (start, what, says, self_)) in zip(axes.T, jobs.items()):
     goal = shapes.edit(start, *what)
     given, a, b = shapes.render(start), shapes.caption(start, **says), shapes.caption(goal, **says)
     states = Inverted(invert(pipe, given, a, steps=steps), share=0.0)
-    out = prompt_to_prompt(pipe, a, b, inverted=states, self_=self_, steps=steps, scale=5.0)[1:]
+    out = prompt_to_prompt(
+        pipe, a, b, inverted=states, cross=0.3, self_=self_, steps=steps, scale=5.0
+    )[1:]
     stated = {"position": says is place, "size": says is size, "background": True}
     v = oracle().judge(out, [goal], tuple(k for k in FULL if stated.get(k)))
     verdicts[name] = bool(v[what[0]][0])
