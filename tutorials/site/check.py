@@ -136,7 +136,9 @@ def sorts(page, url: str) -> list[str]:
     names = [t.strip() for t in heads.all_inner_texts()]
     for name in ("EditScore", "T %", "s/edit"):
         i = names.index(name)
-        for up in (False, True):
+        head = heads.nth(i).locator("xpath=..")
+        fallen = head.get_attribute("aria-sort") == "descending"  # as the page comes: EditScore
+        for up in (True, False) if fallen else (False, True):
             heads.nth(i).click()
             if not ordered(column(page, i), up):
                 wrong.append(f"{name}, {'up' if up else 'down'}: {column(page, i)}")
