@@ -195,7 +195,10 @@ def html_of(page: str, code: set[str]) -> str:
 
 
 def gallery(found: list[Card], code: set[str]) -> str:
-    """Buttons and cards, as HTML; site.js filters by data-room and by what is typed."""
+    """Buttons and cards, as HTML, those with a picture first; site.js filters by data-room and by
+    what is typed.
+    """
+    found = sorted(found, key=lambda card: not card.triptych)
     rooms = [r for r in ROOMS if any(c.room == r for c in found)]
     buttons = [
         (
