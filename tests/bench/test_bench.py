@@ -150,6 +150,9 @@ def test_fitting_is_a_race_that_keeps_one_choice_and_the_best_per_kind(row, tmp_
     assert line["score_per_kind"] > line["score"]
     assert bench.tune(pipe, "sdedit", tmp_path, n=8, kinds=kinds) == line
     assert len(asked) == 27  # the second time all was read from the file
+    fewer = bench.tune(pipe, "sdedit", tmp_path, n=8, kinds=("move",))
+    assert len(asked) == 54 and fewer["per_kind"].keys() == {"move"}  # of other scenes: anew
+    assert fewer["chosen"] == {"strength": 0.85, "scale": 5.0}
 
 
 def test_knobs_that_count_steps_are_fitted_in_as_many_as_the_tables_have(tmp_path, monkeypatch):
