@@ -509,8 +509,8 @@ def find(name: str) -> Technique:
 
 
 def names(missed: str, known: Iterable[str]) -> str:
-    """The names there are, for the error about one that is not among them: those most like it
-    first, and said to be.
+    """The names there are, for the error about one that is not among them, and behind them those
+    most like it.
     """
     listed = ", ".join(known)
     near = get_close_matches(missed, list(known), 3, 0.6)
