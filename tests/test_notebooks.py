@@ -13,7 +13,7 @@ from minidiff.learn.stub import head, source
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "notebooks"
-sys.path.append(str(FOLDER))
+sys.path.insert(0, str(FOLDER))  # before the site's folder, which has a build.py of its own
 import build  # noqa: E402
 
 SOURCES = sorted((FOLDER / "source").glob("*.py"))

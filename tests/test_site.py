@@ -411,15 +411,9 @@ def in_node(scripts: tuple[str, ...], program: str, before: str = "") -> dict:
     return json.loads(done.stdout)
 
 
-@needs_node
-def test_the_loop_in_javascript_is_ours():
-    """Tokens, times, guidance and steps of diffusion.js, around a made up network, against
-    Python's.
-    """
-    pipe = minidiff.load("tiny")
-    prompt, negative, steps, scale = "A small, red circle on the left!", "star", 16, 2.5
-    x = pipe.noise(1, seed=5)
-    model = {
+def told(pipe) -> dict:
+    """What the page tells the loop of a model: its words and its schedule."""
+    return {
         "words": pipe.tokenizer.speller.names,
         "bos": 1,
         "eos": 2,
@@ -428,6 +422,17 @@ def test_the_loop_in_javascript_is_ours():
         "alpha": pipe.schedule.alpha.tolist(),
         "sigma": pipe.schedule.sigma.tolist(),
     }
+
+
+@needs_node
+def test_the_loop_in_javascript_is_ours():
+    """Tokens, times, guidance and steps of diffusion.js, around a made up network, against
+    Python's.
+    """
+    pipe = minidiff.load("tiny")
+    prompt, negative, steps, scale = "A small, red circle on the left!", "star", 16, 2.5
+    x = pipe.noise(1, seed=5)
+    model = told(pipe)
     script = (
         (ROOT / "tutorials/site/static/diffusion.js").read_text()
         + f"""
@@ -481,14 +486,7 @@ def test_redrawing_in_javascript_is_ours(strength, masked):
     mask = torch.zeros(1, 1, 64, 64)
     mask[..., 10:31, 20:50] = 1
     picture = torch.linspace(-1, 1, 3 * 64 * 64).view(1, 3, 64, 64)
-    numbers = {
-        "words": pipe.tokenizer.speller.names,
-        "bos": 1,
-        "eos": 2,
-        "pad": 0,
-        "context": pipe.tokenizer.context,
-        "alpha": pipe.schedule.alpha.tolist(),
-        "sigma": pipe.schedule.sigma.tolist(),
+    numbers = told(pipe) | {
         "shape": pipe.shape,
         "factor": pipe.factor,
         "scale": scale,

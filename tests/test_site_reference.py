@@ -2,7 +2,6 @@
 
 import ast
 import html
-import importlib.util
 import json
 import os
 import re
@@ -14,21 +13,11 @@ import pytest
 from minidiff.techniques import TECHNIQUES
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tutorials/site"))  # its files import one another
+sys.path.append(str(ROOT / "tutorials/site"))
+import api  # noqa: E402
+import notebook_pages  # noqa: E402
+import pages  # noqa: E402
 
-
-def load(name: str):
-    spec = importlib.util.spec_from_file_location(
-        f"minidiff_site_{name}", ROOT / f"tutorials/site/{name}.py"
-    )
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-api = load("api")
-notebook_pages = load("notebook_pages")
-pages = load("pages")
 CODE = set(pages.code_files())
 
 
