@@ -434,7 +434,8 @@ def test_the_loop_in_javascript_is_ours():
     x = pipe.noise(1, seed=5)
     model = told(pipe)
     script = (
-        (ROOT / "tutorials/site/static/diffusion.js").read_text()
+        (ROOT / "tutorials/site/static/chance.js").read_text()
+        + (ROOT / "tutorials/site/static/diffusion.js").read_text()
         + f"""
         const model = {json.dumps(model)};
         const nets = {{ text: async ids => ids,                               // v = a row's own share of x, times and words
@@ -500,7 +501,7 @@ def test_redrawing_in_javascript_is_ours(strength, masked):
         "prompt": "star",
     }
     got = in_node(
-        ("diffusion",),
+        ("chance", "diffusion"),
         f"""
         const model = {json.dumps(numbers)}, kept = {json.dumps(kept.flatten().tolist())};
         const nets = {{ text: async ids => ids, encoder: async picture => Float32Array.from(kept),
@@ -529,7 +530,7 @@ def test_redrawing_in_javascript_is_ours(strength, masked):
 @needs_node
 def test_redrawing_less_than_a_step_is_refused():
     said = in_node(
-        ("diffusion",),
+        ("chance", "diffusion"),
         """diffusion.redraw({ strength: .05, steps: 10, model: { alpha: Array(1001) }, picture: [] })
              .catch(error => console.log(JSON.stringify(error.message)));""",
     )
@@ -581,10 +582,10 @@ LETTER = "[[[-1.2, -1.4], [-1.2, 1.4], [1.2, -1.4], [1.2, 1.4]]]"
 def test_the_gradient_in_javascript_is_that_of_finite_differences():
     """Every weight of a small network, at every layer."""
     got = in_node(
-        ("train2d",),
+        ("chance", "train2d"),
         """
         const net = train2d.network(4, 1), room = train2d.room(net, 8);
-        const { bell } = train2d.chance(3), draw = n => Float64Array.from({ length: n }, bell);
+        const { bell } = chance(3), draw = n => Float64Array.from({ length: n }, bell);
         const [x, eps, ts] = [draw(16), draw(16), Float64Array.from({ length: 8 }, (_, i) => 1 + 25 * i)];
         const loss = () => { train2d.forward(net, room, x, ts); return train2d.backward(net, room, eps); };
         loss();
@@ -610,7 +611,7 @@ def test_the_gradient_in_javascript_is_that_of_finite_differences():
 def test_a_training_in_javascript_leaves_few_strays(data):
     """About ten seconds of a busy core: what the page does when one presses Train."""
     got = in_node(
-        ("train2d",),
+        ("chance", "train2d"),
         f"""
         const data = train2d.data("{data}", 0, {LETTER}), run = train2d.begin({{ data }});
         const room = train2d.room(run.net, train2d.samples);

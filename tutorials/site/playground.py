@@ -2,9 +2,9 @@
 the browser, one edits what the reader painted, one trains a model of the plane.
 
 What moves is in static/: playground.js (sliders), live.js, edit.js and diffusion.js (drawing and
-editing), train.js and train2d.js (training), state.js (what is set, in the address). Without
-scripts every sweep still shows its first setting. The pictures of the sweeps are made by sweeps.py,
-the networks by live.py.
+editing), train.js and train2d.js (training), chance.js (noise for both), state.js (what is set, in
+the address). Without scripts every sweep still shows its first setting. The pictures of the sweeps
+are made by sweeps.py, the networks by live.py.
 """
 
 import base64
@@ -388,7 +388,7 @@ leaves this computer. Keep the noise number and change one word to see what the 
 SCRIPTS = """<noscript>Drawing, training and sliders need JavaScript.</noscript>
 """ + "\n".join(
     f'<script src="_static/{name}.js" defer></script>'
-    for name in ("state", "playground", "diffusion", "live", "edit", "train2d", "train")
+    for name in ("state", "playground", "chance", "diffusion", "live", "edit", "train2d", "train")
 )
 LOOP = """Twenty steps are 2 seconds of one core in Chromium, fifty 6; the first picture takes longer, as the browser still
 compiles. For the same starting noise the picture is that of `pipe.generate` to 5 digits; `make check-site` compares them.
@@ -439,7 +439,7 @@ def page(sweeps: list[dict], missing: str, code: set[str]) -> str:
         ]
     parts += [DRAW, raw(not_here(missing) if missing else draw_form()), LOOP]
     parts += [EDITING, raw(not_here(missing) if missing else edit_form()), EDIT_LOOP]
-    parts.append(script("diffusion"))
+    parts += [script("chance"), script("diffusion")]
     parts += [TRAIN, raw(train_form()), TRAINED]
     parts.append(raw("<details><summary>All of the training, in JavaScript</summary>"))
     parts.append(script("train2d"))

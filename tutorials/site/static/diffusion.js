@@ -20,17 +20,10 @@ const diffusion = {
     return [...row, ...Array(model.context - row.length).fill(model.pad)];
   },
 
-  // n unit Gaussians that depend on the seed alone: mulberry32 for even numbers, Box and Muller for bells.
-  // (torch draws others: the same seed is another picture there.)
+  // n unit Gaussians that depend on the seed alone.
   noise(seed, n) {
-    let state = seed >>> 0;
-    const even = () => {
-      state = (state + 0x6D2B79F5) >>> 0;
-      let r = Math.imul(state ^ (state >>> 15), state | 1);
-      r ^= r + Math.imul(r ^ (r >>> 7), r | 61);
-      return ((r ^ (r >>> 14)) >>> 0) / 2 ** 32;
-    };
-    return Float32Array.from({ length: n }, () => Math.sqrt(-2 * Math.log(1 - even())) * Math.cos(2 * Math.PI * even()));
+    const { bell } = chance(seed);
+    return Float32Array.from({ length: n }, bell);
   },
 
   // steps + 1 times from T to 0 in even steps ("trailing"). Halves are rounded to the even neighbour, as Python does.

@@ -1,4 +1,5 @@
-// A diffusion model of points in the plane, whole: data, noise, network, gradient, Adam, DDIM. No library.
+// A diffusion model of points in the plane, whole: data, noise, network, gradient, Adam, DDIM. No library;
+// random numbers come from chance.js.
 // The network is that of notebook 01, a little smaller: two hidden layers that are given waves of the place and of the time.
 // What the page does with it is in train.js; tests/test_site.py compares the gradient with finite differences.
 "use strict";
@@ -13,21 +14,6 @@ const train2d = {
   samplingSteps: 20,
   points: 2000,                  // in a data set
   strayDistance: 0.15,           // a sample farther than this from every point of the data is a stray; the picture is 4 wide
-
-  // ---- chance -----------------------------------------------------------------------------------------------------------
-
-  // Even numbers in [0, 1) that depend on the seed alone (mulberry32), and unit Gaussians made of them (Box and Muller).
-  chance(seed) {
-    let state = seed >>> 0;
-    const even = () => {
-      state = (state + 0x6D2B79F5) >>> 0;
-      let r = Math.imul(state ^ (state >>> 15), state | 1);
-      r ^= r + Math.imul(r ^ (r >>> 7), r | 61);
-      return ((r ^ (r >>> 14)) >>> 0) / 2 ** 32;
-    };
-    const bell = () => Math.sqrt(-2 * Math.log(1 - even())) * Math.cos(2 * Math.PI * even());
-    return { even, bell };
-  },
 
   // ---- data: flat arrays x, y, x, y, ... of about unit variance ---------------------------------------------------------
 
@@ -71,9 +57,9 @@ const train2d = {
   },
 
   data(name, seed, strokes = []) {
-    const chance = this.chance(seed);
+    const drawn = chance(seed);
     const points = new Float64Array(2 * this.points);
-    for (let i = 0; i < this.points; i++) points.set(this[name](chance, strokes), 2 * i);
+    for (let i = 0; i < this.points; i++) points.set(this[name](drawn, strokes), 2 * i);
     return points;
   },
 
@@ -130,7 +116,7 @@ const train2d = {
     let count = 0;
     for (let k = 1; k < sizes.length; k++) count += (sizes[k - 1] + 1) * sizes[k];
     const net = { sizes, weights: new Float64Array(count), gradient: new Float64Array(count), layers: [] };
-    const { even } = this.chance(seed);
+    const { even } = chance(seed);
     let start = 0;
     for (let k = 1; k < sizes.length; k++) {
       const [rows, columns] = [sizes[k - 1], sizes[k]];
@@ -228,7 +214,7 @@ const train2d = {
     const net = this.network(width, seed + 1);
     const zeros = () => new Float64Array(net.weights.length);
     return {
-      net, data, rate, step: 0, losses: [], chance: this.chance(seed + 2), mean: zeros(), square: zeros(),
+      net, data, rate, step: 0, losses: [], chance: chance(seed + 2), mean: zeros(), square: zeros(),
       room: this.room(net, this.batch), x: new Float64Array(2 * this.batch),
       eps: new Float64Array(2 * this.batch), ts: new Float64Array(this.batch),
     };
@@ -272,7 +258,7 @@ const train2d = {
   // DDIM from noise to data in even steps; a generator, so that the page can do something else between two steps.
   // Yields the states: noise first, samples last.
   *sample(net, room, seed, steps) {
-    const { bell } = this.chance(seed);
+    const { bell } = chance(seed);
     let x = Float64Array.from({ length: 2 * room.rows }, bell);
     yield x;
     const ts = new Float64Array(room.rows);
