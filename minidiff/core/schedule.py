@@ -16,14 +16,18 @@ the curve is flat.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
-SPACINGS = ("linspace", "leading", "trailing")
+SPACINGS = ("linspace", "leading", "trailing")  # even in time, as public models are sampled
+LEVELS = ("karras", "lambda")  # even in what the tables say: how much noise there is
+RHO = 7.0  # of "karras": EDM's
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,21 +99,38 @@ class Schedule:
         sigma = self.sigma.to(like.dtype).to(like.device)[index]
         return alpha.view(shape), sigma.view(shape)
 
+    def lam(self, t: int) -> float:
+        """lambda_t = log(alpha_t / sigma_t), half the log SNR, in which exponential solvers measure
+        their steps; infinite at the clean end.
+        """
+        alpha, sigma = self.at(t)
+        return math.log(alpha / sigma) if sigma > 0 else math.inf
+
     def timesteps(
-        self, n: int, start: int | None = None, spacing: str = "linspace", end: int = 0
+        self,
+        n: int,
+        start: int | None = None,
+        spacing: str = "linspace",
+        end: int = 0,
+        times: Sequence[int] | None = None,
     ) -> list[int]:
-        """n + 1 decreasing times for n steps from `start` (default T) to `end`.
+        """n + 1 decreasing times for n steps from `start` (default T) to `end`; or `times`, a grid
+        of one's own, in place of the other four.
 
         linspace  start .. 1 in n even times, then the end (the last step is short)
         trailing  start .. 0 in n even steps (what few-step samplers want)
         leading   i * (start // n) + 2 for i = n-1 .. 0, then the end. Stable Diffusion's own:
                   network times 1, 21, ..
                   981 at 50 of 1000; it never visits T.
+        karras    even in (sigma / alpha)^(1/7), from start to 1: most of them near clean
+        lambda    even in log(alpha / sigma), from start to 1
         end       0, clean; or 1, the least noise a network knows, taken for clean: what Stable
                   Diffusion does (its
                   `set_alpha_to_one` is False). A grid that visits 1 itself then ends with a move
                   from 1 to 1.
         """
+        if times is not None:
+            return self.checked(times)
         start = self.T if start is None else start
         if not 1 <= start <= self.T:
             raise ValueError(
@@ -124,12 +145,70 @@ class Schedule:
             raise ValueError(
                 f"steps={n} is outside 1..{start}; one step per time at most, 20 to 100 are usual"
             )
-        if spacing not in SPACINGS:
-            raise ValueError(f"spacing={spacing!r} is unknown; choose one of {', '.join(SPACINGS)}")
-        return times(n, start, spacing) + [end]
+        known = (*SPACINGS, *LEVELS)
+        if spacing not in known:
+            raise ValueError(f"spacing={spacing!r} is unknown; choose one of {', '.join(known)}")
+        if spacing in LEVELS:
+            return self._nearest(n, start, spacing) + [end]
+        return even_times(n, start, spacing) + [end]
+
+    def checked(self, times: Sequence[int]) -> list[int]:
+        """The same times as a list; ValueError unless they fall from one to the next, inside
+        0..T.
+        """
+        ts = [int(t) for t in times]
+        falls = all(t > s for t, s in pairwise(ts))
+        if len(ts) < 2 or not falls or ts != list(times):
+            raise ValueError(
+                f"times={list(times)}: a grid is two whole numbers or more, each smaller than the "
+                "one before"
+            )
+        if ts[0] > self.T or ts[-1] < 0:
+            raise ValueError(f"times={ts}: they must lie in 0..{self.T}, as {self.name!r} has them")
+        return ts
+
+    def _nearest(self, n: int, start: int, spacing: str) -> list[int]:
+        """The n times whose noise is nearest to levels that are even in (sigma / alpha)^(1/7), or
+        in its logarithm, from `start` to 1. Where two levels fall on one time the noisier moves
+        up.
+        """
+        if start == 1:
+            return [1]
+        level = self.sigma[1 : start + 1] / self.alpha[1 : start + 1]
+        level = level ** (1 / RHO) if spacing == "karras" else level.log()
+        wanted = torch.linspace(level[-1].item(), level[0].item(), n, dtype=torch.float64)
+        right = torch.searchsorted(level, wanted).clamp(1, start - 1)
+        left_is_nearer = wanted - level[right - 1] < level[right] - wanted
+        ts = (torch.where(left_is_nearer, right - 1, right) + 1).tolist()
+        for i in reversed(range(n - 1)):
+            ts[i] = max(ts[i], ts[i + 1] + 1)
+        for i in range(n):  # moved beyond the start: there are as many times as steps, nearly
+            ts[i] = min(ts[i], start - i)
+        return ts
 
 
-def times(n: int, start: int, spacing: str) -> list[int]:
+def solver_times(
+    sch: Schedule,
+    steps: int,
+    spacing: str = "linspace",
+    start: int | None = None,
+    times: Sequence[int] | None = None,
+) -> list[int]:
+    """steps + 1 times from `start` (default T) to 0, as public code lays them for solvers that
+    measure their steps in lambda; or `times`, a grid of one's own.
+
+    "linspace" and "leading" count steps + 1 points, of which the last is dropped: that one lies
+    next to clean, where a step of higher order would divide by a lambda about to be infinite. The
+    other spacings are used as they are.
+    """
+    ts = sch.timesteps(steps, start, spacing, times=times)
+    # every time visited: nothing can be dropped
+    if times is not None or spacing not in ("linspace", "leading") or steps == (start or sch.T):
+        return ts
+    return sch.timesteps(steps + 1, start, spacing)[:-2] + [0]
+
+
+def even_times(n: int, start: int, spacing: str) -> list[int]:
     """The n decreasing times at which a sampler of n steps asks the network.
 
     trailing  start - i start / n, rounded, for i = 0 .. n - 1

@@ -1,21 +1,24 @@
-"""The samplers by name. Each is one function
+"""The samplers: one record each, and the only list of them. A sampler is one function
 
     sampler(denoise, schedule, x, cond, *, steps, ...) -> clean latents of x's shape
 
 from a starting state x at time T. Of these keywords it takes, by their names, what it needs:
 
     steps               how many moves
-    spacing, end        the model's grid, as in `Schedule.timesteps`
+    spacing, start, end the model's grid, as in `Schedule.timesteps`
+    times               a grid of one's own, in place of those four
     eta, seed           noise on the way, 0 to 1, and where it comes from
     literal             repeat the arithmetic of public code where that departs from the papers
     prediction          what the model was trained to output
     progress            show a bar
 
-A new sampler is a file of this folder and a line of the table.
+A new sampler is a file of this folder and a record of the list. Two names may be one function at
+other settings: Euler's method in sigma / alpha is DDIM.
 """
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -28,14 +31,73 @@ from minidiff.samplers.ddpm import ddpm
 from minidiff.samplers.dpm_solver import dpm_solver
 from minidiff.samplers.plms import plms
 
-__all__ = ["SAMPLERS", "ddim", "ddpm", "dpm_solver", "plms", "solve"]
+__all__ = ["SAMPLERS", "Sampler", "ddim", "ddpm", "dpm_solver", "plms", "solve"]
 
-SAMPLERS: dict[str, Callable[..., Tensor]] = {
-    "ddim": ddim,
-    "plms": plms,
-    "dpm++": dpm_solver,
-    "ddpm": ddpm,
-}
+
+@dataclass(frozen=True)
+class Sampler:
+    """One sampler.
+
+    paper     authors, year, arXiv number, name
+    about     one sentence: what one wants it for
+    settings  {option: value} that it always runs with: what its name stands for
+    page      its page in tutorials/
+    """
+
+    name: str
+    run: Callable[..., Tensor]
+    paper: str
+    about: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    page: str = "00_the_six_words"
+
+    @property
+    def options(self) -> set[str]:
+        """The keywords that may be chosen."""
+        return {*inspect.signature(self.run).parameters} - {*self.settings}
+
+
+ALL = (
+    Sampler(
+        "ddim",
+        ddim,
+        "Song, Meng, Ermon 2020, 2010.02502, DDIM",
+        "The usual one: no noise on the way, 50 steps",
+    ),
+    Sampler(
+        "euler",
+        ddim,
+        "Karras et al. 2022, 2206.00364, Euler's method in sigma / alpha",
+        "DDIM under its other name, to the clean end of the tables",
+        settings={"eta": 0.0, "end": 0, "literal": False},
+    ),
+    Sampler(
+        "euler-a",
+        ddim,
+        "Song, Meng, Ermon 2020, 2010.02502, DDIM with eta 1",
+        "DDIM with all the noise of ancestral sampling: another picture for every number of steps",
+        settings={"eta": 1.0, "end": 0, "literal": False},
+    ),
+    Sampler(
+        "plms",
+        plms,
+        "Liu et al. 2022, 2202.09778, PNDM without its Runge-Kutta start",
+        "What Stable Diffusion came with: the last four answers continued",
+    ),
+    Sampler(
+        "dpm++",
+        dpm_solver,
+        "Lu et al. 2022, 2211.01095, DPM-Solver++(2M)",
+        "Second order at one evaluation a step: 10 to 20 steps do",
+    ),
+    Sampler(
+        "ddpm",
+        ddpm,
+        "Ho, Jain, Abbeel 2020, 2006.11239, ancestral sampling",
+        "The original way down, with noise at every step: many steps",
+    ),
+)
+SAMPLERS: dict[str, Sampler] = {sampler.name: sampler for sampler in ALL}
 
 
 def solve(
@@ -43,15 +105,24 @@ def solve(
 ) -> Tensor:
     """Run the sampler of that name, handing it those of the settings that it takes.
 
-    ValueError: an unknown name, or an eta for a sampler that has none.
+    ValueError: an unknown name, an eta for a sampler that has none, a start that is not finite, or
+    a network whose answers are not.
     """
     if name not in SAMPLERS:
         raise ValueError(f"sampler={name!r} is unknown; choose one of {', '.join(SAMPLERS)}")
     sampler = SAMPLERS[name]
-    takes = inspect.signature(sampler).parameters
-    if settings.get("eta") and "eta" not in takes:
-        able = [other for other, f in SAMPLERS.items() if "eta" in inspect.signature(f).parameters]
+    if settings.get("eta") and "eta" not in sampler.options:
+        able = [other.name for other in ALL if "eta" in other.options]
         raise ValueError(
             f"eta={settings['eta']} with sampler={name!r}: only {', '.join(able)} has an eta"
         )
-    return sampler(denoise, sch, x, cond, **{k: v for k, v in settings.items() if k in takes})
+    if not x.isfinite().all():
+        raise ValueError("the state to start from holds NaN or infinite numbers")
+    chosen = {k: v for k, v in settings.items() if k in sampler.options}
+    out = sampler.run(denoise, sch, x, cond, **chosen, **sampler.settings)
+    if not out.isfinite().all():
+        raise ValueError(
+            f"sampler={name!r} ended in NaN or infinite numbers: either the network answers with "
+            "them (half precision on a model that needs float32 does), or the steps are too few"
+        )
+    return out

@@ -24,6 +24,8 @@ time at which the network is asked next. It is noisier than it is told to be les
 1, with a larger error. Under "leading" nothing changes.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -46,20 +48,22 @@ def ddim(
     spacing: str = "linspace",
     start: int | None = None,
     end: int = 0,
+    times: Sequence[int] | None = None,
     literal: bool = False,
     progress: bool = False,
 ) -> Tensor:
     """Denoise x (b ..), a state at time `start` (default T), to a clean x0 of the same shape.
 
-    At T a state is sigma_T times unit noise; `steps`, `spacing` and `end` as in
+    At T a state is sigma_T times unit noise; `steps`, `spacing`, `end` and `times` as in
     `Schedule.timesteps`; eta 0 (deterministic) to 1 (ancestral), its noise from `seed`; `literal`:
-    every move is start // steps long. Raises ValueError for steps, start, end, spacing or eta out
-    of range.
+    every move of a grid that is not one's own is start // steps long. Raises ValueError for steps,
+    start, end, spacing, times or eta out of range.
     """
     fresh = noises(x, seed)
+    ts = sch.timesteps(steps, start, spacing, end, times)
     stride = (start or sch.T) // max(steps, 1)
-    for t, s in step_pairs(sch.timesteps(steps, start, spacing, end), progress):
-        s = max(t - stride, end) if literal else s
+    for t, s in step_pairs(ts, progress):
+        s = max(t - stride, end) if literal and times is None else s
         z = next(fresh) if eta else None
         x = ddim_step(sch, x, denoise(x, t, cond), t, s, eta, z)
     return x

@@ -19,6 +19,8 @@ too narrow, large ones too wide, and many steps are the only cure. Both are offe
 are measured in the test of this file.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -57,18 +59,20 @@ def ddpm(
     seed: int = 0,
     spacing: str = "trailing",
     start: int | None = None,
+    times: Sequence[int] | None = None,
     progress: bool = False,
 ) -> Tensor:
     """Denoise x (b ..), a state at time `start` (default T), to a clean x0 of the same shape.
 
     variance "small" or "large"; clip=c clamps every guess of x0 to [-c, c]; noise from `seed`. Even
     strides by default: the short last step of "linspace" could not take away what "large" adds just
-    before it. Raises ValueError for an unknown variance or spacing, or steps or start out of range.
+    before it. Raises ValueError for an unknown variance or spacing, or steps, start or times out of
+    range.
     """
     if variance not in ("small", "large"):
         raise ValueError(f"variance={variance!r} is unknown; choose small or large")
     fresh = noises(x, seed)
-    for t, s in step_pairs(sch.timesteps(steps, start, spacing), progress):
+    for t, s in step_pairs(sch.timesteps(steps, start, spacing, times=times), progress):
         x0 = eps_to_x0(sch, x, denoise(x, t, cond), t)
         x0 = x0 if clip is None else x0.clamp(-clip, clip)
         z = next(fresh) if s > 0 else None

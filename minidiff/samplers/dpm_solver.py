@@ -20,6 +20,7 @@ the time next to clean, so that this step is as long as the others.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -27,23 +28,7 @@ from torch import Tensor
 from minidiff.core.cond import Cond
 from minidiff.core.denoise import Denoise, step_pairs
 from minidiff.core.process import ddim_step, eps_to_x0
-from minidiff.core.schedule import Schedule
-
-
-def solver_times(
-    sch: Schedule, steps: int, spacing: str = "linspace", start: int | None = None
-) -> list[int]:
-    """steps + 1 times from `start` (default T) to 0, as public code lays them for this solver.
-
-    "linspace" and "leading" count steps + 1 points, of which the last is dropped: that one lies
-    next to clean, where a second-order step would divide by a lambda about to be infinite.
-    "trailing" keeps away from it by itself.
-    """
-    ts = sch.timesteps(steps, start, spacing)
-    # every time visited: nothing can be dropped
-    if spacing == "trailing" or steps == (start or sch.T):
-        return ts
-    return sch.timesteps(steps + 1, start, spacing)[:-2] + [0]
+from minidiff.core.schedule import Schedule, solver_times
 
 
 def dpm_step(
@@ -72,16 +57,17 @@ def dpm_solver(
     steps: int = 20,
     spacing: str = "linspace",
     start: int | None = None,
+    times: Sequence[int] | None = None,
     progress: bool = False,
 ) -> Tensor:
     """Denoise x (b ..), a state at time `start` (default T), to a clean x0 of the same shape.
 
-    `steps`, `spacing` and `start` as in `solver_times`. Raises ValueError for any of them out of
-    range.
+    `steps`, `spacing`, `start` and `times` as in `solver_times`. Raises ValueError for any of them
+    out of range.
     """
     # the last guess of the clean picture, and the time of it
     before: tuple[Tensor, int] | None = None
-    for t, s in step_pairs(solver_times(sch, steps, spacing, start), progress):
+    for t, s in step_pairs(solver_times(sch, steps, spacing, start, times), progress):
         eps = denoise(x, t, cond)
         x0 = eps_to_x0(sch, x, eps, t)
         if before is None or s == 0:

@@ -29,6 +29,8 @@ state at the start of the step, which stands still while v moves: so it is of or
 DDIM (measured in the test of this file).
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -50,10 +52,10 @@ def plms_noise(old: list[Tensor]) -> Tensor:
     """What to move along: the course of the last 1 to 4 answers of the network, newest first,
     continued over the step to come; for even strides.
     """
-    weights = WEIGHTS[len(old) - 1]
-    continued = torch.zeros_like(old[0])
-    for weight, answer in zip(weights, old):
-        continued = continued + weight * answer
+    newest, *others = WEIGHTS[len(old) - 1]
+    continued = newest * old[0]
+    for weight, answer in zip(others, old[1:]):
+        continued = continued.add(answer, alpha=weight)
     return continued
 
 
@@ -68,6 +70,7 @@ def plms(
     spacing: str = "leading",
     start: int | None = None,
     end: int = 0,
+    times: Sequence[int] | None = None,
     literal: bool = False,
     prediction: str = "eps",
     extrapolate: str | None = None,
@@ -76,14 +79,15 @@ def plms(
     """Denoise x (b ..), a state at time `start` (default T),
     to a clean x0 of the same shape, in steps + 1 evaluations.
 
-    `steps`, `spacing`, `start` and `end` as in `Schedule.timesteps`; `literal`: every move is start
-    // steps long, and what a v-model predicts is extrapolated as v; `extrapolate`: the quantity
-    whose course is continued, one of `PREDICTIONS` (default: eps, or that literal v).
+    `steps`, `spacing`, `start`, `end` and `times` as in `Schedule.timesteps`; `literal`: every move
+    of a grid that is not one's own is start // steps long, and what a v-model predicts is
+    extrapolated as v; `extrapolate`: the quantity whose course is continued, one of `PREDICTIONS`
+    (default: eps, or that literal v).
     Raises ValueError for what is out of range.
     """
     if extrapolate is None:
         extrapolate = "v" if literal and prediction == "v" else "eps"
-    ts = sch.timesteps(steps, start, spacing, end)
+    ts = sch.timesteps(steps, start, spacing, end, times)
     stride = (start or sch.T) // max(steps, 1)
     if extrapolate == "eps" and sch.at(ts[0])[0] < 0.005:
         raise ValueError(
@@ -94,17 +98,19 @@ def plms(
     # what the network says, as the quantity that is extrapolated
     def look(x: Tensor, t: int) -> Tensor:
         eps = denoise(x, t, cond)
+        if extrapolate == "eps":
+            return eps
         return target(sch, eps_to_x0(sch, x, eps, t), eps, t, extrapolate)
 
     def move(x: Tensor, out: Tensor, t: int, s: int) -> Tensor:
-        # the paper's transfer, which is DDIM's move
-        return ddim_step(sch, x, to_eps(sch, x, out, t, extrapolate), t, s)
+        eps = out if extrapolate == "eps" else to_eps(sch, x, out, t, extrapolate)
+        return ddim_step(sch, x, eps, t, s)  # the paper's transfer is DDIM's move
 
     old: list[Tensor] = []  # the last four answers, newest first
     for k, (t, s) in enumerate(step_pairs(ts, progress)):
-        s = max(t - stride, end) if literal else s
+        s = max(t - stride, end) if literal and times is None else s
         old = [look(x, t), *old[:3]]
-        if k == 0 and steps > 1:
+        if k == 0 and len(ts) > 2:
             u = ts[1]
             trial = move(x, old[0], t, s)
             mean = (old[0] + look(trial, u)) / 2

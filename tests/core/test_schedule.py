@@ -176,3 +176,29 @@ def test_float32_tables_and_empty_schedules_are_refused():
     for build in BUILDERS:
         with pytest.raises(ValueError):
             build(0)
+
+
+@pytest.mark.parametrize("spacing", schedule.LEVELS)
+@pytest.mark.parametrize("build", [schedule.linear, schedule.flow, schedule.ve])
+def test_grids_of_levels_fall_and_are_even_in_what_they_name(build, spacing):
+    sch = build(1000)
+    for n in (1, 2, 5, 10, 50, 999, 1000):
+        ts = sch.timesteps(n, spacing=spacing)
+        assert len(ts) == n + 1 and ts[0] == 1000 and ts[-1] == 0
+        assert sch.checked(ts) == ts
+    fine = build(200_000)
+    level = (fine.sigma / fine.alpha)[fine.timesteps(9, spacing=spacing)[:-1]]
+    even = level ** (1 / 7) if spacing == "karras" else level.log()
+    steps = even.diff()
+    assert (steps - steps.mean()).abs().max() < 0.02 * steps.mean().abs()
+
+
+def test_a_grid_of_ones_own_is_checked():
+    sch = schedule.linear(1000)
+    assert sch.timesteps(50, times=(900, 400, 0)) == [900, 400, 0]
+    assert schedule.solver_times(sch, 50, times=(900, 400, 0)) == [900, 400, 0]
+    for bad in ((5,), (5, 5, 0), (0, 5), (7.5, 0)):
+        with pytest.raises(ValueError, match="two whole numbers or more, each smaller"):
+            sch.timesteps(50, times=bad)
+    with pytest.raises(ValueError, match=r"must lie in 0\.\.1000"):
+        sch.timesteps(50, times=(1001, 0))

@@ -312,7 +312,7 @@ def test_one_negative_serves_all_and_each_picture_may_have_its_own():
         (dict(steps=10_000), r"steps=10000 is outside 1\.\.1000"),
         (dict(eta=2.0), "eta=2.0"),
         (dict(negative="a red dragon"), "dragon"),
-        (dict(sampler="euler"), "'euler' is unknown; choose one of ddim, plms"),
+        (dict(sampler="rk4"), "'rk4' is unknown; choose one of ddim, euler"),
         (dict(sampler="plms", eta=0.5), "eta=0.5 with sampler='plms': only ddim"),
     ],
 )

@@ -202,7 +202,7 @@ spacing = Exercise(
     "\\rfloor + 2$ for i = n - 1 .. 0 (the 2 is the published offset 1 plus one, since index 0 is "
     "clean here). T is `start`, and n is below it. (Where $T - i T / n$ lies between two ints, "
     "either is right.) The project's own knows a third spacing, linspace, which is not asked here.",
-    schedule.times,
+    schedule.even_times,
     slow_times,
     times_cases,
     facts=(
