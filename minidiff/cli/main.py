@@ -22,6 +22,7 @@ COMMANDS = {
         pictures.invert,
         training.train,
         measuring.evaluate,
+        measuring.samplers,
         measuring.prove,
         measuring.bench,
         learning.learn,

@@ -1,4 +1,4 @@
-"""Commands that measure: evaluate, prove, bench, doctor. Their exit code is 1 if a claim fails."""
+"""Commands that measure: evaluate, samplers, prove, bench, doctor. Their exit code is 1 if a claim fails."""
 
 import sys
 from pathlib import Path
@@ -35,6 +35,19 @@ def prove(rest: list[str]) -> int:
     facts = run(load(args), names=tuple(args.names), out=args.out, **given(args, names))
     write_facts(facts, args.json)
     return 0 if facts["passed"] else 1
+
+
+def samplers(rest: list[str]) -> int:
+    """which sampler, in how many evaluations: errors where the answer is known, and pictures"""
+    compare = find("minidiff.evaluate.solvers:solvers")
+    p = parser("samplers", json=False)
+    p.add_argument("names", nargs="*", metavar="NAME", help="which (default: all)")
+    names = arguments(p, compare, skip=("pipe", "names", "progress"))
+    args = parse(p, rest, pictures=())
+    pipe = load(args) if args.pictures else None
+    told = given(args, names)
+    compare(pipe, names=tuple(args.names), **told, progress=sys.stderr.isatty())
+    return 0
 
 
 def bench(rest: list[str]) -> int:

@@ -41,6 +41,9 @@ class Sampler:
     paper     authors, year, arXiv number, name
     about     one sentence: what one wants it for
     settings  {option: value} that it always runs with: what its name stands for
+    order     its order of convergence on paper; 0: it draws noise on the way and has none, or is
+              another's second name
+    even_in   what its steps should be even in for that: "lambda", log(alpha / sigma), or "time"
     page      its page in tutorials/
     """
 
@@ -49,6 +52,8 @@ class Sampler:
     paper: str
     about: str
     settings: dict[str, Any] = field(default_factory=dict)
+    order: float = 0
+    even_in: str = "lambda"
     page: str = "00_the_six_words"
 
     @property
@@ -63,6 +68,7 @@ ALL = (
         ddim,
         "Song, Meng, Ermon 2020, 2010.02502, DDIM",
         "The usual one: no noise on the way, 50 steps",
+        order=1,
     ),
     Sampler(
         "euler",
@@ -83,12 +89,15 @@ ALL = (
         plms,
         "Liu et al. 2022, 2202.09778, PNDM without its Runge-Kutta start",
         "What Stable Diffusion came with: the last four answers continued",
+        order=2,
+        even_in="time",
     ),
     Sampler(
         "dpm++",
         dpm_solver,
         "Lu et al. 2022, 2211.01095, DPM-Solver++(2M)",
         "Second order at one evaluation a step: 10 to 20 steps do",
+        order=2,
     ),
     Sampler(
         "ddpm",
