@@ -28,10 +28,26 @@ from minidiff.core.denoise import Denoise
 from minidiff.core.schedule import Schedule
 from minidiff.samplers.ddim import ddim
 from minidiff.samplers.ddpm import ddpm
+from minidiff.samplers.deis import deis
 from minidiff.samplers.dpm_solver import dpm_solver
+from minidiff.samplers.dpm_solver_pp import dpm_solver_pp
+from minidiff.samplers.dpm_solver_sde import dpm_solver_sde
 from minidiff.samplers.plms import plms
+from minidiff.samplers.unipc import unipc
 
-__all__ = ["SAMPLERS", "Sampler", "ddim", "ddpm", "dpm_solver", "plms", "solve"]
+__all__ = [
+    "SAMPLERS",
+    "Sampler",
+    "ddim",
+    "ddpm",
+    "deis",
+    "dpm_solver",
+    "dpm_solver_pp",
+    "dpm_solver_sde",
+    "plms",
+    "solve",
+    "unipc",
+]
 
 
 @dataclass(frozen=True)
@@ -85,10 +101,58 @@ ALL = (
         "What Stable Diffusion came with: the last four answers continued",
     ),
     Sampler(
-        "dpm++",
+        "dpm-2",
         dpm_solver,
+        "Lu et al. 2022, 2206.00927, DPM-Solver-2",
+        "Two evaluations a move, the second half way: what its successors are measured against",
+        settings={"order": 2},
+        page="samplers/dpm_solver",
+    ),
+    Sampler(
+        "dpm-3",
+        dpm_solver,
+        "Lu et al. 2022, 2206.00927, DPM-Solver-3",
+        "Three evaluations a move: for unguided models and 15 evaluations or more",
+        settings={"order": 3},
+        page="samplers/dpm_solver",
+    ),
+    Sampler(
+        "dpm++",
+        dpm_solver_pp,
         "Lu et al. 2022, 2211.01095, DPM-Solver++(2M)",
         "Second order at one evaluation a step: 10 to 20 steps do",
+        settings={"order": 2},
+        page="samplers/dpm_solver",
+    ),
+    Sampler(
+        "dpm++3m",
+        dpm_solver_pp,
+        "Lu et al. 2022, 2211.01095, DPM-Solver++(3M)",
+        "A parabola in place of the line: less error at 15 steps or more, without strong guidance",
+        settings={"order": 3},
+        page="samplers/dpm_solver",
+    ),
+    Sampler(
+        "dpm++sde",
+        dpm_solver_sde,
+        "Lu et al. 2022, 2211.01095, SDE-DPM-Solver++(2M)",
+        "Ancestral sampling at second order: 20 to 30 steps, another picture for each number of them",
+        settings={"eta": 1.0},
+        page="samplers/dpm_solver",
+    ),
+    Sampler(
+        "unipc",
+        unipc,
+        "Zhao et al. 2023, 2302.04867, UniPC",
+        "Every step is corrected by the next one's answer: third order, 6 to 12 steps do",
+        page="samplers/unipc",
+    ),
+    Sampler(
+        "deis",
+        deis,
+        "Zhang, Chen 2022, 2204.13902, DEIS in log-rho",
+        "The noise continued along a parabola and integrated exactly: 10 to 20 steps, unguided",
+        page="samplers/unipc",
     ),
     Sampler(
         "ddpm",

@@ -7,9 +7,10 @@ import torch
 from minidiff.core import schedule
 from minidiff.core.denoise import Counted, noise
 from minidiff.core.process import eps_to_x0
+from minidiff.core.schedule import solver_times
 from minidiff.data.toy2d import energy_distance, gauss_aniso, gaussian_flow_map, gmm8
 from minidiff.samplers.ddim import ddim
-from minidiff.samplers.dpm_solver import dpm_solver, solver_times
+from minidiff.samplers.dpm_solver_pp import dpm_solver_pp
 
 FINE, SCH = schedule.linear(20_000), schedule.linear(1000)
 
@@ -27,7 +28,7 @@ def test_it_converges_to_the_flow_of_a_gaussian_with_order_2(spacing):
     data, x = gauss_aniso(), start()
     exact = gaussian_flow_map(data.means[0], data.covs[0], x, FINE, FINE.T, 0)
     errs = [
-        err(dpm_solver(data.denoise(FINE), FINE, x, steps=n, spacing=spacing), exact)
+        err(dpm_solver_pp(data.denoise(FINE), FINE, x, steps=n, spacing=spacing), exact)
         for n in (10, 20, 40, 80, 160)
     ]
     mean = math.log2(errs[0] / errs[-1]) / 4
@@ -40,7 +41,7 @@ def test_it_is_of_higher_order_than_ddim_on_tables_that_end_in_pure_noise(build)
     exact = gaussian_flow_map(data.means[0], data.covs[0], x, sch, sch.T, 0)
     ours, ddims = (
         [err(f(data.denoise(sch), sch, x, steps=n, spacing="trailing"), exact) for n in (40, 160)]
-        for f in (dpm_solver, ddim)
+        for f in (dpm_solver_pp, ddim)
     )
     assert math.log2(ours[0] / ours[1]) / 2 > 1.5 and ours[1] < ddims[1] / 25
 
@@ -49,7 +50,8 @@ def test_ten_steps_sample_the_mixture_better_than_ten_of_ddim():
     data, x = gmm8(1.0, 0.15), start(1500)
     truth = data.sample(1500, seed=5)
     ours, ddims = (
-        energy_distance(f(data.denoise(SCH), SCH, x, steps=10), truth) for f in (dpm_solver, ddim)
+        energy_distance(f(data.denoise(SCH), SCH, x, steps=10), truth)
+        for f in (dpm_solver_pp, ddim)
     )
     assert ours < ddims / 2.5
 
@@ -90,7 +92,7 @@ def test_the_grid_equals_diffusers(spacing):
 def test_first_and_last_step_are_ddims_and_the_one_between_is_the_papers():
     eps, x = gmm8().denoise(SCH), start()
     u = ddim(eps, SCH, x, steps=1, spacing="trailing")
-    assert (dpm_solver(eps, SCH, x, steps=1) - u).abs().max() < 1e-9
+    assert (dpm_solver_pp(eps, SCH, x, steps=1) - u).abs().max() < 1e-9
     tables = [SCH.at(t) for t in (1000, 667, 334)]
     lam, (a1, s1), (a2, s2) = [math.log(a / s) for a, s in tables], *tables[1:]
     d0 = eps_to_x0(SCH, x, eps(x, 1000), 1000)
@@ -100,12 +102,12 @@ def test_first_and_last_step_are_ddims_and_the_one_between_is_the_papers():
     D = (1 + 1 / (2 * r)) * d1 - 1 / (2 * r) * d0
     y = s2 / s1 * y - a2 * (math.exp(-(lam[2] - lam[1])) - 1) * D
     y = eps_to_x0(SCH, y, eps(y, 334), 334)
-    assert (dpm_solver(eps, SCH, x, steps=3) - y).abs().max() < 1e-9
+    assert (dpm_solver_pp(eps, SCH, x, steps=3) - y).abs().max() < 1e-9
 
 
 def test_one_evaluation_a_step_and_every_grid_point_once():
     eps, seen = Counted(gmm8().denoise(SCH)), []
-    dpm_solver(
+    dpm_solver_pp(
         lambda x, t, cond: seen.append(t) or eps(x, t, cond),
         SCH,
         start(3),
@@ -123,12 +125,12 @@ def test_a_network_that_knows_the_picture_gives_it_in_any_number_of_steps():
         return (x - a * x0) / s
 
     for steps in (1, 2, 3, 20):
-        assert (dpm_solver(knows, SCH, start(), steps=steps) - x0).abs().max() < 1e-8
+        assert (dpm_solver_pp(knows, SCH, start(), steps=steps) - x0).abs().max() < 1e-8
 
 
 def test_a_row_is_the_same_alone_and_in_a_batch():
     eps, x = gmm8().denoise(SCH), start(6)
-    assert (dpm_solver(eps, SCH, x)[2:3] - dpm_solver(eps, SCH, x[2:3])).abs().max() <= 1e-12
+    assert (dpm_solver_pp(eps, SCH, x)[2:3] - dpm_solver_pp(eps, SCH, x[2:3])).abs().max() <= 1e-12
 
 
 @pytest.mark.parametrize(
@@ -142,7 +144,7 @@ def test_a_row_is_the_same_alone_and_in_a_batch():
 )
 def test_bad_options_are_refused(kw, complaint):
     with pytest.raises(ValueError, match=complaint):
-        dpm_solver(gmm8().denoise(SCH), SCH, start(2), **kw)
+        dpm_solver_pp(gmm8().denoise(SCH), SCH, start(2), **kw)
 
 
 def test_where_every_time_is_visited_none_is_dropped():
