@@ -136,7 +136,7 @@ ALL = (
         "dpm++sde",
         dpm_solver_sde,
         "Lu et al. 2022, 2211.01095, SDE-DPM-Solver++(2M)",
-        "Ancestral sampling at second order: 20 to 30 steps, another picture for each number of them",
+        "Ancestral sampling at second order: 20 to 30 steps, another picture for each number",
         settings={"eta": 1.0},
         page="samplers/dpm_solver",
     ),
