@@ -20,7 +20,15 @@ from newcomers import (
 from minidiff.learn.exercises import exercises, find
 from minidiff.learn.grader import grade
 
-MODULES = (derived, edits, integrators, narrow, networks, process, solvers)  # each fills the two lists
+MODULES = (
+    derived,
+    edits,
+    integrators,
+    narrow,
+    networks,
+    process,
+    solvers,
+)  # each fills the two lists
 
 
 def where(answer) -> str:

@@ -22,8 +22,9 @@ def test_order_1_is_ddim():
     times = [1000, 700, 420, 200, 50, 0]
     got = deis(eps, SCH, x, order=1, times=times)
     assert (got - ddim(eps, SCH, x, times=times)).abs().max() < 1e-12
-    assert (deis_step(SCH, x, [eps(x, 700)], [700], 420)
-            - ddim(eps, SCH, x, times=[700, 420])).abs().max() < 1e-12
+    assert (
+        deis_step(SCH, x, [eps(x, 700)], [700], 420) - ddim(eps, SCH, x, times=[700, 420])
+    ).abs().max() < 1e-12
 
 
 @pytest.mark.parametrize("times", [(700, 850), (700, 850, 950)])

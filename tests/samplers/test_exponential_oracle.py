@@ -2,7 +2,10 @@
 same final latents.
 
 The network is a smooth function of the state and the time; what it says is read as eps, v or x0.
-diffusers keeps its tables in float32, so latents of size 1 agree to about 1e-6.
+diffusers rounds its tables to float32. Its DEIS also computes the weights in it, as differences of
+nearly equal numbers, of which few digits are left at 333 steps: here it is given float64 to compute
+in. UniPC's "bh1" is not compared: where the last step goes to sigma = 0 diffusers multiplies
+infinity by 0. The test of a move by hand has it.
 """
 
 import pytest
@@ -35,7 +38,6 @@ CASES = {
     ),
     "unipc-2": (unipc, dict(order=2), UNIPC, dict(solver_order=2)),
     "unipc-3": (unipc, dict(order=3), UNIPC, dict(solver_order=3)),
-    "unipc-2-bh1": (unipc, dict(variant="bh1"), UNIPC, dict(solver_order=2, solver_type="bh1")),
     "deis-2": (deis, dict(order=2, end=1, literal=True), DEIS, dict(solver_order=2)),
     "deis-3": (deis, dict(order=3, end=1, literal=True), DEIS, dict(solver_order=3)),
     "single-2": (
@@ -74,6 +76,7 @@ def theirs(name, options, x, steps, spacing, prediction, fresh=None):
         **options,
     )
     scheduler.set_timesteps(steps)
+    scheduler.sigmas = scheduler.sigmas.double()
     for t in scheduler.timesteps:
         drawn = {} if fresh is None else {"variance_noise": next(fresh)}
         x = scheduler.step(network(x, t.item()), t, x, **drawn).prev_sample
@@ -83,8 +86,13 @@ def theirs(name, options, x, steps, spacing, prediction, fresh=None):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize(
     "spacing, prediction",
-    [("linspace", "eps"), ("leading", "eps"), ("trailing", "eps"), ("linspace", "v"),
-     ("linspace", "x0")],
+    [
+        ("linspace", "eps"),
+        ("leading", "eps"),
+        ("trailing", "eps"),
+        ("linspace", "v"),
+        ("linspace", "x0"),
+    ],
 )
 @pytest.mark.parametrize("case", CASES)
 def test_final_latents_equal_diffusers(case, spacing, prediction):
@@ -96,7 +104,8 @@ def test_final_latents_equal_diffusers(case, spacing, prediction):
     def denoise(x, t, cond):
         return to_eps(SCH, x, network(x, t - 1), t, prediction)
 
-    for steps in STEPS:
+    often = spacing == "linspace" and prediction == "eps"
+    for steps in STEPS if often else STEPS[:-1]:
         fresh = noises(x, 4) if case == "SDE-2M" else None
         want = theirs(name, options, x, steps, spacing, prediction, fresh)
         got = run(denoise, SCH, x, steps=steps, spacing=spacing, **ours)

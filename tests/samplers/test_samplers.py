@@ -30,7 +30,14 @@ SHARED = {
     "prediction",
     "progress",
 }
-OWN = {"variance", "clip", "extrapolate", "order", "variant", "corrector"}  # of one sampler, with a default
+OWN = {
+    "variance",
+    "clip",
+    "extrapolate",
+    "order",
+    "variant",
+    "corrector",
+}  # of one sampler, with a default
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

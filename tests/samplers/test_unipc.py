@@ -80,9 +80,7 @@ def test_the_last_step_is_the_last_guess():
 
 def test_one_evaluation_a_step_and_never_at_clean():
     eps, seen = Counted(gmm8().denoise(SCH)), []
-    unipc(
-        lambda x, t, cond: seen.append(t) or eps(x, t, cond), SCH, start(3), steps=5, order=3
-    )
+    unipc(lambda x, t, cond: seen.append(t) or eps(x, t, cond), SCH, start(3), steps=5, order=3)
     assert eps.nfe == 15 and seen == solver_times(SCH, 5)[:-1]
 
 

@@ -30,7 +30,7 @@ def start():
     return torch.randn(50, 2, generator=torch.Generator().manual_seed(0), dtype=D)
 
 
-# ---- DPM-Solver-2: a block ------------------------------------------------------------------------
+# ---- DPM-Solver-2: a block -----------------------------------------------------------------------
 
 
 def slow_block_move(
@@ -192,7 +192,7 @@ def slow_unipc_move(
     """As the paper writes it: differences to the first guess over their nodes, weights from a
     linear system, and B(h).
     """
-    a_t, s_t, a_s, s_s = levels(sch, times[0], s)
+    _, s_t, a_s, s_s = levels(sch, times[0], s)
     h = lam(sch, s) - lam(sch, times[0])
     if other:
         variant = "bh1" if variant == "bh2" else "bh2"
@@ -274,7 +274,7 @@ def corrected(fn):
         old = [guess(predicted, t), *old[:1]]
         predicted = fn(LINEAR, predicted, old, ts[k - len(old) + 1 : k + 1][::-1], s, "bh2")
     new = [guess(x, ts[0])]
-    for k, (t, s) in enumerate(pairwise(ts)):
+    for k, s in enumerate(ts[1:]):
         times = ts[k - len(new) + 1 : k + 1][::-1]
         there = fn(LINEAR, x, new, times, s, "bh2")
         found = guess(there, s)
@@ -294,7 +294,7 @@ unipc = Exercise(
     "(\\lambda_j - \\lambda_t) / h$: $x_s = \\frac{\\sigma_s}{\\sigma_t} x_t + \\alpha_s h \\sum_j "
     "w_j \\hat x_0^{(j)}$, where $w$ is `exponential_weights(nodes, -h)` of "
     "minidiff.core.exponential, which may be used. Only two nodes are special: there $w_1 = B / (2 "
-    'r_1)$ and $w_0 = \\varphi_1 - w_1$, with $\\varphi_1 = (1 - e^{-h}) / h$; B is $\\varphi_1$ '
+    "r_1)$ and $w_0 = \\varphi_1 - w_1$, with $\\varphi_1 = (1 - e^{-h}) / h$; B is $\\varphi_1$ "
     'for variant "bh2" and 1 for "bh1".' + ANY_SCHEDULE,
     unipc_move,
     slow_unipc_move,
