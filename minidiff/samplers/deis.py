@@ -18,8 +18,9 @@ form. Order 1 is DDIM.
 Try: order 1, 2 and 3 at 10 steps; beside `dpm_solver_pp`, which continues the clean picture
 instead; beside `plms`, which continues the noise without looking at the equation.
 
-Weakness: the noise changes fast near clean, and under strong guidance everywhere. The last step, to
-sigma = 0, is infinitely long in lambda, and DDIM's. `end=1` stops just before, as public code does,
+Weakness: later papers left the noise for the clean picture, which can be kept in its range, because
+of strong guidance on pictures; in the plane nothing of that is to be seen. The last step, to sigma
+= 0, is infinitely long in lambda, and DDIM's. `end=1` stops just before, as public code does,
 whose order then falls only on grids of fewer than 15 steps (`literal`).
 """
 
