@@ -19,7 +19,7 @@ Try: `order=2` and 3 at 12 steps beside `dpm_solver_pp`; `spacing="lambda"`, on 
 paper's 1/2, or 1/3 and 2/3.
 
 Weakness: at one budget a multistep method has two or three times as many steps, so it usually wins.
-Long moves overshoot, for the weights grow like e^h: at 6 evaluations it is far behind DDIM, and with
+Long moves overshoot, for the weights grow like e^h: at 6 evaluations it is far behind DDIM, with
 strong guidance still at 12. Order 3 needs r_2 near 2/3, as an even grid in lambda has it; on other
 grids it comes back only as they get finer. The last move, to sigma = 0, is infinitely long and so
 DDIM's.
