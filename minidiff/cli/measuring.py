@@ -1,4 +1,6 @@
-"""Commands that measure: evaluate, samplers, prove, bench, doctor. Their exit code is 1 if a claim fails."""
+"""Commands that measure: evaluate, samplers, prove, bench, doctor. Their exit code is 1 if a claim
+fails.
+"""
 
 import sys
 from pathlib import Path

@@ -28,10 +28,26 @@ from minidiff.core.denoise import Denoise
 from minidiff.core.schedule import Schedule
 from minidiff.samplers.ddim import ddim
 from minidiff.samplers.ddpm import ddpm
+from minidiff.samplers.deis import deis
 from minidiff.samplers.dpm_solver import dpm_solver
+from minidiff.samplers.dpm_solver_pp import dpm_solver_pp
+from minidiff.samplers.dpm_solver_sde import dpm_solver_sde
 from minidiff.samplers.plms import plms
+from minidiff.samplers.unipc import unipc
 
-__all__ = ["SAMPLERS", "Sampler", "ddim", "ddpm", "dpm_solver", "plms", "solve"]
+__all__ = [
+    "SAMPLERS",
+    "Sampler",
+    "ddim",
+    "ddpm",
+    "deis",
+    "dpm_solver",
+    "dpm_solver_pp",
+    "dpm_solver_sde",
+    "plms",
+    "solve",
+    "unipc",
+]
 
 
 @dataclass(frozen=True)
@@ -93,11 +109,74 @@ ALL = (
         even_in="time",
     ),
     Sampler(
-        "dpm++",
+        "dpm-2",
         dpm_solver,
+        "Lu et al. 2022, 2206.00927, DPM-Solver-2",
+        "Two evaluations a move, the second half way: what its successors are measured against",
+        settings={"order": 2},
+        order=2,
+        page="samplers/dpm_solver",
+    ),
+    Sampler(
+        "dpm-3",
+        dpm_solver,
+        "Lu et al. 2022, 2206.00927, DPM-Solver-3",
+        "Three evaluations a move, of third order: for 20 evaluations or more",
+        settings={"order": 3},
+        order=3,
+        page="samplers/dpm_solver",
+    ),
+    Sampler(
+        "dpm++",
+        dpm_solver_pp,
         "Lu et al. 2022, 2211.01095, DPM-Solver++(2M)",
         "Second order at one evaluation a step: 10 to 20 steps do",
+        settings={"order": 2},
         order=2,
+        page="samplers/dpm_solver",
+    ),
+    Sampler(
+        "dpm++3m",
+        dpm_solver_pp,
+        "Lu et al. 2022, 2211.01095, DPM-Solver++(3M)",
+        "A parabola in place of the line: less error from about 15 steps on",
+        settings={"order": 3},
+        order=3,
+        page="samplers/dpm_solver",
+    ),
+    Sampler(
+        "dpm++sde",
+        dpm_solver_sde,
+        "Lu et al. 2022, 2211.01095, SDE-DPM-Solver++(2M)",
+        "Ancestral sampling at second order: 20 to 30 steps, another picture for each number",
+        settings={"eta": 1.0},
+        page="samplers/dpm_solver",
+    ),
+    Sampler(
+        "unipc",
+        unipc,
+        "Zhao et al. 2023, 2302.04867, UniPC",
+        "Every step is corrected by the next one's answer: third order, 6 to 12 steps do",
+        settings={"order": 2},
+        order=3,
+        page="samplers/unipc",
+    ),
+    Sampler(
+        "unipc-3",
+        unipc,
+        "Zhao et al. 2023, 2302.04867, UniPC-3",
+        "The same with a parabola: fourth order, for 12 steps or more",
+        settings={"order": 3},
+        order=4,
+        page="samplers/unipc",
+    ),
+    Sampler(
+        "deis",
+        deis,
+        "Zhang, Chen 2022, 2204.13902, DEIS in log-rho",
+        "The noise continued along a parabola and integrated exactly: 10 to 20 steps",
+        order=3,
+        page="samplers/unipc",
     ),
     Sampler(
         "ddpm",

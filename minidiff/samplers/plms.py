@@ -19,7 +19,7 @@ Weakness: the weights belong to even strides and to an e that is smooth in t; un
 as linear betas make it near clean, the last steps are of order 1, with a small error. The warm-up
 has fewer values to go by: its first step costs one evaluation more (a trial move, then the move
 along the mean of both ends), and of 5 steps it is most. Weights as large as 59 / 24 amplify what
-strong guidance does to the noise; `dpm_solver` serves better there. And a continued e is not the
+strong guidance does to the noise; `dpm_solver_pp` serves better there. And a continued e is not the
 noise of this very state: that costs 1 / alpha, too much where alpha is almost 0, so such a start is
 refused.
 

@@ -1,15 +1,22 @@
 """Samplers."""
 
+import math
 from itertools import pairwise
 
 import pytest
 import torch
-from by_hand import guided, move, near, noised, rand, small
+from by_hand import TABLES, guided, move, near, noised, rand, small, tables
 
 from minidiff.core import process as P
 from minidiff.core import schedule
+from minidiff.core.exponential import exponential_weights
 from minidiff.guidance.hybrid_images import hybrid_images
 from minidiff.guidance.visual_anagrams import VIEWS, visual_anagrams
+from minidiff.samplers.deis import deis_step
+from minidiff.samplers.dpm_solver import block_move
+from minidiff.samplers.dpm_solver_pp import dpm_step, dpm_step_3
+from minidiff.samplers.dpm_solver_sde import sde_step
+from minidiff.samplers.unipc import unipc_move
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -65,3 +72,130 @@ def test_hybrid_parts():
     sch, x, eps = schedule.linear(), rand(1, 3, 4, 4), rand(1, 3, 4, 4, seed=1)
     for part in (lambda v: v.mean(1, keepdim=True), lambda v: v[..., :2]):
         near(part(move(sch, x, eps, 700, 400)), move(sch, part(x), part(eps), 700, 400))
+
+
+# ---- exponential integrators ---------------------------------------------------------------------
+
+
+def simpson(f, n=1000):
+    """int_0^1 f(u) du."""
+    odd_even = [1] + [4, 2] * (n // 2 - 1) + [4, 1]
+    return sum(w * f(i / n) for i, w in enumerate(odd_even)) / (3 * n)
+
+
+def lagrange(nodes, values, u):
+    """The polynomial through the values at the nodes."""
+    total = 0.0
+    for here, value in zip(nodes, values):
+        share = math.prod((u - r) / (here - r) for r in nodes if r != here)
+        total = total + share * value
+    return total
+
+
+def lams(sch, *times):
+    return [math.log(sch.alpha[t].item() / sch.sigma[t].item()) for t in times]
+
+
+@pytest.mark.parametrize("kind", ["vp", "flow"])
+def test_exponential_forms(kind):
+    """One Gaussian of variance c: where its paths go is known, and so is what a network says on
+    them. Both integrals carry a path from its start to its end.
+    """
+    c, low, high = 0.3, -1.2, 0.9
+    h = high - low
+
+    def levels(lam):
+        if kind == "flow":  # alpha + sigma = 1
+            return 1 / (1 + math.exp(-lam)), 1 / (1 + math.exp(lam))
+        return 1 / math.sqrt(1 + math.exp(-2 * lam)), 1 / math.sqrt(1 + math.exp(2 * lam))
+
+    def path(u):
+        a, s = levels(low + u * h)
+        x = 1.7 * math.sqrt(a * a * c + s * s)
+        return x, a * c * x / (a * a * c + s * s), s * x / (a * a * c + s * s)  # x, x0, eps
+
+    (a_t, s_t), (a_s, s_s) = levels(low), levels(high)
+    x0 = simpson(lambda u: math.exp((u - 1) * h) * path(u)[1])
+    near(s_s / s_t * path(0)[0] + a_s * h * x0, path(1)[0])
+    eps = simpson(lambda u: math.exp((1 - u) * h) * path(u)[2])
+    near(a_s / a_t * path(0)[0] - s_s * h * eps, path(1)[0])
+
+
+def test_dpm_two():
+    for sch in TABLES:
+        x, new, old = (rand(2, 3, seed=i) for i in range(3))
+        r, t, s = 900, 640, 310
+        before, here, there = lams(sch, r, t, s)
+        h, h_before = there - here, here - before
+        D = new + h / (2 * h_before) * (new - old)
+        (_, s_t), (a_s, s_s) = (tables(sch, v) for v in (t, s))
+        near(dpm_step(sch, x, new, old, r, t, s), s_s / s_t * x + a_s * (1 - math.exp(-h)) * D)
+
+
+@pytest.mark.parametrize("sch", TABLES, ids=lambda sch: sch.name)
+def test_dpm_three(sch):
+    """D1 and D2 make the parabola through three guesses, and the step integrates it."""
+    x, *guesses = (rand(2, 3, seed=i) for i in range(4))
+    times, s = (640, 800, 930), 310
+    here, *before = lams(sch, *times)
+    h = lams(sch, s)[0] - here
+    nodes = [0.0] + [(v - here) / h for v in before]
+    course = simpson(lambda u: math.exp((u - 1) * h) * lagrange(nodes, guesses, u))
+    (_, s_t), (a_s, s_s) = (tables(sch, v) for v in (640, s))
+    near(dpm_step_3(sch, x, guesses, times, s), s_s / s_t * x + a_s * h * course, 1e-8)
+
+
+def test_dpm_block():
+    for sch in TABLES:
+        x, e, e_m = (rand(2, 3, seed=i) for i in range(3))
+        t, m, s = 800, 650, 400
+        here, middle, there = lams(sch, t, m, s)
+        h, r = there - here, (middle - here) / (there - here)
+        (a_t, _), (a_s, s_s) = (tables(sch, v) for v in (t, s))
+        for taylor, w in ((False, math.expm1(h) / h / 2), (True, (math.expm1(h) / h - 1) / h)):
+            mean = math.expm1(h) / h * e + w * (e_m - e) / r
+            near(block_move(sch, x, e, e_m, t, m, s, taylor), a_s / a_t * x - s_s * h * mean)
+
+
+def test_sde_dpm():
+    """The noise that D implies is forgotten at the rate eta, and fresh noise keeps its variance."""
+    sch, D, e, z = TABLES[0], *(rand(2, 3, seed=i) for i in range(3))
+    t, s, eta = 700, 450, 0.6
+    (a_t, s_t), (a_s, s_s) = (tables(sch, v) for v in (t, s))
+    here, there = lams(sch, t, s)
+    kept = math.exp(-eta * (there - here))
+    moved = sde_step(sch, a_t * D + s_t * e, D, t, s, eta, z)
+    near((moved - a_s * D) / s_s, kept * e + math.sqrt(1 - kept**2) * z)
+
+
+@pytest.mark.parametrize("nodes", [[0.0, -0.7, -1.9], [0.0, -0.7, -1.9, 1.0]])
+def test_unipc_weights(nodes):
+    values, h = rand(len(nodes), 5), 0.8
+    got = sum(w * v for w, v in zip(exponential_weights(nodes, -h), values))
+    near(got, simpson(lambda u: math.exp((u - 1) * h) * lagrange(nodes, values, u)))
+
+
+def test_unipc_two():
+    sch = TABLES[2]
+    x, new, other = (rand(2, 3, seed=i) for i in range(3))
+    for times in ((640, 800), (640, 310)):  # predictor, corrector
+        here, node, there = lams(sch, *times, 310)
+        h = there - here
+        r, phi_1 = (node - here) / h, (1 - math.exp(-h)) / h
+        (_, s_t), (a_s, s_s) = (tables(sch, v) for v in (640, 310))
+        for variant, B in (("bh1", 1.0), ("bh2", phi_1)):
+            w = B / (2 * r)
+            want = s_s / s_t * x + a_s * h * ((phi_1 - w) * new + w * other)
+            near(unipc_move(sch, x, [new, other], times, 310, variant), want)
+
+
+@pytest.mark.parametrize("sch", TABLES, ids=lambda sch: sch.name)
+def test_deis_weights(sch):
+    x, *answers = (rand(2, 3, seed=i) for i in range(4))
+    times, s = (640, 800, 930), 310
+    here, *before = lams(sch, *times)
+    h = lams(sch, s)[0] - here
+    nodes = [0.0] + [(v - here) / h for v in before]
+    course = simpson(lambda u: math.exp((1 - u) * h) * lagrange(nodes, answers, u))
+    (a_t, _), (a_s, s_s) = (tables(sch, v) for v in (640, s))
+    near(deis_step(sch, x, answers, times, s), a_s / a_t * x - s_s * h * course, 1e-8)
