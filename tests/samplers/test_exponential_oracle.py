@@ -83,22 +83,20 @@ def theirs(name, options, x, steps, spacing, prediction, fresh=None):
     return x
 
 
+KINDS = [(spacing, "eps") for spacing in ("linspace", "leading", "trailing")]
+KINDS += [("linspace", "v"), ("linspace", "x0")]
+ASKED = [
+    (case, spacing, prediction)
+    for case, (_, _, name, _) in CASES.items()
+    for spacing, prediction in KINDS
+    if name != SINGLE or spacing == "linspace"  # diffusers' singlestep scheduler has no other
+]
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize(
-    "spacing, prediction",
-    [
-        ("linspace", "eps"),
-        ("leading", "eps"),
-        ("trailing", "eps"),
-        ("linspace", "v"),
-        ("linspace", "x0"),
-    ],
-)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case, spacing, prediction", ASKED)
 def test_final_latents_equal_diffusers(case, spacing, prediction):
     run, ours, name, options = CASES[case]
-    if name == SINGLE and spacing != "linspace":
-        pytest.skip("diffusers' singlestep scheduler has no other spacing")
     x = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
     def denoise(x, t, cond):
