@@ -9,7 +9,6 @@ re-noise and compare at s.
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from minidiff.core.schedule import Schedule

@@ -29,9 +29,26 @@ from minidiff.core.schedule import Schedule
 from minidiff.samplers.ddim import ddim
 from minidiff.samplers.ddpm import ddpm
 from minidiff.samplers.dpm_solver import dpm_solver
+from minidiff.samplers.heun import heun
+from minidiff.samplers.midpoint import fireflow, midpoint
 from minidiff.samplers.plms import plms
+from minidiff.samplers.pndm import pndm
+from minidiff.samplers.restart import restart
 
-__all__ = ["SAMPLERS", "Sampler", "ddim", "ddpm", "dpm_solver", "plms", "solve"]
+__all__ = [
+    "SAMPLERS",
+    "Sampler",
+    "ddim",
+    "ddpm",
+    "dpm_solver",
+    "fireflow",
+    "heun",
+    "midpoint",
+    "plms",
+    "pndm",
+    "restart",
+    "solve",
+]
 
 
 @dataclass(frozen=True)
@@ -70,6 +87,7 @@ ALL = (
         "Karras et al. 2022, 2206.00364, Euler's method in sigma / alpha",
         "DDIM under its other name, to the clean end of the tables",
         settings={"eta": 0.0, "end": 0, "literal": False},
+        page="samplers/edm",
     ),
     Sampler(
         "euler-a",
@@ -77,12 +95,49 @@ ALL = (
         "Song, Meng, Ermon 2020, 2010.02502, DDIM with eta 1",
         "DDIM with all the noise of ancestral sampling: another picture for every number of steps",
         settings={"eta": 1.0, "end": 0, "literal": False},
+        page="samplers/edm",
+    ),
+    Sampler(
+        "heun",
+        heun,
+        "Karras et al. 2022, 2206.00364, EDM's stochastic sampler",
+        "Second order at two evaluations a step, with noise on the way if one wants it (churn)",
+        page="samplers/edm",
+    ),
+    Sampler(
+        "restart",
+        restart,
+        "Xu et al. 2023, 2306.14878, Restart",
+        "Back up into the noise and down again, a few times: forgets what went wrong before",
+        page="samplers/restart",
     ),
     Sampler(
         "plms",
         plms,
         "Liu et al. 2022, 2202.09778, PNDM without its Runge-Kutta start",
         "What Stable Diffusion came with: the last four answers continued",
+        page="samplers/pndm",
+    ),
+    Sampler(
+        "pndm",
+        pndm,
+        "Liu et al. 2022, 2202.09778, F-PNDM",
+        "PLMS with the paper's own start, three steps of Runge and Kutta: 9 evaluations more",
+        page="samplers/pndm",
+    ),
+    Sampler(
+        "midpoint",
+        midpoint,
+        "Wang et al. 2024, 2411.04746, RF-Solver",
+        "Second order on the straightened path, two evaluations a step; runs upwards as well",
+        page="samplers/rf_solver",
+    ),
+    Sampler(
+        "fireflow",
+        fireflow,
+        "Deng et al. 2024, 2412.07517, FireFlow",
+        "The same for one evaluation a step: the middle of the last step shows the way to the next",
+        page="samplers/rf_solver",
     ),
     Sampler(
         "dpm++",
