@@ -33,10 +33,13 @@ def by_ddim(mix, steps, fixed_point=0):
 
 
 @pytest.mark.parametrize("rule", ["midpoint", "fireflow"])
-def test_the_error_of_a_round_trip_falls_with_the_square_of_the_steps_or_faster(rule):
-    sch = schedule.scaled_linear(20_000)
-    errors = [round_trip(gauss_aniso(), n, rule, sch)[0] for n in (10, 20, 40)]
-    assert all(math.log2(a / b) > 1.7 for a, b in pairwise(errors)), errors
+@pytest.mark.parametrize("build, order", [(schedule.flow, 1.8), (schedule.scaled_linear, 1.3)])
+def test_the_error_of_a_round_trip_is_of_order_2_in_tau(rule, build, order):
+    """On flow tables, where times even in t are even in tau. On VP tables tau ~ sqrt(t) next to
+    clean: the first step up is 1 / sqrt(steps) long, and its error, of order 3, makes 1.5.
+    """
+    errors = [round_trip(gauss_aniso(), n, rule, build(20_000))[0] for n in (10, 20, 40)]
+    assert all(math.log2(a / b) > order for a, b in pairwise(errors)), errors
 
 
 def test_at_equal_evaluations_both_return_nearer_than_ddim_and_its_fixed_point():
