@@ -99,7 +99,9 @@ def test_eta_1_is_the_posterior_with_the_small_variance(sch, t, s):
     mean, var = posterior(sch, x_t, eps_to_x0(sch, x_t, eps, t), t, s)
     want = mean + var**0.5 * z
     gap = (ddim_step(sch, x_t, eps, t, s, 1.0, z) - want).abs().max()
-    assert gap <= 1e-12 * max(1, want.abs().max())  # a guess at the cosine's end is in the thousands
+    assert gap <= 1e-12 * max(
+        1, want.abs().max()
+    )  # a guess at the cosine's end is in the thousands
 
 
 def test_posterior_is_ddpms_formula_in_betas():
