@@ -32,7 +32,11 @@ from minidiff.samplers.deis import deis
 from minidiff.samplers.dpm_solver import dpm_solver
 from minidiff.samplers.dpm_solver_pp import dpm_solver_pp
 from minidiff.samplers.dpm_solver_sde import dpm_solver_sde
+from minidiff.samplers.heun import heun
+from minidiff.samplers.midpoint import fireflow, midpoint
 from minidiff.samplers.plms import plms
+from minidiff.samplers.pndm import pndm
+from minidiff.samplers.restart import restart
 from minidiff.samplers.unipc import unipc
 
 __all__ = [
@@ -44,7 +48,12 @@ __all__ = [
     "dpm_solver",
     "dpm_solver_pp",
     "dpm_solver_sde",
+    "fireflow",
+    "heun",
+    "midpoint",
     "plms",
+    "pndm",
+    "restart",
     "solve",
     "unipc",
 ]
@@ -97,6 +106,7 @@ ALL = (
         "Karras et al. 2022, 2206.00364, Euler's method in sigma / alpha",
         "DDIM under its other name, to the clean end of the tables",
         settings={"eta": 0.0, "end": 0, "literal": False},
+        page="samplers/edm",
     ),
     Sampler(
         "euler-a",
@@ -104,6 +114,22 @@ ALL = (
         "Song, Meng, Ermon 2020, 2010.02502, DDIM with eta 1",
         "DDIM with all the noise of ancestral sampling: another picture for every number of steps",
         settings={"eta": 1.0, "end": 0, "literal": False},
+        page="samplers/edm",
+    ),
+    Sampler(
+        "heun",
+        heun,
+        "Karras et al. 2022, 2206.00364, EDM's stochastic sampler",
+        "Second order at two evaluations a step, with noise on the way if one wants it (churn)",
+        order=2,
+        page="samplers/edm",
+    ),
+    Sampler(
+        "restart",
+        restart,
+        "Xu et al. 2023, 2306.14878, Restart",
+        "Back up into the noise and down again, a few times: forgets what went wrong before",
+        page="samplers/restart",
     ),
     Sampler(
         "plms",
@@ -112,6 +138,7 @@ ALL = (
         "What Stable Diffusion came with: the last four answers continued",
         order=2,
         even_in="time",
+        page="samplers/pndm",
     ),
     Sampler(
         "dpm-2",
@@ -130,6 +157,31 @@ ALL = (
         settings={"order": 3},
         order=3,
         page="samplers/dpm_solver",
+    ),
+    Sampler(
+        "pndm",
+        pndm,
+        "Liu et al. 2022, 2202.09778, F-PNDM",
+        "PLMS with the paper's own start, three steps of Runge and Kutta: 9 evaluations more",
+        order=2,
+        even_in="time",
+        page="samplers/pndm",
+    ),
+    Sampler(
+        "midpoint",
+        midpoint,
+        "Wang et al. 2024, 2411.04746, RF-Solver",
+        "Second order on the straightened path, two evaluations a step; runs upwards as well",
+        order=2,
+        page="samplers/rf_solver",
+    ),
+    Sampler(
+        "fireflow",
+        fireflow,
+        "Deng et al. 2024, 2412.07517, FireFlow",
+        "The same for one evaluation a step: the middle of the last step shows the way to the next",
+        order=2,
+        page="samplers/rf_solver",
     ),
     Sampler(
         "dpm++",

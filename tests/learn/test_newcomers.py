@@ -14,6 +14,7 @@ from newcomers import (
     narrow,
     networks,
     process,
+    second_order,
     solvers,
 )
 
@@ -27,6 +28,7 @@ MODULES = (
     narrow,
     networks,
     process,
+    second_order,
     solvers,
 )  # each fills the two lists
 

@@ -30,14 +30,19 @@ SHARED = {
     "prediction",
     "progress",
 }
-OWN = {
+OWN = {  # of one sampler, with a default
     "variance",
     "clip",
     "extrapolate",
     "order",
     "variant",
     "corrector",
-}  # of one sampler, with a default
+    "s_churn",
+    "s_tmin",
+    "s_tmax",
+    "s_noise",
+    "intervals",
+}
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -77,7 +82,7 @@ def test_a_pipe_samples_with_each_and_only_the_random_ones_depend_on_the_seed_of
             pipe.solve(pipe.eps, x, pipe.null(), steps=3, sampler=name, seed=s) for s in (1, 2)
         )
         assert one.shape == x.shape and torch.equal(one, two) == (
-            name not in ("ddpm", "euler-a", "dpm++sde")
+            name not in ("ddpm", "euler-a", "dpm++sde", "restart")
         )
 
 

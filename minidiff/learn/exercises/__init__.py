@@ -11,6 +11,7 @@ TOPICS = {  # each a module of this folder: what it is about
     "moves": "moves of a state, and guidance",
     "solvers": "steps of other samplers",
     "integrators": "steps that integrate exactly",
+    "second_order": "steps that ask twice, and noise that goes up",
     "guides": "around the step: flow, guidance with limits",
     "guesses": "what a guess is: to be derived",
     "networks": "attention and gates",
