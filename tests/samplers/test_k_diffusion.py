@@ -72,9 +72,12 @@ PAIRS = {
 }
 
 
-@pytest.mark.parametrize("steps", STEPS)
+ASKED = [(ours, steps) for ours in PAIRS for steps in STEPS]
+ASKED.remove(("dpm++sde", 1))  # theirs stops with an UnboundLocalError
+
+
 @pytest.mark.parametrize("tables", TABLES)
-@pytest.mark.parametrize("ours", PAIRS)
+@pytest.mark.parametrize("ours, steps", ASKED)
 def test_final_states_equal_k_diffusions(theirs, ours, tables, steps):
     sch = TABLES[tables]
     name, settings, grid = PAIRS[ours]
