@@ -63,6 +63,19 @@ class Calibration:
         return same.int().argmax(1)
 
 
+def measured_means(eps: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the noises eps (n ..) with the labels (n,): the mean of every class (k ..), by rising
+    label, and the part of its square, summed over a picture, that chance alone would give (k,).
+    """
+    means = []
+    by_chance = []
+    for c in labels.unique():
+        own = eps[labels.to(eps.device) == c]
+        means.append(own.mean(0))
+        by_chance.append(own.var(0).sum() / len(own))  # the variance of a mean
+    return torch.stack(means), torch.stack(by_chance)
+
+
 @torch.no_grad()
 def calibrate(
     denoise: Denoise,
@@ -94,11 +107,11 @@ def calibrate(
         raise ValueError(f"times={ts}: expected times in 1..{sch.T}; at 0 there is no noise")
     if by_class and (cond is None or cond.label is None):
         raise ValueError("by_class needs a label for each picture: cond=Cond(label=...)")
-    classes = cond.label.cpu().unique() if by_class and cond is not None else None
-    groups = [torch.arange(len(x0))]
-    if classes is not None and cond is not None:
-        groups = [(cond.label.cpu() == c).nonzero()[:, 0] for c in classes]
-    if min(len(g) for g in groups) < 2:
+    labels = torch.zeros(len(x0), dtype=torch.int64)
+    if by_class and cond is not None and cond.label is not None:
+        labels = cond.label.cpu()
+    classes, counts = labels.unique(return_counts=True)
+    if counts.min() < 2:
         raise ValueError("a mean needs two pictures or more, of every class")
     e = noise(x0.shape, seed, x0.device, x0.dtype)
     mean = {}
@@ -111,10 +124,8 @@ def calibrate(
             if paired:
                 eps = (eps + denoise(q_sample(sch, x0[i], t, -e[i]), t, rows)) / 2
             parts.append(eps)
-        eps = torch.cat(parts)
-        mean[t] = torch.stack([eps[g].mean(0) for g in groups])
-        spread[t] = torch.stack([eps[g].var(0).sum() / len(g) for g in groups])
-    return Calibration(classes, mean, spread)
+        mean[t], spread[t] = measured_means(torch.cat(parts), labels)
+    return Calibration(classes if by_class else None, mean, spread)
 
 
 def calibrated(denoise: Denoise, measured: Calibration) -> Denoise:
