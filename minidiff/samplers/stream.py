@@ -113,7 +113,8 @@ def next_level(sch: Schedule, x0: Tensor, times: tuple[int, ...], noises: Tensor
     after its own, with the noise of that level.
     """
     k = len(x0)
-    return q_sample(sch, x0, torch.tensor(times[1 : k + 1]), noises[1 : k + 1])
+    after = torch.tensor(times[1 : k + 1], dtype=torch.int64)
+    return q_sample(sch, x0, after, noises[1 : k + 1])
 
 
 def noise_of(stream: Stream, z: Tensor, t: Tensor, origins: Tensor) -> tuple[Tensor, Tensor]:

@@ -70,7 +70,7 @@ def test_the_loss_falls_by_the_square_of_the_mean():
         eps = off(q_sample(SCH, x0, t, e), t)
         m = eps.mean(0)
         before, after = ((v - e).square().sum(-1).mean() for v in (eps, eps - m))
-        assert abs(before - after - m.square().sum()) < 1e-12 and m.square().sum() > 0.05
+        assert abs(before - after - m.square().sum()) < 1e-12 and m.square().sum() > 0.02
 
 
 def test_samples_of_a_biased_network_are_repaired():
@@ -91,12 +91,12 @@ def test_its_own_noise_is_what_it_says():
     """For unit Gaussian data eps is a Gaussian of variance sigma_t^2, at every time: known."""
     data, t, n = Mixture([[0.0, 0.0]], torch.eye(2)[None]), 400, 50
     off = data.denoise(SCH)
-    runs = [calibrate(off, SCH, data.sample(n, seed=k), [t], seed=10_000 * k) for k in range(200)]
+    runs = [calibrate(off, SCH, data.sample(n, seed=k), [t], seed=10_000 * k) for k in range(100)]
     truth = 2 * SCH.at(t)[1] ** 2 / n
     squares = torch.stack([m.mean[t].square().sum() for m in runs]).mean().item()
     said = torch.stack([m.noise[t].sum() for m in runs]).mean().item()
-    assert abs(said / truth - 1) < 0.05  # 200 chi squares of 98: 1.4 % of it
-    assert abs(squares / truth - 1) < 4 / math.sqrt(200)  # of 2 degrees: 1 / sqrt(200)
+    assert abs(said / truth - 1) < 0.05  # 100 chi squares of 98: 1.4 % of it over sqrt(100)
+    assert abs(squares / truth - 1) < 4 / math.sqrt(100)  # of 2 degrees: 1 / sqrt(100)
 
 
 def test_with_few_pictures_it_does_harm():
@@ -151,7 +151,7 @@ def test_one_evaluation_a_picture_and_time_whatever_the_batch():
 
 def test_it_goes_into_every_sampler():
     eps = DATA.denoise(SCH)
-    m = calibrate(eps, SCH, DATA.sample(64), range(1, 1001, 1), batch=64)
+    m = calibrate(eps, SCH, DATA.sample(64), [*range(1, 1001)], batch=64)
     for name in ("ddim", "plms", "dpm++"):
         out = solve(name, calibrated(eps, m), SCH, noise((4, 2), dtype=D), None, steps=5)
         assert out.shape == (4, 2)

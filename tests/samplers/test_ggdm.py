@@ -1,5 +1,7 @@
 """Learned samplers: DDIM at first, better than DDIM after seconds, and only if the loss is fair."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -50,7 +52,7 @@ def test_it_starts_as_ddim(build, n):
 def test_ancestral_sampling_is_a_member():
     numbers, x = Numbers(SCH, TIMES), noise((16, 2), dtype=D)
     with torch.no_grad():
-        for i, (t, s) in enumerate(zip(TIMES, TIMES[1:])):
+        for i, (t, s) in enumerate(pairwise(TIMES)):
             (a_t, s_t), (a_s, s_s) = SCH.at(t), SCH.at(s)
             sd = (s_t**2 - (a_t / a_s) ** 2 * s_s**2) ** 0.5 * s_s / s_t
             numbers.past[i, i] = max(s_s**2 - sd**2, 0) ** 0.5 / s_t
@@ -71,7 +73,7 @@ def test_the_levels_of_the_grid_are_its_times():
 
 @pytest.mark.parametrize("checkpoint", [False, True])
 def test_a_gradient_reaches_every_number_and_it_is_the_slope(checkpoint):
-    numbers, (x, y, *zs) = Numbers(SCH, TIMES), drawn(32, 7)
+    numbers, (x, *zs) = Numbers(SCH, TIMES), drawn(32, 6)
 
     def value():
         out = ggdm_run(by_levels(perfect), numbers, x, zs, checkpoint)
