@@ -161,7 +161,7 @@ class Langevin:
         d angle / dt = -F_xv L_vv / L_xx: all else of it is lower triangular.
         """
         t = _times(t)
-        log_t, weights = quadrature(t.log(), torch.zeros_like(t), 64)  # smooth in log t, from 1
+        log_t, weights = quadrature(t.log(), torch.zeros_like(t), 32)  # smooth in log t, from 1
         roots = L(self, log_t.exp())
         turns = self.beta / self.M * roots[..., 1, 1] / roots[..., 0, 0]
         angle = (weights * log_t.exp() * turns).sum(-1)
@@ -175,7 +175,7 @@ def _times(t: Time) -> Tensor:
     return torch.as_tensor(t, dtype=torch.float64)
 
 
-def quadrature(a: Tensor, b: Tensor, n: int = 32) -> tuple[Tensor, Tensor]:
+def quadrature(a: Tensor, b: Tensor, n: int = 16) -> tuple[Tensor, Tensor]:
     """Gauss's n points between a and b, and their weights, on a new last axis."""
     x, w = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(n))
     half = (b - a)[..., None] / 2
@@ -222,7 +222,7 @@ def weights_of(process: Process, root: str, ts: Sequence[float], s: float) -> li
     For one time and R this is R_s - Psi R_t.
     """
     t = ts[0]
-    nodes, w = quadrature(_times(math.log(t)), _times(math.log(s)))  # roots of t at the clean end
+    nodes, w = quadrature(_times(math.log(t)), _times(math.log(s)), 48)  # roots of t near 0
     tau = nodes.exp()
     K = ROOTS[root](process, tau)
     rate = 0.5 * process.Psi(tau, s) @ process.GG(tau) @ torch.linalg.inv(K).mT

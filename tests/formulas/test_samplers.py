@@ -146,14 +146,18 @@ def test_fair_energy():
 
 def test_stream_tick():
     sch, ts, n = schedule.linear(), (900, 500, 200), rand(3, 6, seed=9)
-    s, frames = Stream(by_rows, sch, ts, n), rand(4, 1, 6)
+
+    def net(x, t, cond):
+        return by_rows(x, torch.as_tensor(t).view(-1, 1), cond)
+
+    s, frames = Stream(net, sch, ts, n), rand(4, 1, 6)
     flight = take_off(frames[0])
     for frame in frames:
         flight, out = tick(s, flight, frame)
     x0 = frames[1]  # of two ticks ago
     for i, t in enumerate(ts):
         z = noised(sch, x0, t, n[i : i + 1])
-        x0 = foreseen(sch, z, by_rows(z, t, None), t)
+        x0 = foreseen(sch, z, net(z, t, None), t)
     near(out, x0)
 
 
@@ -188,7 +192,7 @@ def test_score_martingale():
             log_p = log_p - (x - r * y) ** 2 / (2 * (sg_t**2 - r**2 * sg_s**2))
             w = torch.exp(log_p - log_p.max())
             later = al_s * (w * data.score(y[:, None], al_s, sg_s)[:, 0]).sum() / w.sum()
-            near(al_t * data.score(torch.tensor([[x]]).double(), al_t, sg_t), [[later]])
+            near(al_t * data.score(torch.tensor([[x]], dtype=torch.float64), al_t, sg_t), [[later]])
 
 
 def test_calibrated_loss():
