@@ -43,7 +43,7 @@ from minidiff.core.schedule import Schedule
 GUIDANCE = ("none", "full", "self", "initialize")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Stream:
     """What stays the same from tick to tick.
 
@@ -75,7 +75,7 @@ class Stream:
             raise ValueError(f"guidance={self.guidance!r} needs both cond and null")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Flight:
     """What is on its way: k <= n - 1 states, the newest first, each with the picture that residual
     guidance leads back to.
