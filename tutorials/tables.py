@@ -432,21 +432,6 @@ def samplers() -> str:
     return plain(["sampler", "what for", "order on paper", "paper", ""], rows)
 
 
-def sampler_papers() -> str:
-    """The rows of papers.md for the samplers: a paper's samplers share one."""
-    by_file: dict[str, list] = {}
-    for sampler in SAMPLERS.values():
-        by_file.setdefault(sampler.path, []).append(sampler)
-    rows = []
-    for path, some in by_file.items():
-        test = f"tests/samplers/test_{Path(path).stem}.py"
-        page = f"tutorials/{some[0].page}.md"
-        named = ", ".join(f"`{s.name}`" for s in some)
-        row = [linked(some[0].paper), f"`{path}`", f"`{test}`", f"`{page}`"]
-        rows.append([*row, f"{ended(some[0].about)} ({named})"])
-    return plain(["paper", "file", "test", "tutorial", "what it answers"], rows)
-
-
 def sampler_orders() -> str:
     """Errors in the plane and the measured orders, on the grid each sampler is made for."""
     found = measured("samplers")
@@ -503,7 +488,6 @@ def sampler_pictures() -> str:
 
 MADE = {
     "samplers": samplers,
-    "sampler-papers": sampler_papers,
     "sampler-orders": sampler_orders,
     "sampler-pictures": sampler_pictures,
     "numbers": numbers,

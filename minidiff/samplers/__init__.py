@@ -82,11 +82,6 @@ class Sampler:
     page: str = "00_the_six_words"
 
     @property
-    def path(self) -> str:
-        """Its file, from the root of the repository."""
-        return f"{self.run.__module__.replace('.', '/')}.py"
-
-    @property
     def options(self) -> set[str]:
         """The keywords that may be chosen."""
         return {*inspect.signature(self.run).parameters} - {*self.settings}

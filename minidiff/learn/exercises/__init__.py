@@ -27,6 +27,7 @@ TOPICS = {  # each a module of this folder: what it is about
     "builds": "whole methods",
     "control": "whole methods: prompt-to-prompt",
     "views": "pictures with two readings",
+    "special": "around sampling: streams, means, matrices",
 }
 # the notebooks that ask for exercises; their sources say the same, and a test compares
 NOTEBOOKS = {
