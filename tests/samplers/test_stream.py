@@ -167,6 +167,13 @@ def test_a_clip_with_every_frame_doubled_costs_half():
     assert all((a - b).abs().max() == 0 for a, b in zip(outs[3::2], want[1:]))
 
 
+def test_a_frame_is_compared_with_the_last_that_was_treated_not_with_the_last_seen():
+    """Two degrees a frame: six frames on, the cosine is below the threshold for certain."""
+    similar = Similar(longest=1000)
+    skips = "".join("s" if similar(turned(2.0 * k)) else "t" for k in range(60))
+    assert "s" in skips and "s" * 6 not in skips
+
+
 def test_a_still_scene_is_treated_again_after_the_longest_pause():
     similar = Similar(longest=3)
     assert [similar(turned(0.0)) for _ in range(9)] == [False, True, True, True] * 2 + [False]
