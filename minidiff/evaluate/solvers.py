@@ -231,16 +231,16 @@ def accuracies(
     progress: bool,
 ) -> list[dict]:
     """`accuracy` of every sampler at every budget; one file each in `out`, and what lies there with
-    the same settings is not drawn again.
+    the same settings is not drawn again. Returned is all that lies there.
     """
     rows = []
+    settings = {"model": pipe.name, "scale": pipe.scale, "n": n, "seed": seed}
     total = len(names) * len(budgets) * n
     with tqdm(total=total, disable=not progress, desc="samplers", unit="picture") as bar:
         for budget in budgets:
             for name in names:
                 file = Path(out) / f"{name}_{budget}.json" if out else None
                 known = read_json(file) if file and file.is_file() else {}
-                settings = {"model": pipe.name, "scale": pipe.scale, "n": n, "seed": seed}
                 if all(known.get(k) == v for k, v in settings.items()):
                     rows.append(known)
                     bar.update(n)
@@ -250,7 +250,20 @@ def accuracies(
                     rows.append(row)
                     if file:
                         write_json(row, file)
-    return rows
+    return kept(rows, settings, out)
+
+
+def kept(rows: list[dict], settings: dict, out: Path | None) -> list[dict]:
+    """The rows, and those that other calls with the same settings left in the folder; samplers in
+    the order of the list, each by its budgets.
+    """
+    found = {(row["sampler"], row["budget"]): row for row in rows}
+    for file in sorted(Path(out).glob("*.json")) if out else ():
+        row = read_json(file)
+        if row.get("sampler") in SAMPLERS and all(row.get(k) == v for k, v in settings.items()):
+            found.setdefault((row["sampler"], row["budget"]), row)
+    order = list(SAMPLERS)
+    return sorted(found.values(), key=lambda row: (order.index(row["sampler"]), row["budget"]))
 
 
 def best_at(rows: Sequence[dict], budget: int) -> tuple[dict, list[dict]]:
@@ -303,7 +316,7 @@ def solvers(
     budgets   evaluations of a picture
     n         prompts at each budget, a quarter of each set of `minidiff evaluate`
     out       folder of samplers.json, samplers.png, and of what was drawn: a second call goes on
-              where the first was
+              where the first was, and its table has what both drew
     """
     for name in names:
         if name not in SAMPLERS:

@@ -88,8 +88,10 @@ def test_pictures_are_judged_and_kept(tmp_path):
     rows = solvers.accuracies(pipe, ["ddim", "plms"], [2], 8, 0, tmp_path, progress=False)
     assert [r["sampler"] for r in rows] == ["ddim", "plms"] and len(rows[0]["right"]) == 8
     assert (rows[0]["steps"], rows[1]["steps"]) == (2, 1)
-    kept = solvers.accuracies(None or pipe, ["ddim"], [2], 8, 0, tmp_path, progress=False)
-    assert kept[0] == rows[0]
+    again = solvers.accuracies(pipe, ["plms"], [2], 8, 0, tmp_path, progress=False)
+    assert again == rows  # of another call with the same settings, in the order of the list
+    other = solvers.accuracies(pipe, ["ddim"], [1], 8, 1, tmp_path, progress=False)
+    assert [r["seed"] for r in other] == [1]
 
 
 def test_the_command_writes_its_table_and_picture(tmp_path, capsys):
