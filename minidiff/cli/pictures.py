@@ -1,7 +1,9 @@
 """Commands that make pictures: generate, edit, invert, demo."""
 
 import sys
+from argparse import RawDescriptionHelpFormatter
 from contextlib import contextmanager
+from textwrap import fill
 from pathlib import Path
 
 from minidiff.cli.common import choose, given, load, parse, parser, report, show
@@ -48,6 +50,8 @@ def generate(rest: list[str]) -> int:
     of.add_argument(
         "--offload", action="store_true", help="one layer at a time: slower, in little memory"
     )
+    p.formatter_class = RawDescriptionHelpFormatter
+    p.epilog = f"samplers:\n{samplers()}\n\n`minidiff samplers` compares them."
     args = parse(p, rest)
     if (args.control is None) != (args.hint is None):
         raise ValueError(
@@ -67,6 +71,18 @@ def generate(rest: list[str]) -> int:
     titles = [f"{q} #{args.seed + i}" if args.n > 1 else q for i, q in enumerate(prompts)]
     show(images, titles, args.out)
     return 0
+
+
+def samplers() -> str:
+    """A line for each sampler: its name, and what one wants it for."""
+    from minidiff.samplers import SAMPLERS
+
+    lines = []
+    for sampler in SAMPLERS.values():
+        head = f"  {sampler.name:20}  "
+        indent = " " * len(head)
+        lines.append(fill(sampler.about, 79, initial_indent=head, subsequent_indent=indent))
+    return "\n".join(lines)
 
 
 @contextmanager

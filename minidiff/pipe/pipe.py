@@ -284,6 +284,7 @@ class Pipe:
 
         scale     1 is none; default: the model's own
         negative  what to lead away from: one prompt, or one for each picture
+        sampler   how it gets from noise to the picture: one of `samplers.SAMPLERS`
         eta       0 to 1: noise on the way, for ddim
         interval  guide at times in (lo, hi] of 0..T alone, as 400 1000: what is asked for, but
                   nothing overdrawn
