@@ -3,8 +3,8 @@
 import sys
 from argparse import RawDescriptionHelpFormatter
 from contextlib import contextmanager
-from textwrap import fill
 from pathlib import Path
+from textwrap import fill
 
 from minidiff.cli.common import choose, given, load, parse, parser, report, show
 from minidiff.cli.options import Picture, arguments

@@ -9,6 +9,7 @@ re-noise and compare at s.
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from minidiff.core.schedule import Schedule
@@ -48,6 +49,11 @@ def _any(said: bool | Tensor) -> bool:
     return bool(said.any()) if isinstance(said, Tensor) else said
 
 
+def _plus(x: Tensor, factor: Any, y: Tensor) -> Tensor:
+    """x + factor y, in one pass over the picture where the factor is a number."""
+    return x + factor * y if isinstance(factor, Tensor) else torch.add(x, y, alpha=factor)
+
+
 def _root(v: Any) -> Any:
     # rounding may dip below 0
     return v.clamp(min=0).sqrt() if isinstance(v, Tensor) else max(v, 0.0) ** 0.5
@@ -64,7 +70,7 @@ def eps_to_x0(sch: Schedule, x_t: Tensor, eps: Tensor, t: int | Tensor) -> Tenso
     for the best denoiser E[x0 | x_t] (Tweedie).
     """
     a, s = sch.at(t, x_t)
-    return (x_t - s * eps) / a  # DDIM eq. 9
+    return _plus(x_t, -s, eps) / a  # DDIM eq. 9
 
 
 def x0_to_eps(sch: Schedule, x_t: Tensor, x0: Tensor, t: int | Tensor) -> Tensor:
@@ -152,7 +158,7 @@ def ddim_step(
     (a_t, s_t), (a, s_s) = sch.at(t, x_t), sch.at(s, x_t)
     if eta == 0 and eps_dir is None:
         # DDIM eq. 12 with eq. 9 put in: half the work
-        return a / a_t * x_t + (s_s - a / a_t * s_t) * eps
+        return _plus(a / a_t * x_t, s_s - a / a_t * s_t, eps)
     direction = eps if eps_dir is None else eps_dir
     if eta == 0:
         return a * eps_to_x0(sch, x_t, eps, t) + s_s * direction  # DDIM eq. 12
@@ -165,5 +171,5 @@ def ddim_step(
     kept = _root(s_s**2 - sig**2)
     if eps_dir is None:
         # eq. 12 with eq. 9 put in, as above
-        return a / a_t * x_t + (kept - a / a_t * s_t) * eps + sig * noise
+        return _plus(_plus(a / a_t * x_t, kept - a / a_t * s_t, eps), sig, noise)
     return a * eps_to_x0(sch, x_t, eps, t) + kept * eps_dir + sig * noise  # DDIM eq. 12

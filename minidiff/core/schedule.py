@@ -79,6 +79,10 @@ class Schedule:
     def _pairs(self) -> list[tuple[float, float]]:
         return list(zip(self.alpha.tolist(), self.sigma.tolist()))
 
+    @cached_property
+    def _lams(self) -> list[float]:
+        return (self.log_snr / 2).tolist()
+
     def at(self, t: int | Tensor, like: Tensor | None = None) -> tuple[Any, Any]:
         """(alpha_t, sigma_t): floats for an int t; for a
         LongTensor (b,), b 1 1 .. in `like`'s dtype, on its device.
@@ -103,8 +107,8 @@ class Schedule:
         """lambda_t = log(alpha_t / sigma_t), half the log SNR, in which exponential solvers measure
         their steps; infinite at the clean end.
         """
-        alpha, sigma = self.at(t)
-        return math.log(alpha / sigma) if sigma > 0 else math.inf
+        self.at(t)  # refuses what is no time
+        return self._lams[t]
 
     def timesteps(
         self,

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from minidiff.core.cond import Cond
 from minidiff.core.denoise import Denoise, noises, step_pairs
-from minidiff.core.process import transition
+from minidiff.core.process import eps_to_x0, transition
 from minidiff.core.schedule import Schedule
 
 
@@ -79,8 +79,7 @@ def ddpm(
         raise ValueError(f"variance={variance!r} is unknown; choose small or large")
     fresh = noises(x, seed)
     for t, s in step_pairs(sch.timesteps(steps, start, spacing, times=times), progress):
-        alpha, sigma = sch.at(t)
-        x0 = torch.sub(x, denoise(x, t, cond), alpha=sigma) / alpha  # as `eps_to_x0`
+        x0 = eps_to_x0(sch, x, denoise(x, t, cond), t)
         x0 = x0 if clip is None else x0.clamp(-clip, clip)
         z = next(fresh) if s > 0 else None
         x = ddpm_step(sch, x, x0, t, s, z, variance)

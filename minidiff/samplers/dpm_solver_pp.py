@@ -44,7 +44,7 @@ def continued(sch: Schedule, x0: Tensor, x0_before: Tensor, r: int, t: int, s: i
     """
     h = sch.lam(s) - sch.lam(t)
     h_before = sch.lam(t) - sch.lam(r)
-    return x0 + (x0 - x0_before) * (h / (2 * h_before))
+    return torch.lerp(x0_before, x0, 1 + h / (2 * h_before))  # 1: x0 itself
 
 
 def dpm_step(
@@ -57,7 +57,7 @@ def dpm_step(
     _, sig_t = sch.at(t)
     D = continued(sch, x0, x0_before, r, t, s)
     h = sch.lam(s) - sch.lam(t)
-    return sig_s / sig_t * x_t - a_s * math.expm1(-h) * D
+    return torch.add(sig_s / sig_t * x_t, D, alpha=-a_s * math.expm1(-h))
 
 
 def dpm_step_3(
