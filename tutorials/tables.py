@@ -25,6 +25,8 @@ import tempfile
 import textwrap
 from pathlib import Path
 
+import numpy as np
+
 from minidiff.bench.methods import lacks
 from minidiff.evaluate.evaluate import ROWS, SETS
 from minidiff.evaluate.metrics import bootstrap_ci
@@ -486,7 +488,27 @@ def sampler_pictures() -> str:
     return "\n\n".join([plain(head, table), said])
 
 
+def sampler_likeness() -> str:
+    """dB to the settled picture by sampler and evaluations, the best of each column in bold."""
+    found = measured("samplers")
+    if not found or not found["likeness"]:
+        return "(Not measured yet: `minidiff samplers --pictures`.)"
+    rows = {(r["sampler"], r["budget"]): np.mean(r["psnr"]) for r in found["likeness"]}
+    budgets = sorted({budget for _, budget in rows})
+    best = {b: max(v for (_, budget), v in rows.items() if budget == b) for b in budgets}
+    table = []
+    for name in dict.fromkeys(sampler for sampler, _ in rows):
+        cells = [f"`{name}`"]
+        for b in budgets:
+            value = rows.get((name, b))
+            said = "-" if value is None else f"{value:.1f}"
+            cells.append(f"**{said}**" if value == best[b] else said)
+        table.append(cells)
+    return plain(["dB", *[f"{b} evaluations" for b in budgets]], table)
+
+
 MADE = {
+    "sampler-likeness": sampler_likeness,
     "samplers": samplers,
     "sampler-orders": sampler_orders,
     "sampler-pictures": sampler_pictures,

@@ -12,15 +12,19 @@ What an evaluation is: one question to the network for one picture. Guidance ask
 twice, for every solver alike, and is not counted here. How many evaluations a solver takes is
 counted, not declared.
 
+Shapes and colours are right long before a picture has settled. So samplers without noise on the
+way are also compared with the picture that a hundred steps of fourth order make of the same noise.
+
 Weakness: order is what happens to many steps; at ten the constant counts as much, and guidance
 bends the flow. So pictures have the last word, of one small model.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from io import BytesIO
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +36,7 @@ from minidiff.core.denoise import Counted, noise
 from minidiff.core.schedule import Schedule, linear
 from minidiff.data.toy2d import Mixture, gauss_aniso, gaussian_flow_map, gmm8
 from minidiff.evaluate.evaluate import full_size, prompt_sets
-from minidiff.evaluate.metrics import bootstrap_ci
+from minidiff.evaluate.metrics import bootstrap_ci, psnr
 from minidiff.evaluate.oracle import oracle
 from minidiff.formats.fields import read_json
 from minidiff.io import check_target, write_bytes, write_json
@@ -42,6 +46,8 @@ from minidiff.techniques import names as near_names
 
 STEPS = (12, 24, 48, 96, 192)  # of the curves in the plane: whole blocks of two and of three
 BUDGETS = (4, 6, 8, 10, 15, 25, 50)  # evaluations of a picture
+SETTLED = ("unipc-3", 100)  # what the pictures of samplers without noise are compared with
+LIKENESS = 64  # prompts of that comparison
 POINTS = 64  # in the plane
 EVEN_IN = ("lambda", "time")
 
@@ -197,10 +203,10 @@ def accuracy(
     if not steps:
         return None
     right = []
-    for k, p in enumerate(prompt_sets(n, seed, pipe.classes)):
+    for p, set_seed in zip(prompt_sets(n, seed, pipe.classes), seeds_of(seed)):
         for i in range(0, len(p.prompts), batch):
             part = slice(i, i + batch)
-            noise_seed = seed + 10_000 * k + i
+            noise_seed = set_seed + i
             drawn = pipe.generate(p.prompts[part], seed=noise_seed, steps=steps, sampler=name)
             verdict = oracle().judge(full_size(drawn), p.scenes[part], p.groups[part])
             right += verdict["joint"].int().tolist()
@@ -219,6 +225,61 @@ def accuracy(
         "seed": seed,
         "right": right,
     }
+
+
+def likeness(
+    pipe: Pipe, name: str, budget: int, settled: list[Tensor], n: int, seed: int
+) -> dict | None:
+    """{"sampler", "budget", "psnr": n values in dB}: how near its pictures are to the settled ones,
+    of the same prompts and noises. None for a sampler that draws noise on the way, or that needs
+    more evaluations.
+    """
+    steps = steps_within(name, budget, pipe.schedule, pipe.spacing, pipe.end)
+    if not steps or not SAMPLERS[name].order:
+        return None
+    near = []
+    for p, seeds, want in zip(prompt_sets(n, seed, pipe.classes), seeds_of(seed), settled):
+        got = full_size(pipe.generate(p.prompts, seed=seeds, steps=steps, sampler=name))
+        near += psnr(got, want).tolist()
+    facts = {"model": pipe.name, "scale": pipe.scale, "n": n, "seed": seed}
+    return facts | {"sampler": name, "budget": budget, "psnr": near}
+
+
+def seeds_of(seed: int) -> Iterator[int]:
+    """The noise seeds of the sets of prompts."""
+    return (seed + 10_000 * k for k in count())
+
+
+def settled_pictures(pipe: Pipe, n: int, seed: int) -> list[Tensor]:
+    """For each set of prompts the pictures of SETTLED."""
+    sampler, steps = SETTLED
+    drawn = []
+    for p, seeds in zip(prompt_sets(n, seed, pipe.classes), seeds_of(seed)):
+        pictures = pipe.generate(p.prompts, seed=seeds, steps=steps, sampler=sampler)
+        drawn.append(full_size(pictures))
+    return drawn
+
+
+def likenesses(
+    pipe: Pipe, names: Sequence[str], budgets: Sequence[int], n: int, seed: int, out: Path
+) -> list[dict]:
+    """`likeness` of every sampler at every budget, kept as `accuracies` keeps its rows."""
+    rows = []
+    settled: list[Tensor] = []
+    settings = {"model": pipe.name, "scale": pipe.scale, "n": n, "seed": seed}
+    for budget in budgets:
+        for name in names:
+            file = Path(out) / f"{name}_{budget}.json"
+            known = read_json(file) if file.is_file() else {}
+            if all(known.get(k) == v for k, v in settings.items()):
+                rows.append(known)
+                continue
+            settled = settled or settled_pictures(pipe, n, seed)
+            row = likeness(pipe, name, budget, settled, n, seed)
+            if row:
+                rows.append(row)
+                write_json(row, file)
+    return kept(rows, settings, out)
 
 
 def accuracies(
@@ -330,18 +391,22 @@ def solvers(
     chosen = list(names or SAMPLERS)
     found = curves([name for name in chosen if SAMPLERS[name].order])
     rows = []
+    near = []
     if pictures:
         rows = accuracies(pipe, chosen, budgets, n, seed, out / "pictures", progress)
+        near = likenesses(pipe, chosen, budgets, min(n, LIKENESS), seed, out / "likeness")
     facts = {
         "curves": [asdict(c) | {"order": c.order} for c in found],
         "pictures": rows,
+        "likeness": near,
         "recommended": recommended(rows) if rows else [],
     }
     write_json(facts, out / "samplers.json")
-    write_bytes(figure(found, rows), out / "samplers.png")
+    write_bytes(figure(found, near), out / "samplers.png")
     print(table(found))
     if rows:
         print("\n" + accuracy_table(rows))
+        print("\n" + likeness_table(near))
     print(f"\n{out / 'samplers.json'}\n{out / 'samplers.png'}")
     return facts
 
@@ -381,6 +446,20 @@ def accuracy_table(rows: Sequence[dict]) -> str:
     return text
 
 
+def likeness_table(rows: Sequence[dict]) -> str:
+    """dB to the settled picture, by sampler and evaluations."""
+    budgets = sorted({row["budget"] for row in rows})
+    lines = [("sampler", *[f"{b} evaluations" for b in budgets])]
+    for name in dict.fromkeys(row["sampler"] for row in rows):
+        cells = []
+        for b in budgets:
+            row = next((r for r in rows if r["sampler"] == name and r["budget"] == b), None)
+            cells.append("-" if row is None else f"{np.mean(row['psnr']):.1f}")
+        lines.append((name, *cells))
+    sampler, steps = SETTLED
+    return aligned(lines) + f"\ndB to the picture that {sampler} makes in {steps} steps"
+
+
 def _percent(row: dict | None, marked: bool) -> str:
     if row is None:
         return "-"
@@ -396,39 +475,39 @@ def aligned(lines: Sequence[tuple[str, ...]]) -> str:
     return "\n".join(padded)
 
 
-def figure(found: Sequence[Curve], rows: Sequence[dict]) -> bytes:
-    """A PNG: error over evaluations on the mixture, a panel for each kind of grid, and right
-    pictures over evaluations if there are any.
+def figure(found: Sequence[Curve], near: Sequence[dict]) -> bytes:
+    """A PNG: error over evaluations on the mixture, a panel for each kind of grid, and the likeness
+    of pictures to the settled one, if there are any.
     """
     from matplotlib.figure import Figure
 
-    panels = 2 + bool(rows)
-    drawing = Figure(figsize=(4.6 * panels, 4.2), dpi=130, layout="constrained")
+    panels = 2 + bool(near)
+    drawing = Figure(figsize=(4.6 * panels, 4.4), dpi=130, layout="constrained")
     axes = drawing.subplots(1, panels)
-    order = list(dict.fromkeys([c.sampler for c in found] + [row["sampler"] for row in rows]))
+    order = list(dict.fromkeys([c.sampler for c in found] + [row["sampler"] for row in near]))
     style = {name: _style(i) for i, name in enumerate(order)}
     for axis, even_in in zip(axes, EVEN_IN):
         for c in found:
             if c.data == "mixture" and c.even_in == even_in:
                 axis.loglog(c.evaluations, c.errors, label=c.sampler, **style[c.sampler])
-        axis.set_title(f"steps even in {even_in}", fontsize=10)
-        axis.set_xlabel("evaluations of the denoiser")
+        axis.set_title(f"in the plane, steps even in {even_in}", fontsize=10)
+        axis.set_xlabel("evaluations")
         axis.grid(alpha=0.3, which="both", linewidth=0.4)
     axes[0].set_ylabel("distance to the exact end point")
-    axes[1].legend(fontsize=7, ncols=2)
-    if rows:
+    if near:
         for name in order:
-            mine = sorted((r for r in rows if r["sampler"] == name), key=lambda r: r["budget"])
-            share = [100 * np.mean(row["right"]) for row in mine]
-            axes[2].plot([r["budget"] for r in mine], share, label=name, **style[name])
+            mine = sorted((r for r in near if r["sampler"] == name), key=lambda r: r["budget"])
+            likeness = [np.mean(row["psnr"]) for row in mine]
+            axes[2].plot([r["budget"] for r in mine], likeness, **style[name])
         axes[2].set_xscale("log")
-        ticks = sorted({row["budget"] for row in rows})
+        ticks = sorted({row["budget"] for row in near})
         axes[2].set_xticks(ticks, [str(t) for t in ticks])
         axes[2].minorticks_off()
-        axes[2].set_title("pictures with everything right (%)", fontsize=10)
-        axes[2].set_xlabel("evaluations of the network")
+        axes[2].set_title("pictures", fontsize=10)
+        axes[2].set_ylabel("likeness to the settled picture, dB")
+        axes[2].set_xlabel("evaluations")
         axes[2].grid(alpha=0.3, linewidth=0.4)
-        axes[2].legend(fontsize=7, ncols=2, loc="lower right")
+    drawing.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=8)
     buffer = BytesIO()
     drawing.savefig(buffer, format="png")
     return buffer.getvalue()

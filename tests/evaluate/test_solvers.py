@@ -94,6 +94,16 @@ def test_pictures_are_judged_and_kept(tmp_path):
     assert [r["seed"] for r in other] == [1]
 
 
+@pytest.mark.weights
+def test_a_picture_is_like_the_settled_one_the_more_the_longer_it_is_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(solvers, "SETTLED", ("unipc-3", 20))
+    pipe = minidiff.load("tiny")
+    names = ["unipc", "euler-a"]
+    rows = solvers.likenesses(pipe, names, [3, 12], 4, 0, tmp_path)
+    assert [(r["sampler"], r["budget"]) for r in rows] == [("unipc", 3), ("unipc", 12)]
+    assert np.mean(rows[1]["psnr"]) > np.mean(rows[0]["psnr"]) + 5
+
+
 def test_the_command_writes_its_table_and_picture(tmp_path, capsys):
     facts = solvers.solvers(None, names=("ddim",), out=tmp_path, progress=False)
     assert (tmp_path / "samplers.png").stat().st_size > 10_000
