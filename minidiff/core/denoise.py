@@ -101,6 +101,8 @@ def _draw(
     device: torch.device | str | None,
     dtype: torch.dtype | None,
 ) -> Tensor:
+    if not streams:
+        return torch.empty((0, *shape), device=device, dtype=dtype)
     if len(streams) == 1:  # the same numbers, without a copy
         drawn = torch.randn((1, *shape), generator=streams[0])
     else:

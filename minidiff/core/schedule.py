@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -145,6 +146,8 @@ class Schedule:
                 f"end={end}: sampling ends at 0, the clean picture, or at 1, where Stable "
                 "Diffusion stops"
             )
+        if isinstance(n, bool) or not isinstance(n, Integral):
+            raise ValueError(f"steps={n!r}: a whole number was expected, such as 50")
         if not 1 <= n <= start:
             raise ValueError(
                 f"steps={n} is outside 1..{start}; one step per time at most, 20 to 100 are usual"
@@ -160,11 +163,13 @@ class Schedule:
         """The same times as a list; ValueError unless they fall from one to the next, inside
         0..T.
         """
-        ts = [int(t) for t in times]
+        given = list(times)
+        whole = all(isinstance(t, Integral) for t in given)
+        ts = [int(t) for t in given] if whole else []
         falls = all(t > s for t, s in pairwise(ts))
-        if len(ts) < 2 or not falls or ts != list(times):
+        if len(ts) < 2 or not falls:
             raise ValueError(
-                f"times={list(times)}: a grid is two whole numbers or more, each smaller than the "
+                f"times={given}: a grid is two whole numbers or more, each smaller than the "
                 "one before"
             )
         if ts[0] > self.T or ts[-1] < 0:

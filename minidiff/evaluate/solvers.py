@@ -375,7 +375,7 @@ def solvers(
 
     pictures  draw with the model, too: about an hour for all samplers on one core
     budgets   evaluations of a picture
-    n         prompts at each budget, a quarter of each set of `minidiff evaluate`
+    n         prompts at each budget, shared out over the sets of `minidiff evaluate`
     out       folder of samplers.json, samplers.png, and of what was drawn: a second call goes on
               where the first was, and its table has what both drew
     """

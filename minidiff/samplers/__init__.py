@@ -4,7 +4,7 @@
 
 from a starting state x at time T. Of these keywords it takes, by their names, what it needs:
 
-    steps               how many moves
+    steps               how many moves; of DPM-Solver-2 and -3, evaluations
     spacing, start, end the model's grid, as in `Schedule.timesteps`
     times               a grid of one's own, in place of those four
     eta, seed           noise on the way, 0 to 1, and where it comes from
@@ -99,7 +99,7 @@ ALL = (
         "euler",
         ddim,
         "Karras et al. 2022, 2206.00364, Euler's method in sigma / alpha",
-        "DDIM under its other name, to the clean end of the tables",
+        "DDIM under its other name; its last step goes all the way to clean",
         settings={"eta": 0.0, "end": 0, "literal": False},
         page="samplers/edm",
     ),
@@ -129,7 +129,7 @@ ALL = (
         "dpm-2",
         dpm_solver,
         "Lu et al. 2022, 2206.00927, DPM-Solver-2",
-        "Two evaluations a move, the second half way: what its successors are measured against",
+        "Two evaluations a move, the second on the way: what its successors are measured against",
         settings={"order": 2},
         order=2,
         page="samplers/dpm_solver",
@@ -138,7 +138,7 @@ ALL = (
         "dpm-3",
         dpm_solver,
         "Lu et al. 2022, 2206.00927, DPM-Solver-3",
-        "Three evaluations a move, of third order: for 20 evaluations or more",
+        "Three evaluations a move, of third order: for many evaluations, without guidance",
         settings={"order": 3},
         order=3,
         page="samplers/dpm_solver",
@@ -173,7 +173,7 @@ ALL = (
         "unipc",
         unipc,
         "Zhao et al. 2023, 2302.04867, UniPC",
-        "Every step is corrected by the next one's answer: third order, 6 to 12 steps do",
+        "Every step is corrected by the next one's answer: third order, about 10 steps do",
         settings={"order": 2},
         order=3,
         page="samplers/unipc",
@@ -182,7 +182,7 @@ ALL = (
         "unipc-3",
         unipc,
         "Zhao et al. 2023, 2302.04867, UniPC-3",
-        "The same with a parabola: fourth order, for 12 steps or more",
+        "The same with a parabola: fourth order, which pays where steps are short",
         settings={"order": 3},
         order=4,
         page="samplers/unipc",
@@ -240,13 +240,34 @@ ALL = (
 SAMPLERS: dict[str, Sampler] = {sampler.name: sampler for sampler in ALL}
 
 
+# what a pipe tells every sampler, whether it looks at it or not
+COMMON = {"steps", "spacing", "end", "literal", "prediction", "eta", "seed", "progress"}
+
+
+def checked(denoise: Denoise) -> Denoise:
+    """The same, but an answer of another shape than the state is refused: it would be broadcast."""
+
+    def eps(x_t: Tensor, t: int | Tensor, cond: Cond | None) -> Tensor:
+        answer = denoise(x_t, t, cond)
+        if not isinstance(answer, Tensor) or answer.shape != x_t.shape:
+            came = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+            raise ValueError(
+                f"the denoiser answered a state of shape {tuple(x_t.shape)} with {came}: noise of "
+                "the state's own shape was expected"
+            )
+        return answer
+
+    return eps
+
+
 def solve(
     name: str, denoise: Denoise, sch: Schedule, x: Tensor, cond: Cond | None, **settings: Any
 ) -> Tensor:
-    """Run the sampler of that name, handing it those of the settings that it takes.
+    """Run the sampler of that name. Of the settings that many have (COMMON) it is handed those that
+    it takes; one of its own is refused where it has none of that name.
 
-    ValueError: an unknown name, an eta for a sampler that has none, a start that is not finite, or
-    a network whose answers are not.
+    ValueError: an unknown name or setting, an eta for a sampler that has none, a start that is not
+    finite, or a network whose answers are not, or are of another shape than the state.
     """
     if name not in SAMPLERS:
         raise ValueError(f"sampler={name!r} is unknown; choose one of {', '.join(SAMPLERS)}")
@@ -256,10 +277,16 @@ def solve(
         raise ValueError(
             f"eta={settings['eta']} with sampler={name!r}: only {', '.join(able)} has an eta"
         )
+    foreign = settings.keys() - COMMON - sampler.options
+    if foreign:
+        raise ValueError(
+            f"sampler={name!r} has no setting {', '.join(sorted(foreign))}; it has "
+            f"{', '.join(sorted(sampler.options - {'denoise', 'sch', 'x', 'cond'}))}"
+        )
     if not x.isfinite().all():
         raise ValueError("the state to start from holds NaN or infinite numbers")
     chosen = {k: v for k, v in settings.items() if k in sampler.options}
-    out = sampler.run(denoise, sch, x, cond, **chosen, **sampler.settings)
+    out = sampler.run(checked(denoise), sch, x, cond, **chosen, **sampler.settings)
     if not out.isfinite().all():
         raise ValueError(
             f"sampler={name!r} ended in NaN or infinite numbers: either the network answers with "

@@ -59,6 +59,8 @@ def ddim(
     every move of a grid that is not one's own is start // steps long. Raises ValueError for steps,
     start, end, spacing, times or eta out of range.
     """
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta={eta} is outside 0..1; 0 draws no noise on the way, 1 is ancestral")
     fresh = noises(x, seed)
     ts = sch.timesteps(steps, start, spacing, end, times)
     stride = (start or sch.T) // max(steps, 1)

@@ -13,7 +13,7 @@ The paper minimises a bound on a divergence, with the model's own training data.
 solution is cheap, as on an exact mixture, the aim can be had itself: move one time after the other
 while the squared distance to that solution falls (`fitted_times`).
 
-Try: `times=align_your_steps(sch, 10)` for `ddim` and `dpm_solver`; a grid fitted for one of them
+Try: `times=align_your_steps(sch, 10)` for `ddim` and `dpm_solver_pp`; a grid fitted for one of them
 given to the other; `fitted_times` with 3 steps.
 
 Weakness: a grid belongs to the model and the sampler that it was made for. The published levels

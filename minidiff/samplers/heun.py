@@ -23,7 +23,7 @@ Try: 10 steps beside 20 of `ddim` (as many evaluations, nearly); `s_churn=40` wi
 `s_noise` 1.003, the authors' value for ImageNet.
 
 Weakness: two evaluations a step, 2 steps - 1 in all; a multistep method has second order for one
-(`dpm_solver`). Churn repairs what sampling did wrong, not what the network says wrong: where its
+(`dpm_solver_pp`). Churn repairs what sampling did wrong, not what the network says wrong: where its
 answers are biased, each of the extra descents repeats the bias. A gamma smaller than half the
 distance to the next time of the tables is rounded to none.
 """

@@ -4,7 +4,7 @@ Restart Sampling for Improving Generative Processes, Yilun Xu, Mingyang Deng, Xi
 Tian, Ziming Liu, Tommi Jaakkola, 2023, arXiv 2306.14878.
 
 A sampler without noise makes small errors and keeps all of them. One with noise at every step
-forgets them, and makes larger ones, since noise and short steps do not go together. Restart
+forgets them, and makes larger ones, since noise and long steps do not go together. Restart
 separates the two. It samples without noise down to a low level. Then, K times: as much noise as
 leads back to a high level in one go, and down again without noise. What two states had in common
 with their errors is drowned in the same way as the errors; the way down pulls both to the data.
@@ -74,9 +74,14 @@ def descent(sch: Schedule, grid: list[int], interval: Interval) -> list[int]:
         raise ValueError(f"{interval}: expected 0 < low < high, 1 step or more, 0 times or more")
     noisy = [t for t in grid[1:] if t > 0]
     if not noisy:
-        raise ValueError(f"times={grid}: one step leaves no time to restart from; take 2 or more")
+        raise ValueError("one step leaves no time to restart from: take 2 steps or more")
     low = min(noisy, key=lambda t: abs(level(sch, t) - interval.low))
     high = nearest(sch, interval.high)
+    if high <= low:
+        raise ValueError(
+            f"{interval}: its low end is moved to time {low}, the nearest of the grid, and that is "
+            f"above its high end, time {high}: take more steps, or a wider interval"
+        )
     if high - low < interval.steps:
         raise ValueError(
             f"{interval}: from time {low}, the nearest of the grid, up to {high} there are "

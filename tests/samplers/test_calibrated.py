@@ -12,7 +12,7 @@ from minidiff.core.process import q_sample
 from minidiff.data.toy2d import Mixture, energy_distance, gauss_aniso, gmm8
 from minidiff.samplers import solve
 from minidiff.samplers.calibrated import calibrate, calibrated
-from minidiff.samplers.dpm_solver import dpm_solver
+from minidiff.samplers.dpm_solver_pp import dpm_solver_pp
 
 D = torch.float64
 SCH = schedule.linear()
@@ -77,11 +77,13 @@ def test_samples_of_a_biased_network_are_repaired():
     data, n = gmm8(1.0, 0.15), 1500
     off, truth = biased(data.denoise(SCH), (0.1, -0.07)), data.sample(n, seed=5)
     asked = []
-    dpm_solver(lambda x, t, c: asked.append(t) or off(x, t), SCH, noise((1, 2), dtype=D), steps=10)
+    dpm_solver_pp(
+        lambda x, t, c: asked.append(t) or off(x, t), SCH, noise((1, 2), dtype=D), steps=10
+    )
     m = calibrate(off, SCH, data.sample(4000, seed=1), asked)
     x = noise((n, 2), dtype=D)
     right, before, after = (
-        energy_distance(dpm_solver(f, SCH, x, steps=10), truth)
+        energy_distance(dpm_solver_pp(f, SCH, x, steps=10), truth)
         for f in (data.denoise(SCH), off, calibrated(off, m))
     )
     assert before > 10 * right and after < 2 * right + 1e-3

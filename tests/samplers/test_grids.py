@@ -7,7 +7,7 @@ from minidiff.core import schedule
 from minidiff.core.denoise import noise
 from minidiff.data.toy2d import gmm8
 from minidiff.samplers.ddim import ddim
-from minidiff.samplers.dpm_solver import dpm_solver
+from minidiff.samplers.dpm_solver_pp import dpm_solver_pp
 from minidiff.samplers.grids import (
     SD1,
     align_your_steps,
@@ -101,11 +101,11 @@ def loss(sampler, denoise, x, fine, times):
     return (sampler(denoise, SCH, x, times=times) - fine).pow(2).mean().item()
 
 
-@pytest.mark.parametrize("sampler", [ddim, dpm_solver])
+@pytest.mark.parametrize("sampler", [ddim, dpm_solver_pp])
 def test_a_fitted_grid_is_better_on_starts_it_has_not_seen_than_all_that_have_names(sampler):
     denoise = gmm8(1.0, 0.15).denoise(SCH)
     seen, unseen = start(40), start(100, seed=1000)
-    fine, truth = (dpm_solver(denoise, SCH, x, steps=200) for x in (seen, unseen))
+    fine, truth = (dpm_solver_pp(denoise, SCH, x, steps=200) for x in (seen, unseen))
     named = [SCH.timesteps(5, spacing=s) for s in (*schedule.SPACINGS, *schedule.LEVELS)]
     named += [align_your_steps(SCH, 5)]
     ours = fitted_times(sampler, denoise, SCH, seen, fine, SCH.timesteps(5, spacing="trailing"))
@@ -118,7 +118,7 @@ def test_the_descent_ends_where_no_neighbour_is_better():
     """With one inner time, all places can be tried."""
     denoise = gmm8(1.0, 0.15).denoise(SCH)
     x = start(50)
-    fine = dpm_solver(denoise, SCH, x, steps=200)
+    fine = dpm_solver_pp(denoise, SCH, x, steps=200)
     [_, t, _] = fitted_times(ddim, denoise, SCH, x, fine, [1000, 500, 0])
     errors = {u: loss(ddim, denoise, x, fine, [1000, u, 0]) for u in (t - 1, t, t + 1)}
     assert min(errors, key=errors.__getitem__) == t

@@ -9,7 +9,7 @@ from minidiff.core.denoise import Counted, noise
 from minidiff.core.process import ddim_step, eps_to_x0
 from minidiff.data.toy2d import Mixture, gauss_aniso, gaussian_flow_map, gmm8
 from minidiff.samplers.ddim import ddim
-from minidiff.samplers.dpm_solver import dpm_solver
+from minidiff.samplers.dpm_solver_pp import dpm_solver_pp
 from minidiff.samplers.midpoint import (
     fireflow,
     fireflow_step,
@@ -56,7 +56,7 @@ def test_the_middle_is_the_nearest_time_in_tau_and_never_clean(sch):
 def test_both_are_of_order_2_on_two_modes_and_ddim_of_order_1(build):
     sch, x = build(20_000), start()
     data = Mixture([[-1.0, 0.0], [1.0, 0.5]], [[[0.3, 0.0], [0.0, 0.3]]] * 2)
-    true = dpm_solver(data.denoise(sch), sch, x, steps=1000, spacing="lambda")
+    true = dpm_solver_pp(data.denoise(sch), sch, x, steps=1000, spacing="lambda")
     for sampler, low, high in ((midpoint, 1.8, 2.6), (fireflow, 1.8, 2.6), (ddim, 0.8, 1.1)):
         errs = [
             (sampler(data.denoise(sch), sch, x, steps=n, spacing="trailing") - true).norm().item()

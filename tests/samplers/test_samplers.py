@@ -120,3 +120,43 @@ def test_eulers_two_names_are_karras_arithmetic_in_sigma():
                 y = y + up * next(fresh)
         ours = solve(name, data.denoise(SCH), SCH, x, None, steps=9, seed=3, spacing="karras")
         assert (ours - y).abs().max() < 1e-10
+
+
+def test_answers_of_another_shape_are_refused_and_not_broadcast():
+    x = torch.zeros(4, 2, dtype=torch.float64)
+    for answer in (x[:1], x[:, :1], x[:3], 0.0, None):
+        with pytest.raises(ValueError, match=r"answered a state of shape \(4, 2\) with"):
+            solve("ddim", lambda x, t, cond, a=answer: a, SCH, x, None, steps=4)
+
+
+def test_a_setting_that_a_sampler_does_not_have_is_refused():
+    x = torch.zeros(4, 2, dtype=torch.float64)
+    for name, wrong in (
+        ("ddim", {"stepz": 10}),
+        ("dpm++", {"order": 3}),
+        ("unipc", {"s_churn": 1}),
+    ):
+        with pytest.raises(ValueError, match=f"has no setting {next(iter(wrong))}; it has"):
+            solve(name, gmm8().denoise(SCH), SCH, x, None, **wrong)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_no_points_are_no_points_and_a_number_of_steps_is_a_whole_number(name):
+    eps, none = gmm8().denoise(SCH), torch.zeros(0, 2, dtype=torch.float64)
+    assert solve(name, eps, SCH, none, None, steps=4, spacing="leading").shape == (0, 2)
+    for steps in (2.5, "8", True, 0, -1):
+        with pytest.raises(ValueError, match="steps="):
+            solve(name, eps, SCH, none, None, steps=steps)
+
+
+@pytest.mark.parametrize("bad", ["abc", [1000, None, 0], [1000, 5.5, 0], [5]])
+def test_a_grid_that_is_none_is_refused_by_every_sampler(bad):
+    for name in SAMPLERS:
+        with pytest.raises(ValueError, match="times="):
+            solve(name, gmm8().denoise(SCH), SCH, torch.zeros(2, 2).double(), None, times=bad)
+
+
+@pytest.mark.parametrize("eta", [2, -1, math.nan])
+def test_an_eta_out_of_range_is_refused_before_any_evaluation(eta):
+    with pytest.raises(ValueError, match=r"is outside 0\.\.1"):
+        solve("ddim", lambda *a: 1 / 0, SCH, torch.zeros(2, 2).double(), None, eta=eta)

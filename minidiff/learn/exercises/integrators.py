@@ -110,8 +110,8 @@ block = Exercise(
     "The second move of a block of DPM-Solver-2, from t to s, with the noise that the network saw "
     "at t (`eps`) and at a time m on the way (`eps_m`), t > m > s > 0. With $\\lambda = "
     "\\log(\\alpha / \\sigma)$, $h = \\lambda_s - \\lambda_t$ and $r = (\\lambda_m - \\lambda_t) "
-    "/ h$: $x_s = \\frac{\\alpha_s}{\\alpha_t} x_t - \\sigma_s (e^h - 1) \\left(\\epsilon_t + "
-    "\\frac{\\epsilon_m - \\epsilon_t}{2r}\\right)$. m may lie anywhere between, and `taylor` need "
+    "/ h$: $x_s = \\frac{\\alpha_s}{\\alpha_t} x_t - \\sigma_s (e^h - 1) (\\epsilon_t + "
+    "\\frac{\\epsilon_m - \\epsilon_t}{2r})$. m may lie anywhere between, and `taylor` need "
     "not be looked at: it stays False." + ANY_SCHEDULE,
     block_move,
     slow_block_move,
