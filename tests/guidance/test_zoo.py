@@ -288,10 +288,12 @@ WRAPS = {
 
 @pytest.mark.parametrize("inner, outer", list(permutations(WRAPS, 2)))
 def test_every_guidance_stacks_on_every_other(inner, outer):
-    """The points still end near the mode that was asked for, and not all at one place."""
+    """The points still end at the mode that was asked for, or beyond: nearer to it than to the
+    middle, and to no other.
+    """
     guided = WRAPS[outer](WRAPS[inner](INSIDE.denoise(SCH)))
     out = sample(guided, SCH, points(64), SCH.timesteps(25), mode(0, 64))
-    assert out.isfinite().all() and out[:, 0].mean() > 0.4 and out.std(0).min() > 0.005
+    assert (out[:, 0] > 0.3).all() and (out[:, 1].abs() < out[:, 0]).all()
 
 
 @pytest.mark.parametrize("outer", WRAPS)
