@@ -22,9 +22,13 @@ network in memory, and twice the time. It sharpens what both know; it does not m
 more.
 """
 
+from copy import copy
+from dataclasses import replace
+
 from minidiff.core.cfg import guide
 from minidiff.core.denoise import Denoise
 from minidiff.guidance.checks import check_strength
+from minidiff.pipe.pipe import Pipe
 
 
 def autoguidance(denoise: Denoise, bad: Denoise, scale: float) -> Denoise:
@@ -39,3 +43,18 @@ def autoguidance(denoise: Denoise, bad: Denoise, scale: float) -> Denoise:
         return good if scale == 1 else guide(bad(x_t, t, cond), good, scale)
 
     return guided
+
+
+def early(pipe: Pipe) -> Pipe:
+    """The shipped worse version of "tiny": the same network after 2 of its 3 trainings, on the same
+    latents and words. ValueError for another model, which has none.
+    """
+    from minidiff.weights.store import build, fill, load_weights
+
+    if pipe.name != "tiny":
+        raise ValueError(
+            f"{pipe.name or 'this model'} has no worse version in the package; load one and hand "
+            "its `eps` to autoguidance(pipe.eps, worse.eps, scale)"
+        )
+    net = fill(build("tiny").net, load_weights("early"), "early")
+    return replace(copy(pipe), net=net.to(pipe.device, pipe.dtype).eval().requires_grad_(False))
