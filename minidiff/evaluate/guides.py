@@ -2,18 +2,19 @@
 
 Every guidance buys accuracy with variety, and its scale says how much; scales of different
 guidances are not the same thing. So each is run at several, and variety is compared where accuracy
-is equal. Prompts are short, so that size, place and texture are the model's to choose.
+is equal. Every other prompt is short, so that size, place and texture are the model's to choose;
+the others state everything.
 
     accuracy   share of pictures in which everything is right that the prompt states
-    variety    distance between two pictures of one prompt in the learned oracle's features, as a
-               share of that between two renders of the same short caption
+    variety    distance between two pictures of a short prompt in the learned oracle's features, as
+               a share of that between two renders of the same caption
     off-palette  share of pixels that no render comes near: a channel beyond what renders reach
 
 Weakness: variety counts wrong pictures as varied ones; hence "at equal accuracy".
 """
 
-from collections.abc import Sequence
-from copy import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -23,11 +24,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from minidiff.core.denoise import Counted
 from minidiff.data import shapes
 from minidiff.evaluate.evaluate import STREAM, full_size
 from minidiff.evaluate.metrics import bootstrap_ci
-from minidiff.evaluate.oracle import SHORT, oracle
+from minidiff.evaluate.oracle import FULL, SHORT, oracle
 from minidiff.evaluate.solvers import aligned
 from minidiff.formats.fields import read_json
 from minidiff.guidance import GUIDES
@@ -41,17 +41,26 @@ LEVEL = 95.0  # percent right at which variety is compared
 
 @dataclass(frozen=True)
 class Asked:
-    """Scenes and their short prompts, each to be drawn twice."""
+    """Scenes, their prompts, each to be drawn twice, and what each prompt states."""
 
     scenes: list[shapes.Scene]
     prompts: list[str]
+    groups: list[tuple[str, ...]]
 
 
 def asked(n: int, seed: int) -> Asked:
-    """n scenes that training never saw, one and two objects in turn."""
+    """n scenes that training never saw: by turns one object in short and in full, two in short and
+    in full.
+    """
     rng = np.random.default_rng([STREAM + 2, seed])
-    scenes = [shapes.scene(rng, objects=1 + i % 2, split="test") for i in range(n)]
-    return Asked(scenes, [shapes.short_caption(s) for s in scenes])
+    told = Asked([], [], [])
+    for i in range(n):
+        s = shapes.scene(rng, objects=1 + i // 2 % 2, split="test")
+        short = i % 2 == 0
+        told.scenes.append(s)
+        told.prompts.append(shapes.short_caption(s) if short else shapes.caption(s))
+        told.groups.append(SHORT if short else FULL)
+    return told
 
 
 @cache
@@ -79,7 +88,8 @@ def apart(one: Tensor, other: Tensor) -> Tensor:
 def renders_apart(n: int, seed: int) -> float:
     """Mean distance of two renders of one short caption: what full variety is."""
     rng = np.random.default_rng([STREAM + 4, seed])
-    scenes = asked(n, seed).scenes
+    told = asked(n, seed)
+    scenes = [s for s, group in zip(told.scenes, told.groups) if group == SHORT]
     pairs = []
     for _ in range(2):
         drawn = [another(rng, s) for s in scenes]
@@ -101,28 +111,33 @@ def another(rng: np.random.Generator, s: shapes.Scene) -> shapes.Scene:
 def measure(
     pipe: Pipe, name: str, scale: float, n: int, seed: int, steps: int, batch: int = 32, bar=None
 ) -> dict:
-    """What one guidance does at one scale: for each of n prompts `right` (mean of two pictures),
-    `apart`, `off`, and evaluations of one picture.
+    """What one guidance does at one scale: for each of n prompts `right` (mean of two pictures)
+    and `off`, for the short ones `apart`, and the evaluations of one picture.
     """
     told = asked(n, seed)
-    counted = Counted(pipe.eps)
-    guided = GUIDES[name].make(_counting(pipe, counted), scale)
+    guided = GUIDES[name].make(pipe, scale)
     right, distance, off = [], [], []
+    asked_for = 0
     for i in range(0, n, batch):
         part = slice(i, i + batch)
         pair = []
         for twin in range(2):
-            drawn = pipe.generate(
-                told.prompts[part],
-                seed=seed + 100_000 * twin + i,
-                steps=steps,
-                scale=1.0,
-                denoise=guided,
-            )
+            with counted_rows(type(pipe.net)) as rows:
+                drawn = pipe.generate(
+                    told.prompts[part],
+                    seed=seed + 100_000 * twin + i,
+                    steps=steps,
+                    scale=1.0,
+                    denoise=guided,
+                )
+            asked_for += sum(rows)
             pair.append(full_size(drawn))
-        verdicts = [oracle().judge(x, told.scenes[part], SHORT)["joint"].float() for x in pair]
+        verdicts = [
+            oracle().judge(x, told.scenes[part], told.groups[part])["joint"].float() for x in pair
+        ]
         right += ((verdicts[0] + verdicts[1]) / 2).tolist()
-        distance += apart(*pair).tolist()
+        between = apart(*pair).tolist()
+        distance += [d for d, g in zip(between, told.groups[part]) if g == SHORT]
         off += ((off_palette(pair[0]) + off_palette(pair[1])) / 2).tolist()
         if bar:
             bar.update(2 * len(pair[0]))
@@ -133,18 +148,29 @@ def measure(
         "n": n,
         "seed": seed,
         "steps": steps,
-        "evaluations": counted.nfe / (2 * n),
+        "evaluations": asked_for / (2 * n),
         "right": right,
         "apart": distance,
         "off": off,
     }
 
 
-def _counting(pipe: Pipe, counted: Counted) -> Pipe:
-    """The pipe, asking through a counter."""
-    told = copy(pipe)
-    told.eps = counted  # type: ignore[method-assign]
-    return told
+@contextmanager
+def counted_rows(kind: type[torch.nn.Module]) -> Iterator[list[int]]:
+    """What the networks of a kind are asked while the block is open, whichever they are: rows of
+    each forward pass. (A guidance may ask a second network.)
+    """
+    rows: list[int] = []
+
+    def note(module, args):
+        if isinstance(module, kind):
+            rows.append(len(args[0]))
+
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(note)
+    try:
+        yield rows
+    finally:
+        hook.remove()
 
 
 def guides(
