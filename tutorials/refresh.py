@@ -31,6 +31,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 MEASURED = HERE / "measured"
 BENCH = ROOT / "runs/bench"
+SAMPLERS = ROOT / "runs/samplers"
 DONE = ROOT / "out/refresh.json"  # {stage: what it was made of}
 N = 512  # pictures of `minidiff evaluate`
 
@@ -62,6 +63,9 @@ def stages(bench: Path | None, score: bool, snapshots: Path | None) -> list[Stag
         evaluate = (*minidiff, "evaluate", name, "--n", str(N), "--json", to)
         out.append(Stage(f"evaluate-{name}", f"the share of {name}'s right pictures", (evaluate,)))
     out.append(Stage("proofs", "every technique's claims", (prove,), judges=True))
+    compare = (*minidiff, "samplers", "--pictures", "--out", str(SAMPLERS))
+    kept = (refresh, "--samplers", str(SAMPLERS))
+    out.append(Stage("samplers", "every sampler's orders and right pictures", (compare, kept)))
     if snapshots:
         learn = (refresh, "--learning", str(snapshots))
         out.append(Stage("learning", "which attribute is learned when", (learn,)))
@@ -146,6 +150,12 @@ def board(bench: Path) -> None:
     pack(bench, MEASURED / "bench")
 
 
+def samplers(folder: Path) -> None:
+    """The comparison of samplers: its figures for the tables, its picture for the page."""
+    write_bytes((folder / "samplers.json").read_bytes(), MEASURED / "samplers.json")
+    write_bytes((folder / "samplers.png").read_bytes(), HERE / "figures/work_precision.png")
+
+
 def main(argv: list[str] | None = None) -> int:
     p = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     p.add_argument("--only", nargs="+", metavar="STAGE", help="these stages alone")
@@ -158,10 +168,16 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--snapshots", type=Path, metavar="FOLDER", help="of a training, for learning")
     p.add_argument("--learning", type=Path, help=argparse.SUPPRESS)
     p.add_argument("--board", type=Path, help=argparse.SUPPRESS)
+    p.add_argument("--samplers", type=Path, help=argparse.SUPPRESS)
     args = p.parse_args(argv)
-    if args.learning or args.board:
-        learning(args.learning) if args.learning else board(args.board)
-        return 0
+    for write, folder in (
+        (learning, args.learning),
+        (board, args.board),
+        (samplers, args.samplers),
+    ):
+        if folder:
+            write(folder)
+            return 0
     bench = args.bench or (BENCH if args.score or BENCH.exists() else None)
     every = {s.name: s for s in stages(bench, args.score, args.snapshots)}
     if unknown := [name for name in args.only or () if name not in every]:

@@ -27,12 +27,15 @@ from pathlib import Path
 
 from minidiff.bench.methods import lacks
 from minidiff.evaluate.evaluate import ROWS, SETS
+from minidiff.evaluate.metrics import bootstrap_ci
+from minidiff.evaluate.solvers import best_at, recommended
 from minidiff.formats.family import DROPPED, VARIANTS
 from minidiff.formats.keymaps import RESNET, TABLES
 from minidiff.formats.layouts import MINIDIFF, ORIGINAL, TOWERS
 from minidiff.learn.exercise import LADDERS
 from minidiff.learn.exercises import exercises
 from minidiff.proofs.prove import HEAD, cells, proofs
+from minidiff.samplers import SAMPLERS
 from minidiff.techniques import TECHNIQUES
 from minidiff.weights.store import PARTS, manifest
 
@@ -419,7 +422,74 @@ def cost(name: str) -> str:
     )
 
 
+def samplers() -> str:
+    """Every sampler: its paper, its order on paper, what it is for, and its page."""
+    rows = []
+    for sampler in SAMPLERS.values():
+        order = f"{sampler.order:g}" if sampler.order else "-"
+        link = f"[page]({os.path.relpath(sampler.page, 'samplers')}.md)"
+        rows.append([f"`{sampler.name}`", sampler.about, order, linked(sampler.paper), link])
+    return plain(["sampler", "what for", "order on paper", "paper", ""], rows)
+
+
+def sampler_orders() -> str:
+    """Errors in the plane and the measured orders, on the grid each sampler is made for."""
+    found = measured("samplers")
+    if not found:
+        return "(Not measured yet: `minidiff samplers`.)"
+    own = {name: sampler.even_in for name, sampler in SAMPLERS.items()}
+    rows = []
+    for name in dict.fromkeys(c["sampler"] for c in found["curves"]):
+        mine = [c for c in found["curves"] if c["sampler"] == name]
+        curves = {c["data"]: c for c in mine if c["even_in"] == own[name]}
+        other = next(c for c in mine if c["data"] == "mixture" and c["even_in"] != own[name])
+        mixture = curves["mixture"]
+        errors = [f"{e:.1e}" for e in mixture["errors"][:3]]
+        orders = [f"{curves[data]['order']:.2f}" for data in ("mixture", "one Gaussian")]
+        paper = f"{SAMPLERS[name].order:g}"
+        rows.append([f"`{name}`", own[name], *errors, *orders, paper, f"{other['order']:.2f}"])
+    steps = [f"error, {n} steps" for n in found["curves"][0]["steps"][:3]]
+    head = ["sampler", "steps even in", *steps, "order", "of one Gaussian", "on paper"]
+    return plain([*head, "on the other grid"], rows)
+
+
+def sampler_pictures() -> str:
+    """Percent of right pictures by sampler and evaluations, and what follows from it."""
+    found = measured("samplers")
+    if not found or not found["pictures"]:
+        return "(Not measured yet: `minidiff samplers --pictures`.)"
+    rows = found["pictures"]
+    budgets = sorted({row["budget"] for row in rows})
+    marked = {b: [row["sampler"] for row in best_at(rows, b)[1]] for b in budgets}
+    table = []
+    for name in dict.fromkeys(row["sampler"] for row in rows):
+        cells = [f"`{name}`"]
+        for b in budgets:
+            row = next((r for r in rows if r["sampler"] == name and r["budget"] == b), None)
+            if row is None:
+                cells.append("-")
+                continue
+            mean, low, high = (100 * x for x in bootstrap_ci(row["right"]))
+            said = f"{mean:.0f} ({low:.0f} to {high:.0f})"
+            cells.append(f"**{said}**" if name in marked[b] else said)
+        table.append(cells)
+    enough = recommended(rows)
+    names = " or ".join(f"`{name}`" for name, _ in enough)
+    n = rows[0]["n"]
+    said = (
+        f"Percent of {n} pictures (95%) in which everything is right that the prompt states. Bold: "
+        "the best with that many evaluations, and all that cannot be told from it on the same "
+        f"prompts. The fewest evaluations at which something cannot be told from the best of "
+        f"{budgets[-1]}: **{enough[0][1]}, with {names}**."
+    )
+    head = ["sampler", *[f"{b} evaluations" for b in budgets]]
+    return "\n\n".join([plain(head, table), said])
+
+
 MADE = {
+    "samplers": samplers,
+    "sampler-orders": sampler_orders,
+    "sampler-pictures": sampler_pictures,
     "numbers": numbers,
     "leaderboard-top": leaderboard_top,
     "evaluated": evaluated,

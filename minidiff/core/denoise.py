@@ -101,9 +101,11 @@ def _draw(
     device: torch.device | str | None,
     dtype: torch.dtype | None,
 ) -> Tensor:
-    return torch.stack([torch.randn(shape, generator=g) for g in streams]).to(
-        device=device, dtype=dtype
-    )
+    if len(streams) == 1:  # the same numbers, without a copy
+        drawn = torch.randn((1, *shape), generator=streams[0])
+    else:
+        drawn = torch.stack([torch.randn(shape, generator=g) for g in streams])
+    return drawn.to(device=device, dtype=dtype)
 
 
 def noise(

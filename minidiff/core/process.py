@@ -9,7 +9,6 @@ re-noise and compare at s.
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from minidiff.core.schedule import Schedule
@@ -42,6 +41,11 @@ PREDICTIONS = {
         lambda a, s, x_t, out: (x_t + a * out) / (a + s),
     ),
 }
+
+
+def _any(said: bool | Tensor) -> bool:
+    # a bool made a tensor costs more than a move
+    return bool(said.any()) if isinstance(said, Tensor) else said
 
 
 def _root(v: Any) -> Any:
@@ -102,7 +106,7 @@ def renoise(sch: Schedule, x_s: Tensor, s: int | Tensor, t: int | Tensor, noise:
     """Jump forward from time s to t >= s: RePaint's way
     of undoing a move. With s = 0 this is `q_sample`.
     """
-    if torch.as_tensor(s > t).any():
+    if _any(s > t):
         raise ValueError(
             f"renoise goes from s up to t, got s={s}, t={t}; to go down use ddim_step or posterior"
         )
@@ -119,7 +123,14 @@ def posterior(
     (a_s, sig_s), (_, sig_t) = sch.at(s, x_t), sch.at(t, x_t)
     a, var = transition(sch, s, t, x_t)
     mean = a * sig_s**2 / sig_t**2 * x_t + a_s * var / sig_t**2 * x0  # DDPM eq. 7
-    return mean, var * sig_s**2 / sig_t**2  # DDPM eq. 7, beta tilde
+    return mean, posterior_variance(sch, t, s, x_t)
+
+
+def posterior_variance(sch: Schedule, t: int | Tensor, s: int | Tensor, like: Tensor) -> Any:
+    """The variance of q(x_s | x_t, x0), s < t, which depends on neither state."""
+    (_, sig_s), (_, sig_t) = sch.at(s, like), sch.at(t, like)
+    _, var = transition(sch, s, t, like)
+    return var * sig_s**2 / sig_t**2  # DDPM eq. 7, beta tilde
 
 
 def ddim_step(
@@ -142,14 +153,17 @@ def ddim_step(
     if eta == 0 and eps_dir is None:
         # DDIM eq. 12 with eq. 9 put in: half the work
         return a / a_t * x_t + (s_s - a / a_t * s_t) * eps
-    x0 = eps_to_x0(sch, x_t, eps, t)  # DDIM eq. 9
-    eps = eps if eps_dir is None else eps_dir
+    direction = eps if eps_dir is None else eps_dir
     if eta == 0:
-        return a * x0 + s_s * eps  # DDIM eq. 12
-    if not 0 < eta <= 1 or noise is None or torch.as_tensor(s > t).any():
+        return a * eps_to_x0(sch, x_t, eps, t) + s_s * direction  # DDIM eq. 12
+    if not 0 < eta <= 1 or noise is None or _any(s > t):
         raise ValueError(
             f"eta={eta}, t={t}, s={s}: eta > 0 needs eta <= 1, a noise tensor, s <= t; invert at "
             "eta=0"
         )
-    sig = eta * _root(posterior(sch, x_t, x0, t, s)[1])  # DDIM eq. 16
-    return a * x0 + _root(s_s**2 - sig**2) * eps + sig * noise  # DDIM eq. 12
+    sig = eta * _root(posterior_variance(sch, t, s, x_t))  # DDIM eq. 16
+    kept = _root(s_s**2 - sig**2)
+    if eps_dir is None:
+        # eq. 12 with eq. 9 put in, as above
+        return a / a_t * x_t + (kept - a / a_t * s_t) * eps + sig * noise
+    return a * eps_to_x0(sch, x_t, eps, t) + kept * eps_dir + sig * noise  # DDIM eq. 12

@@ -193,19 +193,23 @@ def solver_times(
     spacing: str = "linspace",
     start: int | None = None,
     times: Sequence[int] | None = None,
+    end: int = 0,
 ) -> list[int]:
-    """steps + 1 times from `start` (default T) to 0, as public code lays them for solvers that
+    """steps + 1 times from `start` (default T) to `end`, as public code lays them for solvers that
     measure their steps in lambda; or `times`, a grid of one's own.
 
     "linspace" and "leading" count steps + 1 points, of which the last is dropped: that one lies
     next to clean, where a step of higher order would divide by a lambda about to be infinite. The
-    other spacings are used as they are.
+    other spacings are used as they are. A grid that would visit 1 twice, because that is its `end`
+    too, has one step less: no step in lambda is nothing long.
     """
-    ts = sch.timesteps(steps, start, spacing, times=times)
-    # every time visited: nothing can be dropped
-    if times is not None or spacing not in ("linspace", "leading") or steps == (start or sch.T):
+    ts = sch.timesteps(steps, start, spacing, end, times)
+    if times is not None:
         return ts
-    return sch.timesteps(steps + 1, start, spacing)[:-2] + [0]
+    # every time visited: nothing can be dropped
+    if spacing in ("linspace", "leading") and steps < (start or sch.T):
+        ts = sch.timesteps(steps + 1, start, spacing)[:-2] + [end]
+    return ts[:-1] if len(ts) > 2 and ts[-2] == end else ts
 
 
 def even_times(n: int, start: int, spacing: str) -> list[int]:

@@ -24,11 +24,13 @@ LITERAL = ("DDIMScheduler", "PNDMScheduler")
 # by default; all others: linspace
 LEADING = ("DDIMScheduler", "PNDMScheduler", "DDPMScheduler", "LCMScheduler", "TCDScheduler")
 SOLVER = "the same method is sampler='dpm++' (--sampler dpm++)"
+UNIPC = "the same method is sampler='unipc' (--sampler unipc)"
 INSTEAD = {  # class: how our DDIM differs from it
     "EulerDiscreteScheduler": "the same steps in other symbols, to about 1% of the latents' spread",
     "EulerAncestralDiscreteScheduler": "without the noise on the way; eta=1 (--eta 1) is close",
     "DDPMScheduler": "without the noise on the way; eta=1 (--eta 1) is close",
     "DPMSolverMultistepScheduler": SOLVER,
+    "UniPCMultistepScheduler": UNIPC,
     "LCMScheduler": "which needs more than its 1 to 8 steps",
     "TCDScheduler": "which needs more than its 1 to 8 steps",
 }

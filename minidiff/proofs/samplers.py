@@ -8,7 +8,7 @@ from minidiff.proofs.claims import Row
 from minidiff.samplers import SAMPLERS
 
 N = 1  # it draws no pictures
-SLACK = 0.25  # of an order that is read off between 80 and 160 steps
+SLACK = 0.25  # of an order that is read off between 96 and 192 steps
 
 
 def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:

@@ -28,10 +28,35 @@ from minidiff.core.denoise import Denoise
 from minidiff.core.schedule import Schedule
 from minidiff.samplers.ddim import ddim
 from minidiff.samplers.ddpm import ddpm
+from minidiff.samplers.deis import deis
 from minidiff.samplers.dpm_solver import dpm_solver
+from minidiff.samplers.dpm_solver_pp import dpm_solver_pp
+from minidiff.samplers.dpm_solver_sde import dpm_solver_sde
+from minidiff.samplers.heun import heun
+from minidiff.samplers.midpoint import fireflow, midpoint
 from minidiff.samplers.plms import plms
+from minidiff.samplers.pndm import pndm
+from minidiff.samplers.restart import restart
+from minidiff.samplers.unipc import unipc
 
-__all__ = ["SAMPLERS", "Sampler", "ddim", "ddpm", "dpm_solver", "plms", "solve"]
+__all__ = [
+    "SAMPLERS",
+    "Sampler",
+    "ddim",
+    "ddpm",
+    "deis",
+    "dpm_solver",
+    "dpm_solver_pp",
+    "dpm_solver_sde",
+    "fireflow",
+    "heun",
+    "midpoint",
+    "plms",
+    "pndm",
+    "restart",
+    "solve",
+    "unipc",
+]
 
 
 @dataclass(frozen=True)
@@ -76,6 +101,7 @@ ALL = (
         "Karras et al. 2022, 2206.00364, Euler's method in sigma / alpha",
         "DDIM under its other name, to the clean end of the tables",
         settings={"eta": 0.0, "end": 0, "literal": False},
+        page="samplers/edm",
     ),
     Sampler(
         "euler-a",
@@ -83,6 +109,22 @@ ALL = (
         "Song, Meng, Ermon 2020, 2010.02502, DDIM with eta 1",
         "DDIM with all the noise of ancestral sampling: another picture for every number of steps",
         settings={"eta": 1.0, "end": 0, "literal": False},
+        page="samplers/edm",
+    ),
+    Sampler(
+        "heun",
+        heun,
+        "Karras et al. 2022, 2206.00364, EDM's stochastic sampler",
+        "Second order at two evaluations a step, with noise on the way if one wants it (churn)",
+        order=2,
+        page="samplers/edm",
+    ),
+    Sampler(
+        "restart",
+        restart,
+        "Xu et al. 2023, 2306.14878, Restart",
+        "Back up into the noise and down again, a few times: forgets what went wrong before",
+        page="samplers/restart",
     ),
     Sampler(
         "plms",
@@ -91,13 +133,102 @@ ALL = (
         "What Stable Diffusion came with: the last four answers continued",
         order=2,
         even_in="time",
+        page="samplers/pndm",
+    ),
+    Sampler(
+        "dpm-2",
+        dpm_solver,
+        "Lu et al. 2022, 2206.00927, DPM-Solver-2",
+        "Two evaluations a move, the second half way: what its successors are measured against",
+        settings={"order": 2},
+        order=2,
+        page="samplers/dpm_solver",
+    ),
+    Sampler(
+        "dpm-3",
+        dpm_solver,
+        "Lu et al. 2022, 2206.00927, DPM-Solver-3",
+        "Three evaluations a move, of third order: for 20 evaluations or more",
+        settings={"order": 3},
+        order=3,
+        page="samplers/dpm_solver",
+    ),
+    Sampler(
+        "pndm",
+        pndm,
+        "Liu et al. 2022, 2202.09778, F-PNDM",
+        "PLMS with the paper's own start, three steps of Runge and Kutta: 9 evaluations more",
+        order=2,
+        even_in="time",
+        page="samplers/pndm",
+    ),
+    Sampler(
+        "midpoint",
+        midpoint,
+        "Wang et al. 2024, 2411.04746, RF-Solver",
+        "Second order on the straightened path, two evaluations a step; runs upwards as well",
+        order=2,
+        page="samplers/rf_solver",
+    ),
+    Sampler(
+        "fireflow",
+        fireflow,
+        "Deng et al. 2024, 2412.07517, FireFlow",
+        "The same for one evaluation a step: the middle of the last step shows the way to the next",
+        order=2,
+        page="samplers/rf_solver",
     ),
     Sampler(
         "dpm++",
-        dpm_solver,
+        dpm_solver_pp,
         "Lu et al. 2022, 2211.01095, DPM-Solver++(2M)",
         "Second order at one evaluation a step: 10 to 20 steps do",
+        settings={"order": 2},
         order=2,
+        page="samplers/dpm_solver",
+    ),
+    Sampler(
+        "dpm++3m",
+        dpm_solver_pp,
+        "Lu et al. 2022, 2211.01095, DPM-Solver++(3M)",
+        "A parabola in place of the line: less error from about 15 steps on",
+        settings={"order": 3},
+        order=3,
+        page="samplers/dpm_solver",
+    ),
+    Sampler(
+        "dpm++sde",
+        dpm_solver_sde,
+        "Lu et al. 2022, 2211.01095, SDE-DPM-Solver++(2M)",
+        "Ancestral sampling at second order: 20 to 30 steps, another picture for each number",
+        settings={"eta": 1.0},
+        page="samplers/dpm_solver",
+    ),
+    Sampler(
+        "unipc",
+        unipc,
+        "Zhao et al. 2023, 2302.04867, UniPC",
+        "Every step is corrected by the next one's answer: third order, 6 to 12 steps do",
+        settings={"order": 2},
+        order=3,
+        page="samplers/unipc",
+    ),
+    Sampler(
+        "unipc-3",
+        unipc,
+        "Zhao et al. 2023, 2302.04867, UniPC-3",
+        "The same with a parabola: fourth order, for 12 steps or more",
+        settings={"order": 3},
+        order=4,
+        page="samplers/unipc",
+    ),
+    Sampler(
+        "deis",
+        deis,
+        "Zhang, Chen 2022, 2204.13902, DEIS in log-rho",
+        "The noise continued along a parabola and integrated exactly: 10 to 20 steps",
+        order=3,
+        page="samplers/unipc",
     ),
     Sampler(
         "ddpm",

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from minidiff.core.cond import Cond
 from minidiff.core.denoise import Denoise, noises, step_pairs
-from minidiff.core.process import eps_to_x0, posterior, transition
+from minidiff.core.process import transition
 from minidiff.core.schedule import Schedule
 
 
@@ -38,12 +38,18 @@ def ddpm_step(
 
     variance "small": the posterior's own; "large": beta of the stride.
     """
-    mean, var = posterior(sch, x_t, x0, t, s)  # DDPM eq. 7
+    (a_s, sig_s), (_, sig_t) = sch.at(s), sch.at(t)
+    a, var = transition(sch, s, t, x_t)
+    rest = sig_s**2 / sig_t**2
+    # `posterior` of core/process.py with numbers alone, in fewer passes over the picture
+    mean = torch.add(a * rest * x_t, x0, alpha=a_s * var / sig_t**2)  # DDPM eq. 7
     if s == 0:
         return mean
-    if variance == "large":
-        _, var = transition(sch, s, t, x_t)
-    return mean + var**0.5 * noise
+    if noise is None:
+        raise ValueError(f"the step from {t} to {s} draws: give it noise; only one to 0 has none")
+    if variance == "small":
+        var = var * rest
+    return torch.add(mean, noise, alpha=var**0.5)
 
 
 @torch.no_grad()
@@ -73,7 +79,8 @@ def ddpm(
         raise ValueError(f"variance={variance!r} is unknown; choose small or large")
     fresh = noises(x, seed)
     for t, s in step_pairs(sch.timesteps(steps, start, spacing, times=times), progress):
-        x0 = eps_to_x0(sch, x, denoise(x, t, cond), t)
+        alpha, sigma = sch.at(t)
+        x0 = torch.sub(x, denoise(x, t, cond), alpha=sigma) / alpha  # as `eps_to_x0`
         x0 = x0 if clip is None else x0.clamp(-clip, clip)
         z = next(fresh) if s > 0 else None
         x = ddpm_step(sch, x, x0, t, s, z, variance)

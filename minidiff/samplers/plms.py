@@ -19,7 +19,7 @@ Weakness: the weights belong to even strides and to an e that is smooth in t; un
 as linear betas make it near clean, the last steps are of order 1, with a small error. The warm-up
 has fewer values to go by: its first step costs one evaluation more (a trial move, then the move
 along the mean of both ends), and of 5 steps it is most. Weights as large as 59 / 24 amplify what
-strong guidance does to the noise; `dpm_solver` serves better there. And a continued e is not the
+strong guidance does to the noise; `dpm_solver_pp` serves better there. And a continued e is not the
 noise of this very state: that costs 1 / alpha, too much where alpha is almost 0, so such a start is
 refused.
 
@@ -59,6 +59,16 @@ def plms_noise(old: list[Tensor]) -> Tensor:
     return continued
 
 
+def refuse_pure_noise(name: str, sch: Schedule, t: int) -> None:
+    """ValueError if alpha is almost 0 at t, where a continued noise costs 1 / alpha."""
+    alpha, _ = sch.at(t)
+    if alpha < 0.005:
+        raise ValueError(
+            f"{name} divides by alpha, {alpha:.1g} at time {t} of schedule {sch.name!r}; use ddim "
+            'or dpm++, or spacing="leading", which starts later'
+        )
+
+
 @torch.no_grad()
 def plms(
     denoise: Denoise,
@@ -89,11 +99,8 @@ def plms(
         extrapolate = "v" if literal and prediction == "v" else "eps"
     ts = sch.timesteps(steps, start, spacing, end, times)
     stride = (start or sch.T) // max(steps, 1)
-    if extrapolate == "eps" and sch.at(ts[0])[0] < 0.005:
-        raise ValueError(
-            f"plms divides by alpha, {sch.at(ts[0])[0]:.1g} at time {ts[0]} of schedule "
-            f'{sch.name!r}; use ddim or dpm++, or spacing="leading", which starts later'
-        )
+    if extrapolate == "eps":
+        refuse_pure_noise("plms", sch, ts[0])
 
     # what the network says, as the quantity that is extrapolated
     def look(x: Tensor, t: int) -> Tensor:

@@ -21,7 +21,7 @@ from minidiff.data.toy2d import energy_distance, gauss_aniso, gaussian_flow_map,
 from minidiff.learn.twins import twins
 from minidiff.samplers.ddim import ddim
 from minidiff.samplers.differentiable import sample_with_gradients
-from minidiff.samplers.dpm_solver import dpm_solver
+from minidiff.samplers.dpm_solver_pp import dpm_solver_pp
 
 D = torch.float64
 sch = schedule.linear()
@@ -166,7 +166,7 @@ eps_one, x = one.denoise(fine), start[:100]
 end = gaussian_flow_map(one.means[0], one.covs[0], x, fine, fine.T, 0)
 assert (
     dpm(eps_one, fine, x, fine.timesteps(20, spacing="trailing"))
-    - dpm_solver(eps_one, fine, x, steps=20, spacing="trailing")
+    - dpm_solver_pp(eps_one, fine, x, steps=20, spacing="trailing")
 ).abs().max() < 1e-10
 
 
@@ -250,10 +250,10 @@ guided, cond, x_T = (
     pipe.embed("a green star on a dotted purple background"),
     pipe.noise(1, 4),
 )
-best = dpm_solver(guided, pipe.schedule, x_T, cond, steps=60, spacing="trailing")
+best = dpm_solver_pp(guided, pipe.schedule, x_T, cond, steps=60, spacing="trailing")
 runs = {
     f"{name}, {n} steps": f(guided, pipe.schedule, x_T, cond, steps=n, spacing="trailing", **how)
-    for name, f, how in (("DDIM", ddim, {}), ("DPM++", dpm_solver, {}))
+    for name, f, how in (("DDIM", ddim, {}), ("DPM++", dpm_solver_pp, {}))
     for n in (5, 10, 20)
 }
 runs["η = 1, 20 steps"] = ddim(

@@ -97,7 +97,11 @@ def test_a_row_with_its_own_time_moves_as_it_would_alone(sch, eta):
 def test_eta_1_is_the_posterior_with_the_small_variance(sch, t, s):
     x_t, eps, z = triple()
     mean, var = posterior(sch, x_t, eps_to_x0(sch, x_t, eps, t), t, s)
-    assert (ddim_step(sch, x_t, eps, t, s, 1.0, z) - (mean + var**0.5 * z)).abs().max() <= 1e-12
+    want = mean + var**0.5 * z
+    gap = (ddim_step(sch, x_t, eps, t, s, 1.0, z) - want).abs().max()
+    assert gap <= 1e-12 * max(
+        1, want.abs().max()
+    )  # a guess at the cosine's end is in the thousands
 
 
 def test_posterior_is_ddpms_formula_in_betas():

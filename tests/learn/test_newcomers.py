@@ -5,12 +5,32 @@ and the common mistakes are called by their names.
 from collections import Counter
 
 import pytest
-from newcomers import RIGHT, WRONG, derived, edits, narrow, networks, process, solvers
+from newcomers import (
+    RIGHT,
+    WRONG,
+    derived,
+    edits,
+    integrators,
+    narrow,
+    networks,
+    process,
+    second_order,
+    solvers,
+)
 
 from minidiff.learn.exercises import exercises, find
 from minidiff.learn.grader import grade
 
-MODULES = (derived, edits, narrow, networks, process, solvers)  # each fills the two lists
+MODULES = (
+    derived,
+    edits,
+    integrators,
+    narrow,
+    networks,
+    process,
+    second_order,
+    solvers,
+)  # each fills the two lists
 
 
 def where(answer) -> str:

@@ -10,6 +10,8 @@ TOPICS = {  # each a module of this folder: what it is about
     "process": "noising, and the DDIM step",
     "moves": "moves of a state, and guidance",
     "solvers": "steps of other samplers",
+    "integrators": "steps that integrate exactly",
+    "second_order": "steps that ask twice, and noise that goes up",
     "guides": "around the step: flow, guidance with limits",
     "guesses": "what a guess is: to be derived",
     "networks": "attention and gates",
@@ -25,6 +27,7 @@ TOPICS = {  # each a module of this folder: what it is about
     "builds": "whole methods",
     "control": "whole methods: prompt-to-prompt",
     "views": "pictures with two readings",
+    "special": "around sampling: streams, means, matrices",
 }
 # the notebooks that ask for exercises; their sources say the same, and a test compares
 NOTEBOOKS = {

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from minidiff.core import process
 from minidiff.core.cond import Cond
-from minidiff.core.denoise import Denoise
-from minidiff.core.schedule import Schedule
 from minidiff.data.toy2d import gauss_aniso, gaussian_flow_map
 from minidiff.learn.exercise import Exercise, Fact, Mutant
 from minidiff.learn.exercises.inputs import (
@@ -25,8 +23,10 @@ from minidiff.learn.exercises.inputs import (
 )
 from minidiff.learn.exercises.moves import known
 from minidiff.learn.exercises.process import PAGE
+from minidiff.samplers.heun import heun_step
 
 ONE_VIEW = "tutorials/unified_perspective.md"
+EDM = "tutorials/samplers/edm.md"
 D = torch.float64
 
 
@@ -445,28 +445,29 @@ memory = Exercise(
 # ---- Heun ----------------------------------------------------------------------------------------
 
 
-def heun_step(
-    denoise: Denoise, sch: Schedule, x_t: Tensor, t: int, s: int, cond: Cond | None
-) -> Tensor:
-    """A step of second order from time t to s: DDIM with the mean of the noise here and the noise
-    where DDIM leads; at s = 0, where no network can be asked, DDIM itself.
-    """
-    eps = denoise(x_t, t, cond)
-    there = process.ddim_step(sch, x_t, eps, t, s)
-    if s == 0:
-        return there
-    eps = (eps + denoise(there, s, cond)) / 2
-    return process.ddim_step(sch, x_t, eps, t, s)
-
-
-def slow_heun(denoise, sch, x_t, t, s, cond, first=0.5, clock=lambda t, s: s, last=False):
+def slow_heun(
+    denoise,
+    sch,
+    x_t,
+    t,
+    s,
+    cond=None,
+    first=0.5,
+    clock=lambda t, s: s,
+    last=False,
+    looks_there=True,
+    onward=False,
+):
     """In the coordinates in which DDIM is Euler's method: x / alpha over sigma / alpha."""
     y = x_t / sch.alpha[t].item()
     width = (sch.sigma[s] / sch.alpha[s] - sch.sigma[t] / sch.alpha[t]).item()
     slope = denoise(x_t, t, cond)
     if s > 0 or last:
         there = (y + width * slope) * sch.alpha[s].item()
-        slope = first * slope + (1 - first) * denoise(there, clock(t, s), cond)
+        again = denoise(there if looks_there else x_t, clock(t, s), cond)
+        if onward:
+            y = there / sch.alpha[s].item()
+        slope = first * slope + (1 - first) * again
     return (y + width * slope) * sch.alpha[s].item()
 
 
@@ -508,7 +509,6 @@ heun = Exercise(
     heun_step,
     slow_heun,
     heun_cases,
-    apart="the package's sampler of second order is DPM-Solver++, which asks once a step",
     behaviour=better_than_ddim,
     tolerance=1e-4,
     mutants=(
@@ -528,6 +528,18 @@ heun = Exercise(
             "The second state is at time s, and the network must be told so.",
         ),
         Mutant(
+            "the state at the start looked at twice",
+            heun_like(looks_there=False),
+            "The second slope is that of the state to which the first one leads. The old state, at "
+            "the time of the end, has more noise than the network is told of.",
+        ),
+        Mutant(
+            "on from where DDIM led",
+            heun_like(onward=True),
+            "The mean is for one step from the start. From the end of the trial it makes two steps "
+            "of one, and the state is cleaner than its time.",
+        ),
+        Mutant(
             "asked at time 0",
             heun_like(last=True),
             "No network was trained there; its answer is whatever it happens to be.",
@@ -540,7 +552,7 @@ heun = Exercise(
         "0.",
     ),
     about="a step that looks ahead: Heun's method",
-    page=PAGE,
+    page=EDM,
 )
 
 EXERCISES = (reading, one_step, noise_level, gaussian_guess, memory, heun)

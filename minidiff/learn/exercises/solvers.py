@@ -22,7 +22,7 @@ from minidiff.learn.exercises.inputs import (
     states,
 )
 from minidiff.samplers.ddpm import ddpm_step
-from minidiff.samplers.dpm_solver import dpm_step
+from minidiff.samplers.dpm_solver_pp import dpm_step
 
 PAGE = "tutorials/00_the_six_words.md"
 D = torch.float64
