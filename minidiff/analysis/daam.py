@@ -15,8 +15,8 @@ the picture is known and so is its mask (`shapes.object_masks`).
 Try: single layers and times instead of the sum; the noun against the colour word; a word that the
 picture does not show.
 
-Weakness: a place that looks at a word need not show it. A map tells where information was fetched;
-the border of a thing is often a better place to ask than its inside.
+Weakness: a place that looks at a word need not show it. A map tells where information was fetched,
+and not what was done with it.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,8 @@ from torch import Tensor
 
 from minidiff.core.denoise import noise
 from minidiff.core.process import q_sample
-from minidiff.core.taps import tap
+from minidiff.core.taps import tap, tap_names
+from minidiff.pipe.maps import CROSS, map_size
 from minidiff.pipe.pipe import Pipe
 
 TIMES = (100, 300, 500, 700, 900)
@@ -45,6 +46,8 @@ def attention_maps(
 
     ValueError: a model without cross-attention, times outside 1..T.
     """
+    if not tap_names(pipe.net, CROSS):
+        raise ValueError(f"{pipe.name or 'this model'} has no cross-attention to words")
     T = pipe.schedule.T
     if not times or not all(1 <= t <= T for t in times):
         raise ValueError(f"times={list(times)}: expected times in 1..{T}")
@@ -57,27 +60,17 @@ def attention_maps(
         def look(probs: Tensor, name: str, t: int = t) -> None:
             found[name.removesuffix(".attn2.probs"), t] = as_pictures(probs, z.shape[2:])
 
-        try:
-            with tap(pipe.net, r"attn2\.probs$", look):
-                pipe.eps(q_sample(pipe.schedule, z, t, n), t, cond)
-        except KeyError:
-            raise ValueError(
-                f"{pipe.name or 'this model'} has no cross-attention to words"
-            ) from None
+        with tap(pipe.net, CROSS, look):
+            pipe.eps(q_sample(pipe.schedule, z, t, n), t, cond)
     return found
 
 
 def as_pictures(probs: Tensor, size: Sequence[int]) -> Tensor:
-    """Attention maps (b heads places tokens) as (b tokens h w), mean over heads, for latents of
-    that size: each halving of both sides divides the places by four.
+    """Attention maps (b heads places tokens) as (b tokens h w), mean over heads, of a network that
+    was asked about latents of that size.
     """
     h, w = size
-    places = probs.shape[2]
-    while h * w > places:
-        h, w = -(-h // 2), -(-w // 2)
-    if h * w != places:
-        raise ValueError(f"{places} places are no halving of {tuple(size)} latents")
-    return probs.mean(1).transpose(1, 2).unflatten(2, (h, w))
+    return probs.mean(1).transpose(1, 2).unflatten(2, map_size(probs.shape[2], (h, w)))
 
 
 def heat(maps: Maps, span: Sequence[int], size: tuple[int, int], among: str = "") -> Tensor:

@@ -81,10 +81,13 @@ def diffusion_classifier(
     shared   the same noise for all descriptions
     halve    after each round, keep the better half of the descriptions
 
-    Picture i has its noise from seed + i. ValueError: fewer than two descriptions, no times, times
+    Picture i has its noise from seed + i, and without `shared` its description k from seed + i + k.
+    ValueError: fewer than two descriptions, no times, times
     outside 1..T, no rounds.
     """
-    each = [list(p) for p in prompts] if not isinstance(prompts[0], str) else [list(prompts)]
+    if isinstance(prompts, str) or not prompts:
+        raise ValueError(f"prompts={prompts!r}: expected a list of two descriptions or more")
+    each = [list(prompts)] if isinstance(prompts[0], str) else [list(p) for p in prompts]
     each = each * len(image) if len(each) == 1 else each
     counts = {len(p) for p in each}
     if len(each) != len(image) or len(counts) != 1 or min(counts) < 2:

@@ -35,7 +35,8 @@ def check_stretches(stretches: Sequence[Expert], T: int) -> list[Expert]:
     ordered = sorted(stretches, key=lambda one: one[0])
     said = [(low, high) for low, high, _ in ordered]
     meets = all(a[1] == b[0] for a, b in pairwise(said))
-    if not said or said[0][0] != 0 or said[-1][1] != T or not meets:
+    empty = any(low >= high for low, high in said)
+    if not said or said[0][0] != 0 or said[-1][1] != T or not meets or empty:
         raise ValueError(
             f"stretches {said}: each is (low, high], and together they must run from 0 to {T} "
             "without a gap or an overlap"
@@ -45,11 +46,13 @@ def check_stretches(stretches: Sequence[Expert], T: int) -> list[Expert]:
 
 def experts(stretches: Sequence[Expert], T: int) -> Denoise:
     """One denoiser of several, each for times low < t <= high. Rows with times of their own are
-    asked expert by expert. ValueError: stretches that leave a gap or overlap.
+    asked expert by expert. ValueError: stretches that leave a gap or overlap; times outside 1..T.
     """
     ordered = check_stretches(stretches, T)
 
     def ask(x_t: Tensor, t: int | Tensor, cond: Cond | None) -> Tensor:
+        if not ((0 < torch.as_tensor(t)) & (torch.as_tensor(t) <= T)).all():
+            raise ValueError(f"t={t}: no expert is asked about times outside 1..{T}")
         if not isinstance(t, Tensor):
             return next(denoise for _, high, denoise in ordered if t <= high)(x_t, t, cond)
         eps = torch.empty_like(x_t)

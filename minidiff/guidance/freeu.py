@@ -4,9 +4,10 @@ FreeU: Free Lunch in Diffusion U-Net, Chenyang Si, Ziqi Huang, Yuming Jiang, Ziw
 arXiv 2309.11497.
 
 In the decoder of a U-Net two things are put side by side: what came up from below, which denoises,
-and the skip, which carries detail. The authors find that the skips' low frequencies crowd out the
-former. So multiply half of the backbone's channels by b > 1, and the lowest frequencies of the skip
-by s < 1. Nothing is trained.
+and the skip, which carries detail. The authors find that the skips make the decoder overlook the
+former. So multiply half of the backbone's channels by b > 1. That alone makes pictures too smooth,
+so take away from the skip what is smooth: multiply its lowest frequencies by s < 1. Nothing is
+trained.
 
     h[:, :C/2] <- b h[:, :C/2],   skip <- IFFT(mask FFT(skip)),  mask: s at the lowest, else 1
 

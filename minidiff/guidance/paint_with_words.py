@@ -32,7 +32,9 @@ from minidiff.core.process import ddim_step
 from minidiff.core.schedule import Schedule
 from minidiff.core.taps import tap
 from minidiff.guidance.checks import check_strength
+from minidiff.models.bpe import clean
 from minidiff.pipe.checks import door
+from minidiff.pipe.maps import map_size
 from minidiff.pipe.pipe import Pipe
 
 # (top, left, bottom, right) in shares of the picture
@@ -75,7 +77,7 @@ def painted(
     check_strength("strength", strength)
     with tap(net, r"attn2\.logits$", lambda x, name: None):
         pass  # a network without cross-attention is refused now
-    wide, high = paint.regions.shape[-1], paint.regions.shape[-2]
+    latent = paint.regions.shape[-2], paint.regions.shape[-1]
 
     def guided(x_t, t, cond):
         if strength == 0:
@@ -84,10 +86,8 @@ def painted(
         share = strength * torch.log1p(torch.tensor(sigma / alpha)).item()
 
         def listen(logits: Tensor, name: str) -> Tensor:
-            places = logits.shape[2]
-            h = round((places * high / wide) ** 0.5)
-            belongs = paint.at(h, places // h).to(logits)  # places tokens
-            greatest = logits.amax((2, 3), keepdim=True).clamp(min=0)
+            belongs = paint.at(*map_size(logits.shape[2], latent)).to(logits)  # places tokens
+            greatest = logits.amax((2, 3), keepdim=True).clamp(min=0)  # of each row and head
             return logits + share * greatest * belongs
 
         with tap(net, r"attn2\.logits$", listen):
@@ -126,7 +126,8 @@ def box_mask(box: tuple[float, float, float, float], size: tuple[int, int]) -> T
 
 
 def paint(pipe: Pipe, prompt: str, regions: Mapping[str, Tensor]) -> Painted:
-    """`Painted` of phrases of the prompt and their masks (1 h w) at the size of latents.
+    """`Painted` of phrases of the prompt and their masks (1 h w) at the size of latents. A phrase
+    that stands in the prompt twice means the first.
 
     ValueError: a phrase that the prompt does not hold word by word.
     """
@@ -136,7 +137,7 @@ def paint(pipe: Pipe, prompt: str, regions: Mapping[str, Tensor]) -> Painted:
     n = pipe.embed(prompt).text.shape[1]
     tokens = torch.zeros(len(regions), n)
     for row, phrase in enumerate(regions):
-        wanted = phrase.split()
+        wanted = [clean(word) for word in phrase.split()]
         starts = [i for i in range(len(words)) if words[i : i + len(wanted)] == wanted]
         if not starts:
             raise ValueError(
@@ -172,11 +173,13 @@ def paint_with_words(
     if pipe.text is None:
         raise ValueError(f"{pipe.name or 'this model'} reads no words: there is nothing to paint")
     prompts = [prompt] if isinstance(prompt, str) else prompt
-    boxes = regions_of(layout)
+    masks = {phrase: box_mask(box, pipe.shape[1:]) for phrase, box in regions_of(layout).items()}
+    listeners = []
+    for said in prompts:
+        where = paint(pipe, said, masks)
+        listeners.append(painted(pipe.eps, pipe.net, pipe.schedule, where, strength))
     pictures = []
-    for i, said in enumerate(prompts):
-        masks = {phrase: box_mask(box, pipe.shape[1:]) for phrase, box in boxes.items()}
-        listening = painted(pipe.eps, pipe.net, pipe.schedule, paint(pipe, said, masks), strength)
+    for i, (said, listening) in enumerate(zip(prompts, listeners)):
         x = pipe.start(1, seed + i)
         cond = pipe.embed(said)
         for t, s in step_pairs(pipe.timesteps(steps), progress):

@@ -109,6 +109,7 @@ def regional(
     total = torch.zeros(size)
     for r, share in zip(regions, shares):
         total[r.place] += share
+    shares = [share / total[r.place] for r, share in zip(regions, shares)]  # they sum to 1
 
     def guided(x_t: Tensor, t: int | Tensor, cond: Cond | None) -> Tensor:
         if tuple(x_t.shape[2:]) != size:
@@ -120,7 +121,7 @@ def regional(
             rows, columns = r.place
             seen = x_t[..., rows, columns]
             said = denoise(seen, t, r.cond.expand(len(x_t)))
-            eps[..., rows, columns] += (share / total[r.place]).to(x_t) * said
+            eps[..., rows, columns] += share.to(x_t) * said
         return eps
 
     return guided

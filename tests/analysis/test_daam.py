@@ -27,7 +27,7 @@ def test_places_become_rows_and_columns():
     probs[:, :, 8 + 5, 1] = 1  # row 1, column 5 of 4 x 8
     found = as_pictures(probs, (8, 16))
     assert found.shape == (1, 3, 4, 8) and found[0, 1, 1, 5] == 1 and found.sum() == 1
-    with pytest.raises(ValueError, match="no halving"):
+    with pytest.raises(ValueError, match="a map of 30 pixels"):
         as_pictures(torch.zeros(1, 2, 30, 3), (8, 16))
 
 

@@ -64,6 +64,8 @@ def test_halving_drops_the_worse_half_and_saves_evaluations(tiny):
 @pytest.mark.parametrize(
     "kw, says",
     [
+        (dict(prompts="a red star"), "expected a list"),
+        (dict(prompts=[]), "expected a list"),
         (dict(prompts=["a red star"]), "expected one list of two or more"),
         (dict(prompts=[["a", "b"], ["a", "b"], ["a", "b"]]), "3 list"),
         (dict(times=()), "times="),

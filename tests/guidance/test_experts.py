@@ -33,8 +33,23 @@ def test_experts_that_are_one_network_change_nothing():
 
 
 @pytest.mark.parametrize(
-    "stretches", [[], [(0, 400), (500, 1000)], [(0, 600), (500, 1000)], [(1, 1000)], [(0, 999)]]
+    "stretches",
+    [
+        [],
+        [(0, 400), (500, 1000)],
+        [(0, 600), (500, 1000)],
+        [(1, 1000)],
+        [(0, 999)],
+        [(0, 0), (0, 1000)],
+    ],
 )
 def test_gaps_and_overlaps_are_refused(stretches):
     with pytest.raises(ValueError, match="without a gap or an overlap"):
         experts([(low, high, says(0.0)) for low, high in stretches], 1000)
+
+
+@pytest.mark.parametrize("t", [0, 1001, torch.tensor([5, 1001])])
+def test_nobody_is_asked_about_times_that_have_no_expert(t):
+    one = experts([(0, 1000, says(0.0))], 1000)
+    with pytest.raises(ValueError, match=r"outside 1\.\.1000"):
+        one(torch.zeros(2, 3), t, None)

@@ -78,3 +78,16 @@ def test_a_transformer_is_refused():
     dit = minidiff.build("tiny-dit")
     with pytest.raises(ValueError, match="no up_blocks"):
         freeu(dit.eps, dit.net)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("size", [(8, 8), (4, 6), (5, 7), (1, 3)])
+def test_backbone_and_skip_are_weighed_as_diffusers_does(size):
+    from diffusers.utils.torch_utils import apply_freeu
+
+    hidden, skip = torch.randn(2, 6, *size), torch.randn(2, 4, *size)
+    b, s = 1.4, 0.2
+    theirs, filtered = apply_freeu(0, hidden.clone(), skip, s1=s, s2=0.9, b1=b, b2=1.2)
+    ours = torch.cat([b * hidden[:, :3], hidden[:, 3:]], 1)
+    assert torch.equal(ours, theirs)
+    assert (low_frequencies(skip, s) - filtered).abs().max() < 1e-5

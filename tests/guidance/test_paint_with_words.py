@@ -74,6 +74,25 @@ def test_phrases_find_their_tokens_and_regions_keep_their_size_when_coarse(tiny)
     assert dot.at(2, 2).max() > 0  # never lost
 
 
+def test_without_strength_it_is_plain_sampling(tiny):
+    plain = tiny.generate(SAID, steps=2, seed=3)
+    assert (
+        paint_with_words(tiny, SAID, layout=LAYOUT, strength=0.0, steps=2, seed=3) - plain
+    ).abs().max() < 1e-4
+
+
+def test_a_prompt_without_the_phrase_is_refused_before_the_first_is_drawn(tiny):
+    def network(*args):
+        raise AssertionError("the network was asked")
+
+    handle = tiny.net.register_forward_pre_hook(network)
+    try:
+        with pytest.raises(ValueError, match="does not stand in the prompt 'a red circle'"):
+            paint_with_words(tiny, [SAID, "a red circle"], layout=LAYOUT, steps=2)
+    finally:
+        handle.remove()
+
+
 def test_pictures_are_drawn_one_for_each_prompt(tiny):
     out = paint_with_words(tiny, [SAID, SAID], layout=LAYOUT, steps=2)
     one = paint_with_words(tiny, SAID, layout=LAYOUT, steps=2, seed=1)
