@@ -16,7 +16,8 @@ words is asked as it is.
 Try: strength .1 to 1; the colour word without its noun; two phrases whose regions overlap.
 
 Weakness: it moves attention, not objects. Where the prompt itself says another place, the objects
-stay there and only their colours follow the brush. Too much of it drowns the other words, and attributes go wrong.
+stay there and only their colours follow the brush. Too much of it drowns the other words, and
+attributes go wrong.
 """
 
 from collections.abc import Mapping
