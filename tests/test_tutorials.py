@@ -134,7 +134,7 @@ def test_what_a_page_says_to_run_runs(page, desk):
 
 # ---- the 20-minute tasks -------------------------------------------------------------------------
 
-FOLDERS = ("samplers", "guidance", "inversion", "editing", "restoration")
+FOLDERS = ("samplers", "guidance", "inversion", "editing", "restoration", "analysis")
 TECHNIQUES = sorted(p for f in FOLDERS for p in (ROOT / "tutorials" / f).glob("*.md"))
 TASK = "## A 20-minute task"
 

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 import minidiff
 from minidiff.cli.demo import demo
 from minidiff.core import schedule
+from minidiff.core.cfg import cfg_batched
 from minidiff.core.denoise import sample
 from minidiff.core.process import q_sample
 from minidiff.data import shapes
@@ -25,6 +26,7 @@ from minidiff.editing.zecon import zecon
 from minidiff.evaluate.evaluate import learning_figure
 from minidiff.evaluate.metrics import masked_psnr, psnr
 from minidiff.guidance.hybrid_images import hybrid_images, low_pass
+from minidiff.guidance.regions import regional, row_of_windows
 from minidiff.guidance.visual_anagrams import visual_anagrams
 from minidiff.inversion.ddim import ddim_invert
 from minidiff.io import grid, write_bytes, write_image
@@ -241,6 +243,25 @@ def draw_anagram(pipe) -> None:
     below = [f"{other} {shape}" for _, other, shape in pairs]
     seen, upright = visual_anagrams(pixel, above, below, view="negative", steps=25).chunk(2)
     grid(torch.cat([upright, seen]), [*above, *below], len(above), HERE / "anagram.png", side=128)
+
+
+def draw_regions(pipe) -> None:
+    """Canvases three times as wide as the model's own, with an object for each of four windows."""
+    asked = (
+        ("white", ("red circle", "yellow star", "green square", "purple ring")),
+        ("black", ("orange triangle", "blue cross", "pink diamond", "cyan circle")),
+        ("grey", ("red square", "green ring", "orange star", "yellow triangle")),
+        ("white", ("purple star", "yellow diamond", "pink cross", "cyan square")),
+    )
+    guided = cfg_batched(pipe.eps, pipe.null(), pipe.scale)
+    pictures = []
+    for i, (ground, objects) in enumerate(asked):
+        said = [f"a large {o} in the center on a plain {ground} background" for o in objects]
+        windows = row_of_windows([pipe.embed(text) for text in said], 16, 48)
+        x = pipe.start(1, i, size=(64, 192))
+        x = sample(regional(guided, windows, (16, 48)), pipe.schedule, x, pipe.timesteps(12))
+        pictures.append(pipe.decode(x)[0])
+    grid(pictures, None, 1, HERE / "regions.png", side=384)
 
 
 def draw_zecon(pipe) -> None:

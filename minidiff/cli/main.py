@@ -23,6 +23,7 @@ COMMANDS = {
         training.train,
         measuring.evaluate,
         measuring.samplers,
+        measuring.guides,
         measuring.prove,
         measuring.bench,
         learning.learn,

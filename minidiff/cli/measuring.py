@@ -1,5 +1,5 @@
-"""Commands that measure: evaluate, samplers, prove, bench, doctor. Their exit code is 1 if a claim
-fails.
+"""Commands that measure: evaluate, samplers, guides, prove, bench, doctor. Their exit code is 1 if
+a claim fails.
 """
 
 import sys
@@ -49,6 +49,18 @@ def samplers(rest: list[str]) -> int:
     pipe = load(args) if args.pictures else None
     told = given(args, names)
     compare(pipe, names=tuple(args.names), **told, progress=sys.stderr.isatty())
+    return 0
+
+
+def guides(rest: list[str]) -> int:
+    """guidances side by side: accuracy, variety at equal accuracy, colours, evaluations"""
+    compare = find("minidiff.evaluate.guides:guides")
+    p = parser("guides")
+    p.add_argument("names", nargs="*", metavar="NAME", help="which (default: all)")
+    names = arguments(p, compare, skip=("pipe", "names", "progress"))
+    args = parse(p, rest, pictures=())
+    told = given(args, names)
+    compare(load(args), names=tuple(args.names), **told, progress=sys.stderr.isatty())
     return 0
 
 

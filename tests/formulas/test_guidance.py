@@ -1,7 +1,7 @@
 """Guidance."""
 
 from itertools import product
-from math import exp, sqrt
+from math import cos, exp, log, pi, sqrt
 
 import torch
 from by_hand import (
@@ -20,12 +20,19 @@ from by_hand import (
     tables,
 )
 
+from minidiff.analysis.daam import as_pictures, heat
+from minidiff.analysis.diffusion_classifier import diffusion_classifier
 from minidiff.core import schedule
 from minidiff.core.cfg import cfg
 from minidiff.core.cond import Cond
+from minidiff.core.denoise import noises
+from minidiff.core.taps import tap
 from minidiff.data.toy2d import Mixture
 from minidiff.guidance.attend_and_excite import attend_and_excite
 from minidiff.guidance.classifier_guidance import pull
+from minidiff.guidance.freeu import low_frequencies
+from minidiff.guidance.paint_with_words import Painted, painted
+from minidiff.guidance.regions import Region, regional
 from minidiff.guidance.semantic_guidance import look_ahead, wish
 from minidiff.restoration.ilvr import refine
 
@@ -185,3 +192,105 @@ def test_semantic_jacobian():
                 3 * torch.cos(3 * foreseen(sch, x, denoise(x, t, None), t)) * al / (al**2 + sg**2)
             )
             near(denoise(x, t, None) - short, sg * want, 1e-6)
+
+
+def test_regions_mean():
+    """Three windows on a canvas, value by value; weights from their own formula."""
+
+    def denoise(x_t, t, cond):
+        return torch.sin(x_t + cond.label.view(-1, 1, 1, 1)) + x_t.roll(1, -1)
+
+    x = rand(1, 1, 4, 9)
+    conds = [Cond(label=torch.tensor([k])) for k in range(3)]
+    regions = [Region(0, left, 4, 5, cond) for left, cond in zip((0, 2, 4), conds)]
+    for kind in ("gauss", "even"):
+        got = regional(denoise, regions, (4, 9), weights=kind)(x, 5, None)
+        for i, j in product(range(4), range(9)):
+            above = below = 0.0
+            for r in regions:
+                if r.left <= j < r.left + 5:
+                    far = (i - 1.5) ** 2 / 16 + (j - r.left - 2) ** 2 / 25  # in sides
+                    w = exp(-far / 0.02) if kind == "gauss" else 1.0
+                    said = denoise(x[..., r.left : r.left + 5], 5, r.cond)
+                    above += w * said[0, 0, i, j - r.left].item()
+                    below += w
+            near(got[0, 0, i, j], above / below, 1e-5)
+
+
+def test_freeu_filter():
+    """Taken off is 1 - s of each wave of the window, found by sums; the window of frequencies -1
+    and 0 along either axis, and of the product the real part.
+    """
+    n, s, x = 6, 0.3, rand(1, 1, 6, 6)
+    got = low_frequencies(x, s)
+    for i, j in product(range(n), range(n)):
+        off = 0.0
+        for p, q in product((-1, 0), (-1, 0)):
+            for k, m in product(range(n), range(n)):
+                phase = 2 * pi * (p * (i - k) + q * (j - m)) / n
+                off += x[0, 0, k, m].item() * cos(phase) / n**2
+        near(got[0, 0, i, j], x[0, 0, i, j] - (1 - s) * off, 1e-5)
+
+
+def test_painted_scores():
+    """The scores before they are divided by the root of d, raised by w M; softmax by hand."""
+    pipe, prompt, t, strength = small(Stack()), "a red circle left of a green star", 700, 0.6
+    cond, x = pipe.embed(prompt), pipe.noise(1, 5)
+    tokens, half = torch.zeros(1, cond.text.shape[1]), torch.zeros(1, 1, 4, 4)
+    tokens[0, 2:4] = 1
+    half[..., :2] = 1
+    plain, seen = {}, {}
+    with tap(pipe.net, r"attn2\.logits$", lambda v, name: plain.update({name: v.clone()})):
+        pipe.eps(x, t, cond)
+
+    def inside(x_t, t, c):
+        with tap(pipe.net, r"attn2\.probs$", lambda v, name: seen.update({name: v.clone()})):
+            return pipe.eps(x_t, t, c)
+
+    paint = Painted(tokens, half)
+    painted(inside, pipe.net, pipe.schedule, paint, strength)(x, t, cond)
+    name = next(iter(plain))
+    scores, probs, d = plain[name][0], seen[name.replace("logits", "probs")][0], 7.0
+    al, sg = tables(pipe.schedule, t)
+    for head in range(len(scores)):
+        qk = scores[head] * sqrt(d)  # whatever d is, it falls out
+        w = strength * log(1 + sg / al) * max(qk.max().item(), 0.0)
+        M = half.flatten()[:, None] * tokens
+        want = ((qk + w * M) / sqrt(d)).exp()
+        near(probs[head], want / want.sum(1, keepdim=True), 1e-5)
+
+
+def test_classifier_error():
+    """The mean over one set of times and noises, of squares by hand."""
+    pipe = small(Reader())
+    image, said, times = rand(1, 3, 4, 4, seed=2), ["a red circle", "a green star"], (300, 700)
+    found = diffusion_classifier(pipe, image, said, times=times, rounds=2, seed=4)
+    drawn, z = noises(pipe.encode(image), 4), pipe.encode(image)
+    total = [0.0, 0.0]
+    for t in times * 2:
+        n, (al, sg) = next(drawn), tables(pipe.schedule, t)
+        for c, prompt in enumerate(said):
+            eps = pipe.eps(al * z + sg * n, t, pipe.embed(prompt))
+            gaps = (n - eps).flatten().tolist()
+            total[c] += sum(g**2 for g in gaps) / len(gaps) / 4
+    near(found.errors[0], total, 1e-5)
+    assert found.best.item() == (0 if total[0] < total[1] else 1)
+
+
+def test_daam_sum():
+    """Maps of the size asked for, so that nothing is enlarged: sums over heads, layers, times."""
+    probs = {
+        (layer, t): rand(1, 2, 16, 3, seed=t + k).softmax(-1)
+        for k, layer in enumerate("ab")
+        for t in (1, 9)
+    }
+    maps = {key: as_pictures(p, (4, 4)) for key, p in probs.items()}
+    got = heat(maps, [1], (4, 4))[0]
+    want = [
+        [
+            sum(p[0, h, 4 * i + j, 1].item() / 2 for p in probs.values() for h in range(2))
+            for j in range(4)
+        ]
+        for i in range(4)
+    ]
+    near(got, torch.tensor(want) / max(map(max, want)), 1e-5)

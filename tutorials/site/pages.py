@@ -21,6 +21,7 @@ ROOMS = {
     "inversion": "Inversion",
     "editing": "Editing",
     "restoration": "Restoration",
+    "analysis": "Looking inside",
     "bench": "The bench",
     "control": "Control",
     "weights": "Real weights",
