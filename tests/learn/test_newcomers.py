@@ -16,6 +16,7 @@ from newcomers import (
     process,
     second_order,
     solvers,
+    zoo,
 )
 
 from minidiff.learn.exercises import exercises, find
@@ -30,6 +31,7 @@ MODULES = (
     process,
     second_order,
     solvers,
+    zoo,
 )  # each fills the two lists
 
 
