@@ -29,6 +29,7 @@ import numpy as np
 
 from minidiff.bench.methods import lacks
 from minidiff.evaluate.evaluate import ROWS, SETS
+from minidiff.evaluate.guides import table as guides_table
 from minidiff.evaluate.metrics import bootstrap_ci
 from minidiff.evaluate.solvers import best_at, recommended
 from minidiff.formats.family import DROPPED, VARIANTS
@@ -455,6 +456,14 @@ def sampler_orders() -> str:
     return plain([*head, "on the other grid"], rows)
 
 
+def guides() -> str:
+    """Guidances on pictures: accuracy, variety, colours, evaluations."""
+    found = measured("guides")
+    if not found:
+        return "(Not measured yet: `minidiff guides`.)"
+    return f"```\n{guides_table(found['rows'], found['renders_apart'])}\n```"
+
+
 def sampler_pictures() -> str:
     """Percent of right pictures by sampler and evaluations, and what follows from it."""
     found = measured("samplers")
@@ -512,6 +521,7 @@ MADE = {
     "samplers": samplers,
     "sampler-orders": sampler_orders,
     "sampler-pictures": sampler_pictures,
+    "guides": guides,
     "numbers": numbers,
     "leaderboard-top": leaderboard_top,
     "evaluated": evaluated,

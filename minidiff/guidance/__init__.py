@@ -1,6 +1,6 @@
 """The guidances that are functions from Denoise to Denoise: one record each, and the only list of
-them. `make(pipe, scale)` gives the guided denoiser of a pipe; `minidiff guides` compares them, and
-`minidiff generate --guide NAME` draws with one.
+them. `make(pipe, scale)` gives the guided denoiser of a pipe, for `pipe.generate(denoise=...,
+scale=1)`; `minidiff guides` compares them.
 
 The records import nothing of the papers' files until one is made.
 """
@@ -61,16 +61,19 @@ def _auto(pipe, scale):
     return autoguidance(pipe.eps, early(pipe).eps, scale)
 
 
+FINEST = ""  # of all self-attention: the middle block of "tiny" alone changes next to nothing
+
+
 def _perturbed(pipe, scale):
     from minidiff.guidance.perturbed_attention import perturbed_attention
 
-    return perturbed_attention(pipe.eps, pipe.net, scale)
+    return perturbed_attention(pipe.eps, pipe.net, scale, layers=FINEST)
 
 
 def _smoothed(pipe, scale):
     from minidiff.guidance.perturbed_attention import perturbed_attention
 
-    return perturbed_attention(pipe.eps, pipe.net, scale, how="alike")
+    return perturbed_attention(pipe.eps, pipe.net, scale, layers=FINEST, how="alike")
 
 
 def _projected(pipe, scale):
@@ -138,7 +141,7 @@ ALL = (
         "perturbed",
         _perturbed,
         0.0,
-        (0.5, 1.0, 2.0, 4.0),
+        (0.1, 0.25, 0.5, 1.0),
         "Ahn et al. 2024, 2403.17377, perturbed-attention guidance",
         "Walk away from what the model draws when places may not look around",
     ),
@@ -146,7 +149,7 @@ ALL = (
         "smoothed",
         _smoothed,
         0.0,
-        (0.5, 1.0, 2.0, 4.0),
+        (0.1, 0.25, 0.5, 1.0),
         "Hong 2024, 2408.00760, smoothed energy guidance, in the limit of infinite blur",
         "Walk away from what the model draws when all places ask the same",
     ),

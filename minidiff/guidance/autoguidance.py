@@ -11,8 +11,8 @@ which it became better.
     eps = eps_bad + scale (eps_good - eps_bad)
 
 Seen by a numerical analyst this is Richardson's extrapolation. If one model blurs the data by the
-variance d and the other by k d, their errors are d e and k d e to first order, and scale =
-k / (k - 1) cancels them.
+variance d and the other by k d, their errors are d e and k d e to first order, and
+scale = k / (k - 1) cancels them.
 
 Try: scale 1 (the good model alone) to 4; a bad model with another fault, such as a shifted mean:
 the result is pushed just as far the other way.
@@ -22,12 +22,11 @@ network in memory, and twice the time. It sharpens what both know; it does not m
 more.
 """
 
-from copy import copy
 from dataclasses import replace
 
 from minidiff.core.cfg import guide
 from minidiff.core.denoise import Denoise
-from minidiff.guidance.checks import check_strength
+from minidiff.pipe.checks import check_strength
 from minidiff.pipe.pipe import Pipe
 
 
@@ -57,4 +56,4 @@ def early(pipe: Pipe) -> Pipe:
             "its `eps` to autoguidance(pipe.eps, worse.eps, scale)"
         )
     net = fill(build("tiny").net, load_weights("early"), "early")
-    return replace(copy(pipe), net=net.to(pipe.device, pipe.dtype).eval().requires_grad_(False))
+    return replace(pipe, net=net.to(pipe.device, pipe.dtype).eval().requires_grad_(False))

@@ -11,14 +11,21 @@ the unconditional noise, so that the state stays where noised pictures are.
     x_s     = alpha_s x0_hat(x_t, eps_lam) + sigma_s eps_null
 
 The second line is DDIM's step with its second term replaced: `ddim_step(..., eps_dir=eps_null)`.
+Written out it is DDIM with classifier-free guidance at a scale that follows the step. With
+h = lambda_s - lambda_t, lambda = log(alpha / sigma):
 
-Try: lam .3 at 20, 50 and 100 steps. What guidance adds is added once a step, so the same lam means
-more in more steps: it is no rate. Classifier-free guidance at scale 3 gives the same at all three.
+    scale = lam / (1 - exp(-h))
 
-Weakness: hence "lam" without the number of steps says nothing. It changes the step, not the answer
-of the denoiser, so it works with this loop and not under other samplers.
+That is about lam / h for short steps, and lam in the last one, to clean.
+
+Try: lam .3 at 20, 50 and 100 steps. The same lam means more in more steps: it is no rate.
+Classifier-free guidance at scale 3 gives the same at all three.
+
+Weakness: hence "lam" without the grid says nothing. It changes the step, not the answer of the
+denoiser, so it works with this loop and not under other samplers.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -29,7 +36,13 @@ from minidiff.core.cond import Cond
 from minidiff.core.denoise import Denoise, step_pairs
 from minidiff.core.process import ddim_step
 from minidiff.core.schedule import Schedule
-from minidiff.guidance.checks import check_strength
+from minidiff.pipe.checks import check_share
+
+
+def same_scale(sch: Schedule, lam: float, t: int, s: int) -> float:
+    """The scale of classifier-free guidance that makes the same step of DDIM from t to s < t."""
+    h = sch.lam(s) - sch.lam(t)  # infinite at s = 0
+    return lam / -math.expm1(-h)
 
 
 @torch.no_grad()
@@ -53,7 +66,7 @@ def cfg_pp(
     lam  0 draws without the condition, 1 takes the conditional guess whole. The grid as in
     `Schedule.timesteps`; two evaluations a step. ValueError for what is out of range.
     """
-    check_strength("lam", lam, high=1.0)
+    check_share("lam", lam)
     for t, s in step_pairs(sch.timesteps(steps, start, spacing, end, times), progress):
         e_null = denoise(x, t, null.expand(len(x)))
         e_cond = denoise(x, t, cond)

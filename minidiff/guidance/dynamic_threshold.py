@@ -23,14 +23,15 @@ from minidiff.core.cond import Cond
 from minidiff.core.denoise import Denoise
 from minidiff.core.process import eps_to_x0, x0_to_eps
 from minidiff.core.schedule import Schedule
-from minidiff.guidance.checks import check_strength
+from minidiff.pipe.checks import check_share
 
 
 def thresholded(x0: Tensor, quantile: float) -> Tensor:
     """Guesses of pictures (b ..) in [-1, 1], each divided by its own s >= 1; those inside are
     returned as they are.
     """
-    s = torch.quantile(x0.flatten(1).abs().float(), quantile, dim=1).clamp(min=1).to(x0.dtype)
+    sizes = x0.flatten(1).abs().float()
+    s = torch.stack([row.quantile(quantile) for row in sizes]).clamp(min=1).to(x0.dtype)
     s = s.view(-1, *[1] * (x0.ndim - 1))
     return torch.maximum(torch.minimum(x0, s), -s) / s
 
@@ -40,15 +41,14 @@ def dynamic_threshold(denoise: Denoise, sch: Schedule, quantile: float = 0.995) 
 
     quantile  share of the values that may not be clamped, 0 to 1. ValueError: outside.
     """
-    check_strength("quantile", quantile, high=1.0)
+    check_share("quantile", quantile)
 
     def guided(x_t: Tensor, t: int | Tensor, cond: Cond | None) -> Tensor:
         eps = denoise(x_t, t, cond)
         x0 = eps_to_x0(sch, x_t, eps, t)
         inside = thresholded(x0, quantile)
-        left = (inside != x0).flatten(1).any(1)
-        kept = left.view(-1, *[1] * (x_t.ndim - 1))
+        changed = (inside != x0).flatten(1).any(1).view(-1, *[1] * (x_t.ndim - 1))
         # a picture inside the range keeps its answer to the bit
-        return torch.where(kept, x0_to_eps(sch, x_t, inside, t), eps)
+        return torch.where(changed, x0_to_eps(sch, x_t, inside, t), eps)
 
     return guided

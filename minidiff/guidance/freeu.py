@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from minidiff.core.denoise import Denoise
-from minidiff.guidance.checks import check_strength
+from minidiff.pipe.checks import check_strength
 
 
 def low_frequencies(x: Tensor, factor: float, radius: int = 1) -> Tensor:

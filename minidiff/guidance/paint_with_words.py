@@ -32,9 +32,8 @@ from minidiff.core.denoise import Denoise, step_pairs
 from minidiff.core.process import ddim_step
 from minidiff.core.schedule import Schedule
 from minidiff.core.taps import tap
-from minidiff.guidance.checks import check_strength
 from minidiff.models.bpe import clean
-from minidiff.pipe.checks import door
+from minidiff.pipe.checks import check_strength, door
 from minidiff.pipe.maps import map_size
 from minidiff.pipe.pipe import Pipe
 

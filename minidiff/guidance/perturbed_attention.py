@@ -12,12 +12,12 @@ condition is needed, so unconditional models profit too.
 
     eps = eps(x_t) + scale (eps(x_t) - eps_perturbed(x_t))
 
-Try: the middle block alone, then all layers; scale 1 to 5 without any prompt; under classifier-free
-guidance, whose conditional answer is then the perturbed one's rival.
+Try: the middle block alone, then all layers; scale 1 to 5 without any prompt; `cfg` around it, four
+evaluations a step.
 
 Weakness: which layers is a choice by trial. A second evaluation at every step, and at high scales
-the same glare as any other guidance. Published code is off by one: what the authors' first code
-calls scale is 1 + the paper's.
+the same glare as any other guidance. Scales of public code are not all the same number: some write
+eps_perturbed + scale (eps - eps_perturbed), whose scale is 1 + this one.
 """
 
 from typing import Literal
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from minidiff.core.denoise import Denoise
 from minidiff.core.taps import tap
-from minidiff.guidance.checks import check_strength
+from minidiff.pipe.checks import check_strength
 
 MIDDLE = r"^mid_block"
 
@@ -42,8 +42,9 @@ def perturbed_attention(
 ) -> Denoise:
     """The denoiser led away from its answer with some self-attention spoilt.
 
-    net     the network behind `denoise`, with taps `attn1.probs` and `attn1.q`
-    layers  a regular expression: which taps' names (default: the middle block)
+    net     the network behind `denoise`; its attentions but `attn2`, which read the prompt
+    layers  a regular expression: which taps' names (default: the middle block; a transformer has
+            none, take "blocks")
     how     "alone": a place looks at itself; "alike": every place asks the mean question
     scale   0 leaves the answer as it is, to the bit
 
@@ -53,7 +54,7 @@ def perturbed_attention(
     if how not in PERTURBED:
         raise ValueError(f"how={how!r} is unknown; choose one of {', '.join(PERTURBED)}")
     tensor, spoilt = PERTURBED[how]
-    pattern = rf"(?=.*{layers}).*attn1\.{tensor}$"
+    pattern = rf"^(?=.*(?:{layers}))(?!.*attn2).*\.{tensor}$"
     with tap(net, pattern, lambda x, name: None):
         pass  # a name that matches nothing is refused now, not in the first step
 

@@ -78,6 +78,13 @@ def check_share(name: str, value: Any) -> None:
         raise ValueError(f"{name}={value}: a share was expected, 0 to 1")
 
 
+def check_strength(name: str, value: Any) -> None:
+    """How much of something: a finite number of at least 0."""
+    check_number(name, value)
+    if value < 0:
+        raise ValueError(f"{name}={value}: a number of at least 0 was expected")
+
+
 def prompts_of(prompts: Any, name: str = "prompts") -> list[str]:
     """One prompt or several as a list; ValueError for none, or for what is no text."""
     texts = [prompts] if isinstance(prompts, str) else prompts

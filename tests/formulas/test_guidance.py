@@ -29,11 +29,18 @@ from minidiff.core.denoise import noises
 from minidiff.core.taps import tap
 from minidiff.data.toy2d import Mixture
 from minidiff.guidance.attend_and_excite import attend_and_excite
+from minidiff.guidance.autoguidance import autoguidance
+from minidiff.guidance.cfg_pp import cfg_pp, same_scale
+from minidiff.guidance.cfg_zero import cfg_zero, guide_zero
 from minidiff.guidance.classifier_guidance import pull
+from minidiff.guidance.dynamic_threshold import thresholded
 from minidiff.guidance.freeu import low_frequencies
 from minidiff.guidance.paint_with_words import Painted, painted
+from minidiff.guidance.perturbed_attention import perturbed_attention
+from minidiff.guidance.projected import projected
 from minidiff.guidance.regions import Region, regional
 from minidiff.guidance.semantic_guidance import look_ahead, wish
+from minidiff.models.attention import Attention
 from minidiff.restoration.ilvr import refine
 
 
@@ -294,3 +301,127 @@ def test_daam_sum():
         for i in range(4)
     ]
     near(got, torch.tensor(want) / max(map(max, want)), 1e-5)
+
+
+# ---- guidances that are functions from Denoise to Denoise ----------------------------------------
+
+
+def test_autoguidance():
+    """The difference followed further, and what it does to errors of one kind and two sizes."""
+    good, bad = rand(3, 4), rand(3, 4, seed=1)
+    got = autoguidance(lambda *a: good, lambda *a: bad, 2.5)(good, 500, None)
+    want = [[b + 2.5 * (g - b) for g, b in zip(*rows)] for rows in zip(good.tolist(), bad.tolist())]
+    near(got, torch.tensor(want, dtype=torch.float64))
+    right, error, delta = rand(3, 4, seed=2), rand(3, 4, seed=3), 0.01
+    for k in (2.0, 3.0, 10.0):
+        good, bad = right + delta * error, right + k * delta * error
+        got = autoguidance(lambda *a: good, lambda *a: bad, k / (k - 1))(right, 500, None)  # noqa: B023
+        near(got, right)
+
+
+def test_perturbed_attention():
+    """One head by loops: the place alone, and the mean question."""
+    torch.manual_seed(0)
+    attention = Attention(4, 1).double()
+    net = torch.nn.ModuleDict({"mid_block": torch.nn.ModuleDict({"attn1": attention})})
+    x, scale = rand(1, 3, 4), 2.0
+
+    def weighted(maps):
+        v = attention.to_v(x)[0]
+        rows = [sum(m * row for m, row in zip(line, v)) for line in maps]
+        return attention.to_out[0](torch.stack(rows))[None]
+
+    q, k = attention.to_q(x)[0], attention.to_k(x)[0]
+    mean = sum(q) / 3
+
+    def asked(question):
+        weights = [exp((question @ key).item() / 2) for key in k]  # sqrt(4)
+        return [w / sum(weights) for w in weights]
+
+    plain = weighted([asked(question) for question in q])
+    spoilt = {
+        "alone": weighted([[float(i == j) for j in range(3)] for i in range(3)]),
+        "alike": weighted([asked(mean)] * 3),
+    }
+    for how, worse in spoilt.items():
+        guided = perturbed_attention(lambda x, t, c: attention(x), net, scale, how=how)
+        near(guided(x, 0, None), plain + scale * (plain - worse), 1e-6)
+
+
+def guesses():
+    x0_cond, x0_null = rand(2, 3, 4), rand(2, 3, 4, seed=1)
+
+    def denoise_at(sch, t, x):
+        al, sg = tables(sch, t)
+        return lambda x_t, _, cond: (x_t - al * (x0_null if cond.label[0] == -1 else x0_cond)) / sg
+
+    return x0_cond, x0_null, denoise_at
+
+
+def test_projected():
+    """Row by row with sums over all values: a length cut, and a share of the parallel part."""
+    sch, t, x = schedule.linear(), 500, rand(2, 3, 4, seed=2)
+    x0_cond, x0_null, denoise_at = guesses()
+    eta, radius, scale = 0.3, 2.0, 5.0
+    null, cond = Cond(label=torch.tensor([-1])), Cond(label=torch.tensor([1, 1]))
+    guided = projected(denoise_at(sch, t, x), null, sch, scale, eta=eta, radius=radius)
+    al, sg = tables(sch, t)
+    got = (x - sg * guided(x, t, cond)) / al
+    for i in range(2):
+        c, d = x0_cond[i].flatten().tolist(), (x0_cond - x0_null)[i].flatten().tolist()
+        length = sqrt(sum(v * v for v in d))
+        d = [v * min(1, radius / length) for v in d]
+        share = sum(a * b for a, b in zip(d, c)) / sum(b * b for b in c)
+        want = [b + (scale - 1) * (a - share * b + eta * share * b) for a, b in zip(d, c)]
+        near(got[i].flatten(), torch.tensor(want, dtype=torch.float64), 1e-8)
+
+
+def test_cfg_zero():
+    """The best multiple is found by search, and then guided from, in the flow's velocity."""
+    null, cond = rand(1, 6), rand(1, 6, seed=1)
+    multiples = torch.linspace(-3, 3, 60_001, dtype=torch.float64)
+    left = ((cond - multiples[:, None] * null) ** 2).sum(1)
+    s = multiples[left.argmin()].item()
+    near(guide_zero(null, cond, 4.0), s * null + 4 * (cond - s * null), 1e-3)
+    for sch in (schedule.linear(), schedule.flow(), schedule.ve()):
+        x, t = rand(1, 6, seed=2), 400
+        al, sg = tables(sch, t)
+        eps = lambda x, t, c: null if c.label[0] == -1 else cond  # noqa: E731
+        v_null, v_cond = (e - (x - sg * e) / al for e in (null, cond))
+        v = guide_zero(v_null, v_cond, 4.0)
+        labels = Cond(label=torch.tensor([-1])), Cond(label=torch.tensor([1]))
+        got = cfg_zero(eps, labels[0], sch, 4.0)(x, t, labels[1])
+        near(got - (x - sg * got) / al, v, 1e-7)
+
+
+def test_cfg_pp_step():
+    """Down by the guided noise, up by the unconditional one."""
+    for sch in (schedule.linear(), schedule.flow(), schedule.ve()):
+        null, cond, x = rand(2, 3), rand(2, 3, seed=1), rand(2, 3, seed=2)
+        al, sg, al_s, sg_s = tables(sch, 600, 300)
+        eps = lambda x, t, c: null if c.label[0] == -1 else cond  # noqa: E731,B023
+        labels = Cond(label=torch.tensor([-1])), Cond(label=torch.tensor([1, 1]))
+        got = cfg_pp(eps, labels[0], sch, x, labels[1], lam=0.7, times=(600, 300))
+        led = null + 0.7 * (cond - null)
+        near(got, al_s * (x - sg * led) / al + sg_s * null)
+
+
+def test_cfg_pp_scale():
+    """The guided part of DDIM's step has the same size as that of CFG++."""
+    for sch in (schedule.linear(), schedule.flow(), schedule.ve()):
+        for t, s in ((900, 899), (600, 300), (10, 1), (700, 0)):
+            al, sg, al_s, sg_s = tables(sch, t, s)
+            of_ddim = sg_s - al_s * sg / al  # what one unit of guidance moves in DDIM
+            of_plus = -al_s * sg / al
+            near(same_scale(sch, 0.3, t, s) * of_ddim, 0.3 * of_plus, 1e-9)
+
+
+def test_dynamic_threshold():
+    """s by sorting: the value below which the share lies, on the line between its neighbours."""
+    x0, quantile = 3 * rand(2, 11), 0.73
+    for row, got in zip(x0.tolist(), thresholded(x0, quantile)):
+        sizes = sorted(abs(v) for v in row)
+        at = quantile * 10
+        below = sizes[int(at)]
+        s = max(1.0, below + (at - int(at)) * (sizes[int(at) + 1] - below))
+        near(got, torch.tensor([max(-s, min(s, v)) / s for v in row]), 1e-6)

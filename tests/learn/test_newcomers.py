@@ -16,6 +16,8 @@ from newcomers import (
     process,
     second_order,
     solvers,
+    special,
+    zoo,
 )
 
 from minidiff.learn.exercises import exercises, find
@@ -30,6 +32,8 @@ MODULES = (
     process,
     second_order,
     solvers,
+    special,
+    zoo,
 )  # each fills the two lists
 
 

@@ -13,6 +13,7 @@ TOPICS = {  # each a module of this folder: what it is about
     "integrators": "steps that integrate exactly",
     "second_order": "steps that ask twice, and noise that goes up",
     "guides": "around the step: flow, guidance with limits",
+    "zoo": "guidance by inner products",
     "guesses": "what a guess is: to be derived",
     "networks": "attention and gates",
     "blocks": "norms and blocks",
