@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from minidiff.core import schedule
-from minidiff.core.denoise import Counted, noise, sample, trace
-from minidiff.core.process import ddim_step, posterior, q_sample
+from minidiff.core.denoise import Counted, noise, noises, sample, trace
+from minidiff.core.process import ddim_step, posterior, q_sample, to_eps
 from minidiff.data.toy2d import energy_distance, gauss_aniso, gaussian_flow_map, gmm8
 from minidiff.samplers.ddim import ddim
 
@@ -186,3 +186,49 @@ def test_fixed_moves_of_a_leading_grid_end_where_the_grid_does():
     how = dict(steps=10, spacing="leading", end=1)
     plain, fixed = (ddim(denoise, SCH, start(), literal=f, **how) for f in (False, True))
     assert (plain - fixed).abs().max() < 1e-12
+
+
+@pytest.mark.oracle
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("spacing", schedule.SPACINGS)
+@pytest.mark.parametrize("prediction", ["eps", "v", "x0"])
+def test_latents_equal_diffusers_with_and_without_noise(eta, spacing, prediction):
+    """On the literal path, in float64, at step counts of which some do not divide 1000."""
+    diffusers = pytest.importorskip(
+        "diffusers", reason="diffusers is not installed (development extra)"
+    )
+    sch = schedule.scaled_linear()
+    theirs = diffusers.DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1 if spacing == "leading" else 0,
+        timestep_spacing=spacing,
+        prediction_type={"eps": "epsilon", "v": "v_prediction", "x0": "sample"}[prediction],
+    )
+    theirs.alphas_cumprod = sch.alpha_bar[1:]  # theirs are float32
+    theirs.final_alpha_cumprod = theirs.alphas_cumprod[0]
+
+    def network(x, t):
+        return torch.tanh(0.7 * x + math.cos(0.003 * t))
+
+    def denoise(x, t, cond):
+        return to_eps(sch, x, network(x, t), t, prediction)
+
+    # one step of their linspace asks at the clean end, and at no other
+    for steps in (1, 2, 3, 5, 7, 10, 20, 333)[spacing == "linspace" :]:
+        x = start(3)
+        ours = ddim(
+            denoise, sch, x, steps=steps, eta=eta, seed=4, spacing=spacing, end=1, literal=True
+        )
+        fresh = noises(x, 4)
+        theirs.set_timesteps(steps)
+        for t in theirs.timesteps:
+            z = next(fresh) if eta else None
+            out = network(x, t.item() + 1)
+            x = theirs.step(out, t, x, eta=eta, variance_noise=z).prev_sample
+        gap = (ours - x).abs().max() / x.abs().max()
+        assert gap < 1e-5, f"{steps} steps: {gap:.2g}"
