@@ -16,6 +16,7 @@ the curve is flat.
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -156,7 +157,7 @@ class Schedule:
         if spacing not in known:
             raise ValueError(f"spacing={spacing!r} is unknown; choose one of {', '.join(known)}")
         if spacing in LEVELS:
-            return self._nearest(n, start, spacing) + [end]
+            return level_times(self, n, start, spacing) + [end]
         return even_times(n, start, spacing) + [end]
 
     def checked(self, times: Sequence[int]) -> list[int]:
@@ -176,24 +177,67 @@ class Schedule:
             raise ValueError(f"times={ts}: they must lie in 0..{self.T}, as {self.name!r} has them")
         return ts
 
-    def _nearest(self, n: int, start: int, spacing: str) -> list[int]:
-        """The n times whose noise is nearest to levels that are even in (sigma / alpha)^(1/7), or
-        in its logarithm, from `start` to 1. Where two levels fall on one time the noisier moves
-        up.
-        """
-        if start == 1:
-            return [1]
-        level = self.sigma[1 : start + 1] / self.alpha[1 : start + 1]
-        level = level ** (1 / RHO) if spacing == "karras" else level.log()
-        wanted = torch.linspace(level[-1].item(), level[0].item(), n, dtype=torch.float64)
-        right = torch.searchsorted(level, wanted).clamp(1, start - 1)
-        left_is_nearer = wanted - level[right - 1] < level[right] - wanted
-        ts = (torch.where(left_is_nearer, right - 1, right) + 1).tolist()
-        for i in reversed(range(n - 1)):
-            ts[i] = max(ts[i], ts[i + 1] + 1)
-        for i in range(n):  # moved beyond the start: there are as many times as steps, nearly
-            ts[i] = min(ts[i], start - i)
-        return ts
+
+def level(sch: Schedule, t: int) -> float:
+    """sigma / alpha at index t: the noise of x_t / alpha_t."""
+    alpha, sigma = sch.at(t)
+    return sigma / alpha
+
+
+def nearest(sch: Schedule, wanted: float) -> int:
+    """The index, from 1 to T, whose `level` is nearest to the wanted one in ratio."""
+    t = bisect_left(range(sch.T), wanted, key=lambda t: level(sch, t))  # the first not below it
+    if t <= 1:
+        return 1
+    return t if level(sch, t) / wanted < wanted / level(sch, t - 1) else t - 1
+
+
+def falling(sch: Schedule, levels: Sequence[float], start: int | None = None) -> list[int]:
+    """The times `nearest` to falling levels, none above `start` (default T). Where two meet, the
+    noisier moves up; where there is no room above, all move down.
+
+    ValueError: levels that do not fall from one to the next, or more of them than times.
+    """
+    falls = all(a > b for a, b in pairwise(levels))
+    if not levels or not falls or not 0 < levels[-1] or not math.isfinite(levels[0]):
+        raise ValueError(
+            f"levels {list(levels)}: sigma / alpha at each time was expected, finite, above 0 and "
+            "each smaller than the one before"
+        )
+    if len(levels) > sch.T:
+        raise ValueError(f"{len(levels)} levels: {sch.name!r} has no more than {sch.T} noisy times")
+    ts = [nearest(sch, wanted) for wanted in levels]
+    for i in reversed(range(len(ts) - 1)):
+        ts[i] = max(ts[i], ts[i + 1] + 1)
+    highest = sch.T if start is None else start
+    for i, t in enumerate(ts):
+        ts[i] = min(t, highest - i)
+    return ts
+
+
+def level_times(sch: Schedule, n: int, start: int, spacing: str) -> list[int]:
+    """The n falling times whose noise is nearest to levels that are even in (sigma / alpha)^(1/7),
+    or in its logarithm, from `start` to 1.
+    """
+    noisy, clean = level(sch, start), level(sch, 1)
+    levels = []
+    for i in range(n):
+        share = i / max(n - 1, 1)
+        if spacing == "karras":
+            root = (1 - share) * noisy ** (1 / RHO) + share * clean ** (1 / RHO)
+            levels.append(root**RHO)
+        else:
+            levels.append(noisy ** (1 - share) * clean**share)
+    return falling(sch, levels, start)
+
+
+def flow_time(sch: Schedule, t: int) -> tuple[float, float]:
+    """(k, tau) of index t: a state x_t divided by k lies on the straight line between data and
+    noise, the share tau of the way to noise.
+    """
+    alpha, sigma = sch.at(t)
+    k = alpha + sigma
+    return k, sigma / k
 
 
 def solver_times(

@@ -33,18 +33,9 @@ from minidiff.core.cfg import cfg_batched
 from minidiff.core.cond import Cond
 from minidiff.core.denoise import Denoise, noise, noises, step_pairs
 from minidiff.core.process import eps_to_x0
-from minidiff.core.schedule import Schedule
+from minidiff.core.schedule import Schedule, flow_time
 from minidiff.pipe.checks import check_scale, door
 from minidiff.pipe.pipe import Pipe
-
-
-def flow_time(sch: Schedule, t: int) -> tuple[float, float]:
-    """(k, tau) of index t: a state x_t divided by k lies on the straight line between data and
-    noise, the share tau of the way to noise.
-    """
-    alpha, sigma = sch.at(t)
-    k = alpha + sigma
-    return k, sigma / k
 
 
 def velocity(denoise: Denoise, sch: Schedule, z: Tensor, t: int, cond: Cond) -> Tensor:

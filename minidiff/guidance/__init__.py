@@ -61,19 +61,19 @@ def _auto(pipe, scale):
     return autoguidance(pipe.eps, early(pipe).eps, scale)
 
 
-FINEST = ""  # of all self-attention: the middle block of "tiny" alone changes next to nothing
+ALL_LAYERS = ""  # the middle block of "tiny" alone changes next to nothing
 
 
 def _perturbed(pipe, scale):
     from minidiff.guidance.perturbed_attention import perturbed_attention
 
-    return perturbed_attention(pipe.eps, pipe.net, scale, layers=FINEST)
+    return perturbed_attention(pipe.eps, pipe.net, scale, layers=ALL_LAYERS)
 
 
 def _smoothed(pipe, scale):
     from minidiff.guidance.perturbed_attention import perturbed_attention
 
-    return perturbed_attention(pipe.eps, pipe.net, scale, layers=FINEST, how="alike")
+    return perturbed_attention(pipe.eps, pipe.net, scale, layers=ALL_LAYERS, how="alike")
 
 
 def _projected(pipe, scale):

@@ -18,6 +18,7 @@ from math import isfinite
 from pathlib import Path
 from time import process_time
 
+from minidiff.evaluate.solvers import aligned
 from minidiff.formats.fields import read_json
 from minidiff.io import write_json
 from minidiff.pipe.pipe import Pipe
@@ -202,8 +203,4 @@ def cells(row: dict) -> tuple[str, ...]:
 def table(results: list[dict]) -> str:
     """All claims as aligned text."""
     lines = [HEAD] + [cells(row) for result in results for row in result["rows"]]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(HEAD))]
-    padded = []
-    for line in lines:
-        padded.append("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())
-    return "\n".join(padded)
+    return aligned(lines)

@@ -21,55 +21,17 @@ were found for Stable Diffusion 1.5; a fitted grid has seen its few starts, and 
 likes another one. Our tables know whole times only, so a level becomes the nearest of them.
 """
 
-from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from itertools import pairwise
-from math import exp, isfinite, log
+from math import exp, log
 
 import torch
 from torch import Tensor
 
 from minidiff.core.denoise import Denoise
-from minidiff.core.schedule import Schedule
+from minidiff.core.schedule import Schedule, falling
 
 # sigma / alpha at the 11 ends of 10 steps: the paper's table 3, Stable Diffusion 1.5
 SD1 = (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029)
-
-
-def level(sch: Schedule, t: int) -> float:
-    """sigma / alpha at index t: the noise of x_t / alpha_t."""
-    alpha, sigma = sch.at(t)
-    return sigma / alpha
-
-
-def nearest(sch: Schedule, wanted: float) -> int:
-    """The index, from 1 to T, whose `level` is nearest to the wanted one in ratio."""
-    t = bisect_left(range(sch.T), wanted, key=lambda t: level(sch, t))  # the first not below it
-    if t <= 1:
-        return 1
-    return t if level(sch, t) / wanted < wanted / level(sch, t - 1) else t - 1
-
-
-def falling(sch: Schedule, levels: Sequence[float]) -> list[int]:
-    """The times `nearest` to falling levels. Where two meet, the noisier moves up; where there is
-    no room above, all move down.
-
-    ValueError: levels that do not fall from one to the next, or more of them than times.
-    """
-    falls = all(a > b for a, b in pairwise(levels))
-    if not levels or not falls or not 0 < levels[-1] or not isfinite(levels[0]):
-        raise ValueError(
-            f"levels {list(levels)}: sigma / alpha at each time was expected, finite, above 0 and "
-            "each smaller than the one before"
-        )
-    if len(levels) > sch.T:
-        raise ValueError(f"{len(levels)} levels: {sch.name!r} has no more than {sch.T} noisy times")
-    ts = [nearest(sch, wanted) for wanted in levels]
-    for i in reversed(range(len(ts) - 1)):
-        ts[i] = max(ts[i], ts[i + 1] + 1)
-    for i, t in enumerate(ts):
-        ts[i] = min(t, sch.T - i)
-    return ts
 
 
 def log_linear(levels: Sequence[float], n: int) -> list[float]:

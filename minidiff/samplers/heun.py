@@ -37,8 +37,7 @@ from torch import Tensor
 from minidiff.core.cond import Cond
 from minidiff.core.denoise import Denoise, noises, step_pairs
 from minidiff.core.process import ddim_step, renoise
-from minidiff.core.schedule import Schedule
-from minidiff.samplers.grids import level, nearest
+from minidiff.core.schedule import Schedule, level, nearest
 
 
 def raised(sch: Schedule, t: int, gamma: float) -> int:

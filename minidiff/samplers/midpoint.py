@@ -37,22 +37,15 @@ from torch import Tensor
 
 from minidiff.core.cond import Cond
 from minidiff.core.denoise import Denoise, step_pairs
-from minidiff.core.schedule import Schedule
-from minidiff.samplers.grids import nearest
-
-
-def share_of_noise(sch: Schedule, t: int) -> tuple[float, float]:
-    """(k, tau) of index t: x_t / k lies between data and noise, the share tau of the way."""
-    alpha, sigma = sch.at(t)
-    return alpha + sigma, sigma / (alpha + sigma)
+from minidiff.core.schedule import Schedule, flow_time, nearest
 
 
 def straight_step(sch: Schedule, x_t: Tensor, v: Tensor, t: int, s: int) -> Tensor:
     """Move a state from t to s, up or down, along a velocity v of x / k; with the v of t that is
     `ddim_step`.
     """
-    k_t, tau_t = share_of_noise(sch, t)
-    k_s, tau_s = share_of_noise(sch, s)
+    k_t, tau_t = flow_time(sch, t)
+    k_s, tau_s = flow_time(sch, s)
     return torch.add(k_s / k_t * x_t, v, alpha=k_s * (tau_s - tau_t))
 
 
@@ -69,7 +62,7 @@ def straight_velocity(
 
 def middle(sch: Schedule, t: int, s: int) -> int:
     """The time of the tables, 1 or more, that is nearest to half of the way from t to s in tau."""
-    tau = (share_of_noise(sch, t)[1] + share_of_noise(sch, s)[1]) / 2
+    tau = (flow_time(sch, t)[1] + flow_time(sch, s)[1]) / 2
     return nearest(sch, tau / (1 - tau))  # tau as sigma / alpha
 
 
@@ -84,7 +77,7 @@ def midpoint_step(
     if m == 0:
         return straight_step(sch, x_t, v_t, t, s)
     v_m = straight_velocity(denoise, sch, straight_step(sch, x_t, v_t, t, m), m, cond)
-    tau_t, tau_m, tau_s = (share_of_noise(sch, time)[1] for time in (t, m, s))
+    tau_t, tau_m, tau_s = (flow_time(sch, time)[1] for time in (t, m, s))
     half = (tau_s - tau_t) / 2 / (tau_m - tau_t)  # 1 for the exact middle
     v = torch.lerp(v_t, v_m, half)  # v_t + half (v_m - v_t)
     return straight_step(sch, x_t, v, t, s)

@@ -38,8 +38,7 @@ from torch import Tensor
 from minidiff.core.cond import Cond
 from minidiff.core.denoise import Denoise, noises, step_pairs
 from minidiff.core.process import renoise
-from minidiff.core.schedule import RHO, Schedule
-from minidiff.samplers.grids import falling, level, nearest
+from minidiff.core.schedule import RHO, Schedule, falling, level, nearest
 from minidiff.samplers.heun import heun_step
 
 

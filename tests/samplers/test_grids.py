@@ -5,17 +5,15 @@ import torch
 
 from minidiff.core import schedule
 from minidiff.core.denoise import noise
+from minidiff.core.schedule import falling, level, nearest
 from minidiff.data.toy2d import gmm8
 from minidiff.samplers.ddim import ddim
 from minidiff.samplers.dpm_solver_pp import dpm_solver_pp
 from minidiff.samplers.grids import (
     SD1,
     align_your_steps,
-    falling,
     fitted_times,
-    level,
     log_linear,
-    nearest,
 )
 
 SCH, SD = schedule.linear(1000), schedule.scaled_linear()

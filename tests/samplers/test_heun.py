@@ -6,10 +6,10 @@ import torch
 
 from minidiff.core import schedule
 from minidiff.core.denoise import Counted, noise, noises
+from minidiff.core.schedule import level
 from minidiff.data.toy2d import energy_distance, gauss_aniso, gaussian_flow_map, gmm8
 from minidiff.samplers import solve
 from minidiff.samplers.ddim import ddim
-from minidiff.samplers.grids import level
 from minidiff.samplers.heun import churned, heun, heun_step, raised
 
 FINE, SCH, SD = schedule.linear(20_000), schedule.linear(1000), schedule.scaled_linear()

@@ -13,10 +13,10 @@ from minidiff.samplers.dpm_solver_pp import dpm_solver_pp
 from minidiff.samplers.midpoint import (
     fireflow,
     fireflow_step,
+    flow_time,
     middle,
     midpoint,
     midpoint_step,
-    share_of_noise,
     straight_step,
     straight_velocity,
 )
@@ -45,9 +45,9 @@ def test_a_ddim_step_is_a_straight_step_along_the_velocity_of_its_start(sch):
 def test_the_middle_is_the_nearest_time_in_tau_and_never_clean(sch):
     for t, s in ((1000, 500), (500, 1000), (700, 0), (0, 700), (2, 0), (1, 0), (0, 1)):
         m = middle(sch, t, s)
-        goal = (share_of_noise(sch, t)[1] + share_of_noise(sch, s)[1]) / 2
+        goal = (flow_time(sch, t)[1] + flow_time(sch, s)[1]) / 2
         assert m >= 1 and min(t, s) <= m <= max(t, s)
-        gap, *others = (abs(share_of_noise(sch, u)[1] - goal) for u in (m, m - 1, min(m + 1, 1000)))
+        gap, *others = (abs(flow_time(sch, u)[1] - goal) for u in (m, m - 1, min(m + 1, 1000)))
         # nearest in the ratio of levels: at most a hair behind the nearest in tau
         assert m == 1 or all(gap <= 1.2 * other for other in others)
 
@@ -83,11 +83,11 @@ def test_a_step_by_hand_in_the_papers_form():
     m = middle(SCH, t, s)
 
     def look(z, t):
-        k, _ = share_of_noise(SCH, t)
+        k, _ = flow_time(SCH, t)
         e = eps(k * z, t)
         return e - eps_to_x0(SCH, k * z, e, t)
 
-    (k_t, tau_t), (_, tau_m), (k_s, tau_s) = (share_of_noise(SCH, u) for u in (t, m, s))
+    (k_t, tau_t), (_, tau_m), (k_s, tau_s) = (flow_time(SCH, u) for u in (t, m, s))
     h, z = tau_s - tau_t, x / k_t
     v = look(z, t)
     slope = (look(z + (tau_m - tau_t) * v, m) - v) / (tau_m - tau_t)

@@ -6,8 +6,8 @@ import torch
 from minidiff.core import schedule
 from minidiff.core.denoise import Counted, noise, noises
 from minidiff.core.process import renoise
+from minidiff.core.schedule import level, nearest
 from minidiff.data.toy2d import Mixture, energy_distance, gauss_aniso, gmm8
-from minidiff.samplers.grids import level, nearest
 from minidiff.samplers.heun import heun
 from minidiff.samplers.restart import Interval, descent, restart, restarted
 

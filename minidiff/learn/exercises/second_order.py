@@ -383,7 +383,7 @@ rf = Exercise(
     "\\alpha + \\sigma$, $\\tau = \\sigma / k$, $v = \\hat\\epsilon - \\hat x_0$. With $h = "
     "\\tau_s - \\tau_t$ and the time m in the middle: $z_s = z_t + h v_t + \\frac{h^2}{2} (v_m - "
     "v_t) / (\\tau_m - \\tau_t)$, where $v_m$ is the velocity of $z_t + (\\tau_m - \\tau_t) v_t$ "
-    "at m. From minidiff.samplers.midpoint may be used: `middle(sch, t, s)`, `share_of_noise(sch, "
+    "at m. From minidiff.samplers.midpoint may be used: `middle(sch, t, s)`, `flow_time(sch, "
     "t)` -> (k, tau), `straight_velocity(denoise, sch, x_t, t, cond)` and `straight_step(sch, x_t, "
     "v, t, s)`; the two steps work on x itself. t and s are far apart and above 0 here.",
     midpoint_step,

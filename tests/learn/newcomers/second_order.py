@@ -5,8 +5,8 @@ from itertools import pairwise
 from minidiff.core.process import ddim_step, eps_to_x0, renoise, transition
 from minidiff.samplers.heun import heun_step, raised
 from minidiff.samplers.midpoint import (
+    flow_time,
     middle,
-    share_of_noise,
     straight_step,
     straight_velocity,
 )
@@ -156,7 +156,7 @@ def _(denoise, sch, x, ts, noise, cond):
 @right("midpoint_step")
 def _(denoise, sch, x_t, t, s, cond):
     m = middle(sch, t, s)
-    (_, tau_t), (_, tau_m), (_, tau_s) = (share_of_noise(sch, u) for u in (t, m, s))
+    (_, tau_t), (_, tau_m), (_, tau_s) = (flow_time(sch, u) for u in (t, m, s))
     v = straight_velocity(denoise, sch, x_t, t, cond)
     v_m = straight_velocity(denoise, sch, straight_step(sch, x_t, v, t, m), m, cond)
     half = 0.5 * (tau_s - tau_t) / (tau_m - tau_t)
@@ -166,7 +166,7 @@ def _(denoise, sch, x_t, t, s, cond):
 @right("midpoint_step")
 def _(denoise, sch, x_t, t, s, cond):
     m = middle(sch, t, s)
-    (k_t, tau_t), (k_m, tau_m), (k_s, tau_s) = (share_of_noise(sch, u) for u in (t, m, s))
+    (k_t, tau_t), (k_m, tau_m), (k_s, tau_s) = (flow_time(sch, u) for u in (t, m, s))
     e = denoise(x_t, t, cond)
     v = e - eps_to_x0(sch, x_t, e, t)
     x_m = k_m * (x_t / k_t + (tau_m - tau_t) * v)
@@ -184,7 +184,7 @@ def _(denoise, sch, x_t, t, s, cond):
 @wrong("midpoint_step", "the half of h squared is forgotten")
 def _(denoise, sch, x_t, t, s, cond):
     m = middle(sch, t, s)
-    (_, tau_t), (_, tau_m), (_, tau_s) = (share_of_noise(sch, u) for u in (t, m, s))
+    (_, tau_t), (_, tau_m), (_, tau_s) = (flow_time(sch, u) for u in (t, m, s))
     v = straight_velocity(denoise, sch, x_t, t, cond)
     v_m = straight_velocity(denoise, sch, straight_step(sch, x_t, v, t, m), m, cond)
     slope = (v_m - v) / (tau_m - tau_t)
