@@ -498,20 +498,26 @@ def sampler_pictures() -> str:
 
 
 def sampler_likeness() -> str:
-    """dB to the settled picture by sampler and evaluations, the best of each column in bold."""
+    """dB to the settled picture by sampler and evaluations; in bold the best of each column, and
+    what cannot be told from it on the same pictures.
+    """
     found = measured("samplers")
     if not found or not found["likeness"]:
         return "(Not measured yet: `minidiff samplers --pictures`.)"
-    rows = {(r["sampler"], r["budget"]): np.mean(r["psnr"]) for r in found["likeness"]}
-    budgets = sorted({budget for _, budget in rows})
-    best = {b: max(v for (_, budget), v in rows.items() if budget == b) for b in budgets}
+    near = {(r["sampler"], r["budget"]): r["psnr"] for r in found["likeness"]}
+    budgets = sorted({budget for _, budget in near})
     table = []
-    for name in dict.fromkeys(sampler for sampler, _ in rows):
+    for name in dict.fromkeys(sampler for sampler, _ in near):
         cells = [f"`{name}`"]
-        for b in budgets:
-            value = rows.get((name, b))
-            said = "-" if value is None else f"{value:.1f}"
-            cells.append(f"**{said}**" if value == best[b] else said)
+        for budget in budgets:
+            mine = near.get((name, budget))
+            if mine is None:
+                cells.append("-")
+                continue
+            rivals = [db for (_, b), db in near.items() if b == budget]
+            _, low, _ = bootstrap_ci(np.subtract(max(rivals, key=np.mean), mine))
+            said = f"{np.mean(mine):.1f}"
+            cells.append(said if low > 0 else f"**{said}**")
         table.append(cells)
     return plain(["dB", *[f"{b} evaluations" for b in budgets]], table)
 
