@@ -21,8 +21,8 @@ from minidiff.formats.fields import field, read_json
 from minidiff.formats.files import open_safetensors
 from minidiff.formats.mapped import all_finite, sha256
 from minidiff.io import write_bytes
+from minidiff.models import BACKBONES
 from minidiff.models.clip import CLIP
-from minidiff.models.dit import DiT
 from minidiff.models.image_encoder import CLIPImage
 from minidiff.models.sizes import SIZES
 from minidiff.models.text import CLIPText
@@ -64,7 +64,8 @@ def build(
     spec = SIZES[size]
     with torch.random.fork_rng(devices=[]), torch.device(device or "cpu"):
         torch.manual_seed(seed)
-        net = UNet(**spec["unet"]) if "unet" in spec else DiT(**spec["dit"])
+        kind = _backbone(spec)
+        net = BACKBONES[kind].make(**spec[kind])
         vae = VAE(**spec["vae"]) if "vae" in spec else None
         text = (
             CLIPText(**{**spec["text"], "project_dim": None})
@@ -90,10 +91,14 @@ def build(
     return pipe.to(dtype=dtype) if dtype else pipe
 
 
+def _backbone(spec: dict) -> str:
+    """The key of an entry of `SIZES` that names its denoiser."""
+    return next(name for name in BACKBONES if name in spec)
+
+
 def _reads_text(spec: dict) -> bool:
-    return (spec.get("unet") or spec.get("dit", {})).get(
-        "context", 768 if "unet" in spec else None
-    ) is not None
+    kind = _backbone(spec)
+    return spec[kind].get("context", 768 if kind == "unet" else None) is not None
 
 
 def load(
