@@ -24,6 +24,7 @@ COMMANDS = {
         measuring.evaluate,
         measuring.samplers,
         measuring.guides,
+        measuring.backbones,
         measuring.prove,
         measuring.bench,
         learning.learn,

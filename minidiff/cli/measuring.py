@@ -1,5 +1,5 @@
-"""Commands that measure: evaluate, samplers, guides, prove, bench, doctor. Their exit code is 1 if
-a claim fails.
+"""Commands that measure: evaluate, samplers, guides, backbones, prove, bench, doctor. Their exit
+code is 1 if a claim fails.
 """
 
 import sys
@@ -61,6 +61,17 @@ def guides(rest: list[str]) -> int:
     args = parse(p, rest, pictures=())
     told = given(args, names)
     compare(load(args), names=tuple(args.names), **told, progress=sys.stderr.isatty())
+    return 0
+
+
+def backbones(rest: list[str]) -> int:
+    """networks side by side: each trains for the same CPU minutes on the same scenes"""
+    compare = find("minidiff.evaluate.backbones:backbones")
+    p = parser("backbones")
+    p.add_argument("names", nargs="*", metavar="NAME", help="which (default: all)")
+    names = arguments(p, compare, skip=("pipe", "names"))
+    args = parse(p, rest, pictures=())
+    compare(load(args), names=tuple(args.names), **given(args, names))
     return 0
 
 
