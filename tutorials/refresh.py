@@ -31,7 +31,11 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 MEASURED = HERE / "measured"
 BENCH = ROOT / "runs/bench"
-SAMPLERS = ROOT / "runs/samplers"
+COMPARED = {  # command and options of what compares, and the figure its picture becomes
+    "samplers": (("--pictures",), "work_precision.png"),
+    "guides": ((), ""),
+    "backbones": ((), "backbones.png"),
+}
 DONE = ROOT / "out/refresh.json"  # {stage: what it was made of}
 N = 512  # pictures of `minidiff evaluate`
 
@@ -63,9 +67,10 @@ def stages(bench: Path | None, score: bool, snapshots: Path | None) -> list[Stag
         evaluate = (*minidiff, "evaluate", name, "--n", str(N), "--json", to)
         out.append(Stage(f"evaluate-{name}", f"the share of {name}'s right pictures", (evaluate,)))
     out.append(Stage("proofs", "every technique's claims", (prove,), judges=True))
-    compare = (*minidiff, "samplers", "--pictures", "--out", str(SAMPLERS))
-    kept = (refresh, "--samplers", str(SAMPLERS))
-    out.append(Stage("samplers", "every sampler's orders and right pictures", (compare, kept)))
+    for name, (options, _) in COMPARED.items():
+        folder = str(ROOT / "runs" / name)
+        compare = (*minidiff, name, *options, "--out", folder)
+        out.append(Stage(name, f"{name} side by side", (compare, (refresh, "--keep", folder))))
     if snapshots:
         learn = (refresh, "--learning", str(snapshots))
         out.append(Stage("learning", "which attribute is learned when", (learn,)))
@@ -150,10 +155,15 @@ def board(bench: Path) -> None:
     pack(bench, MEASURED / "bench")
 
 
-def samplers(folder: Path) -> None:
-    """The comparison of samplers: its figures for the tables, its picture for the page."""
-    write_bytes((folder / "samplers.json").read_bytes(), MEASURED / "samplers.json")
-    write_bytes((folder / "samplers.png").read_bytes(), HERE / "figures/work_precision.png")
+def keep(folder: Path) -> None:
+    """A comparison, from the folder that has its name: figures for the tables, a picture for its
+    page.
+    """
+    name = folder.name
+    write_bytes((folder / f"{name}.json").read_bytes(), MEASURED / f"{name}.json")
+    _, shown = COMPARED[name]
+    if shown:
+        write_bytes((folder / f"{name}.png").read_bytes(), HERE / "figures" / shown)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -168,12 +178,12 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--snapshots", type=Path, metavar="FOLDER", help="of a training, for learning")
     p.add_argument("--learning", type=Path, help=argparse.SUPPRESS)
     p.add_argument("--board", type=Path, help=argparse.SUPPRESS)
-    p.add_argument("--samplers", type=Path, help=argparse.SUPPRESS)
+    p.add_argument("--keep", type=Path, help=argparse.SUPPRESS)
     args = p.parse_args(argv)
     for write, folder in (
         (learning, args.learning),
         (board, args.board),
-        (samplers, args.samplers),
+        (keep, args.keep),
     ):
         if folder:
             write(folder)

@@ -28,6 +28,7 @@ from pathlib import Path
 import numpy as np
 
 from minidiff.bench.methods import lacks
+from minidiff.evaluate.backbones import table as backbones_table
 from minidiff.evaluate.evaluate import ROWS, SETS
 from minidiff.evaluate.guides import table as guides_table
 from minidiff.evaluate.metrics import bootstrap_ci
@@ -464,6 +465,14 @@ def guides() -> str:
     return f"```\n{guides_table(found['rows'], found['renders_apart'])}\n```"
 
 
+def backbones() -> str:
+    """Networks after equal minutes: loss, shape gain, right pictures, speed."""
+    found = measured("backbones")
+    if not found:
+        return "(Not measured yet: `minidiff backbones`.)"
+    return f"```\n{backbones_table(found['rows'])}\n```"
+
+
 def sampler_pictures() -> str:
     """Percent of right pictures by sampler and evaluations, and what follows from it."""
     found = measured("samplers")
@@ -528,6 +537,7 @@ MADE = {
     "sampler-orders": sampler_orders,
     "sampler-pictures": sampler_pictures,
     "guides": guides,
+    "backbones": backbones,
     "numbers": numbers,
     "leaderboard-top": leaderboard_top,
     "evaluated": evaluated,
