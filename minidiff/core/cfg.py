@@ -23,6 +23,7 @@ the conditional prediction, and `cfg_batched` does both evaluations in one call.
 apart for methods that edit one branch only.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -70,7 +71,7 @@ def cfg(
     guidance is off: scale 1 or t outside the interval).
 
     null: 1 or b rows. interval: (lo, hi] in schedule indices. rescale: Lin's phi, 0 (off) to 1.
-    ValueError for a negative scale or a rescale outside 0..1.
+    ValueError for a scale that is negative or no number, or a rescale outside 0..1.
     """
 
     def two(x_t: Tensor, t: int | Tensor, cond: Cond | None) -> tuple[Tensor, Tensor]:
@@ -108,6 +109,8 @@ def _guided(
     interval: tuple[float, float] | None,
     phi: float,
 ) -> Denoise:
+    if not math.isfinite(scale):
+        raise ValueError(f"scale={scale}: a finite number was expected")
     if scale < 0:
         raise ValueError(
             f"scale={scale} is negative; 1 is no guidance, 7.5 usual; to avoid something make it "

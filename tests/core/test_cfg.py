@@ -147,6 +147,9 @@ def test_scale_1_samples_the_class_scale_0_the_mixture_and_more_pushes_outwards(
 def test_bad_scales_are_refused_in_one_line(guide):
     with pytest.raises(ValueError, match=r"^scale=-2 is negative; .*null$"):
         guide(EPS, NULL, -2)
+    for scale in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=r"^scale=(nan|inf): a finite number was expected$"):
+            guide(EPS, NULL, scale)
     with pytest.raises(ValueError, match=r"^rescale=7 is outside 0\.\.1; .*$"):
         guide(EPS, NULL, 2, rescale=7)
     for interval in ((400, 400), (1000, 400), (float("nan"), 1000)):
