@@ -23,7 +23,7 @@ from torch import Tensor
 
 from minidiff.data.toy2d import Mixture, energy_distance, gmm8
 from minidiff.foundations import FOUNDATIONS, Foundation
-from minidiff.foundations.plane import STEPS, Learned, learn
+from minidiff.foundations.plane import STEPS, Learned
 
 RATIOS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)  # of noise to signal, sigma / alpha
 STD = 0.1  # of a mode
@@ -38,7 +38,7 @@ class Found:
     name: str
     seed: int
     seconds: float
-    score_error: float
+    score_error: float | None
     energy: float
     outliers: float
     nats_short: float | None
@@ -89,9 +89,8 @@ def outliers(points: Tensor, data: Mixture, std: float = STD) -> float:
 def measure(f: Foundation, *, seed: int, train: int = STEPS, steps: int = 100) -> Found:
     """Teach one paper's network the eight modes, and compare."""
     data = gmm8(std=STD)
-    paper = f.module
-    net, seconds = learn(paper.network, paper.loss, data.sample(DATA, seed), steps=train, seed=seed)
-    learned = paper.learned(net)
+    net, seconds = f.teach(data.sample(DATA, seed), steps=train, seed=seed)
+    learned = f.module.learned(net)
     drawn = learned.sample(POINTS, steps, seed)
     fresh = data.sample(POINTS, seed=1000 + seed)
     short = None
@@ -102,7 +101,7 @@ def measure(f: Foundation, *, seed: int, train: int = STEPS, steps: int = 100) -
         f.name,
         seed,
         seconds,
-        score_error(learned, data, seed),
+        score_error(learned, data, seed) if learned.score else None,
         energy_distance(drawn, fresh),
         outliers(drawn, data),
         short,

@@ -5,6 +5,10 @@ records of one list; `minidiff train NAME` learns one, `minidiff prove foundatio
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 __all__ = ["FOUNDATIONS", "Foundation"]
 
@@ -12,6 +16,9 @@ __all__ = ["FOUNDATIONS", "Foundation"]
 @dataclass(frozen=True)
 class Foundation:
     """One paper that is learned in the plane.
+
+    Its file has `network`, `loss` and `learned` (see `plane.py`), and, where more than one training
+    is needed, a `teach` of its own.
 
     name     of its file, with hyphens
     year     of its first version
@@ -26,16 +33,37 @@ class Foundation:
 
     @property
     def module(self) -> ModuleType:
-        """Its file: `network`, `loss`, `learned`."""
+        """Its file."""
         return import_module(f"minidiff.foundations.{self.name.replace('-', '_')}")
+
+    def teach(self, points: "Tensor", **options) -> tuple["nn.Module", float]:
+        """(trained network, CPU seconds) from points (n d); options: steps, seed, progress."""
+        from minidiff.foundations.plane import learn
+
+        module = self.module
+        if hasattr(module, "teach"):
+            return module.teach(points, **options)
+        return learn(module.network, module.loss, points, **options)
 
 
 ALL = (
     Foundation(
         "flow-matching",
         2022,
-        "Lipman et al. 2022, 2210.02747; Liu et al. 2022, 2209.03003, rectified flow",
+        "Lipman et al. 2022, 2210.02747, flow matching",
         "Learn the mean velocity of straight lines from noise to data",
+    ),
+    Foundation(
+        "rectified-flow",
+        2022,
+        "Liu, Gong, Liu 2022, 2209.03003, rectified flow",
+        "Learn a flow again from its own pairs: its paths become straight",
+    ),
+    Foundation(
+        "minibatch-ot",
+        2023,
+        "Tong et al. 2023, 2302.00482, minibatch optimal transport",
+        "Pair each data point with noise that is near, before a flow is learned",
     ),
 )
 

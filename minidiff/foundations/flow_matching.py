@@ -72,7 +72,7 @@ def learned(net: nn.Module) -> Learned:
         times = torch.linspace(LEAST, 1, 101).tolist()
         return flow_log_prob(velocity, normal_log_prob, x, times)
 
-    return Learned(levels, score, sample, log_prob)
+    return Learned(levels, sample, score, log_prob)
 
 
 def levels(u: float) -> tuple[float, float]:

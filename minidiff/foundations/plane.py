@@ -42,15 +42,16 @@ class Learned:
     """What a paper has learned of a distribution of points.
 
     levels    noise at a time u in [0, 1]: (alpha, sigma) of x_u = alpha x0 + sigma eps; 0 is clean
-    score     (x (n d), u) -> gradient of the log density of points at time u, (n d)
     sample    (n, steps, seed) -> n points (n d), in as many evaluations as `evaluations` says
+    score     (x (n d), u) -> gradient of the log density of points at time u, (n d); None: what was
+              learned has none
     log_prob  points (n d) -> log density in nats (n,); None: this paper has none
     evaluations  of the network for each drawn point, of a number of steps
     """
 
     levels: Callable[[float], tuple[float, float]]
-    score: Callable[[Tensor, float], Tensor]
     sample: Callable[[int, int, int], Tensor]
+    score: Callable[[Tensor, float], Tensor] | None = None
     log_prob: Callable[[Tensor], Tensor] | None = None
     evaluations: Callable[[int], int] = lambda steps: steps
 

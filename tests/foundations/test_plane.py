@@ -85,11 +85,13 @@ def test_no_steps_are_refused():
 
 
 @pytest.mark.parametrize("name", FOUNDATIONS)
-def test_every_paper_has_the_three_functions(name):
+def test_every_paper_learns_draws_and_has_a_score(name, monkeypatch):
     paper = FOUNDATIONS[name].module
-    points = gmm8().sample(64, 0)
-    net, _ = learn(paper.network, paper.loss, points, steps=2)
+    if hasattr(paper, "PAIRS"):
+        monkeypatch.setattr(paper, "PAIRS", 128)
+    net, seconds = FOUNDATIONS[name].teach(gmm8().sample(64, 0), steps=2, seed=0)
     learned = paper.learned(net)
+    assert seconds > 0
     drawn = learned.sample(5, 3, 0)
     assert drawn.shape == (5, 2) and drawn.isfinite().all()
     again = learned.sample(5, 3, 0)
@@ -98,8 +100,9 @@ def test_every_paper_has_the_three_functions(name):
     ratios = []
     for u in (0.1, 0.5, 0.9):
         alpha, sigma = learned.levels(u)
-        score = learned.score(drawn, u)
-        assert score.shape == (5, 2) and score.isfinite().all()
+        if learned.score:
+            score = learned.score(drawn, u)
+            assert score.shape == (5, 2) and score.isfinite().all()
         ratios.append(sigma / max(alpha, 1e-9))
     assert ratios[0] < ratios[1] < ratios[2]  # noise grows with the time
     assert learned.evaluations(3) >= 3
