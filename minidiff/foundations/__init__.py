@@ -48,6 +48,24 @@ class Foundation:
 
 ALL = (
     Foundation(
+        "ddpm",
+        2020,
+        "Ho, Jain, Abbeel 2020, 2006.11239, DDPM",
+        "A chain of many small steps, learned by predicting the noise",
+    ),
+    Foundation(
+        "score-sde",
+        2020,
+        "Song et al. 2020, 2011.13456, score SDE",
+        "The chain in continuous time, with a flow that has a likelihood",
+    ),
+    Foundation(
+        "edm",
+        2022,
+        "Karras et al. 2022, 2206.00364, EDM",
+        "A network between factors that keep its input and its target at unit size",
+    ),
+    Foundation(
         "flow-matching",
         2022,
         "Lipman et al. 2022, 2210.02747, flow matching",
