@@ -14,7 +14,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from minidiff.models.attention_unet import AttentionUNet
 from minidiff.models.dit import DiT
+from minidiff.models.dual_attention_unet import DualAttentionUNet
+from minidiff.models.r2unet import R2UNet
 from minidiff.models.unet import UNet
 
 __all__ = ["BACKBONES", "Backbone"]
@@ -47,6 +50,24 @@ ALL = (
         DiT,
         "Peebles, Xie 2022, 2212.09748, DiT",
         "A plain transformer of patches, whose condition shifts, scales and gates every branch",
+    ),
+    Backbone(
+        "attention_unet",
+        AttentionUNet,
+        "Oktay et al. 2018, 1804.03999, Attention U-Net",
+        "A U-Net whose decoder says which places of a skip it wants",
+    ),
+    Backbone(
+        "r2unet",
+        R2UNet,
+        "Alom et al. 2018, 1802.06955, R2U-Net",
+        "A U-Net whose convolutions run several times, on their input and their own last answer",
+    ),
+    Backbone(
+        "dual_attention_unet",
+        DualAttentionUNet,
+        "Li et al. 2022, Energies 15(12):4238; Hu et al. 2017, 1709.01507, DAttRes-Unet",
+        "A U-Net whose skips are gated by place and by channel",
     ),
 )
 

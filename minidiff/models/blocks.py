@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minidiff.core.taps import Tap
+from minidiff.models.modulate import modulate
 
 
 def timestep_embedding(t: Tensor, dim: int, cos_first: bool = True, shift: float = 0) -> Tensor:
@@ -86,7 +87,8 @@ class TimeEmbedding(nn.Module):
 
 class ResBlock(nn.Module):
     """GN SiLU conv, + time, GN SiLU conv, + shortcut.
-    The tap `h` sees the branch before the residual sum.
+    The tap `h` sees the branch before the residual sum. With `scale_shift` time is not added: it
+    scales and shifts what comes out of the second norm (Dhariwal, Nichol 2021, 2105.05233, ADM).
     """
 
     def __init__(
@@ -97,12 +99,14 @@ class ResBlock(nn.Module):
         groups: int = 32,
         eps: float = 1e-5,
         dropout: float = 0.0,
+        scale_shift: bool = False,
     ):
         super().__init__()
+        self.scale_shift = scale_shift
         self.norm1 = GroupNorm(groups, c_in, eps=eps)
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
         if time:
-            self.time_emb_proj = nn.Linear(time, c_out)
+            self.time_emb_proj = nn.Linear(time, 2 * c_out if scale_shift else c_out)
         self.norm2 = GroupNorm(groups, c_out, eps=eps)
         self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
         self.dropout = nn.Dropout(dropout)
@@ -112,14 +116,22 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
         h = self.conv1(silu(self.norm1(x)))
-        if temb is not None:
-            h = h + self.time_emb_proj(F.silu(temb))[:, :, None, None]  # temb is everyone's
-        h = silu(self.norm2(h))
+        h = silu(self.normed_with_time(h, temb))
         h = self.h(self.conv2(self.dropout(h)))  # b c h w
         x = self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x
         # a listener may keep h
         reuse = not torch.is_grad_enabled() and not self.h.fns and h.dtype == x.dtype
         return h.add_(x) if reuse else x + h
+
+    def normed_with_time(self, h: Tensor, temb: Tensor | None) -> Tensor:
+        """h (b c h w) through the second norm, with what time says before or after it."""
+        if temb is None:
+            return self.norm2(h)
+        said = self.time_emb_proj(F.silu(temb))  # temb is everyone's
+        if self.scale_shift:
+            scale, shift = said.chunk(2, dim=1)  # b c each
+            return modulate(self.norm2(h), shift, scale)
+        return self.norm2(h + said[:, :, None, None])
 
 
 class Downsample(nn.Module):

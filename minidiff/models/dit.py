@@ -28,6 +28,7 @@ from minidiff.core.cond import Cond
 from minidiff.core.taps import Tap
 from minidiff.models.attention import Attention, add_taps, attend
 from minidiff.models.blocks import timestep_embedding
+from minidiff.models.modulate import modulate
 
 
 def position_embedding(dim: int, grid: int) -> Tensor:
@@ -41,11 +42,6 @@ def position_embedding(dim: int, grid: int) -> Tensor:
     x = line[None, :].expand(grid, -1, -1)  # row column dim/2
     y = line[:, None].expand(-1, grid, -1)
     return rearrange(torch.cat([x, y], dim=-1), "h w d -> 1 (h w) d").float()
-
-
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Tokens x (b n d), scaled and shifted alike within each picture; shift and scale (b d)."""
-    return x * (1 + scale[:, None]) + shift[:, None]
 
 
 def unpatchify(tokens: Tensor, p: int, rows: int) -> Tensor:

@@ -1,10 +1,10 @@
 """One set of classes in several sizes: flat arguments, by
 the name of the model. `tiny` and `sd15` differ here only.
 
-Each entry: `unet` or `dit`, maybe `vae`, `text`, `image` (CLIP's image tower), the `schedule`
-builder with its arguments, what the network predicts, the shape of a sample, and the guidance
-`scale` that the model is usually sampled with (tiny: chosen on prompts of the dev split; Stable
-Diffusion and DiT: that of the papers' figures).
+Each entry: the denoiser by its name in `BACKBONES`, maybe `vae`, `text`, `image` (CLIP's image
+tower), the `schedule` builder with its arguments, what the network predicts, the shape of a sample,
+and the guidance `scale` that the model is usually sampled with (tiny: chosen on prompts of the dev
+split; Stable Diffusion and DiT: that of the papers' figures).
 """
 
 SD = dict(schedule="scaled_linear", prediction="eps", scale=7.5)
@@ -29,6 +29,9 @@ TINY_TEXT = dict(
     vocab_size=44, width=128, layers=3, heads=4, context=20, act="gelu", eos_id=2, project_dim=128
 )
 TINY_IMAGE = dict(image_size=64, patch=8, width=128, layers=3, heads=4, project_dim=128, act="gelu")
+TINY_UNET = dict(
+    channels=(48, 96), layers=1, attention=("cross", "cross"), heads=4, context=128, groups=8
+)
 TINY = dict(
     vae=TINY_VAE,
     text=TINY_TEXT | dict(causal=False),
@@ -51,17 +54,13 @@ def _dit(dim: int, depth: int, heads: int, patch: int = 2) -> dict:
 
 SIZES = {
     "tiny": dict(
-        unet=dict(
-            channels=(48, 96),
-            layers=1,
-            attention=("cross", "cross"),
-            heads=4,
-            context=128,
-            groups=8,
-        ),
+        unet=TINY_UNET,
         scale=2.0,
         **TINY,
     ),
+    "tiny-attention-unet": dict(attention_unet=TINY_UNET, scale=2.0, **TINY),
+    "tiny-r2unet": dict(r2unet=TINY_UNET | dict(recurrence=2), scale=2.0, **TINY),
+    "tiny-dual-unet": dict(dual_attention_unet=TINY_UNET | dict(ratio=8), scale=2.0, **TINY),
     "tiny-dit": dict(
         dit=dict(
             size=16,

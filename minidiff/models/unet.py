@@ -11,8 +11,11 @@ Module names are the diffusers names, so the folder layout of public checkpoints
 identity map. Taps: `skip.i`, `h` (the bottleneck), `level.i` (the end of a level on the way down:
 what is added there is in its skip and flows on), the taps inside ResBlocks and attention. What a
 paper adds at a block (ControlNet residuals, T2I-Adapter features, FreeU scales) goes through those
-taps.
+taps. Papers that build another U-Net change one of two things: the block (an argument), or how a
+skip joins the decoder (`join`, which a subclass extends).
 """
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -61,6 +64,8 @@ class UNet(nn.Module):
     linear        SD 2's linear projections; groups, eps of GroupNorm; cos_first, shift of the time
                   embedding
     pad           1: symmetric downsampling (SD), 0: zeros at the end (DDPM)
+    time          "add": time is added to the features; "scale_shift": it scales and shifts them
+    block         what makes a block: called as ResBlock is
     """
 
     def __init__(
@@ -81,8 +86,12 @@ class UNet(nn.Module):
         cos_first: bool = True,
         shift: float = 0,
         pad: int = 1,
+        time: str = "add",
+        block: Callable[..., ResBlock] = ResBlock,
     ):
         super().__init__()
+        if time not in ("add", "scale_shift"):
+            raise ValueError(f'time={time!r}: expected "add" or "scale_shift"')
         n = len(channels)
         c0 = channels[0]
         ct = 4 * channels[0]
@@ -101,7 +110,7 @@ class UNet(nn.Module):
             return [SpatialAttention(c, heads[level], groups, eps)] if kind == "self" else []
 
         def res(c_in: int, c_out: int) -> ResBlock:
-            return ResBlock(c_in, c_out, ct, groups, eps, dropout)
+            return block(c_in, c_out, ct, groups, eps, dropout, time == "scale_shift")
 
         self.conv_in = nn.Conv2d(in_channels, c0, 3, padding=1)
         self.time_embedding = TimeEmbedding(c0, ct)
@@ -123,11 +132,13 @@ class UNet(nn.Module):
             nn.ModuleList([Tap() for _ in each]) for each in (channels, widths)
         )
         self.h = Tap()
+        self.joins: list[tuple[int, int]] = []  # of each skip: channels from below, its own
         self.up_blocks = nn.ModuleList()
         for i, w in reversed(list(enumerate(channels))):
             resnets = []
             for _ in range(layers + 1):
-                resnets.append(res(c + widths.pop(), w))
+                self.joins.insert(0, (c, widths.pop()))
+                resnets.append(res(sum(self.joins[0]), w))
                 c = w
             up = Upsample(w) if i > 0 else None
             self.up_blocks.append(
@@ -183,10 +194,15 @@ class UNet(nn.Module):
         stack = [tap(s) for tap, s in zip(self.skip, skips)]
         for level in self.up_blocks:
             for i in range(len(level.resnets)):
-                h = level.run(i, torch.cat([h, stack.pop()], dim=1), temb, cond)  # b c+skip h w
+                skip = stack.pop()
+                h = level.run(i, self.join(len(stack), h, skip), temb, cond)
             for up in getattr(level, "upsamplers", ()):
                 h = up(h, stack[-1].shape[-2:])
         return self.conv_out(F.silu(self.conv_norm_out(h)))
+
+    def join(self, i: int, h: Tensor, skip: Tensor) -> Tensor:
+        """What a block of the decoder sees: h from below and skip i, (b c+skip h w)."""
+        return torch.cat([h, skip], dim=1)
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> Tensor:
         cond = Cond() if cond is None else cond

@@ -9,13 +9,12 @@ import pytest
 import torch
 
 from minidiff.core.cond import Cond
-from minidiff.models.dit import DiT
+from minidiff.models import BACKBONES
 from minidiff.models.image_encoder import CLIPImage
 from minidiff.models.sizes import SIZES
 from minidiff.models.text import CLIPText
-from minidiff.models.unet import UNet
 from minidiff.models.vae import VAE
-from minidiff.weights.store import build
+from minidiff.weights.store import PARTS, build
 
 
 @cache
@@ -68,7 +67,8 @@ def test_parameter_counts_are_those_of_the_papers_code(size, numbers):
 @pytest.mark.parametrize("size", SIZES)
 def test_every_size_is_of_the_same_classes_and_keeps_the_shape_of_its_samples(size):
     spec, pipe = SIZES[size], meta(size)
-    kinds = (UNet, DiT), (VAE, type(None)), (CLIPText, type(None))
+    nets = {BACKBONES[name].make for name in BACKBONES if name in spec}
+    kinds = nets, (VAE, type(None)), (CLIPText, type(None))
     assert all(type(m) in k for m, k in zip((pipe.net, pipe.vae, pipe.text), kinds))
     assert all(
         p.is_meta and not p.requires_grad
@@ -88,8 +88,8 @@ def test_every_size_is_of_the_same_classes_and_keeps_the_shape_of_its_samples(si
             else None
         )
         out = pipe.net(x, t, Cond(text=text, label=label))
-        # a DiT: variance too
-        assert out.shape == (2, c * (1 if size == "tiny-dit" or "unet" in spec else 2), h, w)
+        variance = "dit" in spec and spec["dit"].get("learn_sigma", True)
+        assert out.shape == (2, c * (2 if variance else 1), h, w)
         if pipe.vae:
             image = pipe.vae.to_image(x)
             assert (
@@ -111,5 +111,10 @@ def test_both_towers_of_a_clip_project_to_one_width(size):
 
 def test_the_three_tiny_models_are_small_enough_to_ship():
     """Half-precision files of a few megabytes each."""
-    numbers = {s: count(meta(s).net) for s in SIZES if s.startswith("tiny")}
+    numbers = {s: count(meta(s).net) for s in PARTS}
     assert set(numbers) == {"tiny", "tiny-dit", "tiny-pixel"} and max(numbers.values()) < 8e6
+
+
+@pytest.mark.parametrize("size", ["tiny-attention-unet", "tiny-r2unet", "tiny-dual-unet"])
+def test_the_other_unets_have_about_the_parameters_of_tiny(size):
+    assert 0.9 < count(meta(size).net) / count(meta("tiny").net) < 1.1

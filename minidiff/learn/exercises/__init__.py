@@ -17,6 +17,7 @@ TOPICS = {  # each a module of this folder: what it is about
     "guesses": "what a guess is: to be derived",
     "networks": "attention and gates",
     "blocks": "norms and blocks",
+    "gates": "gates of features: by place, by channel",
     "tokens": "tokens, positions, latents",
     "training": "training",
     "edits": "prompt-to-prompt and DiffEdit: words and masks",
