@@ -75,6 +75,10 @@ ALL = (
     Contender("unet", "tiny"),
     Contender("dit", "tiny-dit"),
     Contender("dit, no 3x3 filters", "tiny-dit", {"local": False}),
+    Contender("unet, scale and shift", "tiny", {"time": "scale_shift"}),
+    Contender("attention_unet", "tiny-attention-unet"),
+    Contender("r2unet", "tiny-r2unet"),
+    Contender("dual_attention_unet", "tiny-dual-unet"),
 )
 CONTENDERS = {c.name: c for c in ALL}
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from minidiff.data.toy2d import Mixture, energy_distance, gmm8
 from minidiff.foundations import FOUNDATIONS, Foundation
-from minidiff.foundations.plane import STEPS, Learned
+from minidiff.foundations.plane import Learned
 
 RATIOS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)  # of noise to signal, sigma / alpha
 STD = 0.1  # of a mode
@@ -86,10 +86,10 @@ def outliers(points: Tensor, data: Mixture, std: float = STD) -> float:
     return (nearest > 3 * std).double().mean().item()
 
 
-def measure(f: Foundation, *, seed: int, train: int = STEPS, steps: int = 100) -> Found:
-    """Teach one paper's network the eight modes, and compare."""
+def measure(f: Foundation, *, seed: int, train: int | None = None, steps: int = 100) -> Found:
+    """Teach one paper's network the eight modes and compare; `train` steps, by default its own."""
     data = gmm8(std=STD)
-    net, seconds = f.teach(data.sample(DATA, seed), steps=train, seed=seed)
+    net, seconds = f.teach(data.sample(DATA, seed), steps=train or f.steps, seed=seed)
     learned = f.module.learned(net)
     drawn = learned.sample(POINTS, steps, seed)
     fresh = data.sample(POINTS, seed=1000 + seed)

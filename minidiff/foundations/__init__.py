@@ -24,12 +24,14 @@ class Foundation:
     year     of its first version
     paper    authors, year, arXiv number, name
     about    one sentence: what was new
+    steps    of training that it needs
     """
 
     name: str
     year: int
     paper: str
     about: str
+    steps: int = 3000
 
     @property
     def module(self) -> ModuleType:
@@ -41,6 +43,7 @@ class Foundation:
         from minidiff.foundations.plane import learn
 
         module = self.module
+        options = {"steps": self.steps} | options
         if hasattr(module, "teach"):
             return module.teach(points, **options)
         return learn(module.network, module.loss, points, **options)
@@ -64,6 +67,7 @@ ALL = (
         2022,
         "Karras et al. 2022, 2206.00364, EDM",
         "A network between factors that keep its input and its target at unit size",
+        steps=6000,
     ),
     Foundation(
         "flow-matching",

@@ -10,6 +10,7 @@ from newcomers import (
     WRONG,
     derived,
     edits,
+    gates,
     integrators,
     narrow,
     networks,
@@ -26,6 +27,7 @@ from minidiff.learn.grader import grade
 MODULES = (
     derived,
     edits,
+    gates,
     integrators,
     narrow,
     networks,
