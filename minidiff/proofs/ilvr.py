@@ -7,6 +7,7 @@ from torch import Tensor
 
 from minidiff.data import shapes
 from minidiff.editing.sdedit import sdedit
+from minidiff.evaluate.metrics import rank_correlation
 from minidiff.evaluate.oracle import SHORT, oracle
 from minidiff.pipe.pipe import Pipe
 from minidiff.proofs.claims import (
@@ -15,7 +16,6 @@ from minidiff.proofs.claims import (
     counted,
     draw,
     gained,
-    rank_correlation,
     share,
 )
 from minidiff.restoration.ilvr import ilvr, low_band

@@ -1,5 +1,6 @@
 """The proofs' own instruments, on renders whose answer is known."""
 
+from importlib import import_module
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,7 +22,7 @@ from minidiff.proofs.claims import (
     recoloured,
 )
 from minidiff.proofs.masked_sdedit import prove as prove_masked_sdedit
-from minidiff.proofs.prove import code_of, prove
+from minidiff.proofs.prove import code_of, proofs, prove
 
 
 def test_object_region_finds_the_rendered_object():
@@ -49,6 +50,12 @@ def test_recolouring_changes_the_colour_and_nothing_else():
 
 def test_proofs_draw_scenes_training_never_saw():
     assert all(shapes.held_out(s) and len(s.objects) == 1 for s in draw(50, seed=3))
+
+
+@pytest.mark.parametrize("name", proofs())
+def test_every_proof_can_be_imported_and_says_what_it_asks(name):
+    module = import_module(proofs()[name])
+    assert module.prove.__doc__ and getattr(module, "N", 1) >= 1
 
 
 def test_rank_correlation_of_known_orders():

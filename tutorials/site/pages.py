@@ -34,6 +34,8 @@ NAVIGATION = (
         (
             "00_the_six_words.md",
             "unified_perspective.md",
+            "plane.md",
+            "networks.md",
             "Papers, file by file <papers.md>",
             "surveys.md",
             "conventions.md",

@@ -9,7 +9,7 @@ from minidiff.learn.exercise import Exercise, Fact, Mutant
 from minidiff.learn.exercises.inputs import draws
 from minidiff.models.modulate import adain as library_adain
 
-PAGES = "tutorials/models/"
+PAGE = "tutorials/networks.md"
 
 
 def sigmoid(v: float) -> float:
@@ -145,7 +145,7 @@ gate = Exercise(
         "`alpha[:, None] * x`.",
     ),
     about="the gate of the Attention U-Net",
-    page=PAGES + "attention_unet.md",
+    page=PAGE,
 )
 
 
@@ -254,7 +254,7 @@ excite = Exercise(
         "s needs two more axes to meet x: `s[:, :, None, None]`.",
     ),
     about="a weight for each channel, by its mean",
-    page=PAGES + "dual_attention_unet.md",
+    page=PAGE,
 )
 
 
@@ -355,7 +355,7 @@ adain = Exercise(
         "`std_y * (x - mean_x) / std_x + mean_y`.",
     ),
     about="the statistics of another picture",
-    page=PAGES + "modulation.md",
+    page=PAGE,
 )
 
 EXERCISES = (gate, excite, adain)
