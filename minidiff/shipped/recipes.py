@@ -68,8 +68,8 @@ STEPS = {
     "words": 400,
     "tiny": 6600,
     "tiny-dit": 8000,  # as shipped
-    "tiny-pixel": 12_000,
-}  # what it should need; 5,000 are shipped
+    "tiny-pixel": 12_000,  # as shipped, from what 5,000 had made
+}
 LOOK_AT = (
     "a red circle on a blue background",
     "a yellow star on a black background",
