@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from minidiff.weights.store import build, load, load_clip
 
-__version__ = "0.6.0"
+__version__ = "0.7.0"
 __all__ = ["__version__", "build", "load", "load_clip"]
 
 

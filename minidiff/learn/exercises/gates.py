@@ -97,6 +97,7 @@ gate = Exercise(
     attention_gate,
     slow_gate,
     gate_cases,
+    apart="the package has it as a module, `AttentionGate`, with norms, biases and a tap",
     facts=(
         Fact("psi = 0: every gate is half open", half_open),
         Fact("mirrored pictures give a mirrored answer", place_by_place, 1e-5),
@@ -212,6 +213,7 @@ excite = Exercise(
     squeeze_excite,
     slow_excite,
     excite_cases,
+    apart="the package has it as a module, `SqueezeExcite`, with biases and a tap",
     facts=(
         Fact("moved pictures give a moved answer", blind_to_place, 1e-5),
         Fact("a picture alone gets what it gets in a batch", row_alone, 1e-5),
