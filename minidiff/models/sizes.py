@@ -58,9 +58,6 @@ SIZES = {
         scale=2.0,
         **TINY,
     ),
-    "tiny-attention-unet": dict(attention_unet=TINY_UNET, scale=2.0, **TINY),
-    "tiny-r2unet": dict(r2unet=TINY_UNET | dict(recurrence=2), scale=2.0, **TINY),
-    "tiny-dual-unet": dict(dual_attention_unet=TINY_UNET | dict(ratio=8), scale=2.0, **TINY),
     "tiny-dit": dict(
         dit=dict(
             size=16,
@@ -94,6 +91,9 @@ SIZES = {
         scale=3.0,
         shape=(3, 32, 32),
     ),
+    "tiny-attention-unet": dict(attention_unet=TINY_UNET, scale=2.0, **TINY),
+    "tiny-r2unet": dict(r2unet=TINY_UNET | dict(recurrence=2), scale=2.0, **TINY),
+    "tiny-dual-unet": dict(dual_attention_unet=TINY_UNET | dict(ratio=8), scale=2.0, **TINY),
     "sd15": dict(unet=dict(), vae=SD_VAE, text=CLIP_L, image=CLIP_L_IMAGE, shape=(4, 64, 64), **SD),
     "sd21": dict(
         unet=dict(heads=(5, 10, 20, 20), context=1024, linear=True),
