@@ -23,7 +23,7 @@ from torch import Tensor
 
 from minidiff.data.toy2d import Mixture, energy_distance, gmm8
 from minidiff.foundations import FOUNDATIONS, Foundation
-from minidiff.foundations.plane import Learned
+from minidiff.foundations.plane import Learned, standard
 
 RATIOS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)  # of noise to signal, sigma / alpha
 STD = 0.1  # of a mode
@@ -68,16 +68,11 @@ def score_error(learned: Learned, data: Mixture, seed: int, n: int = 2000) -> fl
         u = time_of(learned, ratio)
         alpha, sigma = learned.levels(u)
         x0 = data.sample(n, seed=10_000 + seed)
-        eps = data_noise(n, seed + i)
+        eps = standard(n, 1_000_000 * (i + 1) + seed)
         x = alpha * x0 + sigma * eps
         off = sigma * (learned.score(x, u) - data.score(x, alpha, sigma))
         errors.append(off.square().sum(1).mean().item())
     return float(np.mean(errors))
-
-
-def data_noise(n: int, seed: int) -> Tensor:
-    g = torch.Generator().manual_seed(20_000 + seed)
-    return torch.randn(n, 2, generator=g, dtype=torch.float64)
 
 
 def outliers(points: Tensor, data: Mixture, std: float = STD) -> float:

@@ -1,14 +1,14 @@
 """Foundations: one paper a file, from 2015 on. Those that are learned in the plane (`plane.py`) are
-records of one list; `minidiff train NAME` learns one, `minidiff prove foundations` measures all.
+records of one list; `minidiff prove foundations` measures all of them.
 """
 
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+from torch import Tensor, nn
+
+from minidiff.foundations.plane import STEPS, learn
 
 __all__ = ["FOUNDATIONS", "Foundation"]
 
@@ -31,17 +31,15 @@ class Foundation:
     year: int
     paper: str
     about: str
-    steps: int = 3000
+    steps: int = STEPS
 
     @property
     def module(self) -> ModuleType:
         """Its file."""
         return import_module(f"minidiff.foundations.{self.name.replace('-', '_')}")
 
-    def teach(self, points: "Tensor", **options) -> tuple["nn.Module", float]:
+    def teach(self, points: Tensor, **options) -> tuple[nn.Module, float]:
         """(trained network, CPU seconds) from points (n d); options: steps, seed, progress."""
-        from minidiff.foundations.plane import learn
-
         module = self.module
         options = {"steps": self.steps} | options
         if hasattr(module, "teach"):
@@ -67,7 +65,7 @@ ALL = (
         2022,
         "Karras et al. 2022, 2206.00364, EDM",
         "A network between factors that keep its input and its target at unit size",
-        steps=6000,
+        steps=2 * STEPS,
     ),
     Foundation(
         "flow-matching",

@@ -84,9 +84,9 @@ def grid(steps: int, rho: float = RHO) -> list[float]:
     """Deviations SIGMA_MAX ... SIGMA_MIN, 0: one more than `steps`."""
     if steps < 1:
         raise ValueError(f"steps={steps}: at least one is needed")
-    times = [1 - i / max(steps - 1, 1) for i in range(steps)]
-    low, high = SIGMA_MIN ** (1 / rho), SIGMA_MAX ** (1 / rho)
-    return [(low + u * (high - low)) ** rho for u in times] + [0.0]
+    high, low = SIGMA_MAX ** (1 / rho), SIGMA_MIN ** (1 / rho)
+    falling = torch.linspace(high, low, steps, dtype=torch.float64)
+    return [*(falling**rho).tolist(), 0.0]
 
 
 def learned(net: nn.Module) -> Learned:

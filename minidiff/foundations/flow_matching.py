@@ -23,7 +23,14 @@ them.
 import torch
 from torch import Tensor, nn
 
-from minidiff.foundations.plane import Learned, PlaneNet, ask, flow_log_prob, standard
+from minidiff.foundations.plane import (
+    Learned,
+    PlaneNet,
+    ask,
+    flow_log_prob,
+    normal_log_prob,
+    standard,
+)
 
 LEAST = 1e-3  # time at which densities are asked: at 0 the score has no limit
 
@@ -50,6 +57,13 @@ def loss(net: nn.Module, x0: Tensor, g: torch.Generator, s: float | None = 1.0) 
     """Squared error of the velocity at a random time of a random line, summed over coordinates."""
     eps = torch.randn(x0.shape, generator=g)
     u = logit_normal(len(x0), g, s=s)
+    return velocity_error(net, x0, eps, u)
+
+
+def velocity_error(net: nn.Module, x0: Tensor, eps: Tensor, u: Tensor) -> Tensor:
+    """Squared error of the velocity at times u (n,) of the lines from x0 to eps (n d), summed over
+    coordinates, mean over lines.
+    """
     v = net(line(x0, eps, u), u)
     return (v - (eps - x0)).square().sum(1).mean()
 
@@ -87,8 +101,3 @@ def euler(velocity, z: Tensor, steps: int) -> Tensor:
     for k in range(steps, 0, -1):
         z = z - velocity(z, k / steps) / steps
     return z
-
-
-def normal_log_prob(x: Tensor) -> Tensor:
-    """Log density (n,) of N(0, I) at points x (n d)."""
-    return torch.distributions.Normal(0.0, 1.0).log_prob(x).sum(1)

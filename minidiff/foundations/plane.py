@@ -9,14 +9,16 @@ A paper of this room is three functions, of which `learn` makes something to be 
 
 Whatever a paper trains its network to say, it stands for a score, the gradient of the log density
 of noisy points, and noisy points of a mixture have an exact one (`Mixture.score`). So papers that
-predict noise, scores, velocities or clean points meet on one measure. All have the same network,
-batch and number of steps, so that what differs is the paper.
+predict noise, scores, velocities or clean points meet on one measure. All have the same network
+and batch, and the same number of steps unless their record says another, so that what differs is
+the paper.
 
 Try: `PlaneNet(width=32)` for all of them, or 300 steps: who suffers first?
 
 Weakness: two dimensions forgive much. Nothing here is hard because it is large.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -128,6 +130,11 @@ def check_points(points: Tensor) -> None:
 def standard(n: int, seed: int, dim: int = 2) -> Tensor:
     """n points (n d) of N(0, I), float64: point i depends on seed + i only."""
     return noise((n, dim), seed, dtype=torch.float64)
+
+
+def normal_log_prob(x: Tensor) -> Tensor:
+    """Log density (n,) of N(0, I) at points x (n d)."""
+    return -(x.square() + math.log(2 * math.pi)).sum(1) / 2
 
 
 def ask(net: nn.Module, x: Tensor, u: float) -> Tensor:

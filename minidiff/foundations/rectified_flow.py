@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from minidiff.foundations import flow_matching
-from minidiff.foundations.flow_matching import euler, line, network
+from minidiff.foundations.flow_matching import euler, network, velocity_error
 from minidiff.foundations.plane import STEPS, Learned, ask, learn, standard
 
 PAIRS = 20_000
@@ -44,9 +44,7 @@ def learned(net: nn.Module) -> Learned:
 def loss(net: nn.Module, pairs: Tensor, g: torch.Generator) -> Tensor:
     """Squared error of the velocity on the lines of given pairs (n 2d): x0 beside eps."""
     x0, eps = pairs.chunk(2, dim=1)
-    u = torch.rand(len(x0), generator=g)
-    v = net(line(x0, eps, u), u)
-    return (v - (eps - x0)).square().sum(1).mean()
+    return velocity_error(net, x0, eps, torch.rand(len(x0), generator=g))
 
 
 @torch.no_grad()

@@ -30,8 +30,14 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from minidiff.foundations.flow_matching import normal_log_prob
-from minidiff.foundations.plane import Learned, PlaneNet, ask, flow_log_prob, standard
+from minidiff.foundations.plane import (
+    Learned,
+    PlaneNet,
+    ask,
+    flow_log_prob,
+    normal_log_prob,
+    standard,
+)
 
 LEAST = 1e-5  # time at which training begins
 CLEAN = 1e-3  # time at which sampling stops

@@ -43,7 +43,7 @@ def of_paper(found: list[Found], null: float) -> list[Row]:
         averaged(
             f"{name}: points drawn in 100 steps within 3 deviations of a mode",
             [1 - f.outliers for f in found],
-            0.8,
+            0.85,
         )
     )
     energies = np.array([f.energy for f in found])

@@ -183,21 +183,21 @@ def on_the_mixture() -> list[Row]:
             plain / distance(autoguidance(learned, worse, 2.0)),
             2.0,
             None,
-            "paper",
+            "aim",
         ),
         Row(
             "projected, mixture: mean pushed outwards times less than by CFG, both at scale 3",
             outwards(cfg(learned, NULL, 3.0)) / outwards(projected(learned, NULL, sch, 3.0)),
             2.0,
             None,
-            "paper",
+            "aim",
         ),
         Row(
             "dynamic thresholding, mixture: points beyond 1 that CFG 10 leaves, less those of both",
             outside(loud) - outside(dynamic_threshold(loud, sch, 1.0)),
             0.5,
             None,
-            "paper",
+            "aim",
         ),
     ]
 
