@@ -41,23 +41,12 @@ def recurrent(f: Callable[[Tensor], Tensor], x: Tensor, t: int) -> Tensor:
 
 
 class RecurrentBlock(ResBlock):
-    """The ResBlock whose two convolutions are recurrent ones, behind a 1x1 convolution. Names and
-    tap are the ResBlock's.
+    """The ResBlock whose two convolutions are recurrent ones, behind a 1x1 convolution. Names, tap
+    and the arguments behind c_out are the ResBlock's.
     """
 
-    def __init__(
-        self,
-        c_in: int,
-        c_out: int,
-        time: int | None = None,
-        groups: int = 32,
-        eps: float = 1e-5,
-        dropout: float = 0.0,
-        scale_shift: bool = False,
-        *,
-        recurrence: int = 2,
-    ):
-        super().__init__(c_out, c_out, time, groups, eps, dropout, scale_shift)
+    def __init__(self, c_in: int, c_out: int, *block, recurrence: int = 2):
+        super().__init__(c_out, c_out, *block)
         self.recurrence = recurrence
         self.conv_shortcut = nn.Conv2d(c_in, c_out, 1)
 
