@@ -2,7 +2,8 @@
 points are compared with the exact ones.
 
     score error  mean square of sigma (score - exact), over noisy points of RATIOS: what a network
-                 that predicts noise is off by. Predicting no noise has 2, one for each coordinate
+                 that predicts noise is off by, beyond the noise that nobody can tell
+    told         1 - score error / that of a score of zero: 0 has learned nothing, 1 is exact
     energy       distance of drawn points to fresh ones; its null is that of two fresh sets
     outliers     share of drawn points more than 3 deviations from every mode; the mixture's own is
                  exp(-4.5) = .011
@@ -15,7 +16,7 @@ apart.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -39,6 +40,7 @@ class Found:
     seed: int
     seconds: float
     score_error: float | None
+    told: float | None
     energy: float
     outliers: float
     nats_short: float | None
@@ -75,6 +77,12 @@ def score_error(learned: Learned, data: Mixture, seed: int, n: int = 2000) -> fl
     return float(np.mean(errors))
 
 
+def told(error: float, learned: Learned, data: Mixture, seed: int) -> float:
+    """Share of the exact score's mean square that an error leaves."""
+    nothing = replace(learned, score=lambda x, u: torch.zeros_like(x))
+    return 1 - error / score_error(nothing, data, seed)
+
+
 def outliers(points: Tensor, data: Mixture, std: float = STD) -> float:
     """Share of points (n d) more than three deviations from every mode."""
     nearest = torch.cdist(points, data.means).min(1).values
@@ -88,6 +96,7 @@ def measure(f: Foundation, *, seed: int, train: int | None = None, steps: int = 
     learned = f.module.learned(net)
     drawn = learned.sample(POINTS, steps, seed)
     fresh = data.sample(POINTS, seed=1000 + seed)
+    error = score_error(learned, data, seed) if learned.score else None
     short = None
     if learned.log_prob:
         some = fresh[:500]
@@ -96,7 +105,8 @@ def measure(f: Foundation, *, seed: int, train: int | None = None, steps: int = 
         f.name,
         seed,
         seconds,
-        score_error(learned, data, seed) if learned.score else None,
+        error,
+        None if error is None else told(error, learned, data, seed),
         energy_distance(drawn, fresh),
         outliers(drawn, data),
         short,

@@ -12,7 +12,6 @@ from minidiff.pipe.pipe import Pipe
 from minidiff.proofs.claims import Row, averaged
 
 N = 3  # seeds of each training
-NOTHING = 2.0  # score error of a network that predicts no noise
 
 
 def prove(pipe: Pipe, n: int, seed: int) -> list[Row]:
@@ -29,16 +28,9 @@ def of_paper(found: list[Found], null: float) -> list[Row]:
     """The claims on one paper, means over its seeds."""
     name = found[0].name
     rows = []
-    if found[0].score_error is not None:
-        errors = np.array([f.score_error for f in found])
-        rows.append(
-            averaged(
-                f"{name}: share of the noise that its score explains, of what can be explained",
-                1 - errors / NOTHING,
-                0.95,
-                0.0,
-            )
-        )
+    if found[0].told is not None:
+        claim = f"{name}: share of the exact score's mean square that its score tells"
+        rows.append(averaged(claim, [f.told for f in found], 0.95, 0.0))
     rows.append(
         averaged(
             f"{name}: points drawn in 100 steps within 3 deviations of a mode",

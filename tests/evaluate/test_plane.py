@@ -14,6 +14,7 @@ from minidiff.evaluate.plane import (
     outliers,
     score_error,
     time_of,
+    told,
     timeline,
 )
 from minidiff.foundations import FOUNDATIONS
@@ -48,6 +49,7 @@ def test_the_exact_score_has_no_error_and_half_of_it_a_quarter_of_none():
     assert half == pytest.approx(nothing / 4)
     # of noise (2 in all) only what can be told from the data is in the score
     assert 0.3 < nothing < 2
+    assert told(half, knows(), DATA, seed=0) == pytest.approx(0.75)
 
 
 def test_the_mixture_s_own_points_beyond_three_deviations():
