@@ -14,8 +14,8 @@ from minidiff.evaluate.plane import (
     outliers,
     score_error,
     time_of,
-    told,
     timeline,
+    told,
 )
 from minidiff.foundations import FOUNDATIONS
 from minidiff.foundations.plane import Learned
